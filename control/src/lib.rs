@@ -1,0 +1,1 @@
+//! Tulle's control plane: sources, translation, xDS and the CA.

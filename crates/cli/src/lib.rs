@@ -1,0 +1,1 @@
+//! The tulle program: demo, sandbox, inject, and every role.

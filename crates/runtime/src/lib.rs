@@ -1,0 +1,3 @@
+//! The chassis every Tulle program stands on.
+
+pub mod names;

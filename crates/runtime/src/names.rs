@@ -1,0 +1,164 @@
+//! Names that several programs must agree on: ports, labels, annotations, files, users.
+//!
+//! Sources: design.md's ports table for the numbers; Istio's conventions where a foreign client expects them.
+
+/// Ports of the sidecar.
+pub mod ports {
+    /// Captured outbound connections.
+    pub const OUTBOUND: u16 = 15001;
+    /// Captured inbound connections.
+    pub const INBOUND: u16 = 15006;
+    /// Admin endpoint, on loopback only.
+    pub const ADMIN: u16 = 15000;
+    /// Merged metrics and rewritten probes.
+    pub const METRICS: u16 = 15020;
+    /// Readiness.
+    pub const READINESS: u16 = 15021;
+    /// DNS when captured.
+    pub const DNS: u16 = 15053;
+    /// Control plane: xDS and CA over TLS.
+    pub const XDS: u16 = 15012;
+    /// Control plane: metrics and debug.
+    pub const CONTROL_ADMIN: u16 = 15014;
+    /// Control plane: admission webhook.
+    pub const WEBHOOK: u16 = 15017;
+}
+
+/// User and group id of the sidecar; its own connections are exempt from capture.
+pub const PROXY_UID: u32 = 1337;
+
+/// Socket mark of the sidecar's own connections where it cannot have a uid of its own (rootless sandbox only).
+pub const PROXY_MARK: u32 = 0x54_55_4c;
+
+/// Source address of the connection from the sidecar to its own app: the first thing that capture exempts.
+pub const INBOUND_SOURCE_V4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(127, 0, 0, 6);
+/// As [`INBOUND_SOURCE_V4`], for IPv6; capture adds it to `lo`.
+pub const INBOUND_SOURCE_V6: std::net::Ipv6Addr = std::net::Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
+
+/// DNS name that the control plane's certificate carries and every client verifies.
+pub const CONTROL_DNS_NAME: &str = "tulle-control.tulle-system.svc";
+/// Namespace of the control plane.
+pub const CONTROL_NAMESPACE: &str = "tulle-system";
+/// Service account of the control plane.
+pub const CONTROL_SERVICE_ACCOUNT: &str = "tulle-control";
+/// Trust domain unless the operator chose another.
+pub const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
+/// DNS domain of the cluster unless the operator chose another.
+pub const DEFAULT_CLUSTER_DOMAIN: &str = "cluster.local";
+/// Audience of the service account token that the CA accepts.
+pub const TOKEN_AUDIENCE: &str = "tulle-ca";
+
+/// Files that a sidecar finds in its volumes.
+pub mod files {
+    /// Projected service account token.
+    pub const TOKEN: &str = "/var/run/secrets/tulle/token";
+    /// Directory of the trust bundle (a ConfigMap volume, followed live).
+    pub const CA_DIR: &str = "/var/run/secrets/tulle/ca";
+    /// Trust bundle: PEM roots.
+    pub const CA_BUNDLE: &str = "/var/run/secrets/tulle/ca/root.pem";
+    /// File name of the bundle inside its directory, and key of the ConfigMap.
+    pub const CA_BUNDLE_KEY: &str = "root.pem";
+    /// Memory-backed directory that only the sidecar mounts: SVID, key and last good config.
+    pub const STATE_DIR: &str = "/var/run/secrets/tulle/state";
+}
+
+/// ConfigMap with the trust bundle in every meshed namespace.
+pub const CA_CONFIG_MAP: &str = "tulle-ca-root";
+
+/// Labels and annotations on Kubernetes objects.
+pub mod labels {
+    /// On a namespace, `enabled`: inject its pods. On a pod, `enabled`/`disabled`: opt in or out.
+    pub const INJECT: &str = "tulle.dev/inject";
+    /// On a pod, `true`: it runs a sidecar; set by the injector, read by control.
+    pub const PROXIED: &str = "tulle.dev/proxied";
+    /// Canonical service name of a workload; set by the injector where absent.
+    pub const CANONICAL_NAME: &str = "service.istio.io/canonical-name";
+    /// Canonical revision of a workload.
+    pub const CANONICAL_REVISION: &str = "service.istio.io/canonical-revision";
+    /// Kubernetes' recommended application name.
+    pub const APP_NAME: &str = "app.kubernetes.io/name";
+    /// Kubernetes' recommended application version.
+    pub const APP_VERSION: &str = "app.kubernetes.io/version";
+}
+
+/// Annotations on pods that tune the sidecar. All optional.
+pub mod annotations {
+    /// Set by the injector: what it injected, as JSON.
+    pub const STATUS: &str = "tulle.dev/status";
+    /// Comma-separated inbound ports that stay out of the mesh.
+    pub const EXCLUDE_INBOUND_PORTS: &str = "tulle.dev/exclude-inbound-ports";
+    /// Comma-separated outbound ports that stay out of the mesh.
+    pub const EXCLUDE_OUTBOUND_PORTS: &str = "tulle.dev/exclude-outbound-ports";
+    /// Comma-separated outbound CIDRs that stay out of the mesh.
+    pub const EXCLUDE_OUTBOUND_CIDRS: &str = "tulle.dev/exclude-outbound-cidrs";
+    /// Log filter of the sidecar, in `tracing` directive syntax.
+    pub const LOG_LEVEL: &str = "tulle.dev/proxy-log-level";
+    /// `true` (default) or `false`: run the sidecar as a native sidecar (init container with `restartPolicy: Always`).
+    pub const NATIVE_SIDECAR: &str = "tulle.dev/native-sidecar";
+    /// `json` (default) or `off`: access log on standard output.
+    pub const ACCESS_LOG: &str = "tulle.dev/access-log";
+}
+
+/// Names of the injected containers and volumes.
+pub mod containers {
+    /// The sidecar.
+    pub const PROXY: &str = "tulle-proxy";
+    /// The init container that programs the capture rules.
+    pub const CAPTURE: &str = "tulle-capture";
+    /// Volume with the service account token.
+    pub const TOKEN_VOLUME: &str = "tulle-token";
+    /// Volume with the trust bundle.
+    pub const CA_VOLUME: &str = "tulle-ca";
+    /// Memory-backed volume for the sidecar's state.
+    pub const STATE_VOLUME: &str = "tulle-state";
+    /// Image that the injector names unless told otherwise; the sandbox maps it to the running executable.
+    pub const PROXY_IMAGE: &str = "ghcr.io/tulle-mesh/tulle-proxy";
+    /// Image with the whole `tulle` program (control plane, `tulle app`).
+    pub const TULLE_IMAGE: &str = "ghcr.io/tulle-mesh/tulle";
+}
+
+/// Environment variables of the sidecar (`tulle-proxy`), set by the injector.
+pub mod variables {
+    /// Name of the pod (downward API).
+    pub const POD_NAME: &str = "POD_NAME";
+    /// Namespace of the pod (downward API).
+    pub const POD_NAMESPACE: &str = "POD_NAMESPACE";
+    /// IP address of the pod (downward API).
+    pub const POD_IP: &str = "POD_IP";
+    /// Service account of the pod (downward API).
+    pub const SERVICE_ACCOUNT: &str = "SERVICE_ACCOUNT";
+    /// `host:port` of the control plane.
+    pub const CONTROL_ADDRESS: &str = "TULLE_CONTROL_ADDRESS";
+    /// Trust domain.
+    pub const TRUST_DOMAIN: &str = "TULLE_TRUST_DOMAIN";
+    /// DNS domain of the cluster.
+    pub const CLUSTER_DOMAIN: &str = "TULLE_CLUSTER_DOMAIN";
+    /// Log filter, in `tracing` directive syntax.
+    pub const LOG: &str = "TULLE_LOG";
+    /// `json` or `off`.
+    pub const ACCESS_LOG: &str = "TULLE_ACCESS_LOG";
+    /// Number of data-path workers.
+    pub const WORKERS: &str = "TULLE_WORKERS";
+    /// How long a drain may take, such as `25s`.
+    pub const DRAIN_DEADLINE: &str = "TULLE_DRAIN_DEADLINE";
+    /// Marks the proxy's sockets instead of relying on its uid (rootless sandbox only): `true` or `false`.
+    pub const MARK_SOCKETS: &str = "TULLE_MARK_SOCKETS";
+    /// `on-demand` (default) or `wildcard`.
+    pub const DISCOVERY: &str = "TULLE_DISCOVERY";
+    /// `refuse` (default) or `passthrough`: what to do with a destination that the control plane did not answer for.
+    pub const UNDISCOVERED: &str = "TULLE_UNDISCOVERED";
+}
+
+/// Header with which an HTTP/1 peer inside the mesh says that the app never got the request.
+/// Believed only over mTLS from a pinned identity; stripped from everyone else.
+pub const UNPROCESSED_HEADER: &str = "x-tulle-unprocessed";
+
+/// ALPN protocols between sidecars: exactly one is offered, and it says what follows.
+pub mod alpn {
+    /// HTTP/2.
+    pub const H2: &[u8] = b"tulle-h2";
+    /// HTTP/1.1.
+    pub const HTTP1: &[u8] = b"tulle-http1";
+    /// Opaque bytes.
+    pub const TCP: &[u8] = b"tulle-tcp";
+}

@@ -1,0 +1,1 @@
+//! Runs pods as network namespaces on one machine, straight from Kubernetes manifests.

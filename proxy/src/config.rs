@@ -1,0 +1,60 @@
+//! What the data path acts on: immutable room types that cannot be invalid, gathered in one [`Snapshot`].
+//!
+//! `xds` decodes the wire into these types at the edge and publishes a snapshot; the data path loads one snapshot per
+//! request and follows names inside it. What must outlive a snapshot (ejections, breakers, budgets) hangs on the
+//! [`cluster::Cluster`] and its endpoints as shared state of atomics, carried over from the snapshot before.
+
+pub mod cluster;
+pub mod listener;
+pub mod route;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+pub use cluster::{Cluster, Endpoint, Workload};
+pub use listener::{InboundListener, InboundPort, OutboundListener, Protocol};
+pub use route::{Route, RouteTable};
+
+/// Everything the control plane has told this sidecar, at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Grows with every published snapshot; pools compare it to know when to sweep.
+    pub generation: u64,
+    /// Outbound destinations that were asked for, by original destination address.
+    pub outbound: HashMap<SocketAddr, Lookup<Arc<OutboundListener>>>,
+    /// What to do with connections to the pod. `None` until the control plane has answered once.
+    pub inbound: Option<Arc<InboundListener>>,
+    /// Route tables by RDS name.
+    pub routes: HashMap<Arc<str>, Arc<RouteTable>>,
+    /// Clusters, each with its endpoints, by name.
+    pub clusters: HashMap<Arc<str>, Arc<Cluster>>,
+    /// Workloads by IP address, for telemetry of the destination side.
+    pub workloads: HashMap<IpAddr, Lookup<Arc<Workload>>>,
+}
+
+/// The answer to a question put to the control plane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lookup<T> {
+    /// The control plane knows it, and all that it refers to has arrived.
+    Known(T),
+    /// The control plane said that it does not know it.
+    Unknown,
+}
+
+impl Snapshot {
+    /// The cluster of a name, if it has arrived.
+    #[must_use]
+    pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
+        self.clusters.get(name)
+    }
+
+    /// The route table that an HTTP listener uses.
+    #[must_use]
+    pub fn route_table<'a>(&'a self, source: &'a listener::RouteSource) -> Option<&'a Arc<RouteTable>> {
+        match source {
+            listener::RouteSource::Named(name) => self.routes.get(name),
+            listener::RouteSource::Inline(table) => Some(table),
+        }
+    }
+}

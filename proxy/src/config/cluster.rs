@@ -1,0 +1,190 @@
+//! Clusters and their endpoints, and the shared state that outlives a snapshot.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::time::Duration;
+
+use tulle_identity::SpiffeId;
+
+use super::listener::ServiceName;
+
+/// A set of endpoints that serve the same thing, and how to reach them.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// xDS name, such as `outbound|80||reviews.shop.svc.cluster.local`.
+    pub name: Arc<str>,
+    /// Service that telemetry names, if the cluster is one.
+    pub service: Option<Arc<ServiceName>>,
+    /// Where its endpoints come from.
+    pub discovery: Discovery,
+    /// How one is picked.
+    pub lb_policy: LbPolicy,
+    /// TCP connect and TLS handshake together.
+    pub connect_timeout: Duration,
+    /// What one sidecar may have open at a time.
+    pub limits: CircuitBreaker,
+    /// When an endpoint is taken out.
+    pub outlier: OutlierDetection,
+    /// The endpoints, sorted by address. Empty for [`Discovery::OriginalDst`].
+    pub endpoints: Arc<[Arc<Endpoint>]>,
+    /// Counters shared by every snapshot that has a cluster of this name.
+    pub state: Arc<ClusterState>,
+}
+
+/// Where the endpoints of a cluster come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discovery {
+    /// EDS.
+    Eds,
+    /// The connection's original destination: the app behind inbound, or a destination that the mesh does not know.
+    OriginalDst,
+}
+
+/// Load-balancing policies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LbPolicy {
+    /// Of two random endpoints the one with fewer active requests per weight.
+    #[default]
+    LeastRequest,
+    /// In turn.
+    RoundRobin,
+    /// Any.
+    Random,
+}
+
+/// Limits of one sidecar towards one cluster (Envoy circuit breaker thresholds).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CircuitBreaker {
+    /// Open connections, all endpoints together.
+    pub max_connections: u32,
+    /// Requests waiting for a connection.
+    pub max_pending_requests: u32,
+    /// Requests in flight.
+    pub max_requests: u32,
+    /// Retry budget: retries may be this share of active requests, in percent ...
+    pub retry_budget_percent: u32,
+    /// ... and at least this many at a time.
+    pub min_retry_concurrency: u32,
+}
+
+impl Default for CircuitBreaker {
+    fn default() -> Self {
+        Self {
+            max_connections: 10_000,
+            max_pending_requests: 10_000,
+            max_requests: 100_000,
+            retry_budget_percent: 20,
+            min_retry_concurrency: 10,
+        }
+    }
+}
+
+/// Passive ejection of endpoints that cannot be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutlierDetection {
+    /// Connect failures or timeouts in a row that eject.
+    pub consecutive_local_failures: u32,
+    /// First ejection; doubles with each one that follows, up to `max_ejection_time`.
+    pub base_ejection_time: Duration,
+    /// Longest ejection.
+    pub max_ejection_time: Duration,
+    /// Share of the endpoints that may be ejected at a time, in percent.
+    pub max_ejection_percent: u32,
+}
+
+impl Default for OutlierDetection {
+    fn default() -> Self {
+        Self {
+            consecutive_local_failures: 3,
+            base_ejection_time: Duration::from_secs(1),
+            max_ejection_time: Duration::from_secs(30),
+            max_ejection_percent: 50,
+        }
+    }
+}
+
+/// One address of a cluster.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Where to connect.
+    pub address: SocketAddr,
+    /// Relative weight, at least 1.
+    pub weight: u32,
+    /// Whether it takes new requests.
+    pub health: Health,
+    /// How its sidecar is called; `None`: it has none, and gets plaintext.
+    pub mtls: Option<Arc<PeerIdentity>>,
+    /// Who it is, for telemetry.
+    pub workload: Arc<Workload>,
+    /// Counters that outlive snapshots, shared by cluster name and address.
+    pub state: Arc<EndpointState>,
+}
+
+/// Whether an endpoint takes new requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Yes.
+    Healthy,
+    /// It is going away: used only if nothing else is there; its idle connections are closed.
+    Draining,
+    /// No.
+    Unhealthy,
+}
+
+/// The SPIFFE ids that a peer's certificate may carry: sorted, not empty. Pools never mix identities.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PeerIdentity(pub Box<[SpiffeId]>);
+
+/// Labels of a workload in telemetry. Empty strings are reported as `unknown`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Workload {
+    /// Name of the owning workload.
+    pub name: Arc<str>,
+    /// Its kind.
+    pub kind: Arc<str>,
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Service account.
+    pub service_account: Arc<str>,
+    /// `app` label.
+    pub app: Arc<str>,
+    /// `version` label.
+    pub version: Arc<str>,
+    /// Canonical service name.
+    pub canonical_name: Arc<str>,
+    /// Canonical revision.
+    pub canonical_revision: Arc<str>,
+    /// Cluster id.
+    pub cluster: Arc<str>,
+}
+
+/// Counters of a cluster, over all workers.
+#[derive(Debug, Default)]
+pub struct ClusterState {
+    /// Open upstream connections.
+    pub connections: AtomicU32,
+    /// Requests waiting for a connection.
+    pub pending: AtomicU32,
+    /// Requests in flight.
+    pub active: AtomicU32,
+    /// Retries in flight.
+    pub retries: AtomicU32,
+    /// Endpoints ejected now.
+    pub ejected: AtomicU32,
+    /// Round-robin position.
+    pub next: AtomicU32,
+}
+
+/// Counters of an endpoint, over all workers.
+#[derive(Debug, Default)]
+pub struct EndpointState {
+    /// Requests in flight.
+    pub active: AtomicU32,
+    /// Connect failures and timeouts since the last success.
+    pub consecutive_failures: AtomicU32,
+    /// Ejections so far without a success in between: the exponent of the back-off.
+    pub ejections: AtomicU32,
+    /// Milliseconds since the process's start at which the ejection ends; 0: not ejected.
+    pub ejected_until: AtomicU64,
+}

@@ -1,0 +1,3 @@
+//! Tulle's data plane: the sidecar proxy.
+
+pub mod config;
