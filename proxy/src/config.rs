@@ -7,6 +7,7 @@
 pub mod cluster;
 pub mod listener;
 pub mod route;
+pub mod store;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -15,6 +16,7 @@ use std::sync::Arc;
 pub use cluster::{Cluster, Endpoint, Workload};
 pub use listener::{InboundListener, InboundPort, OutboundListener, Protocol};
 pub use route::{Route, RouteTable};
+pub use store::{Config, Resolution};
 
 /// Everything the control plane has told this sidecar, at one moment.
 #[derive(Clone, Debug, Default)]
