@@ -53,7 +53,10 @@ impl Snapshot {
 
     /// The route table that an HTTP listener uses.
     #[must_use]
-    pub fn route_table<'a>(&'a self, source: &'a listener::RouteSource) -> Option<&'a Arc<RouteTable>> {
+    pub fn route_table<'a>(
+        &'a self,
+        source: &'a listener::RouteSource,
+    ) -> Option<&'a Arc<RouteTable>> {
         match source {
             listener::RouteSource::Named(name) => self.routes.get(name),
             listener::RouteSource::Inline(table) => Some(table),

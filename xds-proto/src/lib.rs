@@ -15,7 +15,7 @@ pub use resource::{ResourceType, pack, unpack};
 pub mod tulle {
     /// Version 1.
     pub mod v1 {
-        #![expect(missing_docs, unused_qualifications, reason = "generated; documented in proto/")]
+        #![expect(missing_docs, reason = "generated; documented in proto/")]
         tonic::include_proto!("tulle.v1");
     }
 }
@@ -24,12 +24,16 @@ pub mod tulle {
 pub mod istio {
     /// `istio.v1.auth`: the certificate service.
     pub mod auth {
-        #![expect(missing_docs, unused_qualifications, missing_debug_implementations, reason = "generated; documented in proto/")]
+        #![expect(
+            missing_docs,
+            unused_qualifications,
+            reason = "generated; documented in proto/"
+        )]
         tonic::include_proto!("istio.v1.auth");
     }
     /// `istio.workload`: workload metadata by address.
     pub mod workload {
-        #![expect(missing_docs, unused_qualifications, reason = "generated; documented in proto/")]
+        #![expect(missing_docs, reason = "generated; documented in proto/")]
         tonic::include_proto!("istio.workload");
     }
 }

@@ -5,13 +5,7 @@
 
 use prost::{Message, Name};
 
-use crate::envoy::config::cluster::v3::Cluster;
-use crate::envoy::config::endpoint::v3::ClusterLoadAssignment;
-use crate::envoy::config::listener::v3::Listener;
-use crate::envoy::config::route::v3::RouteConfiguration;
-use crate::envoy::extensions::transport_sockets::tls::v3::Secret;
 use crate::google::protobuf::Any;
-use crate::istio::workload::Address;
 
 /// A kind of resource that travels over ADS.
 ///
@@ -35,8 +29,14 @@ pub enum ResourceType {
 
 impl ResourceType {
     /// Every type, in push order.
-    pub const ALL: [Self; 6] =
-        [Self::Cluster, Self::Endpoints, Self::Listener, Self::Route, Self::Secret, Self::Address];
+    pub const ALL: [Self; 6] = [
+        Self::Cluster,
+        Self::Endpoints,
+        Self::Listener,
+        Self::Route,
+        Self::Secret,
+        Self::Address,
+    ];
 
     /// The type URL on the wire, `type.googleapis.com/<full name>`.
     #[must_use]
@@ -101,7 +101,10 @@ pub enum UnpackError {
 
 /// Packs a message into an `Any` under its `type.googleapis.com/` URL.
 pub fn pack<M: Message + Name>(message: &M) -> Any {
-    Any { type_url: type_url::<M>(), value: message.encode_to_vec() }
+    Any {
+        type_url: type_url::<M>(),
+        value: message.encode_to_vec(),
+    }
 }
 
 /// Reads the message that an `Any` carries.
@@ -111,9 +114,15 @@ pub fn pack<M: Message + Name>(message: &M) -> Any {
 pub fn unpack<M: Message + Name + Default>(any: &Any) -> Result<M, UnpackError> {
     // Only the part behind the last slash names the type (google/protobuf/any.proto).
     if any.type_url.rsplit('/').next() != Some(M::full_name().as_str()) {
-        return Err(UnpackError::Type { expected: M::full_name(), found: any.type_url.clone() });
+        return Err(UnpackError::Type {
+            expected: M::full_name(),
+            found: any.type_url.clone(),
+        });
     }
-    M::decode(any.value.as_slice()).map_err(|source| UnpackError::Decode { message: M::full_name(), source })
+    M::decode(any.value.as_slice()).map_err(|source| UnpackError::Decode {
+        message: M::full_name(),
+        source,
+    })
 }
 
 fn type_url<M: Name>() -> String {
@@ -123,6 +132,12 @@ fn type_url<M: Name>() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::envoy::config::cluster::v3::Cluster;
+    use crate::envoy::config::endpoint::v3::ClusterLoadAssignment;
+    use crate::envoy::config::listener::v3::Listener;
+    use crate::envoy::config::route::v3::RouteConfiguration;
+    use crate::envoy::extensions::transport_sockets::tls::v3::Secret;
+    use crate::istio::workload::Address;
 
     #[test]
     fn type_urls_are_the_names_of_the_messages() {
@@ -138,29 +153,49 @@ mod tests {
             assert_eq!(kind.type_url(), url);
             assert_eq!(ResourceType::from_type_url(&url), Some(kind));
         }
-        assert_eq!(ResourceType::from_type_url("type.googleapis.com/evil.Type"), None);
+        assert_eq!(
+            ResourceType::from_type_url("type.googleapis.com/evil.Type"),
+            None
+        );
     }
 
     #[test]
     fn push_order_is_make_before_break() {
         let mut sorted = ResourceType::ALL;
         sorted.sort();
-        assert_eq!(sorted.map(ResourceType::short_name), ["CDS", "EDS", "LDS", "RDS", "SDS", "WDS"]);
+        assert_eq!(
+            sorted.map(ResourceType::short_name),
+            ["CDS", "EDS", "LDS", "RDS", "SDS", "WDS"]
+        );
     }
 
     #[test]
     fn unpack_reads_what_pack_wrote_and_refuses_another_type() {
-        let cluster = Cluster { name: "outbound|80||a.b".to_owned(), ..Cluster::default() };
+        let cluster = Cluster {
+            name: "outbound|80||a.b".to_owned(),
+            ..Cluster::default()
+        };
         let any = pack(&cluster);
         assert_eq!(any.type_url, ResourceType::Cluster.type_url());
         assert_eq!(unpack::<Cluster>(&any).expect("packed above"), cluster);
         let error = unpack::<Listener>(&any).expect_err("a cluster is no listener");
-        assert!(error.to_string().contains("envoy.config.listener.v3.Listener"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("envoy.config.listener.v3.Listener"),
+            "{error}"
+        );
     }
 
     #[test]
     fn unpack_reports_malformed_bytes() {
-        let any = Any { type_url: ResourceType::Cluster.type_url().to_owned(), value: vec![0xff; 3] };
-        assert!(matches!(unpack::<Cluster>(&any), Err(UnpackError::Decode { .. })));
+        let any = Any {
+            type_url: ResourceType::Cluster.type_url().to_owned(),
+            value: vec![0xff; 3],
+        };
+        assert!(matches!(
+            unpack::<Cluster>(&any),
+            Err(UnpackError::Decode { .. })
+        ));
     }
 }

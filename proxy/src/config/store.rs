@@ -62,8 +62,19 @@ impl Config {
         let (changed_tx, changed) = watch::channel(initial.generation);
         let (asks, asks_rx) = mpsc::channel(MAX_ASKS);
         let snapshot = Arc::new(ArcSwap::from_pointee(initial));
-        let writer = ConfigWriter { snapshot: snapshot.clone(), changed: changed_tx, asks: asks_rx };
-        (Self { snapshot, changed, asks }, writer)
+        let writer = ConfigWriter {
+            snapshot: snapshot.clone(),
+            changed: changed_tx,
+            asks: asks_rx,
+        };
+        (
+            Self {
+                snapshot,
+                changed,
+                asks,
+            },
+            writer,
+        )
     }
 
     /// The current snapshot. Load it once per request and let it go before awaiting.
@@ -98,7 +109,9 @@ impl Config {
                 }
             }
         };
-        tokio::time::timeout(DISCOVERY_TIMEOUT, answered).await.unwrap_or(Resolution::Unanswered)
+        tokio::time::timeout(DISCOVERY_TIMEOUT, answered)
+            .await
+            .unwrap_or(Resolution::Unanswered)
     }
 
     /// The workload that has an address, if that is known now; asks for it in the background if not.
@@ -174,14 +187,20 @@ mod tests {
         let mut snapshot = Snapshot::default();
         snapshot.outbound.insert(address(), Lookup::Unknown);
         let (config, _writer) = Config::new(snapshot);
-        assert!(matches!(config.resolve(address()).await, Resolution::Unknown));
+        assert!(matches!(
+            config.resolve(address()).await,
+            Resolution::Unknown
+        ));
     }
 
     #[tokio::test(start_paused = true)]
     async fn resolve_gives_up_when_nobody_answers() {
         let (config, _writer) = Config::new(Snapshot::default());
         let started = tokio::time::Instant::now();
-        assert!(matches!(config.resolve(address()).await, Resolution::Unanswered));
+        assert!(matches!(
+            config.resolve(address()).await,
+            Resolution::Unanswered
+        ));
         assert_eq!(started.elapsed(), DISCOVERY_TIMEOUT);
     }
 }
