@@ -49,17 +49,22 @@ pub const DEFAULT_CLUSTER_DOMAIN: &str = "cluster.local";
 pub const TOKEN_AUDIENCE: &str = "tulle-ca";
 
 /// Files that a sidecar finds in its volumes.
+///
+/// Token and bundle come from one projected volume and the state lies beside it, not under it: kubelet mounts
+/// projected volumes read-only, so nothing can be mounted inside one.
 pub mod files {
+    /// Directory of the projected volume with the token and the bundle.
+    pub const SECRETS_DIR: &str = "/var/run/secrets/tulle";
     /// Projected service account token.
     pub const TOKEN: &str = "/var/run/secrets/tulle/token";
-    /// Directory of the trust bundle (a ConfigMap volume, followed live).
+    /// Directory of the trust bundle (from the ConfigMap, followed live).
     pub const CA_DIR: &str = "/var/run/secrets/tulle/ca";
     /// Trust bundle: PEM roots.
     pub const CA_BUNDLE: &str = "/var/run/secrets/tulle/ca/root.pem";
     /// File name of the bundle inside its directory, and key of the ConfigMap.
     pub const CA_BUNDLE_KEY: &str = "root.pem";
     /// Memory-backed directory that only the sidecar mounts: SVID, key and last good config.
-    pub const STATE_DIR: &str = "/var/run/secrets/tulle/state";
+    pub const STATE_DIR: &str = "/var/run/secrets/tulle-state";
 }
 
 /// ConfigMap with the trust bundle in every meshed namespace.
@@ -105,10 +110,8 @@ pub mod containers {
     pub const PROXY: &str = "tulle-proxy";
     /// The init container that programs the capture rules.
     pub const CAPTURE: &str = "tulle-capture";
-    /// Volume with the service account token.
+    /// Projected volume with the service account token and the trust bundle.
     pub const TOKEN_VOLUME: &str = "tulle-token";
-    /// Volume with the trust bundle.
-    pub const CA_VOLUME: &str = "tulle-ca";
     /// Memory-backed volume for the sidecar's state.
     pub const STATE_VOLUME: &str = "tulle-state";
     /// Image that the injector names unless told otherwise; the sandbox maps it to the running executable.
@@ -147,6 +150,8 @@ pub mod variables {
     pub const DISCOVERY: &str = "TULLE_DISCOVERY";
     /// `refuse` (default) or `passthrough`: what to do with a destination that the control plane did not answer for.
     pub const UNDISCOVERED: &str = "TULLE_UNDISCOVERED";
+    /// The app's own probes by rewritten path, as JSON: what the kubelet's probes on the metrics port stand for.
+    pub const APP_PROBES: &str = "TULLE_APP_PROBES";
 }
 
 /// Header with which an HTTP/1 peer inside the mesh says that the app never got the request.
