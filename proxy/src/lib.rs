@@ -1,3 +1,4 @@
 //! Tulle's data plane: the sidecar proxy.
 
+pub mod balance;
 pub mod config;

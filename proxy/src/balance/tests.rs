@@ -1,0 +1,248 @@
+use std::collections::HashMap;
+
+use super::*;
+use crate::config::cluster::{CircuitBreaker, Discovery};
+
+const NOW: u64 = 1_000;
+
+fn address(n: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, n], 8080))
+}
+
+fn endpoint(n: u8, weight: u32, health: Health) -> Arc<Endpoint> {
+    Arc::new(Endpoint {
+        address: address(n),
+        weight,
+        health,
+        mtls: None,
+        workload: Arc::default(),
+        state: Arc::default(),
+    })
+}
+
+fn cluster(lb_policy: LbPolicy, endpoints: Vec<Arc<Endpoint>>) -> Cluster {
+    Cluster {
+        name: "c".into(),
+        service: None,
+        discovery: Discovery::Eds,
+        lb_policy,
+        connect_timeout: Duration::from_secs(1),
+        limits: CircuitBreaker::default(),
+        outlier: OutlierDetection::default(),
+        endpoints: endpoints.into(),
+        state: Arc::default(),
+    }
+}
+
+fn healthy(lb_policy: LbPolicy, count: u8) -> Cluster {
+    cluster(
+        lb_policy,
+        (1..=count)
+            .map(|n| endpoint(n, 1, Health::Healthy))
+            .collect(),
+    )
+}
+
+/// Picks many times and says how often each endpoint was it.
+fn share(cluster: &Cluster, avoid: &[SocketAddr], picks: u32) -> HashMap<SocketAddr, u32> {
+    let mut rng = fastrand::Rng::with_seed(7);
+    let mut share = HashMap::new();
+    for _ in 0..picks {
+        let picked = pick(cluster, avoid, NOW, &mut rng).expect("an endpoint");
+        *share.entry(picked.address).or_default() += 1;
+    }
+    share
+}
+
+fn fail(cluster: &Cluster, index: usize, times: u32, now: u64) -> bool {
+    (0..times).fold(false, |ejected, _| {
+        report_connect_failure(cluster, &cluster.endpoints[index], now) || ejected
+    })
+}
+
+#[test]
+fn no_endpoint_is_picked_from_an_empty_or_unhealthy_cluster() {
+    let mut rng = fastrand::Rng::with_seed(1);
+    for policy in [
+        LbPolicy::LeastRequest,
+        LbPolicy::RoundRobin,
+        LbPolicy::Random,
+    ] {
+        assert!(pick(&healthy(policy, 0), &[], NOW, &mut rng).is_none());
+        let unhealthy = cluster(policy, vec![endpoint(1, 1, Health::Unhealthy)]);
+        assert!(pick(&unhealthy, &[], NOW, &mut rng).is_none());
+    }
+}
+
+#[test]
+fn least_request_leaves_the_busy_endpoint_alone() {
+    let cluster = healthy(LbPolicy::LeastRequest, 2);
+    let busy: Vec<_> = (0..10)
+        .map(|_| ActiveGuard::new(&cluster, &cluster.endpoints[0]))
+        .collect();
+    let shares = share(&cluster, &[], 1_000);
+    // The busy one is it only when both draws hit it.
+    assert!((200..300).contains(&shares[&address(1)]), "{shares:?}");
+    drop(busy);
+    let shares = share(&cluster, &[], 1_000);
+    assert!((450..550).contains(&shares[&address(1)]), "{shares:?}");
+    assert_eq!(cluster.state.active.load(Relaxed), 0);
+}
+
+#[test]
+fn every_policy_respects_weights() {
+    for policy in [
+        LbPolicy::LeastRequest,
+        LbPolicy::RoundRobin,
+        LbPolicy::Random,
+    ] {
+        let cluster = cluster(
+            policy,
+            vec![
+                endpoint(1, 1, Health::Healthy),
+                endpoint(2, 3, Health::Healthy),
+            ],
+        );
+        let shares = share(&cluster, &[], 4_000);
+        assert!(
+            (900..1_100).contains(&shares[&address(1)]),
+            "{policy:?}: {shares:?}"
+        );
+    }
+}
+
+#[test]
+fn round_robin_takes_turns_whatever_the_common_weight() {
+    for weight in [1, 100] {
+        let endpoints = (1..=3)
+            .map(|n| endpoint(n, weight, Health::Healthy))
+            .collect();
+        let cluster = cluster(LbPolicy::RoundRobin, endpoints);
+        let mut rng = fastrand::Rng::with_seed(1);
+        let turns: Vec<_> = (0..6)
+            .map(|_| {
+                pick(&cluster, &[], NOW, &mut rng)
+                    .expect("an endpoint")
+                    .address
+            })
+            .collect();
+        let expected: Vec<_> = [1, 2, 3, 1, 2, 3].map(address).to_vec();
+        assert_eq!(turns, expected, "weight {weight}");
+    }
+}
+
+#[test]
+fn draining_and_tried_endpoints_are_used_only_if_nothing_better_is_there() {
+    type Case<'a> = (&'a str, Vec<Arc<Endpoint>>, &'a [SocketAddr], &'a [u8]);
+    let cases: &[Case<'_>] = &[
+        (
+            "healthy before draining",
+            vec![
+                endpoint(1, 1, Health::Healthy),
+                endpoint(2, 1, Health::Draining),
+            ],
+            &[],
+            &[1],
+        ),
+        (
+            "fresh before tried",
+            vec![
+                endpoint(1, 1, Health::Healthy),
+                endpoint(2, 1, Health::Healthy),
+            ],
+            &[address(1)],
+            &[2],
+        ),
+        (
+            "tried before draining",
+            vec![
+                endpoint(1, 1, Health::Healthy),
+                endpoint(2, 1, Health::Draining),
+            ],
+            &[address(1)],
+            &[1],
+        ),
+        (
+            "draining before nothing",
+            vec![
+                endpoint(1, 1, Health::Unhealthy),
+                endpoint(2, 1, Health::Draining),
+            ],
+            &[],
+            &[2],
+        ),
+    ];
+    for (name, endpoints, avoid, expected) in cases {
+        let cluster = cluster(LbPolicy::Random, endpoints.clone());
+        let mut picked: Vec<_> = share(&cluster, avoid, 100).into_keys().collect();
+        picked.sort();
+        assert_eq!(
+            picked,
+            expected.iter().map(|n| address(*n)).collect::<Vec<_>>(),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn three_connect_failures_in_a_row_eject() {
+    let cluster = healthy(LbPolicy::Random, 4);
+    assert!(!fail(&cluster, 0, 2, NOW));
+    report_connect_success(&cluster.endpoints[0]);
+    assert!(
+        !fail(&cluster, 0, 2, NOW),
+        "a success in between starts the count again"
+    );
+    assert!(fail(&cluster, 0, 1, NOW));
+    assert!(!share(&cluster, &[], 200).contains_key(&address(1)));
+}
+
+#[test]
+fn an_ejection_ends_and_the_next_one_is_twice_as_long() {
+    let cluster = healthy(LbPolicy::Random, 4);
+    let first = &cluster.endpoints[0];
+    assert!(fail(&cluster, 0, 3, NOW));
+    assert!(is_ejected(first, NOW + 999));
+    assert!(!is_ejected(first, NOW + 1_000));
+    assert!(
+        fail(&cluster, 0, 1, NOW + 1_000),
+        "still failing: one more is enough"
+    );
+    assert!(is_ejected(first, NOW + 2_999));
+    assert!(!is_ejected(first, NOW + 3_000));
+    let mut now = NOW + 3_000;
+    for _ in 0..70 {
+        now += 30_000;
+        fail(&cluster, 0, 1, now);
+    }
+    assert!(
+        !is_ejected(first, now + 30_000),
+        "no ejection is longer than the limit"
+    );
+    report_connect_success(first);
+    assert!(!is_ejected(first, now));
+}
+
+#[test]
+fn at_most_half_of_the_endpoints_are_ejected() {
+    let cluster = healthy(LbPolicy::Random, 4);
+    let outcomes: Vec<_> = (0..4).map(|index| fail(&cluster, index, 5, NOW)).collect();
+    assert_eq!(outcomes, [true, true, false, false]);
+    let single = healthy(LbPolicy::Random, 1);
+    assert!(
+        !fail(&single, 0, 50, NOW),
+        "a single endpoint is never ejected"
+    );
+}
+
+#[test]
+fn ejected_endpoints_are_used_when_nothing_else_is_left() {
+    let cluster = healthy(LbPolicy::LeastRequest, 2);
+    assert!(fail(&cluster, 0, 3, NOW));
+    // The other endpoint went away with a later config.
+    let shrunk = Cluster {
+        endpoints: cluster.endpoints[..1].into(),
+        ..cluster
+    };
+    assert_eq!(share(&shrunk, &[], 10)[&address(1)], 10);
+}
