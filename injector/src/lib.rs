@@ -1,1 +1,42 @@
 //! Sidecar injection: decide and patch.
+//!
+//! One library serves `tulle inject` (files), the admission webhook and the sandbox. [`decide`] is a pure table over the
+//! few facts that matter; [`patch`] edits the raw JSON of the pod and records every edit as RFC 6902, so that fields
+//! unknown to our types survive. Invariants: injecting twice is injecting once, and no input makes it panic.
+
+mod config;
+mod decide;
+mod document;
+mod error;
+mod options;
+mod patch;
+
+pub use config::{InjectorConfig, Resources};
+pub use decide::{Decision, InjectReason, Namespace, SkipReason};
+pub use document::{inject_document, inject_pod};
+pub use error::InjectError;
+pub use json_patch::Patch;
+
+/// What injection did to one document.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Whether a sidecar was added, and why or why not.
+    pub decision: Decision,
+    /// The edits, as RFC 6902; empty when nothing was injected.
+    pub patch: Patch,
+    /// The document after the edits.
+    pub document: serde_json::Value,
+    /// What an operator should know although the injection succeeded, such as an annotation that nobody reads.
+    pub warnings: Vec<String>,
+}
+
+impl Outcome {
+    fn untouched(decision: Decision, document: serde_json::Value) -> Self {
+        Self {
+            decision,
+            patch: Patch(Vec::new()),
+            document,
+            warnings: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! What an operator can set about every sidecar. Pods tune some of it by annotation: see `options`.
+
+use std::time::Duration;
+
+use tulle_runtime::names::{
+    CONTROL_DNS_NAME, DEFAULT_CLUSTER_DOMAIN, DEFAULT_TRUST_DOMAIN, containers, ports,
+};
+
+/// Settings of the injector.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InjectorConfig {
+    /// Image of the sidecar and of the capture init container.
+    pub image: String,
+    /// Pull policy of that image.
+    pub image_pull_policy: String,
+    /// `host:port` of the control plane.
+    pub control_address: String,
+    /// Trust domain of the mesh.
+    pub trust_domain: String,
+    /// DNS domain of the cluster.
+    pub cluster_domain: String,
+    /// Log filter of the sidecar unless a pod sets its own.
+    pub log: String,
+    /// Whether the sidecar writes an access log unless a pod says otherwise.
+    pub access_log: bool,
+    /// Native sidecars (init containers with `restartPolicy: Always`) unless a pod says otherwise.
+    pub native_sidecar: bool,
+    /// Mark the sidecar's sockets instead of relying on its uid. Rootless sandbox only: an app could set the mark too.
+    pub mark_sockets: bool,
+    /// Send the kubelet's probes of app containers through the sidecar's metrics port, which alone can pass them to the
+    /// app under STRICT mTLS. On for Kubernetes; off in the sandbox, which probes from inside the pod.
+    pub rewrite_probes: bool,
+    /// How long the sidecar may drain. Absent: five seconds less than the pod's own grace period.
+    pub drain_deadline: Option<Duration>,
+    /// Data-path workers of each sidecar.
+    pub workers: usize,
+    /// Compute resources of the sidecar.
+    pub resources: Resources,
+}
+
+/// Requests and limits of a container, in Kubernetes' notation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resources {
+    /// Requested processor time, such as `10m`.
+    pub cpu_request: String,
+    /// Requested memory, such as `16Mi`.
+    pub memory_request: String,
+    /// Limit of processor time; none by default, because throttling shows as latency of the app.
+    pub cpu_limit: Option<String>,
+    /// Limit of memory.
+    pub memory_limit: Option<String>,
+}
+
+impl Default for InjectorConfig {
+    fn default() -> Self {
+        Self {
+            image: containers::PROXY_IMAGE.to_owned(),
+            image_pull_policy: "IfNotPresent".to_owned(),
+            control_address: format!("{CONTROL_DNS_NAME}:{}", ports::XDS),
+            trust_domain: DEFAULT_TRUST_DOMAIN.to_owned(),
+            cluster_domain: DEFAULT_CLUSTER_DOMAIN.to_owned(),
+            log: "info".to_owned(),
+            access_log: true,
+            native_sidecar: true,
+            mark_sockets: false,
+            rewrite_probes: true,
+            drain_deadline: None,
+            workers: 1,
+            resources: Resources::default(),
+        }
+    }
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self {
+            cpu_request: "10m".to_owned(),
+            memory_request: "16Mi".to_owned(),
+            cpu_limit: None,
+            memory_limit: Some("256Mi".to_owned()),
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Whether a pod gets a sidecar. Pure: facts in, decision with its reason out; the first row that matches wins.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use tulle_runtime::names::{CONTROL_NAMESPACE, annotations, containers, labels};
+
+use crate::InjectError;
+
+/// Annotation that marks the API server's image of a static pod.
+const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+/// Node label by which pods choose an operating system.
+const OS_LABEL: &str = "kubernetes.io/os";
+/// Namespaces whose pods the mesh depends on, and must not sit in front of.
+const SYSTEM_NAMESPACES: [&str; 4] = [
+    "kube-system",
+    "kube-public",
+    "kube-node-lease",
+    CONTROL_NAMESPACE,
+];
+
+/// The namespace that a pod is created in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Namespace {
+    /// A namespace whose label asks for injection.
+    pub fn enabled(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            labels: BTreeMap::from([(labels::INJECT.to_owned(), "enabled".to_owned())]),
+        }
+    }
+}
+
+/// Whether a pod gets a sidecar, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// It gets one.
+    Inject(InjectReason),
+    /// It is left as it is.
+    Skip(SkipReason),
+}
+
+/// Why a pod gets a sidecar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InjectReason {
+    /// Its own label asks for it.
+    PodLabel,
+    /// The label of its namespace asks for it.
+    NamespaceLabel,
+}
+
+/// Why a pod is left as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SkipReason {
+    /// The document holds no pod.
+    NotAWorkload,
+    /// The pod already has a sidecar of ours.
+    AlreadyInjected,
+    /// The pod shares the network of its node.
+    HostNetwork,
+    /// The namespace belongs to Kubernetes or to the control plane.
+    SystemNamespace,
+    /// The pod mirrors a static pod, which the API server cannot change.
+    MirrorPod,
+    /// The pod runs on Windows.
+    Windows,
+    /// The pod's label opts out.
+    PodLabel,
+    /// The pod's annotation opts out.
+    PodAnnotation,
+    /// Neither the namespace nor the pod asks for a sidecar.
+    NotSelected,
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Inject(InjectReason::PodLabel) => "injected: the pod is labelled tulle.dev/inject=enabled",
+            Self::Inject(InjectReason::NamespaceLabel) => "injected: the namespace is labelled tulle.dev/inject=enabled",
+            Self::Skip(reason) => match reason {
+                SkipReason::NotAWorkload => "skipped: not a pod or a workload",
+                SkipReason::AlreadyInjected => "skipped: it already has a sidecar",
+                SkipReason::HostNetwork => "skipped: hostNetwork pods share the network of their node",
+                SkipReason::SystemNamespace => "skipped: pods of system namespaces are never injected",
+                SkipReason::MirrorPod => "skipped: mirror pods of static pods cannot be changed",
+                SkipReason::Windows => "skipped: Windows pods are not supported",
+                SkipReason::PodLabel => "skipped: the pod is labelled tulle.dev/inject=disabled",
+                SkipReason::PodAnnotation => "skipped: the pod is annotated tulle.dev/inject=disabled",
+                SkipReason::NotSelected => {
+                    "skipped: neither the namespace nor the pod is labelled tulle.dev/inject=enabled"
+                }
+            },
+        })
+    }
+}
+
+/// Decides about one pod. An error means that the pod's own label cannot be understood.
+pub(crate) fn decide(
+    meta: &ObjectMeta,
+    spec: &PodSpec,
+    namespace: &Namespace,
+) -> Result<Decision, InjectError> {
+    let skip = |reason| Ok(Decision::Skip(reason));
+    if spec.host_network == Some(true) {
+        return skip(SkipReason::HostNetwork);
+    }
+    if SYSTEM_NAMESPACES.contains(&namespace.name.as_str()) {
+        return skip(SkipReason::SystemNamespace);
+    }
+    if annotation(meta, MIRROR_ANNOTATION).is_some() {
+        return skip(SkipReason::MirrorPod);
+    }
+    if runs_on_windows(spec) {
+        return skip(SkipReason::Windows);
+    }
+    if already_injected(meta, spec) {
+        return skip(SkipReason::AlreadyInjected);
+    }
+    match label(meta, labels::INJECT) {
+        Some("enabled") => return Ok(Decision::Inject(InjectReason::PodLabel)),
+        Some("disabled") => return skip(SkipReason::PodLabel),
+        Some(other) => {
+            return Err(InjectError::Label {
+                name: labels::INJECT,
+                value: other.to_owned(),
+            });
+        }
+        None => {}
+    }
+    if namespace.labels.get(labels::INJECT).map(String::as_str) != Some("enabled") {
+        return skip(SkipReason::NotSelected);
+    }
+    match annotation(meta, labels::INJECT) {
+        None | Some("enabled") => Ok(Decision::Inject(InjectReason::NamespaceLabel)),
+        Some("disabled") => skip(SkipReason::PodAnnotation),
+        Some(other) => Err(InjectError::Annotation {
+            name: labels::INJECT,
+            value: other.to_owned(),
+            problem: "it is neither `enabled` nor `disabled`".to_owned(),
+            remedy: "write `disabled` to opt out, or remove the annotation",
+        }),
+    }
+}
+
+fn runs_on_windows(spec: &PodSpec) -> bool {
+    let named = spec.os.as_ref().is_some_and(|os| os.name == "windows");
+    let selected = spec
+        .node_selector
+        .as_ref()
+        .and_then(|selector| selector.get(OS_LABEL));
+    named || selected.is_some_and(|os| os == "windows")
+}
+
+/// A copied status annotation alone is not a sidecar, and a foreign container of our name is not ours.
+fn already_injected(meta: &ObjectMeta, spec: &PodSpec) -> bool {
+    let mut names = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers)
+        .map(|container| &container.name);
+    annotation(meta, annotations::STATUS).is_some() && names.any(|name| name == containers::PROXY)
+}
+
+fn label<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
+    meta.labels.as_ref()?.get(name).map(String::as_str)
+}
+
+fn annotation<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
+    meta.annotations.as_ref()?.get(name).map(String::as_str)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,209 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{InjectorConfig, inject_pod};
+
+fn decision(pod: &Value, namespace: &Namespace) -> Result<Decision, String> {
+    match inject_pod(pod, namespace, &InjectorConfig::default()) {
+        Ok(outcome) => Ok(outcome.decision),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[test]
+fn each_row_of_the_table_decides_with_its_reason() {
+    use Decision::{Inject, Skip};
+    let enabled = || Namespace::enabled("shop");
+    let plain = || Namespace {
+        name: "shop".to_owned(),
+        ..Namespace::default()
+    };
+    let named = |name: &str| Namespace::enabled(name);
+    let pod = |metadata: Value, mut spec: Value| {
+        spec["containers"] = json!([{ "name": "web" }]);
+        json!({ "metadata": metadata, "spec": spec })
+    };
+    let injected = json!({
+        "metadata": { "annotations": { "tulle.dev/status": "{}" } },
+        "spec": { "initContainers": [{ "name": "tulle-proxy" }], "containers": [{ "name": "web" }] },
+    });
+    let rows = [
+        (
+            "namespace label",
+            pod(json!({}), json!({})),
+            enabled(),
+            Inject(InjectReason::NamespaceLabel),
+        ),
+        (
+            "nothing asks",
+            pod(json!({}), json!({})),
+            plain(),
+            Skip(SkipReason::NotSelected),
+        ),
+        (
+            "pod label opts in without the namespace",
+            pod(
+                json!({ "labels": { "tulle.dev/inject": "enabled" } }),
+                json!({}),
+            ),
+            plain(),
+            Inject(InjectReason::PodLabel),
+        ),
+        (
+            "pod label opts out",
+            pod(
+                json!({ "labels": { "tulle.dev/inject": "disabled" } }),
+                json!({}),
+            ),
+            enabled(),
+            Skip(SkipReason::PodLabel),
+        ),
+        (
+            "annotation opts out of a selected namespace",
+            pod(
+                json!({ "annotations": { "tulle.dev/inject": "disabled" } }),
+                json!({}),
+            ),
+            enabled(),
+            Skip(SkipReason::PodAnnotation),
+        ),
+        (
+            "annotation cannot opt in",
+            pod(
+                json!({ "annotations": { "tulle.dev/inject": "enabled" } }),
+                json!({}),
+            ),
+            plain(),
+            Skip(SkipReason::NotSelected),
+        ),
+        (
+            "label beats annotation",
+            pod(
+                json!({ "labels": { "tulle.dev/inject": "enabled" }, "annotations": { "tulle.dev/inject": "disabled" } }),
+                json!({}),
+            ),
+            enabled(),
+            Inject(InjectReason::PodLabel),
+        ),
+        (
+            "host network even when the pod asks",
+            pod(
+                json!({ "labels": { "tulle.dev/inject": "enabled" } }),
+                json!({ "hostNetwork": true }),
+            ),
+            enabled(),
+            Skip(SkipReason::HostNetwork),
+        ),
+        (
+            "no host network",
+            pod(json!({}), json!({ "hostNetwork": false })),
+            enabled(),
+            Inject(InjectReason::NamespaceLabel),
+        ),
+        (
+            "kube-system",
+            pod(json!({}), json!({})),
+            named("kube-system"),
+            Skip(SkipReason::SystemNamespace),
+        ),
+        (
+            "control plane",
+            pod(json!({}), json!({})),
+            named("tulle-system"),
+            Skip(SkipReason::SystemNamespace),
+        ),
+        (
+            "mirror pod",
+            pod(
+                json!({ "annotations": { "kubernetes.io/config.mirror": "ab" } }),
+                json!({}),
+            ),
+            enabled(),
+            Skip(SkipReason::MirrorPod),
+        ),
+        (
+            "windows by name",
+            pod(json!({}), json!({ "os": { "name": "windows" } })),
+            enabled(),
+            Skip(SkipReason::Windows),
+        ),
+        (
+            "linux by name",
+            pod(json!({}), json!({ "os": { "name": "linux" } })),
+            enabled(),
+            Inject(InjectReason::NamespaceLabel),
+        ),
+        (
+            "windows by node selector",
+            pod(
+                json!({}),
+                json!({ "nodeSelector": { "kubernetes.io/os": "windows" } }),
+            ),
+            enabled(),
+            Skip(SkipReason::Windows),
+        ),
+        (
+            "already injected",
+            injected,
+            enabled(),
+            Skip(SkipReason::AlreadyInjected),
+        ),
+        (
+            "a copied status annotation is no sidecar",
+            pod(
+                json!({ "annotations": { "tulle.dev/status": "{}" } }),
+                json!({}),
+            ),
+            enabled(),
+            Inject(InjectReason::NamespaceLabel),
+        ),
+    ];
+    for (name, pod, namespace, expected) in rows {
+        assert_eq!(decision(&pod, &namespace), Ok(expected), "{name}");
+    }
+}
+
+#[test]
+fn an_opt_that_is_neither_value_is_refused_by_name_value_and_remedy() {
+    let rows = [
+        (
+            "labels",
+            "yes",
+            "label tulle.dev/inject has the value \"yes\": write `enabled` or `disabled`, or remove the label",
+        ),
+        (
+            "annotations",
+            "",
+            "annotation tulle.dev/inject has the value \"\": it is neither `enabled` nor `disabled`; \
+             write `disabled` to opt out, or remove the annotation",
+        ),
+    ];
+    for (place, value, expected) in rows {
+        let pod = json!({
+            "metadata": { place: { "tulle.dev/inject": value } },
+            "spec": { "containers": [{ "name": "web" }] },
+        });
+        assert_eq!(
+            decision(&pod, &Namespace::enabled("shop")),
+            Err(expected.to_owned()),
+            "{place}"
+        );
+    }
+}
+
+#[test]
+fn a_decision_says_its_reason_in_words() {
+    let rows = [
+        (
+            Decision::Inject(InjectReason::PodLabel),
+            "injected: the pod is labelled",
+        ),
+        (
+            Decision::Skip(SkipReason::HostNetwork),
+            "skipped: hostNetwork pods",
+        ),
+    ];
+    for (decision, expected) in rows {
+        assert!(decision.to_string().starts_with(expected), "{decision}");
+    }
+}

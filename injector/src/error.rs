@@ -1,0 +1,93 @@
+//! Why a pod is refused: each error names the thing, its value and the remedy.
+
+/// A pod that cannot be injected as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum InjectError {
+    /// The document does not have the shape of its kind.
+    #[error(
+        "{field} of {kind} is not valid: correct it, or check it with `kubectl apply --dry-run=server`"
+    )]
+    Malformed {
+        /// Kind of the document.
+        kind: String,
+        /// Path of the part that could not be read.
+        field: String,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The document lacks a part that its kind always has.
+    #[error("{kind} has no {field}: add it")]
+    Missing {
+        /// Kind of the document.
+        kind: String,
+        /// Path of the absent part.
+        field: String,
+    },
+    /// A part of the document that our types do not look at is in the way of the patch.
+    #[error("the patch does not fit {kind}: check it with `kubectl apply --dry-run=server`")]
+    Patch {
+        /// Kind of the document.
+        kind: String,
+        /// Which operation failed, and how.
+        #[source]
+        source: json_patch::PatchError,
+    },
+    /// An annotation that tunes the sidecar cannot be read.
+    #[error("annotation {name} has the value {value:?}: {problem}; {remedy}")]
+    Annotation {
+        /// Name of the annotation.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong.
+        problem: String,
+        /// What to write instead.
+        remedy: &'static str,
+    },
+    /// The pod's `tulle.dev/inject` label is neither of its two values.
+    #[error(
+        "label {name} has the value {value:?}: write `enabled` or `disabled`, or remove the label"
+    )]
+    Label {
+        /// Name of the label.
+        name: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// A container would run with the sidecar's user or group, and its traffic would bypass the mesh.
+    #[error(
+        "container {container} would run with {field} {id}, which is the sidecar's own and exempt from capture: \
+         choose another id"
+    )]
+    ReservedId {
+        /// Name of the container.
+        container: String,
+        /// `runAsUser` or `runAsGroup`.
+        field: &'static str,
+        /// The reserved id.
+        id: u32,
+    },
+    /// The pod already uses a name that the injector needs.
+    #[error(
+        "{what} is named {name}, which the injector needs: rename it, or opt the pod out with the label {label}=disabled"
+    )]
+    ReservedName {
+        /// `a container` or `a volume`.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// Label that opts out.
+        label: &'static str,
+    },
+    /// A container declares a port that the sidecar listens on.
+    #[error(
+        "container {container} declares port {port}, which the sidecar listens on: move the app to another port"
+    )]
+    ReservedPort {
+        /// Name of the container.
+        container: String,
+        /// The port.
+        port: u16,
+    },
+}

@@ -1,0 +1,181 @@
+//! What one pod says about its own sidecar: annotations parsed once, each error with its remedy.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use tulle_runtime::names::{annotations as names, labels};
+
+use crate::{InjectError, InjectorConfig};
+
+/// Annotations of ours that mean something; any other under `tulle.dev/` earns a warning.
+const KNOWN: [&str; 8] = [
+    labels::INJECT,
+    names::STATUS,
+    names::EXCLUDE_INBOUND_PORTS,
+    names::EXCLUDE_OUTBOUND_PORTS,
+    names::EXCLUDE_OUTBOUND_CIDRS,
+    names::LOG_LEVEL,
+    names::NATIVE_SIDECAR,
+    names::ACCESS_LOG,
+];
+
+/// The sidecar's settings after the pod had its say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) exclude_inbound_ports: Vec<u16>,
+    pub(crate) exclude_outbound_ports: Vec<u16>,
+    pub(crate) exclude_outbound_cidrs: Vec<IpNet>,
+    pub(crate) log: String,
+    pub(crate) native_sidecar: bool,
+    pub(crate) access_log: bool,
+}
+
+impl Options {
+    pub(crate) fn parse(
+        annotations: Option<&BTreeMap<String, String>>,
+        config: &InjectorConfig,
+    ) -> Result<Self, InjectError> {
+        let get = |name| {
+            annotations
+                .and_then(|all| all.get(name))
+                .map(String::as_str)
+        };
+        Ok(Self {
+            exclude_inbound_ports: ports(
+                names::EXCLUDE_INBOUND_PORTS,
+                get(names::EXCLUDE_INBOUND_PORTS),
+            )?,
+            exclude_outbound_ports: ports(
+                names::EXCLUDE_OUTBOUND_PORTS,
+                get(names::EXCLUDE_OUTBOUND_PORTS),
+            )?,
+            exclude_outbound_cidrs: cidrs(
+                names::EXCLUDE_OUTBOUND_CIDRS,
+                get(names::EXCLUDE_OUTBOUND_CIDRS),
+            )?,
+            log: match get(names::LOG_LEVEL) {
+                None => config.log.clone(),
+                Some(value) => log_filter(names::LOG_LEVEL, value)?,
+            },
+            native_sidecar: choice(
+                names::NATIVE_SIDECAR,
+                get(names::NATIVE_SIDECAR),
+                ["true", "false"],
+                "write `true` or `false`",
+            )?
+            .unwrap_or(config.native_sidecar),
+            access_log: choice(
+                names::ACCESS_LOG,
+                get(names::ACCESS_LOG),
+                ["json", "off"],
+                "write `json` or `off`",
+            )?
+            .unwrap_or(config.access_log),
+        })
+    }
+}
+
+/// One line for each annotation of ours that nobody reads: most likely a typing error.
+pub(crate) fn warnings(annotations: Option<&BTreeMap<String, String>>) -> Vec<String> {
+    annotations
+        .into_iter()
+        .flat_map(BTreeMap::keys)
+        .filter(|name| name.starts_with("tulle.dev/") && !KNOWN.contains(&name.as_str()))
+        .map(|name| format!("annotation {name} is not known and has no effect: check its spelling"))
+        .collect()
+}
+
+fn items(value: Option<&str>) -> impl Iterator<Item = &str> {
+    let listed = value.filter(|value| !value.trim().is_empty());
+    listed
+        .into_iter()
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+}
+
+fn ports(name: &'static str, value: Option<&str>) -> Result<Vec<u16>, InjectError> {
+    let parse = |item: &str| item.parse::<u16>().ok().filter(|port| *port != 0);
+    let mut ports = items(value)
+        .map(|item| {
+            parse(item).ok_or_else(|| InjectError::Annotation {
+                name,
+                value: value.unwrap_or_default().to_owned(),
+                problem: format!("{item:?} is not a port"),
+                remedy: "write ports from 1 to 65535 with commas between, such as `3306,6379`",
+            })
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    ports.sort_unstable();
+    ports.dedup();
+    Ok(ports)
+}
+
+fn cidrs(name: &'static str, value: Option<&str>) -> Result<Vec<IpNet>, InjectError> {
+    let mut networks = items(value)
+        .map(|item| {
+            item.parse::<IpNet>().map(|network| network.trunc()).map_err(|_| InjectError::Annotation {
+                name,
+                value: value.unwrap_or_default().to_owned(),
+                problem: format!("{item:?} is not a network"),
+                remedy: "write networks with commas between, such as `10.0.0.0/8,192.0.2.1/32,2001:db8::/32`",
+            })
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    networks.sort_unstable();
+    networks.dedup();
+    Ok(networks)
+}
+
+/// The part of the directive syntax that a sidecar is ever tuned with: levels, alone or for a target.
+fn log_filter(name: &'static str, value: &str) -> Result<String, InjectError> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let is_target = |target: &str| {
+        !target.is_empty()
+            && target
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '-'))
+    };
+    let understood = |item: &str| match item.split_once('=') {
+        None => LEVELS.contains(&item),
+        Some((target, level)) => is_target(target) && LEVELS.contains(&level),
+    };
+    match value
+        .split(',')
+        .map(str::trim)
+        .find(|item| !understood(item))
+    {
+        None => Ok(value
+            .split(',')
+            .map(str::trim)
+            .collect::<Vec<_>>()
+            .join(",")),
+        Some(item) => Err(InjectError::Annotation {
+            name,
+            value: value.to_owned(),
+            problem: format!("{item:?} is not a log level"),
+            remedy: "write off, error, warn, info, debug or trace, alone or for a target: `info,tulle_proxy=debug`",
+        }),
+    }
+}
+
+/// `Some(true)` for the first of two words, `Some(false)` for the second.
+fn choice(
+    name: &'static str,
+    value: Option<&str>,
+    words: [&str; 2],
+    remedy: &'static str,
+) -> Result<Option<bool>, InjectError> {
+    let Some(value) = value else { return Ok(None) };
+    match words.iter().position(|word| *word == value.trim()) {
+        Some(index) => Ok(Some(index == 0)),
+        None => Err(InjectError::Annotation {
+            name,
+            value: value.to_owned(),
+            problem: "it is not one of its two values".to_owned(),
+            remedy,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+//! What a sidecar consists of, written into the raw JSON of a pod.
+//!
+//! Order: check that nothing of the pod is in the way, rewrite probes (which goes by the index of a container), then
+//! volumes, containers and metadata. The editor records what it does, so patch and document always agree.
+
+mod containers;
+mod editor;
+mod guard;
+mod identity;
+mod probes;
+
+use json_patch::Patch;
+use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::{Value, json};
+use tulle_runtime::names::{annotations, containers as names, labels};
+
+use crate::options::{self, Options};
+use crate::{InjectError, InjectorConfig};
+use editor::Editor;
+
+/// Annotation that `kubectl logs` and `kubectl exec` read; of use only where the sidecar comes first.
+const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+
+/// A pod or pod template, typed: read only.
+#[derive(Debug)]
+pub(crate) struct Pod<'a> {
+    pub(crate) meta: &'a ObjectMeta,
+    pub(crate) spec: &'a PodSpec,
+    /// Name of the workload that the template belongs to, where the document is one.
+    pub(crate) workload: Option<&'a str>,
+}
+
+/// Adds a sidecar to the pod found at `template` of the document.
+pub(crate) fn patch(
+    document: Value,
+    kind: &str,
+    template: &[&str],
+    pod: &Pod<'_>,
+    config: &InjectorConfig,
+) -> Result<(Patch, Value, Vec<String>), InjectError> {
+    let options = Options::parse(pod.meta.annotations.as_ref(), config)?;
+    guard::check(pod.spec)?;
+    let mut warnings = options::warnings(pod.meta.annotations.as_ref());
+    if !options.native_sidecar && matches!(kind, "Job" | "CronJob") {
+        warnings.push(format!(
+            "{kind} has a sidecar that is not native and would keep its pods from completing: \
+             remove the annotation {}",
+            annotations::NATIVE_SIDECAR
+        ));
+    }
+    let mut editor = Editor::new(document, template);
+    let result = write(&mut editor, pod, &options, config);
+    result.map_err(|source| InjectError::Patch {
+        kind: kind.to_owned(),
+        source,
+    })?;
+    let (patch, document) = editor.finish();
+    Ok((patch, document, warnings))
+}
+
+fn write(
+    editor: &mut Editor,
+    pod: &Pod<'_>,
+    options: &Options,
+    config: &InjectorConfig,
+) -> Result<(), json_patch::PatchError> {
+    let probes = if config.rewrite_probes {
+        probes::rewrite(editor, pod.spec, options)?
+    } else {
+        probes::Probes::default()
+    };
+    for volume in containers::volumes() {
+        editor.append(&["spec", "volumes"], volume)?;
+    }
+    let grace = pod.spec.termination_grace_period_seconds;
+    let capture = containers::capture(options, config);
+    let sidecar = containers::sidecar(options, config, grace, &probes);
+    if options.native_sidecar {
+        editor.insert(&["spec", "initContainers"], 0, capture)?;
+        editor.insert(&["spec", "initContainers"], 1, sidecar)?;
+    } else {
+        // The user's init containers run before any sidecar, so they need their network uncaptured.
+        editor.append(&["spec", "initContainers"], capture)?;
+        editor.insert(&["spec", "containers"], 0, sidecar)?;
+        let has_default =
+            (pod.meta.annotations.as_ref()).is_some_and(|all| all.contains_key(DEFAULT_CONTAINER));
+        if let (Some(first), false) = (pod.spec.containers.first(), has_default) {
+            editor.set(
+                &["metadata", "annotations"],
+                DEFAULT_CONTAINER,
+                json!(first.name),
+            )?;
+        }
+    }
+    editor.set(&["metadata", "labels"], labels::PROXIED, json!("true"))?;
+    let canonical = [
+        (labels::CANONICAL_NAME, identity::canonical_name(pod)),
+        (
+            labels::CANONICAL_REVISION,
+            Some(identity::canonical_revision(pod.meta)),
+        ),
+    ];
+    for (name, value) in canonical {
+        let present = pod
+            .meta
+            .labels
+            .as_ref()
+            .is_some_and(|all| all.contains_key(name));
+        if let (Some(value), false) = (value, present) {
+            editor.set(&["metadata", "labels"], name, json!(value))?;
+        }
+    }
+    editor.set(
+        &["metadata", "annotations"],
+        annotations::STATUS,
+        json!(status(options, config)),
+    )
+}
+
+/// What was injected, so that it can be recognised, inspected and taken out again.
+fn status(options: &Options, config: &InjectorConfig) -> String {
+    let (init_containers, containers): (&[&str], &[&str]) = if options.native_sidecar {
+        (&[names::CAPTURE, names::PROXY], &[])
+    } else {
+        (&[names::CAPTURE], &[names::PROXY])
+    };
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "image": config.image,
+        "initContainers": init_containers,
+        "containers": containers,
+        "volumes": [names::TOKEN_VOLUME, names::STATE_VOLUME],
+    })
+    .to_string()
+}
+
+#[cfg(test)]
+mod tests;

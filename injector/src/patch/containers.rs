@@ -1,0 +1,212 @@
+//! The containers and volumes of a sidecar, as JSON.
+
+use std::fmt::Display;
+
+use serde_json::{Map, Value, json};
+use tulle_runtime::names::{
+    CA_CONFIG_MAP, PROXY_UID, TOKEN_AUDIENCE, containers as names, files, ports, variables,
+};
+
+use super::probes::Probes;
+use crate::config::{InjectorConfig, Resources};
+use crate::options::Options;
+
+/// Lifetime of the token for the CA; kubelet renews it at four fifths.
+const TOKEN_SECONDS: u32 = 3600;
+/// Room for an SVID, its key and the last good config.
+const STATE_SIZE: &str = "16Mi";
+/// Grace period of pods that set none.
+const DEFAULT_GRACE: i64 = 30;
+/// What the sidecar leaves of the grace period between its deadline and kubelet's SIGKILL.
+const GRACE_MARGIN: i64 = 5;
+
+/// One projected volume with token and bundle, and a memory-backed one for state.
+///
+/// Token and bundle share a volume because a projected volume is mounted read-only and nothing can be mounted inside it,
+/// and because a file mounted by subPath would never be renewed.
+pub(crate) fn volumes() -> [Value; 2] {
+    let bundle = files::CA_BUNDLE
+        .strip_prefix(files::SECRETS_DIR)
+        .unwrap_or(files::CA_BUNDLE);
+    let token = files::TOKEN
+        .strip_prefix(files::SECRETS_DIR)
+        .unwrap_or(files::TOKEN);
+    [
+        json!({
+            "name": names::TOKEN_VOLUME,
+            "projected": { "sources": [
+                { "serviceAccountToken": {
+                    "audience": TOKEN_AUDIENCE,
+                    "expirationSeconds": TOKEN_SECONDS,
+                    "path": token.trim_start_matches('/'),
+                } },
+                { "configMap": {
+                    "name": CA_CONFIG_MAP,
+                    "items": [{ "key": files::CA_BUNDLE_KEY, "path": bundle.trim_start_matches('/') }],
+                } },
+            ] },
+        }),
+        json!({
+            "name": names::STATE_VOLUME,
+            "emptyDir": { "medium": "Memory", "sizeLimit": STATE_SIZE },
+        }),
+    ]
+}
+
+/// The init container that programs the capture rules and ends.
+///
+/// It is root because a capability that is merely added takes effect for root only; NET_ADMIN is all that it keeps.
+pub(crate) fn capture(options: &Options, config: &InjectorConfig) -> Value {
+    let mut inbound = vec![ports::METRICS, ports::READINESS];
+    inbound.extend(&options.exclude_inbound_ports);
+    let mut args = vec![
+        "capture".to_owned(),
+        format!("--exclude-inbound-ports={}", list(&inbound)),
+    ];
+    if !options.exclude_outbound_ports.is_empty() {
+        args.push(format!(
+            "--exclude-outbound-ports={}",
+            list(&options.exclude_outbound_ports)
+        ));
+    }
+    if !options.exclude_outbound_cidrs.is_empty() {
+        args.push(format!(
+            "--exclude-outbound-cidrs={}",
+            list(&options.exclude_outbound_cidrs)
+        ));
+    }
+    let mut env = vec![variable(variables::LOG, &options.log)];
+    if config.mark_sockets {
+        env.push(variable(variables::MARK_SOCKETS, "true"));
+    }
+    json!({
+        "name": names::CAPTURE,
+        "image": config.image,
+        "imagePullPolicy": config.image_pull_policy,
+        "args": args,
+        "env": env,
+        "resources": resources(&config.resources),
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "capabilities": { "add": ["NET_ADMIN"], "drop": ["ALL"] },
+            "privileged": false,
+            "readOnlyRootFilesystem": true,
+            "runAsGroup": 0,
+            "runAsNonRoot": false,
+            "runAsUser": 0,
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    })
+}
+
+/// The sidecar itself.
+pub(crate) fn sidecar(
+    options: &Options,
+    config: &InjectorConfig,
+    grace: Option<i64>,
+    probes: &Probes,
+) -> Value {
+    let ready = json!({ "path": "/healthz/ready", "port": ports::READINESS });
+    let mut container = json!({
+        "name": names::PROXY,
+        "image": config.image,
+        "imagePullPolicy": config.image_pull_policy,
+        "args": ["run"],
+        "env": environment(options, config, grace, probes),
+        "ports": [{ "name": "tulle-metrics", "containerPort": ports::METRICS, "protocol": "TCP" }],
+        "startupProbe": { "httpGet": ready, "periodSeconds": 1, "failureThreshold": 600 },
+        "readinessProbe": { "httpGet": ready, "periodSeconds": 5, "timeoutSeconds": 3, "failureThreshold": 3 },
+        "resources": resources(&config.resources),
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "capabilities": { "drop": ["ALL"] },
+            "privileged": false,
+            "readOnlyRootFilesystem": true,
+            "runAsGroup": PROXY_UID,
+            "runAsNonRoot": true,
+            "runAsUser": PROXY_UID,
+            "seccompProfile": { "type": "RuntimeDefault" },
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            { "name": names::TOKEN_VOLUME, "mountPath": files::SECRETS_DIR, "readOnly": true },
+            { "name": names::STATE_VOLUME, "mountPath": files::STATE_DIR },
+        ],
+    });
+    if options.native_sidecar {
+        container["restartPolicy"] = json!("Always");
+    }
+    container
+}
+
+fn environment(
+    options: &Options,
+    config: &InjectorConfig,
+    grace: Option<i64>,
+    probes: &Probes,
+) -> Vec<Value> {
+    let mut env = vec![
+        downward(variables::POD_NAME, "metadata.name"),
+        downward(variables::POD_NAMESPACE, "metadata.namespace"),
+        downward(variables::POD_IP, "status.podIP"),
+        downward(variables::SERVICE_ACCOUNT, "spec.serviceAccountName"),
+        variable(variables::CONTROL_ADDRESS, &config.control_address),
+        variable(variables::TRUST_DOMAIN, &config.trust_domain),
+        variable(variables::CLUSTER_DOMAIN, &config.cluster_domain),
+        variable(variables::LOG, &options.log),
+        variable(
+            variables::ACCESS_LOG,
+            if options.access_log { "json" } else { "off" },
+        ),
+        variable(variables::WORKERS, config.workers),
+        variable(variables::DRAIN_DEADLINE, drain_deadline(config, grace)),
+    ];
+    if config.mark_sockets {
+        env.push(variable(variables::MARK_SOCKETS, true));
+    }
+    if let Some(originals) = probes.to_variable() {
+        env.push(variable(variables::APP_PROBES, originals));
+    }
+    env
+}
+
+/// The operator's deadline, else what the pod's grace period leaves.
+fn drain_deadline(config: &InjectorConfig, grace: Option<i64>) -> String {
+    match config.drain_deadline {
+        Some(deadline) => format!("{}ms", deadline.as_millis()),
+        None => format!(
+            "{}s",
+            grace
+                .unwrap_or(DEFAULT_GRACE)
+                .saturating_sub(GRACE_MARGIN)
+                .max(1)
+        ),
+    }
+}
+
+/// `$(...)` would be expanded by kubelet, so a dollar sign is doubled.
+fn variable(name: &str, value: impl Display) -> Value {
+    json!({ "name": name, "value": value.to_string().replace('$', "$$") })
+}
+
+fn downward(name: &str, field: &str) -> Value {
+    json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": field } } })
+}
+
+fn list<T: Display>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn resources(resources: &Resources) -> Value {
+    let quantities = |cpu: Option<&String>, memory: Option<&String>| {
+        let pairs = [("cpu", cpu), ("memory", memory)];
+        let set = pairs
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), json!(value?))));
+        Value::Object(set.collect::<Map<_, _>>())
+    };
+    json!({
+        "requests": quantities(Some(&resources.cpu_request), Some(&resources.memory_request)),
+        "limits": quantities(resources.cpu_limit.as_ref(), resources.memory_limit.as_ref()),
+    })
+}

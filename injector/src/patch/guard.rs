@@ -1,0 +1,83 @@
+//! What of a pod would defeat its sidecar: the sidecar's own ids, names and ports.
+
+use k8s_openapi::api::core::v1::{Container, PodSpec};
+use tulle_runtime::names::{PROXY_UID, containers, labels, ports};
+
+use crate::InjectError;
+
+/// Ports that the sidecar listens on, or will.
+const PORTS: [u16; 6] = [
+    ports::ADMIN,
+    ports::OUTBOUND,
+    ports::INBOUND,
+    ports::METRICS,
+    ports::READINESS,
+    ports::DNS,
+];
+
+pub(crate) fn check(spec: &PodSpec) -> Result<(), InjectError> {
+    for container in spec
+        .init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers)
+    {
+        if [containers::PROXY, containers::CAPTURE].contains(&container.name.as_str()) {
+            return Err(reserved_name("a container", &container.name));
+        }
+        ids(spec, container)?;
+        own_ports(container)?;
+    }
+    let mut volumes = spec.volumes.iter().flatten();
+    match volumes.find(|volume| {
+        [containers::TOKEN_VOLUME, containers::STATE_VOLUME].contains(&volume.name.as_str())
+    }) {
+        Some(volume) => Err(reserved_name("a volume", &volume.name)),
+        None => Ok(()),
+    }
+}
+
+fn reserved_name(what: &'static str, name: &str) -> InjectError {
+    InjectError::ReservedName {
+        what,
+        name: name.to_owned(),
+        label: labels::INJECT,
+    }
+}
+
+/// A container's own id wins over the pod's, as in kubelet.
+fn ids(spec: &PodSpec, container: &Container) -> Result<(), InjectError> {
+    let pod = spec.security_context.as_ref();
+    let own = container.security_context.as_ref();
+    let user = own
+        .and_then(|own| own.run_as_user)
+        .or(pod.and_then(|pod| pod.run_as_user));
+    let group = own
+        .and_then(|own| own.run_as_group)
+        .or(pod.and_then(|pod| pod.run_as_group));
+    for (field, id) in [("runAsUser", user), ("runAsGroup", group)] {
+        if id == Some(i64::from(PROXY_UID)) {
+            return Err(InjectError::ReservedId {
+                container: container.name.clone(),
+                field,
+                id: PROXY_UID,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn own_ports(container: &Container) -> Result<(), InjectError> {
+    let declared = container
+        .ports
+        .iter()
+        .flatten()
+        .filter_map(|port| u16::try_from(port.container_port).ok());
+    match declared.into_iter().find(|port| PORTS.contains(port)) {
+        Some(port) => Err(InjectError::ReservedPort {
+            container: container.name.clone(),
+            port,
+        }),
+        None => Ok(()),
+    }
+}

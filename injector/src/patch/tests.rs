@@ -1,0 +1,461 @@
+use serde_json::{Value, json};
+
+use crate::{InjectorConfig, Namespace, Outcome, inject_document, inject_pod};
+
+fn pod(metadata: Value, spec: Value) -> Value {
+    json!({ "kind": "Pod", "metadata": metadata, "spec": spec })
+}
+
+fn try_inject(pod: &Value, config: &InjectorConfig) -> Result<Outcome, String> {
+    inject_pod(pod, &Namespace::enabled("shop"), config).map_err(|error| error.to_string())
+}
+
+fn inject(pod: &Value) -> Value {
+    try_inject(pod, &InjectorConfig::default())
+        .expect("injected")
+        .document
+}
+
+fn names(containers: &Value) -> Vec<&str> {
+    containers
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|container| container["name"].as_str())
+        .collect()
+}
+
+fn variable<'a>(container: &'a Value, name: &str) -> Option<&'a str> {
+    let env = container["env"].as_array()?;
+    env.iter().find(|variable| variable["name"] == name)?["value"].as_str()
+}
+
+#[test]
+fn a_native_sidecar_starts_after_capture_and_before_the_users_init_containers() {
+    let pod = pod(
+        json!({}),
+        json!({ "initContainers": [{ "name": "migrate" }], "containers": [{ "name": "web" }] }),
+    );
+    let injected = inject(&pod);
+    assert_eq!(
+        names(&injected["spec"]["initContainers"]),
+        ["tulle-capture", "tulle-proxy", "migrate"]
+    );
+    assert_eq!(names(&injected["spec"]["containers"]), ["web"]);
+    let sidecar = &injected["spec"]["initContainers"][1];
+    assert_eq!(sidecar["restartPolicy"], "Always");
+    assert_eq!(
+        sidecar["startupProbe"]["httpGet"],
+        json!({ "path": "/healthz/ready", "port": 15021 })
+    );
+    assert_eq!(
+        sidecar["readinessProbe"]["httpGet"],
+        json!({ "path": "/healthz/ready", "port": 15021 })
+    );
+}
+
+#[test]
+fn a_classic_sidecar_comes_first_and_capture_last() {
+    let pod = pod(
+        json!({ "annotations": { "tulle.dev/native-sidecar": "false" } }),
+        json!({ "initContainers": [{ "name": "migrate" }], "containers": [{ "name": "web" }] }),
+    );
+    let injected = inject(&pod);
+    assert_eq!(
+        names(&injected["spec"]["initContainers"]),
+        ["migrate", "tulle-capture"]
+    );
+    assert_eq!(
+        names(&injected["spec"]["containers"]),
+        ["tulle-proxy", "web"]
+    );
+    assert!(
+        injected["spec"]["containers"][0]
+            .get("restartPolicy")
+            .is_none()
+    );
+    assert_eq!(
+        injected["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"],
+        "web"
+    );
+}
+
+#[test]
+fn a_classic_sidecar_in_a_job_earns_a_warning() {
+    for (native, expected) in [("true", 0), ("false", 1)] {
+        let template = pod(
+            json!({ "annotations": { "tulle.dev/native-sidecar": native } }),
+            json!({ "containers": [{ "name": "work" }] }),
+        );
+        let job = json!({ "kind": "Job", "spec": { "template": template } });
+        let outcome = inject_document(job, &Namespace::enabled("shop"), &InjectorConfig::default())
+            .expect("injected");
+        assert_eq!(outcome.warnings.len(), expected, "{native}");
+    }
+}
+
+#[test]
+fn the_sidecar_has_no_privileges_and_capture_has_one() {
+    let injected = inject(&pod(
+        json!({}),
+        json!({ "containers": [{ "name": "web" }] }),
+    ));
+    let [capture, sidecar] =
+        [0, 1].map(|index| &injected["spec"]["initContainers"][index]["securityContext"]);
+    assert_eq!(sidecar["capabilities"], json!({ "drop": ["ALL"] }));
+    assert_eq!(
+        capture["capabilities"],
+        json!({ "add": ["NET_ADMIN"], "drop": ["ALL"] })
+    );
+    for (field, value) in [("runAsUser", 1337), ("runAsGroup", 1337)] {
+        assert_eq!(sidecar[field], value);
+    }
+    assert_eq!(sidecar["runAsNonRoot"], true);
+    for context in [capture, sidecar] {
+        assert_eq!(context["allowPrivilegeEscalation"], false);
+        assert_eq!(context["readOnlyRootFilesystem"], true);
+    }
+}
+
+#[test]
+fn token_bundle_and_state_are_mounted_by_the_sidecar_only_and_none_inside_another() {
+    let injected = inject(&pod(
+        json!({}),
+        json!({ "containers": [{ "name": "web" }], "volumes": [{ "name": "data" }] }),
+    ));
+    let volumes = &injected["spec"]["volumes"];
+    assert_eq!(names(volumes), ["data", "tulle-token", "tulle-state"]);
+    let sources = &volumes[1]["projected"]["sources"];
+    assert_eq!(
+        sources[0]["serviceAccountToken"],
+        json!({ "audience": "tulle-ca", "expirationSeconds": 3600, "path": "token" })
+    );
+    assert_eq!(
+        sources[1]["configMap"],
+        json!({ "name": "tulle-ca-root", "items": [{ "key": "root.pem", "path": "ca/root.pem" }] })
+    );
+    assert_eq!(
+        volumes[2]["emptyDir"],
+        json!({ "medium": "Memory", "sizeLimit": "16Mi" })
+    );
+    let mounts = injected["spec"]["initContainers"][1]["volumeMounts"]
+        .as_array()
+        .expect("mounts");
+    let paths: Vec<_> = mounts
+        .iter()
+        .map(|mount| format!("{}/", mount["mountPath"].as_str().expect("path")))
+        .collect();
+    assert_eq!(
+        paths,
+        ["/var/run/secrets/tulle/", "/var/run/secrets/tulle-state/"]
+    );
+    assert!(
+        !paths[1].starts_with(&paths[0])
+            && mounts.iter().all(|mount| mount.get("subPath").is_none())
+    );
+    assert!(
+        injected["spec"]["containers"][0]
+            .get("volumeMounts")
+            .is_none()
+    );
+}
+
+#[test]
+fn annotations_reach_the_capture_rules_and_the_sidecar() {
+    let annotations = json!({
+        "tulle.dev/exclude-inbound-ports": "9000",
+        "tulle.dev/exclude-outbound-ports": "3306, 25",
+        "tulle.dev/exclude-outbound-cidrs": "192.0.2.0/24",
+        "tulle.dev/proxy-log-level": "debug",
+        "tulle.dev/access-log": "off",
+    });
+    let injected = inject(&pod(
+        json!({ "annotations": annotations }),
+        json!({ "containers": [{ "name": "web" }] }),
+    ));
+    let init = &injected["spec"]["initContainers"];
+    let expected = [
+        "capture",
+        "--exclude-inbound-ports=15020,15021,9000",
+        "--exclude-outbound-ports=25,3306",
+        "--exclude-outbound-cidrs=192.0.2.0/24",
+    ];
+    assert_eq!(init[0]["args"], json!(expected));
+    assert_eq!(variable(&init[1], "TULLE_LOG"), Some("debug"));
+    assert_eq!(variable(&init[1], "TULLE_ACCESS_LOG"), Some("off"));
+}
+
+#[test]
+fn the_operators_settings_reach_the_sidecar() {
+    let config = InjectorConfig {
+        image: "registry.example/proxy:1".to_owned(),
+        control_address: "192.0.2.1:15012".to_owned(),
+        mark_sockets: true,
+        ..InjectorConfig::default()
+    };
+    let pod = pod(
+        json!({}),
+        json!({ "containers": [{ "name": "web" }], "terminationGracePeriodSeconds": 60 }),
+    );
+    let injected = try_inject(&pod, &config).expect("injected").document;
+    let init = &injected["spec"]["initContainers"];
+    let sidecar = &init[1];
+    assert_eq!(sidecar["image"], "registry.example/proxy:1");
+    let rows = [
+        ("TULLE_CONTROL_ADDRESS", Some("192.0.2.1:15012")),
+        ("TULLE_TRUST_DOMAIN", Some("cluster.local")),
+        ("TULLE_MARK_SOCKETS", Some("true")),
+        ("TULLE_DRAIN_DEADLINE", Some("55s")),
+        ("TULLE_APP_PROBES", None),
+    ];
+    for (name, expected) in rows {
+        assert_eq!(variable(sidecar, name), expected, "{name}");
+    }
+    assert_eq!(variable(&init[0], "TULLE_MARK_SOCKETS"), Some("true"));
+    let address = sidecar["env"]
+        .as_array()
+        .expect("env")
+        .iter()
+        .find(|one| one["name"] == "POD_IP")
+        .expect("POD_IP");
+    assert_eq!(
+        address["valueFrom"]["fieldRef"]["fieldPath"],
+        "status.podIP"
+    );
+}
+
+#[test]
+fn the_drain_ends_before_the_pods_grace_period_unless_the_operator_set_it() {
+    let rows = [
+        (None, None, "25s"),
+        (Some(2), None, "1s"),
+        (Some(i64::MIN), None, "1s"),
+        (Some(60), Some(1500), "1500ms"),
+    ];
+    for (grace, deadline, expected) in rows {
+        let config = InjectorConfig {
+            drain_deadline: deadline.map(std::time::Duration::from_millis),
+            ..InjectorConfig::default()
+        };
+        let pod = pod(
+            json!({}),
+            json!({ "containers": [], "terminationGracePeriodSeconds": grace }),
+        );
+        let injected = try_inject(&pod, &config).expect("injected").document;
+        assert_eq!(
+            variable(
+                &injected["spec"]["initContainers"][1],
+                "TULLE_DRAIN_DEADLINE"
+            ),
+            Some(expected)
+        );
+    }
+}
+
+#[test]
+fn the_canonical_service_is_named_by_labels_then_owner_then_pod_and_never_overwritten() {
+    let owner = |kind: &str, name: &str| json!([{ "apiVersion": "v1", "kind": kind, "name": name, "uid": "u", "controller": true }]);
+    let rows = [
+        (
+            "recommended label",
+            json!({ "labels": { "app.kubernetes.io/name": "a", "app": "b" } }),
+            "a",
+            "latest",
+        ),
+        (
+            "app label",
+            json!({ "labels": { "app": "b", "version": "v2" } }),
+            "b",
+            "v2",
+        ),
+        (
+            "deployment of a replica set",
+            json!({ "labels": { "pod-template-hash": "abc" }, "ownerReferences": owner("ReplicaSet", "web-abc") }),
+            "web",
+            "latest",
+        ),
+        (
+            "stateful set",
+            json!({ "name": "db-0", "ownerReferences": owner("StatefulSet", "db") }),
+            "db",
+            "latest",
+        ),
+        ("bare pod", json!({ "name": "lone" }), "lone", "latest"),
+        (
+            "set by the user",
+            json!({ "labels": { "app": "b", "service.istio.io/canonical-name": "x", "service.istio.io/canonical-revision": "y" } }),
+            "x",
+            "y",
+        ),
+    ];
+    for (name, metadata, service, revision) in rows {
+        let injected = inject(&pod(metadata, json!({ "containers": [{ "name": "web" }] })));
+        let labels = &injected["metadata"]["labels"];
+        assert_eq!(labels["service.istio.io/canonical-name"], service, "{name}");
+        assert_eq!(
+            labels["service.istio.io/canonical-revision"], revision,
+            "{name}"
+        );
+        assert_eq!(labels["tulle.dev/proxied"], "true", "{name}");
+    }
+}
+
+#[test]
+fn probes_over_the_network_go_through_the_sidecar_and_others_stay() {
+    let containers = json!([{
+        "name": "web",
+        "ports": [{ "name": "http", "containerPort": 8080 }],
+        "readinessProbe": { "httpGet": { "path": "/ready", "port": "http", "scheme": "HTTPS" }, "periodSeconds": 7, "timeoutSeconds": 3 },
+        "livenessProbe": { "tcpSocket": { "port": 8081 } },
+        "startupProbe": { "grpc": { "port": 9090, "service": "s" } },
+    }, {
+        "name": "tool",
+        "readinessProbe": { "exec": { "command": ["true"] } },
+        "livenessProbe": { "httpGet": { "port": "nameless" } },
+        "startupProbe": { "httpGet": { "host": "192.0.2.1", "port": 80 } },
+    }, {
+        "name": "raw",
+        "readinessProbe": { "tcpSocket": { "port": 9000 } },
+    }]);
+    let pod = pod(
+        json!({ "annotations": { "tulle.dev/exclude-inbound-ports": "9000" } }),
+        json!({ "containers": containers }),
+    );
+    let injected = inject(&pod);
+    let web = &injected["spec"]["containers"][0];
+    assert_eq!(
+        web["readinessProbe"],
+        json!({ "httpGet": { "path": "/app-health/web/readyz", "port": 15020 }, "periodSeconds": 7, "timeoutSeconds": 3 })
+    );
+    assert_eq!(
+        web["livenessProbe"]["httpGet"]["path"],
+        "/app-health/web/livez"
+    );
+    assert_eq!(
+        web["startupProbe"],
+        json!({ "httpGet": { "path": "/app-health/web/startupz", "port": 15020 } })
+    );
+    for index in [1, 2] {
+        assert_eq!(injected["spec"]["containers"][index], containers[index]);
+    }
+    let saved =
+        variable(&injected["spec"]["initContainers"][1], "TULLE_APP_PROBES").expect("saved");
+    let saved: Value = serde_json::from_str(saved).expect("JSON");
+    assert_eq!(
+        saved,
+        json!({
+            "/app-health/web/readyz": { "httpGet": { "path": "/ready", "port": 8080, "scheme": "HTTPS" }, "timeoutSeconds": 3 },
+            "/app-health/web/livez": { "tcpSocket": { "port": 8081 }, "timeoutSeconds": 1 },
+            "/app-health/web/startupz": { "grpc": { "port": 9090, "service": "s" }, "timeoutSeconds": 1 },
+        })
+    );
+}
+
+#[test]
+fn probes_stay_where_the_operator_turned_rewriting_off() {
+    let config = InjectorConfig {
+        rewrite_probes: false,
+        ..InjectorConfig::default()
+    };
+    let pod = pod(
+        json!({}),
+        json!({ "containers": [{ "name": "web", "readinessProbe": { "tcpSocket": { "port": 80 } } }] }),
+    );
+    let injected = try_inject(&pod, &config).expect("injected").document;
+    assert_eq!(injected["spec"]["containers"], pod["spec"]["containers"]);
+    assert_eq!(
+        variable(&injected["spec"]["initContainers"][1], "TULLE_APP_PROBES"),
+        None
+    );
+}
+
+#[test]
+fn fields_that_our_types_do_not_know_survive() {
+    let pod = pod(
+        json!({ "name": "p", "future": { "a": [1] } }),
+        json!({ "containers": [{ "name": "web", "future": 1.5, "readinessProbe": { "tcpSocket": { "port": 80, "f": 1 }, "future": 2 } }], "future": null }),
+    );
+    let injected = inject(&pod);
+    assert_eq!(injected["metadata"]["future"], json!({ "a": [1] }));
+    assert_eq!(injected["spec"]["containers"][0]["future"], 1.5);
+    assert_eq!(
+        injected["spec"]["containers"][0]["readinessProbe"]["future"],
+        2
+    );
+    assert_eq!(injected["spec"].get("future"), Some(&Value::Null));
+}
+
+#[test]
+fn a_pod_that_would_defeat_its_sidecar_is_refused_and_its_neighbour_is_not() {
+    let container = |extra: Value| {
+        let mut container = json!({ "name": "web" });
+        for (key, value) in extra.as_object().into_iter().flatten() {
+            container[key] = value.clone();
+        }
+        json!({ "containers": [container] })
+    };
+    let pod_level = |container: Value| json!({ "securityContext": { "runAsUser": 1337 }, "containers": [{ "name": "web", "securityContext": container }] });
+    let rows = [
+        (
+            "user",
+            container(json!({ "securityContext": { "runAsUser": 1337 } })),
+            Some("container web would run with runAsUser 1337"),
+        ),
+        (
+            "group",
+            container(json!({ "securityContext": { "runAsGroup": 1337 } })),
+            Some("container web would run with runAsGroup 1337"),
+        ),
+        (
+            "another user",
+            container(json!({ "securityContext": { "runAsUser": 1338 } })),
+            None,
+        ),
+        (
+            "user by the pod",
+            pod_level(json!({})),
+            Some("container web would run with runAsUser 1337"),
+        ),
+        (
+            "user by the pod, overridden",
+            pod_level(json!({ "runAsUser": 1000 })),
+            None,
+        ),
+        (
+            "user of an init container",
+            json!({ "initContainers": [{ "name": "i", "securityContext": { "runAsUser": 1337 } }], "containers": [] }),
+            Some("container i would run with runAsUser 1337"),
+        ),
+        (
+            "sidecar's name",
+            json!({ "containers": [{ "name": "tulle-proxy" }] }),
+            Some("a container is named tulle-proxy"),
+        ),
+        (
+            "volume's name",
+            json!({ "containers": [], "volumes": [{ "name": "tulle-state" }] }),
+            Some("a volume is named tulle-state"),
+        ),
+        (
+            "sidecar's port",
+            container(json!({ "ports": [{ "containerPort": 15006 }] })),
+            Some("container web declares port 15006"),
+        ),
+        (
+            "another port",
+            container(json!({ "ports": [{ "containerPort": 15007 }] })),
+            None,
+        ),
+    ];
+    for (name, spec, expected) in rows {
+        let result = try_inject(&pod(json!({}), spec), &InjectorConfig::default());
+        match (result, expected) {
+            (Ok(_), None) => {}
+            (Err(error), Some(start)) => assert!(
+                error.starts_with(start) && error.contains(':'),
+                "{name}: {error}"
+            ),
+            (result, expected) => panic!("{name}: {result:?} instead of {expected:?}"),
+        }
+    }
+}
