@@ -1,0 +1,68 @@
+//! Where a redirect leads: the rules of Gateway API's `HTTPRequestRedirectFilter`.
+
+use http::HeaderValue;
+use http::header::{HOST, InvalidHeaderValue};
+use http::request::Parts;
+use http::uri::{Authority, Scheme};
+
+use super::rewrite::rewritten_path;
+use crate::config::route::{Redirect, RouteMatch};
+
+/// The route redirects to something that is no location.
+#[derive(Debug, thiserror::Error)]
+#[error("the route redirects to something that is no location")]
+pub struct RedirectError(#[from] InvalidHeaderValue);
+
+/// The `Location` of a redirect. `port` is the port that the client meant to reach.
+///
+/// # Errors
+///
+/// When the result is no header value.
+pub fn location(
+    redirect: &Redirect,
+    matched: &RouteMatch,
+    request: &Parts,
+    port: u16,
+) -> Result<HeaderValue, RedirectError> {
+    let authority = authority(request);
+    let scheme = redirect.scheme.as_ref().unwrap_or(&Scheme::HTTP);
+    let host = redirect
+        .host
+        .as_deref()
+        .or_else(|| authority.as_ref().map(Authority::host));
+    let host = host.unwrap_or_default();
+    let well_known = if *scheme == Scheme::HTTPS { 443 } else { 80 };
+    let port = match (redirect.port, &redirect.scheme) {
+        (Some(port), _) => port,
+        (None, Some(_)) => well_known,
+        (None, None) => authority
+            .as_ref()
+            .and_then(Authority::port_u16)
+            .unwrap_or(port),
+    };
+    let (path, query) = (request.uri.path(), request.uri.query());
+    let path = match &redirect.path {
+        Some(rewrite) => rewritten_path(matched, rewrite, path, query),
+        None => request
+            .uri
+            .path_and_query()
+            .map_or("/", |both| both.as_str())
+            .to_owned(),
+    };
+    let location = if port == well_known {
+        format!("{scheme}://{host}{path}")
+    } else {
+        format!("{scheme}://{host}:{port}{path}")
+    };
+    Ok(HeaderValue::try_from(location)?)
+}
+
+fn authority(request: &Parts) -> Option<Authority> {
+    if let Some(authority) = request.uri.authority() {
+        return Some(authority.clone());
+    }
+    request
+        .headers
+        .get(HOST)
+        .and_then(|host| Authority::try_from(host.as_bytes()).ok())
+}
