@@ -1,3 +1,14 @@
 //! The chassis every Tulle program stands on.
+//!
+//! Rooms in the order in which a program meets them: names and environment, tracing and metrics, tasks, signals and
+//! drain, back-off, and the admin HTTP server. Nothing here knows xDS, TLS or Kubernetes.
 
+pub mod admin;
+pub mod backoff;
+pub mod drain;
+pub mod env;
+pub mod metrics;
 pub mod names;
+pub mod signals;
+pub mod tasks;
+pub mod trace;

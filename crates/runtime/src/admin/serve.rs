@@ -1,0 +1,164 @@
+//! Connections of the admin server: bounded in number, in time and in bytes.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use super::{Answer, Request, Route, Routes, check, text};
+use crate::tasks::Tasks;
+
+/// Open connections at a time; more wait in the kernel's queue.
+pub(super) const MAX_CONNECTIONS: usize = 64;
+/// Time for a request's head, and again for its body; also how long an idle connection stays.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// Life of a connection, whatever its client does: a client that does not read cannot hold it for ever.
+const CONNECTION_LIFETIME: Duration = Duration::from_secs(60);
+/// Bytes of a request's head.
+const MAX_HEAD: usize = 16 * 1024;
+/// Bytes of a request's body.
+const MAX_BODY: usize = 64 * 1024;
+/// Pause after accept has failed, as it does for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+pub(super) async fn accept_loop(
+    listener: TcpListener,
+    routes: Arc<Routes>,
+    name: &'static str,
+    tasks: Tasks,
+) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let accept = async {
+        loop {
+            let place = places
+                .clone()
+                .acquire_owned()
+                .await
+                .expect("the semaphore is never closed");
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let connection = serve_connection(stream, routes.clone(), tasks.clone());
+                    tasks.spawn_connection(name, async move {
+                        connection.await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept an admin connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = tasks.cancelled() => {}
+        () = accept => {}
+    }
+}
+
+async fn serve_connection(stream: TcpStream, routes: Arc<Routes>, tasks: Tasks) {
+    let service = service_fn(move |request| {
+        let routes = routes.clone();
+        async move { Ok::<_, Infallible>(answer(&routes, request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(READ_TIMEOUT)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let served = async {
+        tokio::select! {
+            biased;
+            result = connection.as_mut() => return result,
+            () = tasks.cancelled() => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        connection.await
+    };
+    match tokio::time::timeout(CONNECTION_LIFETIME, served).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "an admin connection ended badly"),
+        Err(_) => tracing::debug!("an admin connection reached its time limit"),
+    }
+}
+
+async fn answer(routes: &Routes, request: hyper::Request<Incoming>) -> Answer {
+    let (head, body) = request.into_parts();
+    if let Err(reason) = check::admit(&head, &routes.hosts) {
+        return text(StatusCode::FORBIDDEN, reason);
+    }
+    let path = head.uri.path();
+    let here: Vec<&Route> = routes
+        .routes
+        .iter()
+        .filter(|route| matches(&route.path, path))
+        .collect();
+    let wanted = if head.method == Method::HEAD {
+        &Method::GET
+    } else {
+        &head.method
+    };
+    let Some(route) = here.iter().find(|route| route.method == *wanted) else {
+        return refuse(routes, &here);
+    };
+    let body =
+        match tokio::time::timeout(READ_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) => {
+                return text(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    format!("cannot read the body: {error}\n"),
+                );
+            }
+            Err(_) => {
+                return text(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "the body did not arrive in time\n",
+                );
+            }
+        };
+    let request = Request {
+        path: path.to_owned(),
+        query: head.uri.query().unwrap_or_default().to_owned(),
+        headers: head.headers,
+        body,
+    };
+    (route.handler)(request).await
+}
+
+/// No route fits; `here` are those of the path, with other methods.
+fn refuse(routes: &Routes, here: &[&Route]) -> Answer {
+    if here.is_empty() {
+        let known: Vec<String> = routes
+            .routes
+            .iter()
+            .map(|route| format!("{} {}\n", route.method, route.path))
+            .collect();
+        let list = format!("nothing here; there is:\n{}", known.concat());
+        return text(StatusCode::NOT_FOUND, list);
+    }
+    let allowed: Vec<&str> = here.iter().map(|route| route.method.as_str()).collect();
+    let allowed = allowed.join(", ");
+    let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, format!("use {allowed}\n"));
+    if let Ok(allowed) = header::HeaderValue::try_from(allowed) {
+        refusal.headers_mut().insert(header::ALLOW, allowed);
+    }
+    refusal
+}
+
+fn matches(pattern: &str, path: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => path.starts_with(prefix),
+        None => pattern == path,
+    }
+}

@@ -1,0 +1,174 @@
+//! What a client of the admin server sees, over real sockets.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::*;
+
+async fn server() -> (SocketAddr, Tasks) {
+    let mut server = AdminServer::bind("127.0.0.1:0".parse().expect("an address"))
+        .await
+        .expect("a free port");
+    server.get("/ready", |_| async { text(StatusCode::OK, "yes\n") });
+    server.get("/app/*", |request| async move {
+        text(
+            StatusCode::OK,
+            format!("{}?{}", request.path, request.query),
+        )
+    });
+    server.post("/logging", |request| async move {
+        text(StatusCode::OK, request.body)
+    });
+    let (address, tasks) = (server.local_addr(), Tasks::new());
+    server.serve("admin", &tasks);
+    (address, tasks)
+}
+
+async fn exchange(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    stream
+        .write_all(request.as_bytes())
+        .await
+        .expect("it reads");
+    let mut answer = Vec::new();
+    // A reset after the answer is no matter here.
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8(answer).expect("text")
+}
+
+#[tokio::test]
+async fn requests_get_the_status_they_deserve() {
+    let (address, _tasks) = server().await;
+    let post =
+        "POST /logging HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 4\r\n";
+    let big = "x".repeat(70_000);
+    let table = [
+        ("a known path", "GET /ready HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".to_owned(), "200"),
+        ("HTTP/1.0 without Host", "GET /ready HTTP/1.0\r\n\r\n".to_owned(), "200"),
+        ("HEAD", "HEAD /ready HTTP/1.1\r\nHost: [::1]:1\r\nConnection: close\r\n\r\n".to_owned(), "200"),
+        ("a path under a star", "GET /app/x?y HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned(), "200"),
+        ("an unknown path", "GET /nope HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".to_owned(), "404"),
+        ("a wrong method", "GET /logging HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".to_owned(), "405"),
+        ("DNS rebinding", "GET /ready HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n".to_owned(), "403"),
+        ("no Host", "GET /ready HTTP/1.1\r\nConnection: close\r\n\r\n".to_owned(), "403"),
+        (
+            "two Hosts",
+            "GET /ready HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".to_owned(),
+            "403",
+        ),
+        (
+            "rebinding by absolute form",
+            "GET http://evil.example/ready HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".to_owned(),
+            "403",
+        ),
+        ("a POST", format!("{post}\r\ninfo"), "200"),
+        ("a browser's POST", format!("{post}Origin: null\r\n\r\ninfo"), "403"),
+        ("a browser's POST without Origin", format!("{post}Sec-Fetch-Site: cross-site\r\n\r\ninfo"), "403"),
+        (
+            "a body too large",
+            format!("POST /logging HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 70000\r\n\r\n{big}"),
+            "413",
+        ),
+        ("a head too large", format!("GET /ready HTTP/1.1\r\nHost: localhost\r\nX: {big}\r\n\r\n"), "431"),
+        ("garbage", "\u{1}\u{2}\u{3}\r\n\r\n".to_owned(), "400"),
+    ];
+    for (name, request, status) in table {
+        let answer = exchange(address, &request).await;
+        assert_eq!(answer.split(' ').nth(1), Some(status), "{name}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn handlers_see_path_query_and_body() {
+    let (address, _tasks) = server().await;
+    let answer = exchange(
+        address,
+        "GET /app/a/b?c=d HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    )
+    .await;
+    assert!(answer.ends_with("/app/a/b?c=d"), "{answer:?}");
+    let post = "POST /logging HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 4\r\n\r\ninfo";
+    assert!(exchange(address, post).await.ends_with("\r\n\r\ninfo"));
+}
+
+#[tokio::test]
+async fn only_loopback_is_bound_unless_told() {
+    let everywhere = "0.0.0.0:0".parse().expect("an address");
+    assert!(matches!(
+        AdminServer::bind(everywhere).await,
+        Err(AdminError::Exposed(_))
+    ));
+    assert!(AdminServer::bind_exposed(everywhere).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_reported_with_its_address() {
+    let taken = AdminServer::bind("127.0.0.1:0".parse().expect("an address"))
+        .await
+        .expect("a free port");
+    let error = AdminServer::bind(taken.local_addr())
+        .await
+        .expect_err("taken")
+        .to_string();
+    assert!(error.contains(&taken.local_addr().to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn connections_beyond_the_cap_wait_for_a_place() {
+    let (address, _tasks) = server().await;
+    let mut idle = Vec::new();
+    for _ in 0..serve::MAX_CONNECTIONS {
+        let mut stream = TcpStream::connect(address).await.expect("it listens");
+        stream
+            .write_all(b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .await
+            .expect("it reads");
+        stream.read_u8().await.expect("it is being served");
+        idle.push(stream);
+    }
+    let mut late = TcpStream::connect(address)
+        .await
+        .expect("the kernel queues it");
+    late.write_all(b"GET /ready HTTP/1.0\r\n\r\n")
+        .await
+        .expect("the kernel takes it");
+    assert!(
+        tokio::time::timeout(Duration::from_millis(50), late.read_u8())
+            .await
+            .is_err()
+    );
+    idle.pop();
+    assert_eq!(late.read_u8().await.expect("now it is served"), b'H');
+}
+
+#[tokio::test]
+async fn shutdown_finishes_the_request_that_is_being_answered() {
+    let mut server = AdminServer::bind("127.0.0.1:0".parse().expect("an address"))
+        .await
+        .expect("a free port");
+    let (entered, mut was_entered) = tokio::sync::mpsc::channel(1);
+    let go = Arc::new(tokio::sync::Notify::new());
+    let gate = go.clone();
+    server.get("/slow", move |_| {
+        let (entered, gate) = (entered.clone(), gate.clone());
+        async move {
+            entered.send(()).await.expect("the test listens");
+            gate.notified().await;
+            text(StatusCode::OK, "done")
+        }
+    });
+    let (address, tasks) = (server.local_addr(), Tasks::new());
+    server.serve("admin", &tasks);
+    let client = exchange(address, "GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let shutdown = async {
+        was_entered.recv().await;
+        tasks.cancel();
+        go.notify_one();
+        tasks.shutdown(Duration::from_secs(5)).await
+    };
+    let (answer, ended) = tokio::join!(client, shutdown);
+    assert!(ended);
+    assert!(answer.ends_with("done"), "{answer:?}");
+}
