@@ -1,5 +1,16 @@
 //! Tulle's data plane: the sidecar proxy.
+//!
+//! Rooms in the order in which a byte travels: it is accepted and its original destination found, its protocol is
+//! detected, TLS is ended; then it is HTTP (routed, balanced, sent upstream over a pool) or opaque TCP. A room uses
+//! only rooms earlier on the way.
+
+pub mod config;
+pub mod settings;
+
+pub mod conn;
+pub mod io;
+pub mod worker;
+
+pub mod route;
 
 pub mod balance;
-pub mod config;
-pub mod route;
