@@ -234,3 +234,6 @@ pub(crate) fn check(svid: &Svid, bundle: &TrustBundle) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

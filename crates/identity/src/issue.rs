@@ -162,6 +162,25 @@ impl Root {
     pub fn not_after(&self) -> SystemTime {
         self.not_after
     }
+
+    fn signer(&self) -> Result<rcgen::Issuer<'static, &PrivateKey>, Error> {
+        rcgen::Issuer::from_ca_cert_der(&self.cert, &self.key)
+            .map_err(|e| Error::Issue(e.to_string()))
+    }
+
+    /// Signs whatever it is given: what a hostile or clumsy CA might do.
+    #[cfg(test)]
+    pub(crate) fn sign_anything(
+        &self,
+        params: &CertificateParams,
+        key: &PrivateKey,
+    ) -> CertificateDer<'static> {
+        params
+            .signed_by(key, &self.signer().unwrap())
+            .unwrap()
+            .der()
+            .clone()
+    }
 }
 
 impl fmt::Debug for Root {
@@ -339,10 +358,8 @@ impl Issuer {
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
         params.use_authority_key_identifier_extension = true;
-        let issuer = rcgen::Issuer::from_ca_cert_der(&self.root.cert, &self.root.key)
-            .map_err(|e| Error::Issue(e.to_string()))?;
         let leaf = params
-            .signed_by(&public_key, &issuer)
+            .signed_by(&public_key, &self.root.signer()?)
             .map_err(|e| Error::Issue(e.to_string()))?;
         Ok(Issued {
             chain: vec![leaf.der().clone(), self.root.cert.clone()],
@@ -359,3 +376,6 @@ fn serial() -> Result<[u8; 16], Error> {
     bytes[0] = bytes[0] & 0x7f | 0x40;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests;

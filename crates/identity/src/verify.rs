@@ -1,6 +1,7 @@
 //! Judging a peer's chain: path to a root of ours, validity, purpose, and exactly one SPIFFE id that is expected.
 
 use std::sync::{Arc, LazyLock};
+use std::{fmt, io};
 
 use rustls::CertificateError;
 use rustls::crypto::aws_lc_rs::default_provider;
@@ -207,12 +208,36 @@ fn id_of(cert: &X509Certificate<'_>) -> Result<SpiffeId, VerifyError> {
     }
 }
 
+/// A refusal on its way through rustls, which prints what it does not know by `Debug`: so that says it in words too.
+#[derive(thiserror::Error)]
+#[error("{0}")]
+struct Refusal(VerifyError);
+
+impl fmt::Debug for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
 impl From<VerifyError> for rustls::Error {
     fn from(error: VerifyError) -> Self {
         match error {
             VerifyError::NoCertificate => Self::NoCertificatesPresented,
-            other => CertificateError::Other(rustls::OtherError(Arc::new(other))).into(),
+            other => CertificateError::Other(rustls::OtherError(Arc::new(Refusal(other)))).into(),
         }
+    }
+}
+
+/// Our own reason for a handshake that failed, if we refused the peer's certificate.
+#[must_use]
+pub fn refusal(error: &io::Error) -> Option<&VerifyError> {
+    let tls = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    match tls {
+        rustls::Error::InvalidCertificate(CertificateError::Other(other)) => {
+            other.0.downcast_ref::<Refusal>().map(|refusal| &refusal.0)
+        }
+        rustls::Error::NoCertificatesPresented => Some(&VerifyError::NoCertificate),
+        _ => None,
     }
 }
 
@@ -243,3 +268,6 @@ fn list(ids: &[SpiffeId]) -> String {
         format!("{} or {more} more", names.join(" or "))
     }
 }
+
+#[cfg(test)]
+mod tests;
