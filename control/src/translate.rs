@@ -2,15 +2,32 @@
 //!
 //! Nothing here remembers anything or looks at a clock, and what is encoded is encoded the same way every time (sorted
 //! lists, no map of more than one key), so a resource's bytes are its version. The view is the cache key: whatever a
-//! resource depends on besides the world is in the view that [`view_for`] gives for it.
+//! resource depends on besides the world is in the view that [`view_for`] gives for it. Shapes are described where they
+//! are made: [`listener`], [`inbound`], [`route`], [`cluster`], [`endpoints`], [`workload`].
 
-use std::collections::BTreeSet;
+mod affected;
+mod cluster;
+mod endpoints;
+mod filter;
+mod inbound;
+mod listener;
+mod mtls;
+mod name;
+mod protocol;
+mod route;
+mod workload;
+
+
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tulle_xds_proto::ResourceType;
+use prost::Message;
+use tulle_xds_proto::{ResourceType, prost};
 
-use crate::store::{ObjectKey, ObjectRef, Pod, World};
+pub use affected::Affected;
+pub use name::ResourceName;
+
+use crate::store::{ObjectKey, Pod, World};
 
 /// The kinds of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,13 +71,40 @@ impl ProxyView {
                 .and_then(|node| node.zone.clone()),
         }
     }
+
+    /// A view of which nothing is known but the kind.
+    #[must_use]
+    pub fn of_kind(kind: ClientKind) -> Self {
+        Self {
+            kind,
+            namespace: None,
+            pod: None,
+            node: None,
+            zone: None,
+        }
+    }
 }
 
 /// The part of a client's view that a resource depends on: clients with the same part share the resource.
 #[must_use]
 pub fn view_for(world: &World, view: &ProxyView, resource: ResourceType, name: &str) -> ProxyView {
-    let _ = (world, resource, name);
-    view.clone()
+    let mut part = ProxyView::of_kind(view.kind);
+    match (resource, ResourceName::parse(world.mesh(), name)) {
+        (ResourceType::Listener, Some(ResourceName::Inbound)) => part.pod = view.pod.clone(),
+        (ResourceType::Route, Some(ResourceName::Service { key, .. })) => {
+            part.namespace = view
+                .namespace
+                .clone()
+                .filter(|namespace| route::has_consumers(world, &key, namespace));
+        }
+        (ResourceType::Endpoints, Some(ResourceName::Service { key, .. })) => {
+            let (node, zone) = endpoints::depends_on_place(world, &key);
+            part.node = view.node.clone().filter(|_| node);
+            part.zone = view.zone.clone().filter(|_| zone);
+        }
+        _ => {}
+    }
+    part
 }
 
 /// The encoded message of a resource (the `value` of an `Any` under `resource.type_url()`), or `None` if there is no such
@@ -72,42 +116,72 @@ pub fn resource(
     resource: ResourceType,
     name: &str,
 ) -> Option<Bytes> {
-    let _ = (world, view, resource, name);
-    None
+    if resource == ResourceType::Address {
+        return workload::address(world, name).map(|address| encode(&address));
+    }
+    let parsed = ResourceName::parse(world.mesh(), name)?;
+    match resource {
+        ResourceType::Listener => match parsed {
+            ResourceName::Outbound(address) => {
+                listener::outbound(world, name, address).map(|it| encode(&it))
+            }
+            ResourceName::Inbound => {
+                inbound::listener(world, view.pod.as_ref()?).map(|it| encode(&it))
+            }
+            _ => None,
+        },
+        ResourceType::Route => match parsed {
+            ResourceName::Service { key, port } => {
+                route::table(world, view, name, &key, port).map(|it| encode(&it))
+            }
+            _ => None,
+        },
+        ResourceType::Cluster => cluster::cluster(world, name, &parsed).map(|it| encode(&it)),
+        ResourceType::Endpoints => match parsed {
+            ResourceName::Service { key, port } => {
+                endpoints::of_service(world, view, name, &key, port).map(|it| encode(&it))
+            }
+            ResourceName::Pod { key, port } => {
+                endpoints::of_pod(world, view, name, &key, port).map(|it| encode(&it))
+            }
+            _ => None,
+        },
+        ResourceType::Secret | ResourceType::Address => None,
+    }
 }
 
-/// Names of all resources of a type that a client may see, sorted: what `*` means.
+/// Names of all resources of a type that a client may see, sorted: what `*` means. Pods are not among them, only Services.
 #[must_use]
 pub fn names(world: &World, view: &ProxyView, resource: ResourceType) -> Vec<String> {
-    let _ = (world, view, resource);
-    Vec::new()
+    let mut names = Vec::new();
+    for service in world.services() {
+        for port in &service.ports {
+            match resource {
+                ResourceType::Listener => names.extend(service.vips().iter().map(|vip| {
+                    ResourceName::Outbound((*vip, port.port).into()).format(world.mesh())
+                })),
+                ResourceType::Cluster => {
+                    let name = ResourceName::Service {
+                        key: service.key.clone(),
+                        port: port.port,
+                    };
+                    if cluster::cluster(world, "", &name).is_some() {
+                        names.push(name.format(world.mesh()));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    if let (ResourceType::Listener, Some(pod)) = (resource, &view.pod)
+        && world.pod(pod).is_some()
+    {
+        names.push(ResourceName::Inbound.format(world.mesh()));
+    }
+    names.sort();
+    names
 }
 
-/// Which resources may differ between two worlds.
-#[derive(Clone, Debug, Default)]
-pub struct Affected {
-    everything: bool,
-}
-
-impl Affected {
-    /// What may differ, given the objects that do.
-    #[must_use]
-    pub fn between(before: &World, after: &World, changed: &BTreeSet<ObjectRef>) -> Self {
-        let _ = (before, after, changed);
-        Self { everything: true }
-    }
-
-    /// Whether any resource of a type may differ; if not, no name of it needs asking.
-    #[must_use]
-    pub fn touches_type(&self, resource: ResourceType) -> bool {
-        let _ = resource;
-        self.everything
-    }
-
-    /// Whether a resource may differ for a client.
-    #[must_use]
-    pub fn touches(&self, resource: ResourceType, name: &str, view: &ProxyView) -> bool {
-        let _ = (resource, name, view);
-        self.everything
-    }
+fn encode(message: &impl Message) -> Bytes {
+    message.encode_to_vec().into()
 }

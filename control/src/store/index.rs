@@ -18,7 +18,10 @@ impl<P> Default for Index<P> {
 
 impl<P: Clone + Eq + Hash> Index<P> {
     /// The objects that have the property, in the order of their keys.
-    pub(super) fn get(&self, property: &P) -> impl Iterator<Item = &ObjectKey> {
+    pub(super) fn get<'a>(
+        &'a self,
+        property: &P,
+    ) -> impl Iterator<Item = &'a ObjectKey> + use<'a, P> {
         self.0.get(property).into_iter().flatten()
     }
 

@@ -22,6 +22,8 @@ pub struct Pod {
     pub host_network: bool,
     /// Whether it runs a sidecar.
     pub proxied: bool,
+    /// Ports that its sidecar does not capture, so that peers reach the app itself; sorted.
+    pub uncaptured_ports: Vec<u16>,
     /// Named container ports, sorted by name.
     pub named_ports: Vec<(Arc<str>, u16)>,
     /// What owns it.

@@ -58,6 +58,7 @@ pub struct World {
     pods_by_ip: Index<IpAddr>,
     services_by_vip: Index<IpAddr>,
     slices_by_service: Index<ObjectKey>,
+    slices_by_address: Index<IpAddr>,
     http_routes_by_parent: Index<ObjectKey>,
     grpc_routes_by_parent: Index<ObjectKey>,
 }
@@ -83,6 +84,7 @@ impl World {
             pods_by_ip: Index::default(),
             services_by_vip: Index::default(),
             slices_by_service: Index::default(),
+            slices_by_address: Index::default(),
             http_routes_by_parent: Index::default(),
             grpc_routes_by_parent: Index::default(),
         }
@@ -176,6 +178,13 @@ impl World {
     pub fn slices_of(&self, service: &ObjectKey) -> impl Iterator<Item = &Arc<EndpointSlice>> {
         self.slices_by_service
             .get(service)
+            .filter_map(|key| self.slices.get(key))
+    }
+
+    /// The EndpointSlices that name an address, sorted.
+    pub fn slices_by_address(&self, ip: IpAddr) -> impl Iterator<Item = &Arc<EndpointSlice>> {
+        self.slices_by_address
+            .get(&ip)
             .filter_map(|key| self.slices.get(key))
     }
 
@@ -312,12 +321,27 @@ impl World {
     }
 
     fn set_slice(&mut self, key: ObjectKey, slice: Option<EndpointSlice>) -> bool {
-        let after: Vec<_> = slice.iter().map(EndpointSlice::service_key).collect();
+        let addresses = |slice: &EndpointSlice| {
+            let mut addresses: Vec<_> = slice
+                .endpoints
+                .iter()
+                .map(|endpoint| endpoint.address)
+                .collect();
+            addresses.sort_unstable();
+            addresses.dedup();
+            addresses
+        };
+        let service_after: Vec<_> = slice.iter().map(EndpointSlice::service_key).collect();
+        let addresses_after = slice.as_ref().map_or(vec![], addresses);
         let Some(before) = set(&mut self.slices, key.clone(), slice) else {
             return false;
         };
-        let before: Vec<_> = before.iter().map(|slice| slice.service_key()).collect();
-        self.slices_by_service.replace(&key, &before, &after);
+        let service_before: Vec<_> = before.iter().map(|slice| slice.service_key()).collect();
+        let addresses_before = before.as_deref().map_or(vec![], addresses);
+        self.slices_by_service
+            .replace(&key, &service_before, &service_after);
+        self.slices_by_address
+            .replace(&key, &addresses_before, &addresses_after);
         true
     }
 

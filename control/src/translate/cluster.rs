@@ -1,0 +1,174 @@
+//! Clusters: `outbound|PORT||HOST` of Services and `pod|PORT||NAME.NS` of pods by EDS, `inbound|PORT||` by original
+//! destination.
+//!
+//! Declared HTTP/2 and gRPC say so in `HttpProtocolOptions`; declared HTTP keeps the client's version. Identities are pinned
+//! per endpoint, so nothing that endpoints do changes a cluster.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tulle_xds_proto::envoy::config::cluster::v3::cluster::{
+    ClusterDiscoveryType, DiscoveryType, EdsClusterConfig,
+};
+use tulle_xds_proto::envoy::config::cluster::v3::{
+    CircuitBreakers, Cluster, LoadBalancingPolicy, OutlierDetection, circuit_breakers,
+    load_balancing_policy,
+};
+use tulle_xds_proto::envoy::config::core::v3::{
+    Http1ProtocolOptions, Http2ProtocolOptions, TypedExtensionConfig,
+};
+use tulle_xds_proto::envoy::extensions::load_balancing_policies::least_request::v3::LeastRequest;
+use tulle_xds_proto::envoy::extensions::load_balancing_policies::maglev::v3::Maglev;
+use tulle_xds_proto::envoy::extensions::load_balancing_policies::round_robin::v3::RoundRobin;
+use tulle_xds_proto::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use tulle_xds_proto::envoy::extensions::upstreams::http::v3::http_protocol_options::{
+    ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
+    explicit_http_config::ProtocolConfig,
+};
+use tulle_xds_proto::envoy::r#type::v3::Percent;
+use tulle_xds_proto::google::protobuf::Any;
+use tulle_xds_proto::pack;
+
+use super::filter::{self, number};
+use super::name::ResourceName;
+use super::protocol;
+use crate::store::World;
+use crate::store::service::{Addressing, AppProtocol};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The cluster of a name.
+pub(super) fn cluster(world: &World, name: &str, parsed: &ResourceName) -> Option<Cluster> {
+    match parsed {
+        ResourceName::Service { key, port } => {
+            let service = world
+                .service(key)
+                .filter(|service| service.addressing != Addressing::External)?;
+            let protocol = service.port(*port)?.protocol;
+            Some(eds(name, protocol, service.client_ip_affinity.is_some()))
+        }
+        ResourceName::Pod { key, port } => {
+            let pod = world
+                .pod(key)
+                .filter(|pod| !pod.host_network && !pod.ips.is_empty() && *port > 0)?;
+            let protocol = protocol::pod_ports(world, pod)
+                .get(port)
+                .map(|port| port.protocol)
+                .unwrap_or_default();
+            Some(eds(name, protocol, false))
+        }
+        ResourceName::App(_) => Some(Cluster {
+            name: name.to_owned(),
+            connect_timeout: Some(filter::duration(CONNECT_TIMEOUT)),
+            cluster_discovery_type: Some(ClusterDiscoveryType::Type(
+                DiscoveryType::OriginalDst.into(),
+            )),
+            lb_policy:
+                tulle_xds_proto::envoy::config::cluster::v3::cluster::LbPolicy::ClusterProvided
+                    .into(),
+            circuit_breakers: Some(limits()),
+            typed_extension_protocol_options: protocol_options(AppProtocol::Detect),
+            ..Cluster::default()
+        }),
+        ResourceName::Outbound(_) | ResourceName::Inbound => None,
+    }
+}
+
+fn eds(name: &str, protocol: AppProtocol, sticky: bool) -> Cluster {
+    Cluster {
+        name: name.to_owned(),
+        connect_timeout: Some(filter::duration(CONNECT_TIMEOUT)),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
+        eds_cluster_config: Some(EdsClusterConfig {
+            eds_config: Some(filter::ads()),
+            ..EdsClusterConfig::default()
+        }),
+        load_balancing_policy: Some(policies(sticky)),
+        circuit_breakers: Some(limits()),
+        outlier_detection: Some(outlier_detection()),
+        typed_extension_protocol_options: protocol_options(protocol),
+        ..Cluster::default()
+    }
+}
+
+/// What a client picks endpoints by: the first of these that it knows.
+fn policies(sticky: bool) -> LoadBalancingPolicy {
+    let policy = |name: &str, config| load_balancing_policy::Policy {
+        typed_extension_config: Some(TypedExtensionConfig {
+            name: format!("envoy.load_balancing_policies.{name}"),
+            typed_config: Some(config),
+        }),
+    };
+    let mut policies = vec![
+        policy("least_request", pack(&LeastRequest::default())),
+        policy("round_robin", pack(&RoundRobin::default())),
+    ];
+    if sticky {
+        policies.insert(0, policy("maglev", pack(&Maglev::default())));
+    }
+    LoadBalancingPolicy { policies }
+}
+
+fn limits() -> CircuitBreakers {
+    let budget = circuit_breakers::thresholds::RetryBudget {
+        budget_percent: Some(Percent { value: 20.0 }),
+        min_retry_concurrency: number(10),
+        ..Default::default()
+    };
+    CircuitBreakers {
+        thresholds: vec![circuit_breakers::Thresholds {
+            max_connections: number(10_000),
+            max_pending_requests: number(10_000),
+            max_requests: number(100_000),
+            retry_budget: Some(budget),
+            ..Default::default()
+        }],
+        ..CircuitBreakers::default()
+    }
+}
+
+/// Only failures to reach an endpoint count, never its answers.
+fn outlier_detection() -> OutlierDetection {
+    OutlierDetection {
+        split_external_local_origin_errors: true,
+        consecutive_local_origin_failure: number(3),
+        enforcing_consecutive_local_origin_failure: number(100),
+        enforcing_consecutive_5xx: number(0),
+        enforcing_consecutive_gateway_failure: number(0),
+        enforcing_success_rate: number(0),
+        enforcing_local_origin_success_rate: number(0),
+        interval: Some(filter::duration(Duration::from_secs(1))),
+        base_ejection_time: Some(filter::duration(Duration::from_secs(1))),
+        max_ejection_time: Some(filter::duration(Duration::from_secs(30))),
+        max_ejection_percent: number(50),
+        ..OutlierDetection::default()
+    }
+}
+
+fn protocol_options(protocol: AppProtocol) -> HashMap<String, Any> {
+    let options = match protocol {
+        AppProtocol::Tcp => return HashMap::new(),
+        AppProtocol::Http2 | AppProtocol::Grpc => {
+            UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+                protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(
+                    Http2ProtocolOptions::default(),
+                )),
+            })
+        }
+        AppProtocol::Http | AppProtocol::Detect => {
+            UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
+                http_protocol_options: Some(Http1ProtocolOptions::default()),
+                http2_protocol_options: Some(Http2ProtocolOptions::default()),
+                ..UseDownstreamHttpConfig::default()
+            })
+        }
+    };
+    let options = HttpProtocolOptions {
+        upstream_protocol_options: Some(options),
+        ..HttpProtocolOptions::default()
+    };
+    HashMap::from([(
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned(),
+        pack(&options),
+    )])
+}

@@ -1,0 +1,247 @@
+//! Load assignments: the endpoints of a Service's port (from EndpointSlices only), or the one of a pod.
+//!
+//! Each endpoint carries `tulle.v1.Endpoint` in its metadata if a pod is behind it. An endpoint that names a pod which is not
+//! known, or not under that address, is held back: it might be meshed, and is never called in plaintext by accident.
+//! Ready endpoints are HEALTHY, serving ones that terminate DRAINING (HEALTHY for foreign clients when nothing is ready,
+//! who would not use them otherwise), all others are left out.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tulle_xds_proto::envoy::config::core::v3::{HealthStatus, Locality, Metadata};
+use tulle_xds_proto::envoy::config::endpoint::v3::{
+    ClusterLoadAssignment, Endpoint as WireEndpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
+};
+use tulle_xds_proto::google::protobuf::{Struct, Value, value};
+use tulle_xds_proto::{ENDPOINT_METADATA, pack};
+
+use super::{ClientKind, ProxyView, filter, mtls, workload};
+use crate::store::service::{Addressing, Distribution};
+use crate::store::{Endpoint, ObjectKey, Pod, Service, World};
+
+/// Whether the endpoints of a Service depend on the client's node, and on its zone.
+pub(super) fn depends_on_place(world: &World, service: &ObjectKey) -> (bool, bool) {
+    let Some(service) = world.service(service) else {
+        return (false, false);
+    };
+    match service.distribution {
+        Distribution::Any => (service.local_only, false),
+        Distribution::SameZone => (service.local_only, true),
+        Distribution::SameNode => (true, true),
+    }
+}
+
+/// The endpoints of a port of a Service; there may be none.
+pub(super) fn of_service(
+    world: &World,
+    view: &ProxyView,
+    name: &str,
+    key: &ObjectKey,
+    port: u16,
+) -> Option<ClusterLoadAssignment> {
+    let service = world
+        .service(key)
+        .filter(|service| service.addressing != Addressing::External)?;
+    let candidates = preferred(
+        service,
+        view,
+        candidates(world, service, &service.port(port)?.name),
+    );
+    let none_ready = !candidates.values().any(|it| it.ready);
+    let mut zones: BTreeMap<Option<Arc<str>>, Vec<LbEndpoint>> = BTreeMap::new();
+    for (address, candidate) in &candidates {
+        let health = match (candidate.ready, view.kind) {
+            (true, _) => HealthStatus::Healthy,
+            (false, ClientKind::Envoy | ClientKind::Grpc) if none_ready => HealthStatus::Healthy,
+            (false, _) => HealthStatus::Draining,
+        };
+        let endpoint = endpoint(world, view, *address, candidate.pod.as_deref(), health);
+        zones
+            .entry(candidate.endpoint.zone.clone())
+            .or_default()
+            .push(endpoint);
+    }
+    Some(assignment(name, zones))
+}
+
+/// The one endpoint of a pod; it is called directly, so its readiness does not matter.
+pub(super) fn of_pod(
+    world: &World,
+    view: &ProxyView,
+    name: &str,
+    key: &ObjectKey,
+    port: u16,
+) -> Option<ClusterLoadAssignment> {
+    let pod = world.pod(key).filter(|pod| !pod.host_network && port > 0)?;
+    let ip = pod.ips.first()?;
+    let endpoint = endpoint(
+        world,
+        view,
+        SocketAddr::new(*ip, port),
+        Some(pod),
+        HealthStatus::Healthy,
+    );
+    Some(assignment(name, BTreeMap::from([(None, vec![endpoint])])))
+}
+
+/// An endpoint that may be used.
+struct Candidate<'a> {
+    endpoint: &'a Endpoint,
+    pod: Option<Arc<Pod>>,
+    /// Takes new connections; if not, it is serving and terminating.
+    ready: bool,
+}
+
+/// Every endpoint of the Service's port that may be used, by address: an endpoint that moves from one slice to another
+/// is in both for a while, and the better state counts.
+fn candidates<'a>(
+    world: &'a World,
+    service: &Service,
+    port: &str,
+) -> BTreeMap<SocketAddr, Candidate<'a>> {
+    let mut found: BTreeMap<SocketAddr, Candidate<'a>> = BTreeMap::new();
+    for slice in world.slices_of(&service.key) {
+        for (_, number) in slice.ports.iter().filter(|(name, _)| **name == *port) {
+            for endpoint in &slice.endpoints {
+                let ready = endpoint.ready || service.publish_not_ready;
+                if !ready && !(endpoint.serving && endpoint.terminating) {
+                    continue;
+                }
+                let Ok(pod) = pod_behind(world, endpoint) else {
+                    continue;
+                };
+                let address = SocketAddr::new(endpoint.address, *number);
+                if !found
+                    .get(&address)
+                    .is_some_and(|known| known.ready || !ready)
+                {
+                    found.insert(
+                        address,
+                        Candidate {
+                            endpoint,
+                            pod: pod.cloned(),
+                            ready,
+                        },
+                    );
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The endpoint names a pod that is not (yet, or no longer) at its address.
+struct Unsettled;
+
+fn pod_behind<'a>(
+    world: &'a World,
+    endpoint: &Endpoint,
+) -> Result<Option<&'a Arc<Pod>>, Unsettled> {
+    match &endpoint.pod {
+        None => Ok(world.pod_by_ip(endpoint.address)),
+        Some(key) => match world.pod(key) {
+            Some(pod) if pod.ips.contains(&endpoint.address) => Ok(Some(pod)),
+            _ => Err(Unsettled),
+        },
+    }
+}
+
+/// Leaves out what `internalTrafficPolicy` and `trafficDistribution` leave out for this client. As in kube-proxy, hints
+/// count only if every ready endpoint has them and some endpoint is for the client.
+fn preferred<'a>(
+    service: &Service,
+    view: &ProxyView,
+    mut candidates: BTreeMap<SocketAddr, Candidate<'a>>,
+) -> BTreeMap<SocketAddr, Candidate<'a>> {
+    if service.local_only {
+        candidates.retain(|_, it| it.endpoint.node == view.node);
+        return candidates;
+    }
+    let hints: [(bool, &Option<Arc<str>>, fn(&Endpoint) -> &[Arc<str>]); 2] = [
+        (
+            service.distribution == Distribution::SameNode,
+            &view.node,
+            |it| &it.for_nodes,
+        ),
+        (
+            service.distribution != Distribution::Any,
+            &view.zone,
+            |it| &it.for_zones,
+        ),
+    ];
+    for (_, place, hint) in hints.into_iter().filter(|(wanted, ..)| *wanted) {
+        let Some(place) = place else { continue };
+        let ready = || candidates.values().filter(|it| it.ready);
+        if ready().all(|it| !hint(it.endpoint).is_empty())
+            && ready().any(|it| hint(it.endpoint).contains(place))
+        {
+            candidates.retain(|_, it| hint(it.endpoint).contains(place));
+            break;
+        }
+    }
+    candidates
+}
+
+fn endpoint(
+    world: &World,
+    view: &ProxyView,
+    address: SocketAddr,
+    pod: Option<&Pod>,
+    health: HealthStatus,
+) -> LbEndpoint {
+    let metadata = pod.map(|pod| {
+        let mtls = mtls::is_mtls(world, pod, address.port());
+        let ours = pack(&workload::endpoint(world, pod, mtls));
+        let filter_metadata = if view.kind == ClientKind::Envoy && mtls {
+            transport_match()
+        } else {
+            HashMap::new()
+        };
+        Metadata {
+            filter_metadata,
+            typed_filter_metadata: HashMap::from([(ENDPOINT_METADATA.to_owned(), ours)]),
+        }
+    });
+    let address = Some(filter::socket_address(address));
+    LbEndpoint {
+        health_status: health.into(),
+        metadata,
+        host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(WireEndpoint {
+            address,
+            ..WireEndpoint::default()
+        })),
+        ..LbEndpoint::default()
+    }
+}
+
+/// What makes Envoy choose the mTLS transport socket of the cluster.
+fn transport_match() -> HashMap<String, Struct> {
+    let yes = Value {
+        kind: Some(value::Kind::StringValue("true".to_owned())),
+    };
+    let fields = HashMap::from([("mtls".to_owned(), yes)]);
+    HashMap::from([("envoy.transport_socket_match".to_owned(), Struct { fields })])
+}
+
+fn assignment(
+    name: &str,
+    zones: BTreeMap<Option<Arc<str>>, Vec<LbEndpoint>>,
+) -> ClusterLoadAssignment {
+    let endpoints = zones
+        .into_iter()
+        .map(|(zone, lb_endpoints)| LocalityLbEndpoints {
+            locality: zone.map(|zone| Locality {
+                zone: zone.to_string(),
+                ..Locality::default()
+            }),
+            lb_endpoints,
+            ..LocalityLbEndpoints::default()
+        })
+        .collect();
+    ClusterLoadAssignment {
+        cluster_name: name.to_owned(),
+        endpoints,
+        ..ClusterLoadAssignment::default()
+    }
+}

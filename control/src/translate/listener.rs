@@ -1,0 +1,145 @@
+//! Listeners of outbound destinations, `outbound|IP|PORT`.
+//!
+//! - HTTP declared: one chain, an HTTP connection manager with RDS.
+//! - Opaque declared: one chain, a TCP proxy.
+//! - Nothing declared: `tls_inspector` and `http_inspector` (their presence means "detect"), one chain on `http/1.1` and
+//!   `h2c` with the HTTP connection manager, and the TCP proxy as the default chain.
+//!
+//! A Service's virtual address has its routes in RDS under the name of the cluster; a pod's own address has an inline
+//! table with one route, because no HTTPRoute applies to it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use tulle_xds_proto::envoy::config::core::v3::TrafficDirection;
+use tulle_xds_proto::envoy::config::listener::v3::{
+    Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, listener_filter,
+};
+use tulle_xds_proto::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
+use tulle_xds_proto::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
+use tulle_xds_proto::google::protobuf::BoolValue;
+use tulle_xds_proto::pack;
+
+use super::filter::{self, Routes};
+use super::name::ResourceName;
+use super::{protocol, route};
+use crate::store::service::AppProtocol;
+use crate::store::{Pod, Service, World};
+
+/// The listener of an original destination.
+pub(super) fn outbound(world: &World, name: &str, address: SocketAddr) -> Option<Listener> {
+    if let Some(service) = world.service_by_vip(address.ip()) {
+        of_service(world, name, address, service)
+    } else {
+        of_pod(world, name, address, world.pod_by_ip(address.ip())?)
+    }
+}
+
+fn of_service(
+    world: &World,
+    name: &str,
+    address: SocketAddr,
+    service: &Service,
+) -> Option<Listener> {
+    let port = service.port(address.port())?;
+    let cluster = ResourceName::Service {
+        key: service.key.clone(),
+        port: port.port,
+    }
+    .format(world.mesh());
+    let http = filter::http(&cluster, Routes::Named(cluster.clone()));
+    let tcp = filter::tcp(&cluster, service.client_ip_affinity.is_some());
+    Some(listener(name, address, port.protocol, http, tcp))
+}
+
+fn of_pod(world: &World, name: &str, address: SocketAddr, pod: &Pod) -> Option<Listener> {
+    if address.port() == 0 {
+        return None;
+    }
+    let declared = protocol::pod_ports(world, pod)
+        .get(&address.port())
+        .map(|port| port.protocol);
+    let cluster = ResourceName::Pod {
+        key: pod.key.clone(),
+        port: address.port(),
+    }
+    .format(world.mesh());
+    let http = filter::http(
+        &cluster,
+        Routes::Inline(route::to_cluster(&cluster, &cluster)),
+    );
+    let tcp = filter::tcp(&cluster, false);
+    Some(listener(
+        name,
+        address,
+        declared.unwrap_or_default(),
+        http,
+        tcp,
+    ))
+}
+
+fn listener(
+    name: &str,
+    address: SocketAddr,
+    protocol: AppProtocol,
+    http: Filter,
+    tcp: Filter,
+) -> Listener {
+    let mut listener = Listener {
+        name: name.to_owned(),
+        address: Some(filter::socket_address(address)),
+        traffic_direction: TrafficDirection::Outbound.into(),
+        bind_to_port: Some(BoolValue { value: false }),
+        ..Listener::default()
+    };
+    let chain = |filter| FilterChain {
+        filters: vec![filter],
+        ..FilterChain::default()
+    };
+    match protocol {
+        AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc => {
+            listener.filter_chains = vec![chain(http)]
+        }
+        AppProtocol::Tcp => listener.filter_chains = vec![chain(tcp)],
+        AppProtocol::Detect => {
+            listener.listener_filters = inspectors();
+            listener.filter_chains = vec![FilterChain {
+                filter_chain_match: Some(plain_http()),
+                ..chain(http)
+            }];
+            listener.default_filter_chain = Some(chain(tcp));
+        }
+    }
+    listener
+}
+
+/// Connections whose first bytes are HTTP.
+pub(super) fn plain_http() -> FilterChainMatch {
+    FilterChainMatch {
+        application_protocols: vec!["http/1.1".to_owned(), "h2c".to_owned()],
+        ..FilterChainMatch::default()
+    }
+}
+
+/// What makes a listener detect protocols.
+pub(super) fn inspectors() -> Vec<ListenerFilter> {
+    let filter = |name: &str, config| ListenerFilter {
+        name: name.to_owned(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(config)),
+        ..ListenerFilter::default()
+    };
+    vec![
+        filter(
+            "envoy.filters.listener.tls_inspector",
+            pack(&TlsInspector::default()),
+        ),
+        filter(
+            "envoy.filters.listener.http_inspector",
+            pack(&HttpInspector {}),
+        ),
+    ]
+}
+
+/// Any address, for listeners that do not bind.
+pub(super) fn any_address(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), port)
+}

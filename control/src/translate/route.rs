@@ -1,0 +1,202 @@
+//! Route tables: `outbound|PORT||HOST`, one virtual host `*`.
+//!
+//! Which routes count for a client: those of its own namespace if it is not the Service's (consumer routes), else those of
+//! the Service's namespace (producer routes); the two are never merged. Of the two kinds GRPCRoute wins. With no route
+//! at all everything goes to the Service itself. A client whose request matches nothing gets 404 by itself.
+
+mod action;
+mod matching;
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use tulle_xds_proto::envoy::config::route::v3::{
+    Route as WireRoute, RouteConfiguration, VirtualHost, route,
+};
+use tulle_xds_proto::google::protobuf::BoolValue;
+
+use super::ProxyView;
+use super::name::ResourceName;
+use crate::store::route::{Match, PathMatch, Route, RouteKind, Rule};
+use crate::store::service::{Addressing, AppProtocol, ServicePort};
+use crate::store::{ObjectKey, World};
+
+/// The table of a port of a Service.
+pub(super) fn table(
+    world: &World,
+    view: &ProxyView,
+    name: &str,
+    key: &ObjectKey,
+    port: u16,
+) -> Option<RouteConfiguration> {
+    let service = world
+        .service(key)
+        .filter(|service| service.addressing != Addressing::External)?;
+    let port = service
+        .port(port)
+        .filter(|port| port.protocol != AppProtocol::Tcp)?;
+    let routes = attached(world, view, key, port);
+    if routes.is_empty() {
+        let own = action::Own {
+            cluster: name,
+            sticky: service.client_ip_affinity.is_some(),
+        };
+        return Some(configuration(
+            name,
+            vec![everything(own.forward(view.kind))],
+        ));
+    }
+    let routes = ordered(&routes)
+        .into_iter()
+        .map(|(route, rule, matches)| WireRoute {
+            name: rule_name(route, rule),
+            r#match: Some(matching::matches(matches)),
+            ..action::route(world, view.kind, rule, matches)
+        })
+        .collect();
+    Some(configuration(name, routes))
+}
+
+/// The table that sends everything to a cluster of one pod.
+pub(super) fn to_cluster(name: &str, cluster: &str) -> RouteConfiguration {
+    let own = action::Own {
+        cluster,
+        sticky: false,
+    };
+    configuration(
+        name,
+        vec![everything(own.forward(super::ClientKind::Tulle))],
+    )
+}
+
+/// The table that sends everything to the app, once.
+pub(super) fn to_app(cluster: &str) -> RouteConfiguration {
+    configuration(cluster, vec![everything(action::once(cluster))])
+}
+
+/// Whether a namespace has consumer routes for a Service.
+pub(super) fn has_consumers(world: &World, service: &ObjectKey, namespace: &Arc<str>) -> bool {
+    *namespace != service.namespace
+        && [RouteKind::Grpc, RouteKind::Http].into_iter().any(|kind| {
+            world
+                .routes_of(kind, service)
+                .any(|route| route.key.namespace == *namespace)
+        })
+}
+
+/// The routes that count for a client.
+fn attached<'a>(
+    world: &'a World,
+    view: &ProxyView,
+    service: &ObjectKey,
+    port: &ServicePort,
+) -> Vec<&'a Arc<Route>> {
+    let consumer = view
+        .namespace
+        .as_ref()
+        .filter(|namespace| **namespace != service.namespace);
+    for namespace in consumer.into_iter().chain([&service.namespace]) {
+        for kind in [RouteKind::Grpc, RouteKind::Http] {
+            let routes: Vec<_> = world
+                .routes_of(kind, service)
+                .filter(|route| route.key.namespace == *namespace && attaches(route, service, port))
+                .collect();
+            if !routes.is_empty() {
+                return routes;
+            }
+        }
+    }
+    Vec::new()
+}
+
+fn attaches(route: &Route, service: &ObjectKey, port: &ServicePort) -> bool {
+    route.parents.iter().any(|parent| {
+        parent.service == *service
+            && parent.port.is_none_or(|number| number == port.port)
+            && parent
+                .section
+                .as_ref()
+                .is_none_or(|name| *name == port.name)
+    })
+}
+
+/// All matches of all rules, in the order of precedence.
+fn ordered<'a>(routes: &[&'a Arc<Route>]) -> Vec<(&'a Route, &'a Rule, &'a Match)> {
+    let mut matches: Vec<(&Route, &Rule, &Match)> = routes
+        .iter()
+        .flat_map(|route| route.rules.iter().map(move |rule| (&***route, rule)))
+        .flat_map(|(route, rule)| {
+            rule.matches
+                .iter()
+                .map(move |matches| (route, rule, matches))
+        })
+        .collect();
+    // Stable: what is left equal stays in the order of the manifest.
+    matches.sort_by(|(a_route, _, a), (b_route, _, b)| {
+        precedence(a)
+            .cmp(&precedence(b))
+            .then_with(|| (a_route.created, &a_route.key).cmp(&(b_route.created, &b_route.key)))
+    });
+    matches
+}
+
+/// Smaller is matched first: an exact path, a regular expression, the longest prefix; then a method, the most headers, the
+/// most query parameters.
+fn precedence(matches: &Match) -> impl Ord {
+    let path = match &matches.path {
+        PathMatch::Exact(path) => (0, Reverse(path.len())),
+        PathMatch::Regex(regex) => (1, Reverse(regex.len())),
+        PathMatch::Prefix(path) => (2, Reverse(path.len())),
+    };
+    (
+        path,
+        Reverse(matches.method.is_some()),
+        Reverse(matches.headers.len()),
+        Reverse(matches.query.len()),
+    )
+}
+
+fn rule_name(route: &Route, rule: &Rule) -> String {
+    match (&*rule.name, &route.key) {
+        ("", key) => key.to_string(),
+        (name, key) => format!("{key}/{name}"),
+    }
+}
+
+fn everything(action: route::Action) -> WireRoute {
+    WireRoute {
+        r#match: Some(matching::everything()),
+        action: Some(action),
+        ..WireRoute::default()
+    }
+}
+
+fn configuration(name: &str, routes: Vec<WireRoute>) -> RouteConfiguration {
+    let host = VirtualHost {
+        name: name.to_owned(),
+        domains: vec!["*".to_owned()],
+        routes,
+        ..VirtualHost::default()
+    };
+    RouteConfiguration {
+        name: name.to_owned(),
+        virtual_hosts: vec![host],
+        validate_clusters: Some(BoolValue { value: false }),
+        ..RouteConfiguration::default()
+    }
+}
+
+/// The cluster of a backend, if the Service and its port exist.
+fn backend_cluster(world: &World, key: &ObjectKey, port: u16) -> (String, bool) {
+    let exists = world.service(key).is_some_and(|service| {
+        service.addressing != Addressing::External && service.port(port).is_some()
+    });
+    (
+        ResourceName::Service {
+            key: key.clone(),
+            port,
+        }
+        .format(world.mesh()),
+        exists,
+    )
+}

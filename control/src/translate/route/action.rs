@@ -1,0 +1,311 @@
+//! What happens to a request: forwarding, redirects, answers; headers, timeouts and retries.
+//!
+//! A timeout is always written (0 means none), because Envoy's default is 15 s. The default retry policy is written too;
+//! Tulle's proxy restricts what may have been processed to idempotent methods by itself, foreign clients do not and
+//! get only what is safe for every method. A backend that does not exist takes its share and answers 500
+//! (`cluster_not_found_response_code`); a rule without any backend that exists is a direct 500.
+
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use tulle_xds_proto::envoy::config::core::v3::{
+    HeaderValue as WireHeader, HeaderValueOption, header_value_option::HeaderAppendAction,
+};
+use tulle_xds_proto::envoy::config::route::v3::redirect_action::{
+    PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
+};
+use tulle_xds_proto::envoy::config::route::v3::retry_policy::RetryBackOff;
+use tulle_xds_proto::envoy::config::route::v3::route_action::{
+    ClusterNotFoundResponseCode, ClusterSpecifier, HashPolicy, HostRewriteSpecifier, hash_policy,
+};
+use tulle_xds_proto::envoy::config::route::v3::weighted_cluster::ClusterWeight;
+use tulle_xds_proto::envoy::config::route::v3::{
+    DirectResponseAction, RedirectAction, RetryPolicy, Route as WireRoute, RouteAction,
+    WeightedCluster, route,
+};
+use tulle_xds_proto::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher};
+
+use super::super::ClientKind;
+use super::super::filter::{duration, number};
+use super::backend_cluster;
+use crate::store::World;
+use crate::store::route::{
+    Action, BackendTarget, Forward, HeaderChanges, Match, PathMatch, PathRewrite, Redirect, Retry,
+    Rule,
+};
+
+const RETRIES: u32 = 2;
+const BACKOFF_BASE: Duration = Duration::from_millis(25);
+const BACKOFF_MAX: Duration = Duration::from_millis(250);
+
+/// Without routes: a cluster of the destination's own.
+pub(super) struct Own<'a> {
+    /// Its name.
+    pub(super) cluster: &'a str,
+    /// Whether a client stays with one endpoint.
+    pub(super) sticky: bool,
+}
+
+impl Own<'_> {
+    /// Everything goes there, with the default retry policy.
+    pub(super) fn forward(&self, kind: ClientKind) -> route::Action {
+        route::Action::Route(RouteAction {
+            timeout: Some(duration(Duration::ZERO)),
+            retry_policy: Some(retry_policy(kind, None, None)),
+            hash_policy: by_source(self.sticky),
+            cluster_specifier: Some(ClusterSpecifier::Cluster(self.cluster.to_owned())),
+            ..RouteAction::default()
+        })
+    }
+}
+
+/// Everything goes to a cluster, and is never tried again.
+pub(super) fn once(cluster: &str) -> route::Action {
+    route::Action::Route(RouteAction {
+        timeout: Some(duration(Duration::ZERO)),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+        ..RouteAction::default()
+    })
+}
+
+/// A rule's action and header changes, for one of its matches.
+pub(super) fn route(world: &World, kind: ClientKind, rule: &Rule, matches: &Match) -> WireRoute {
+    let action = match &rule.action {
+        Action::Forward(forward) => forward_to(world, kind, forward, matches),
+        Action::Redirect(redirect) => route::Action::Redirect(redirect_to(redirect, kind, matches)),
+    };
+    WireRoute {
+        action: Some(action),
+        request_headers_to_add: added(&rule.request_headers),
+        request_headers_to_remove: removed(&rule.request_headers),
+        response_headers_to_add: added(&rule.response_headers),
+        response_headers_to_remove: removed(&rule.response_headers),
+        ..WireRoute::default()
+    }
+}
+
+fn forward_to(
+    world: &World,
+    kind: ClientKind,
+    forward: &Forward,
+    matches: &Match,
+) -> route::Action {
+    let mut clusters = Vec::new();
+    let mut any_exists = false;
+    let mut sticky = false;
+    for backend in &forward.backends {
+        let (name, exists) = match &backend.target {
+            BackendTarget::Service(key, port) => {
+                sticky |= world
+                    .service(key)
+                    .is_some_and(|service| service.client_ip_affinity.is_some());
+                backend_cluster(world, key, *port)
+            }
+            BackendTarget::Invalid => ("invalid".to_owned(), false),
+        };
+        // What does not exist and gets nothing is not worth a name that clients would ask for.
+        if !exists && backend.weight == 0 {
+            continue;
+        }
+        any_exists |= exists && backend.weight > 0;
+        clusters.push(ClusterWeight {
+            name,
+            weight: number(backend.weight),
+            request_headers_to_add: added(&backend.request_headers),
+            request_headers_to_remove: removed(&backend.request_headers),
+            response_headers_to_add: added(&backend.response_headers),
+            response_headers_to_remove: removed(&backend.response_headers),
+            ..ClusterWeight::default()
+        });
+    }
+    if !any_exists {
+        return route::Action::DirectResponse(DirectResponseAction {
+            status: 500,
+            ..DirectResponseAction::default()
+        });
+    }
+    let mut action = RouteAction {
+        cluster_not_found_response_code: ClusterNotFoundResponseCode::InternalServerError.into(),
+        timeout: Some(duration(forward.timeout.unwrap_or_default())),
+        retry_policy: Some(retry_policy(
+            kind,
+            forward.retry.as_ref(),
+            forward.backend_timeout,
+        )),
+        hash_policy: by_source(sticky),
+        cluster_specifier: Some(ClusterSpecifier::WeightedClusters(WeightedCluster {
+            clusters,
+            ..WeightedCluster::default()
+        })),
+        host_rewrite_specifier: forward
+            .host_rewrite
+            .as_ref()
+            .map(|host| HostRewriteSpecifier::HostRewriteLiteral(text(host))),
+        ..RouteAction::default()
+    };
+    match forward
+        .path_rewrite
+        .as_ref()
+        .map(|rewrite| Rewrite::of(rewrite, kind, matches))
+    {
+        Some(Rewrite::Prefix(prefix)) => action.prefix_rewrite = prefix,
+        Some(Rewrite::Regex(regex)) => action.regex_rewrite = Some(regex),
+        None => {}
+    }
+    route::Action::Route(action)
+}
+
+fn redirect_to(redirect: &Redirect, kind: ClientKind, matches: &Match) -> RedirectAction {
+    let code = match redirect.status.as_u16() {
+        301 => RedirectResponseCode::MovedPermanently,
+        303 => RedirectResponseCode::SeeOther,
+        307 => RedirectResponseCode::TemporaryRedirect,
+        308 => RedirectResponseCode::PermanentRedirect,
+        _ => RedirectResponseCode::Found,
+    };
+    let path = redirect.path.as_ref().map(|rewrite| {
+        match (rewrite, Rewrite::of(rewrite, kind, matches)) {
+            (PathRewrite::Full(path), _) => PathRewriteSpecifier::PathRedirect(path.to_string()),
+            (_, Rewrite::Prefix(prefix)) => PathRewriteSpecifier::PrefixRewrite(prefix),
+            (_, Rewrite::Regex(regex)) => PathRewriteSpecifier::RegexRewrite(regex),
+        }
+    });
+    RedirectAction {
+        host_redirect: redirect.host.as_deref().unwrap_or_default().to_owned(),
+        port_redirect: redirect.port.map_or(0, u32::from),
+        response_code: code.into(),
+        scheme_rewrite_specifier: redirect
+            .scheme
+            .as_ref()
+            .map(|scheme| SchemeRewriteSpecifier::SchemeRedirect(scheme.to_string())),
+        path_rewrite_specifier: path,
+        ..RedirectAction::default()
+    }
+}
+
+/// How a path rewrite is written.
+enum Rewrite {
+    Prefix(String),
+    Regex(RegexMatchAndSubstitute),
+}
+
+impl Rewrite {
+    /// A full path replaces all of it. A prefix is replaced as written for our proxy, which minds segments; Envoy swaps
+    /// bytes, so the slashes at the seam are taken care of here.
+    fn of(rewrite: &PathRewrite, kind: ClientKind, matches: &Match) -> Self {
+        match (rewrite, &matches.path) {
+            (PathRewrite::Full(path), _) => Self::Regex(substitute("^/.*$".to_owned(), path)),
+            (PathRewrite::Prefix(prefix), PathMatch::Prefix(matched))
+                if kind == ClientKind::Envoy =>
+            {
+                let prefix = prefix.trim_end_matches('/');
+                match (prefix, &**matched) {
+                    ("", matched) => {
+                        Self::Regex(substitute(format!("^{}/*", escape(matched)), "/"))
+                    }
+                    (prefix, "/") => Self::Prefix(format!("{prefix}/")),
+                    (prefix, _) => Self::Prefix(prefix.to_owned()),
+                }
+            }
+            (PathRewrite::Prefix(prefix), _) => Self::Prefix(prefix.to_string()),
+        }
+    }
+}
+
+/// Escapes a path for a regular expression.
+fn escape(path: &str) -> String {
+    path.chars()
+        .fold(String::with_capacity(path.len()), |mut escaped, char| {
+            if !char.is_ascii_alphanumeric() && char != '/' && char.is_ascii() {
+                escaped.push('\\');
+            }
+            escaped.push(char);
+            escaped
+        })
+}
+
+fn substitute(regex: String, substitution: &str) -> RegexMatchAndSubstitute {
+    RegexMatchAndSubstitute {
+        pattern: Some(RegexMatcher {
+            regex,
+            ..RegexMatcher::default()
+        }),
+        substitution: substitution.replace('\\', r"\\"),
+    }
+}
+
+fn retry_policy(
+    kind: ClientKind,
+    retry: Option<&Retry>,
+    per_try_timeout: Option<Duration>,
+) -> RetryPolicy {
+    let on = match (retry, kind) {
+        (None, ClientKind::Tulle) => "connect-failure,refused-stream,reset,gateway-error",
+        (None, _) => "connect-failure,refused-stream,reset-before-request",
+        (Some(retry), _) if retry.codes.is_empty() => "connect-failure,refused-stream,reset",
+        (Some(_), _) => "connect-failure,refused-stream,reset,retriable-status-codes",
+    };
+    let codes = retry.map_or(&[][..], |retry| &retry.codes);
+    let base = retry
+        .and_then(|retry| retry.backoff)
+        .unwrap_or(BACKOFF_BASE);
+    RetryPolicy {
+        retry_on: on.to_owned(),
+        num_retries: number(retry.map_or(RETRIES, |retry| retry.attempts)),
+        per_try_timeout: per_try_timeout
+            .filter(|timeout| !timeout.is_zero())
+            .map(duration),
+        retriable_status_codes: codes.iter().map(|code| u32::from(code.as_u16())).collect(),
+        retry_back_off: Some(RetryBackOff {
+            base_interval: Some(duration(base)),
+            max_interval: Some(duration(BACKOFF_MAX.max(base * 10))),
+        }),
+        ..RetryPolicy::default()
+    }
+}
+
+fn by_source(sticky: bool) -> Vec<HashPolicy> {
+    let source =
+        hash_policy::PolicySpecifier::ConnectionProperties(hash_policy::ConnectionProperties {
+            source_ip: true,
+        });
+    sticky
+        .then_some(HashPolicy {
+            policy_specifier: Some(source),
+            ..HashPolicy::default()
+        })
+        .into_iter()
+        .collect()
+}
+
+fn added(changes: &HeaderChanges) -> Vec<HeaderValueOption> {
+    let option =
+        |(name, value): &(HeaderName, HeaderValue), action: HeaderAppendAction| HeaderValueOption {
+            header: Some(WireHeader {
+                key: name.to_string(),
+                value: text(value),
+                ..WireHeader::default()
+            }),
+            append_action: action.into(),
+            keep_empty_value: true,
+            ..HeaderValueOption::default()
+        };
+    let set = changes
+        .set
+        .iter()
+        .map(|it| option(it, HeaderAppendAction::OverwriteIfExistsOrAdd));
+    let add = changes
+        .add
+        .iter()
+        .map(|it| option(it, HeaderAppendAction::AppendIfExistsOrAdd));
+    set.chain(add).collect()
+}
+
+fn removed(changes: &HeaderChanges) -> Vec<String> {
+    changes.remove.iter().map(HeaderName::to_string).collect()
+}
+
+/// Values come from manifests, which are text.
+fn text(value: &HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes()).into_owned()
+}
