@@ -1,8 +1,15 @@
 //! Tulle's control plane: sources, translation, xDS and the CA.
 //!
 //! The way of a change: a [`source`] parses Kubernetes objects into room types, the [`store`] publishes them as an
-//! immutable world, [`translate`] makes xDS resources of it.
+//! immutable world, [`translate`] makes xDS resources of it, [`discovery`] serves them to proxies. The [`ca`] gives
+//! proxies their identity. [`app`] puts it all together.
 
+mod admin;
+pub mod app;
+pub mod ca;
+mod discovery;
 pub mod source;
 pub mod store;
 pub mod translate;
+
+pub use app::{Args, Control, run};

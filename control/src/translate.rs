@@ -17,7 +17,6 @@ mod protocol;
 mod route;
 mod workload;
 
-
 use std::sync::Arc;
 
 use bytes::Bytes;

@@ -1,0 +1,127 @@
+//! What operators see and do: readiness, metrics, who has acknowledged what, what is wrong with the sources, the roots.
+//!
+//! On a loopback address all of it; on any other only readiness and metrics, for kubelet and Prometheus, because the
+//! rest names every workload of the mesh or changes something.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use prometheus_client::registry::Registry;
+use serde_json::json;
+use tulle_runtime::admin::{self, AdminServer, Answer};
+use tulle_runtime::metrics;
+
+use crate::ca::{Authority, RotateError};
+use crate::discovery::Discovery;
+use crate::source::SourceReport;
+use crate::store::Kind;
+
+/// What the routes need.
+#[derive(Clone)]
+pub(crate) struct State {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) discovery: Discovery,
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) report: SourceReport,
+}
+
+/// Adds the routes to a server.
+pub(crate) fn routes(server: &mut AdminServer, state: State) {
+    let inside = server.local_addr().ip().is_loopback();
+    server.allow_host(tulle_runtime::names::CONTROL_DNS_NAME);
+    route(server, "/ready", &state, |state| ready(&state.discovery));
+    route(server, "/metrics", &state, |state| {
+        admin::typed(
+            StatusCode::OK,
+            metrics::CONTENT_TYPE,
+            metrics::encode(&state.registry),
+        )
+    });
+    if !inside {
+        tracing::info!(address = %server.local_addr(), "admin address is not loopback: only /ready and /metrics are served");
+        return;
+    }
+    route(server, "/debug/proxies", &state, |state| {
+        admin::json(&state.discovery.proxies())
+    });
+    route(server, "/debug/source", &state, |state| {
+        source(&state.report)
+    });
+    route(server, "/debug/world", &state, |state| {
+        world(&state.discovery)
+    });
+    route(server, "/ca", &state, |state| {
+        admin::json(&state.authority.status())
+    });
+    server.post("/ca/rotate-root", move |_| {
+        let answer = rotate(&state.authority);
+        async move { answer }
+    });
+}
+
+fn route(server: &mut AdminServer, path: &str, state: &State, answer: fn(&State) -> Answer) {
+    let state = state.clone();
+    server.get(path, move |_| {
+        let answer = answer(&state);
+        async move { answer }
+    });
+}
+
+fn ready(discovery: &Discovery) -> Answer {
+    if discovery.world().synced() {
+        admin::text(StatusCode::OK, "ready\n")
+    } else {
+        admin::text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not ready: the sources have not been read yet\n",
+        )
+    }
+}
+
+fn source(report: &SourceReport) -> Answer {
+    let problems: Vec<_> = report
+        .problems()
+        .into_iter()
+        .map(|problem| {
+            json!({
+                "file": problem.file,
+                "line": problem.line,
+                "document": problem.document,
+                "object": problem.object,
+                "field": problem.field,
+                "message": problem.message,
+            })
+        })
+        .collect();
+    admin::json(&json!({ "problems": problems }))
+}
+
+fn world(discovery: &Discovery) -> Answer {
+    let world = discovery.world();
+    let generations: serde_json::Map<_, _> = Kind::ALL
+        .into_iter()
+        .map(|kind| (kind.to_string(), world.generation(kind).into()))
+        .collect();
+    admin::json(&json!({
+        "synced": world.synced(),
+        "namespaces": world.namespaces().count(),
+        "services": world.services().count(),
+        "pods": world.pods().count(),
+        "routes": world.routes().count(),
+        "generations": generations,
+    }))
+}
+
+fn rotate(authority: &Authority) -> Answer {
+    match authority.rotate() {
+        Ok(()) => admin::json(&authority.status()),
+        Err(error @ RotateError::UnderWay(_)) => {
+            admin::text(StatusCode::CONFLICT, format!("{error}\n"))
+        }
+        Err(error) => {
+            let detail = anyhow::Error::new(error);
+            tracing::error!(error = format!("{detail:#}"), "root rotation did not begin");
+            admin::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{detail:#}\n"))
+        }
+    }
+}

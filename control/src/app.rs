@@ -1,0 +1,228 @@
+//! The composition root: builds every part in order, binds before it serves, and ends without cutting anybody off.
+
+mod args;
+mod listener;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tulle_runtime::admin::AdminServer;
+use tulle_runtime::drain::{self, Drain, DrainWatch};
+use tulle_runtime::names;
+use tulle_runtime::tasks::Tasks;
+use tulle_runtime::{signals, trace};
+
+use crate::admin;
+use crate::ca::{Authority, CertificateService, DirectorySink, JwksReview, Metrics, Settings};
+use crate::discovery::{Discovery, Limits};
+use crate::source::SourceReport;
+use crate::store::{MeshSettings, Store};
+
+pub use args::Args;
+
+/// How long open streams may take to end.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How often a silent connection is asked whether anybody is there, and how long that may take.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
+/// Streams on one connection: one for discovery, a few for certificates.
+const STREAMS: u32 = 64;
+
+/// A control plane that serves.
+#[derive(Debug)]
+pub struct Control {
+    xds_address: SocketAddr,
+    admin_address: SocketAddr,
+    tasks: Tasks,
+    drain: Drain,
+}
+
+/// Runs the control plane until SIGTERM or SIGINT.
+///
+/// # Errors
+/// If it cannot start: a port is taken, a directory cannot be read, the CA's state is broken.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    trace::init(&args.log, trace::Format::Text)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("control")
+        .build()?;
+    runtime.block_on(async {
+        // Asked for first, so that a signal during the start is not lost.
+        let mut signal = std::pin::pin!(signals::shutdown());
+        let control = tokio::select! {
+            // A signal wins over a start that is still going on.
+            biased;
+            _ = &mut signal => return Ok(()),
+            control = Control::start(args) => control?,
+        };
+        let signal = signal.await;
+        tracing::info!(signal, "draining");
+        control.shutdown(DRAIN).await;
+        Ok(())
+    })
+}
+
+impl Control {
+    /// Starts a control plane in this process; it serves when this returns.
+    ///
+    /// # Errors
+    /// If a port is taken, a directory cannot be read, or the CA's state is broken.
+    pub async fn start(args: Args) -> anyhow::Result<Self> {
+        let (store, _writer) = Store::new(MeshSettings {
+            trust_domain: args.trust_domain.as_str().into(),
+            cluster_domain: args.cluster_domain.as_str().into(),
+            ..MeshSettings::default()
+        });
+        let report = SourceReport::default();
+        let tasks = Tasks::new();
+        serve(&args, &store, report, Limits::default(), tasks).await
+    }
+
+    /// Where proxies connect to.
+    #[must_use]
+    pub fn xds_address(&self) -> SocketAddr {
+        self.xds_address
+    }
+
+    /// Where operators connect to.
+    #[must_use]
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// Ends it: streams are told to reconnect elsewhere, and get until `deadline` to end.
+    pub async fn shutdown(self, deadline: Duration) {
+        if !self.drain.drain(deadline).await {
+            tracing::warn!("connections are still open at the deadline; they are cut off");
+        }
+        self.tasks.shutdown(Duration::from_secs(1)).await;
+    }
+}
+
+/// Builds all but the sources, around a store.
+pub(crate) async fn serve(
+    args: &Args,
+    store: &Store,
+    report: SourceReport,
+    limits: Limits,
+    tasks: Tasks,
+) -> anyhow::Result<Control> {
+    let listener = TcpListener::bind(args.xds_address).await.with_context(|| {
+        format!("cannot listen on {} for proxies: is another process using the port? choose another with --xds-address", args.xds_address)
+    })?;
+    let admin = if args.admin_address.ip().is_loopback() {
+        AdminServer::bind(args.admin_address).await
+    } else {
+        AdminServer::bind_exposed(args.admin_address).await
+    };
+    let mut admin = admin.context("choose another address with --admin-address")?;
+    let mut registry = Registry::with_prefix("tulle");
+    let ca_metrics = Metrics::register(&mut registry);
+    let settings = Settings {
+        state_dir: args.state_dir.clone(),
+        trust_domain: args.trust_domain.clone(),
+        cluster_domain: args.cluster_domain.clone(),
+        leaf_ttl: args.leaf_ttl,
+        propagation: args.root_propagation,
+        sinks: vec![Box::new(DirectorySink::new(&args.bundle_dir))],
+        now: Box::new(SystemTime::now),
+    };
+    let authority =
+        Arc::new(Authority::open(settings, ca_metrics.clone()).context("cannot start the CA")?);
+    let ending = CancellationToken::new();
+    let (discovery, follow) =
+        Discovery::new(store, limits, &mut registry, tasks.clone(), ending.clone());
+    let review = JwksReview::new(&args.jwks, &args.token_issuer, names::TOKEN_AUDIENCE);
+    let certificates = CertificateService::new(
+        authority.clone(),
+        Arc::new(review),
+        discovery.worlds(),
+        args.trust_domain.clone(),
+        limits.pod_wait,
+        ca_metrics,
+    );
+    admin::routes(
+        &mut admin,
+        admin::State {
+            registry: Arc::new(registry),
+            discovery: discovery.clone(),
+            authority: authority.clone(),
+            report,
+        },
+    );
+    let (drain, watch) = drain::channel();
+    let control = Control {
+        xds_address: listener.local_addr()?,
+        admin_address: admin.local_addr(),
+        tasks: tasks.clone(),
+        drain,
+    };
+    spawn(&tasks, "store-follower", follow);
+    spawn(&tasks, "ca", run_authority(authority.clone()));
+    spawn(
+        &tasks,
+        "bundle-follower",
+        follow_bundle(authority.clone(), discovery.clone()),
+    );
+    let incoming = listener::accept(listener, authority.identity().clone(), &tasks);
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE.0))
+        .http2_keepalive_timeout(Some(KEEPALIVE.1))
+        .max_concurrent_streams(Some(STREAMS))
+        .add_service(discovery.service())
+        .add_service(certificates.into_service())
+        .serve_with_incoming_shutdown(ReceiverStream::new(incoming), ended(watch.clone(), ending));
+    tasks.spawn("xds-server", async move {
+        if let Err(error) = server.await {
+            tracing::error!(%error, "the server for proxies ended");
+        }
+        // Kept until the last connection has ended.
+        drop(watch);
+    });
+    admin.serve("admin", &tasks);
+    tracing::info!(xds = %control.xds_address, admin = %control.admin_address, "control plane serves");
+    Ok(control)
+}
+
+/// Runs a part until the tasks are cancelled.
+fn spawn(tasks: &Tasks, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
+    let cancelled = tasks.cancelled();
+    tasks.spawn(name, async move {
+        tokio::select! {
+            () = cancelled => {}
+            () = part => {}
+        }
+    });
+}
+
+/// Resolves when the drain begins, having told the streams.
+async fn ended(watch: DrainWatch, ending: CancellationToken) {
+    watch.draining().await;
+    ending.cancel();
+}
+
+async fn run_authority(authority: Arc<Authority>) {
+    authority.run().await;
+}
+
+/// Hands each new trust bundle to discovery.
+async fn follow_bundle(authority: Arc<Authority>, discovery: Discovery) {
+    let mut bundle = authority.bundle();
+    loop {
+        let pem = bundle.borrow_and_update().clone();
+        discovery.set_bundle(&pem);
+        if bundle.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

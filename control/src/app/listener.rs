@@ -1,0 +1,191 @@
+//! The port that proxies speak to: TLS of the mesh, a client certificate asked for but not required.
+//!
+//! Our own acceptor under tonic's server, so that each handshake uses the certificate and the roots of that moment, and
+//! each request knows who is on the other end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tonic::transport::server::Connected;
+use tulle_identity::{ClientAuth, Identity, peer_id};
+use tulle_runtime::tasks::Tasks;
+
+use crate::discovery::{Peer, PeerSvid};
+
+/// Handshakes at a time; more wait in the kernel's queue.
+const HANDSHAKES: usize = 256;
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Pause after accept has failed, as it does for want of file descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A connection whose other end is known.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    tls: TlsStream<TcpStream>,
+    peer: Peer,
+}
+
+/// Accepts connections until the tasks are cancelled or the receiver is dropped.
+pub(crate) fn accept(
+    listener: TcpListener,
+    identity: Identity,
+    tasks: &Tasks,
+) -> mpsc::Receiver<io::Result<Connection>> {
+    let (connections, incoming) = mpsc::channel(1);
+    let acceptor = Arc::new(Acceptor {
+        identity,
+        config: Mutex::new(None),
+    });
+    let (owner, cancelled) = (tasks.clone(), tasks.cancelled());
+    tasks.spawn("xds-listener", async move {
+        tokio::select! {
+            () = cancelled => {}
+            () = connections.closed() => {}
+            () = accept_loop(listener, acceptor, &connections, &owner) => {}
+        }
+    });
+    incoming
+}
+
+async fn accept_loop(
+    listener: TcpListener,
+    acceptor: Arc<Acceptor>,
+    connections: &mpsc::Sender<io::Result<Connection>>,
+    tasks: &Tasks,
+) {
+    let places = Arc::new(Semaphore::new(HANDSHAKES));
+    loop {
+        let place = places
+            .clone()
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
+        let (stream, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection of a proxy");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let (acceptor, connections) = (acceptor.clone(), connections.clone());
+        tasks.spawn_connection("xds-handshake", async move {
+            match tokio::time::timeout(HANDSHAKE, acceptor.handshake(stream, address)).await {
+                // Nobody listens any more while the server is shutting down.
+                Ok(Ok(connection)) => drop(connections.send(Ok(connection)).await),
+                Ok(Err(error)) => {
+                    tracing::info!(client.addr = %address, %error, "TLS handshake failed")
+                }
+                Err(_) => tracing::info!(client.addr = %address, "TLS handshake took too long"),
+            }
+            drop(place);
+        });
+    }
+}
+
+struct Acceptor {
+    identity: Identity,
+    /// The configuration of the identity's present generation.
+    config: Mutex<Option<(u64, Arc<ServerConfig>)>>,
+}
+
+impl Acceptor {
+    async fn handshake(&self, stream: TcpStream, address: SocketAddr) -> io::Result<Connection> {
+        stream.set_nodelay(true)?;
+        let tls = TlsAcceptor::from(self.config()).accept(stream).await?;
+        let svid = match tls.get_ref().1.peer_certificates() {
+            Some(chain) if !chain.is_empty() => {
+                let id = peer_id(chain).map_err(io::Error::other)?;
+                Some(PeerSvid {
+                    id,
+                    not_after: not_after(&chain[0])?,
+                })
+            }
+            _ => None,
+        };
+        Ok(Connection {
+            tls,
+            peer: Peer { address, svid },
+        })
+    }
+
+    fn config(&self) -> Arc<ServerConfig> {
+        let current = self.identity.load();
+        let mut config = self.config.lock();
+        match &*config {
+            Some((generation, config)) if *generation == current.generation() => config.clone(),
+            _ => {
+                let made = current.server(ClientAuth::Optional, &[b"h2"]);
+                *config = Some((current.generation(), made.clone()));
+                made
+            }
+        }
+    }
+}
+
+/// End of a certificate's validity.
+fn not_after(cert: &[u8]) -> io::Result<SystemTime> {
+    let (_, cert) = x509_parser::parse_x509_certificate(cert).map_err(io::Error::other)?;
+    let seconds = u64::try_from(cert.validity().not_after.timestamp()).unwrap_or(0);
+    Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tls).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tls).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tls.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_shutdown(cx)
+    }
+}

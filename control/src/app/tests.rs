@@ -1,0 +1,5 @@
+//! The control plane as its clients see it: over real TLS connections on loopback.
+
+mod certificates;
+mod harness;
+mod streams;

@@ -1,0 +1,322 @@
+//! Who gets a certificate, and who does not.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime};
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+use tulle_identity::{PrivateKey, SpiffeId, Svid, TrustBundle};
+use tulle_xds_proto::istio::auth::IstioCertificateRequest;
+use tulle_xds_proto::istio::auth::istio_certificate_service_client::IstioCertificateServiceClient;
+
+use super::harness::*;
+use crate::ca::token_tests::claims as token_claims;
+use crate::discovery::Limits;
+use crate::store::{Event, Object};
+
+fn svid(key: PrivateKey, chain: &[String]) -> Svid {
+    let chain = chain
+        .iter()
+        .map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()).expect("PEM"))
+        .collect();
+    Svid::new(chain, key).expect("a good chain")
+}
+
+fn csr(id: &str) -> String {
+    let key = PrivateKey::generate().expect("a key");
+    key.csr(&SpiffeId::parse(id).expect("a good id"))
+        .expect("a request")
+}
+
+#[tokio::test]
+async fn a_pod_gets_the_identity_of_its_token_from_the_root_it_mounts() {
+    let mut plane = Plane::start().await;
+    plane.pod("shop", "web-1", "web", [10, 0, 0, 1]);
+    let token = plane.tokens.token("shop", "web", "web-1", "u1");
+    let (key, chain) = plane.certify(None, Some(&token)).await.expect("issued");
+    assert_eq!(chain.len(), 2, "the leaf first, the root last");
+    let root = TrustBundle::from_pem(chain[1].as_bytes()).expect("a root");
+    assert_eq!(root, plane.bundle().await);
+    let svid = svid(key, &chain);
+    assert_eq!(svid.id().as_str(), "spiffe://cluster.local/ns/shop/sa/web");
+    // It opens doors, and renews itself with it in hand.
+    plane
+        .certify(Some(svid), Some(&token))
+        .await
+        .expect("issued again");
+}
+
+#[tokio::test]
+async fn a_pod_that_appears_a_moment_after_its_request_is_served() {
+    let limits = Limits {
+        pod_wait: Duration::from_secs(20),
+        ..limits()
+    };
+    let mut plane = Plane::start_with(limits, |_| {}).await;
+    let token = plane.tokens.token("shop", "web", "web-1", "u1");
+    let object = Event::Apply(Object::Pod(pod("shop", "web-1", "web", [10, 0, 0, 1])));
+    let channel = plane.channel(None).await.expect("it listens");
+    let asked = ask(channel, &token);
+    let appear = async {
+        tokio::task::yield_now().await;
+        plane.writer.apply(vec![object]);
+    };
+    let (answer, ()) = tokio::join!(asked, appear);
+    assert!(answer.is_ok(), "{answer:?}");
+}
+
+async fn ask(channel: Channel, token: &str) -> Result<(), Status> {
+    let csr = csr("spiffe://cluster.local/ns/shop/sa/web");
+    let mut request = Request::new(IstioCertificateRequest {
+        csr,
+        validity_duration: 0,
+    });
+    request.metadata_mut().insert(
+        "authorization",
+        format!("Bearer {token}").parse().expect("ASCII"),
+    );
+    IstioCertificateServiceClient::new(channel)
+        .create_certificate(request)
+        .await
+        .map(drop)
+}
+
+#[tokio::test]
+async fn row_37_a_request_for_somebody_else_is_refused() {
+    let mut plane = Plane::start().await;
+    plane.pod("shop", "web-1", "web", [10, 0, 0, 1]);
+    let token = plane.tokens.token("shop", "web", "web-1", "u1");
+    let own = || csr("spiffe://cluster.local/ns/shop/sa/web");
+    let ten_years = 10 * 365 * 24 * 3600;
+    let table = [
+        ("its own name", own(), 0, Code::Ok),
+        ("its own name for a day", own(), 24 * 3600, Code::Ok),
+        (
+            "another account",
+            csr("spiffe://cluster.local/ns/shop/sa/admin"),
+            0,
+            Code::InvalidArgument,
+        ),
+        (
+            "another namespace",
+            csr("spiffe://cluster.local/ns/bank/sa/web"),
+            0,
+            Code::InvalidArgument,
+        ),
+        (
+            "another trust domain",
+            csr("spiffe://evil/ns/shop/sa/web"),
+            0,
+            Code::InvalidArgument,
+        ),
+        (
+            "a CA",
+            extended(rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained), &[]),
+            0,
+            Code::InvalidArgument,
+        ),
+        (
+            "the control plane's DNS name",
+            extended(rcgen::IsCa::NoCa, &["tulle-control.tulle-system.svc"]),
+            0,
+            Code::InvalidArgument,
+        ),
+        ("ten years", own(), ten_years, Code::InvalidArgument),
+        ("a negative life", own(), -1, Code::InvalidArgument),
+        (
+            "garbage",
+            "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n"
+                .to_owned(),
+            0,
+            Code::InvalidArgument,
+        ),
+        ("nothing", String::new(), 0, Code::InvalidArgument),
+    ];
+    for (name, csr, seconds, expected) in table {
+        let result = plane.certify_csr(None, Some(&token), csr, seconds).await;
+        let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
+        assert_eq!(code, expected, "{name}: {result:?}");
+    }
+}
+
+/// A signing request with more in it than a workload may ask for.
+fn extended(is_ca: rcgen::IsCa, dns_names: &[&str]) -> String {
+    let names: Vec<String> = dns_names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = rcgen::CertificateParams::new(names).expect("DNS names");
+    params.is_ca = is_ca;
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+    let key = rcgen::KeyPair::generate().expect("a key");
+    params
+        .serialize_request(&key)
+        .and_then(|request| request.pem())
+        .expect("a request")
+}
+
+#[tokio::test]
+async fn a_short_lifetime_is_what_the_operator_said() {
+    let mut plane =
+        Plane::start_with(limits(), |args| args.leaf_ttl = Duration::from_secs(10)).await;
+    plane.pod("shop", "web-1", "web", [10, 0, 0, 1]);
+    let token = plane.tokens.token("shop", "web", "web-1", "u1");
+    for asked in [0, 24 * 3600] {
+        let key = PrivateKey::generate().expect("a key");
+        let request = key
+            .csr(&SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/web").expect("an id"))
+            .expect("a request");
+        let chain = plane
+            .certify_csr(None, Some(&token), request, asked)
+            .await
+            .expect("issued");
+        let left = svid(key, &chain)
+            .not_after()
+            .duration_since(SystemTime::now())
+            .expect("still valid");
+        assert!(left <= Duration::from_secs(10), "{left:?}");
+    }
+}
+
+#[tokio::test]
+async fn row_38_callers_without_a_good_token_get_nothing_and_no_hint() {
+    let mut plane = Plane::start().await;
+    plane.pod("shop", "web-1", "web", [10, 0, 0, 1]);
+    let good = plane.tokens.token("shop", "web", "web-1", "u1");
+    plane
+        .certify(None, Some(&good))
+        .await
+        .expect("a good token");
+    let other_audience = {
+        let mut claims = token_claims("shop", "web", "web-1", "u1");
+        claims["aud"] = serde_json::json!(["vault"]);
+        plane.tokens.sign(&claims)
+    };
+    let table = [
+        ("no token", None, None),
+        ("a certificate alone", Some(plane.svid("shop", "web")), None),
+        ("garbage", None, Some("x".to_owned())),
+        ("another audience", None, Some(other_audience)),
+        (
+            "a pod that does not exist",
+            None,
+            Some(plane.tokens.token("shop", "web", "web-9", "u9")),
+        ),
+        (
+            "another account of the pod",
+            None,
+            Some(plane.tokens.token("shop", "admin", "web-1", "u1")),
+        ),
+        (
+            "replayed from another workload",
+            Some(plane.svid("bank", "thief")),
+            Some(good.clone()),
+        ),
+    ];
+    let mut answers = BTreeSet::new();
+    for (name, svid, token) in table {
+        let status = plane.certify(svid, token.as_deref()).await.expect_err(name);
+        assert_eq!(status.code(), Code::Unauthenticated, "{name}: {status:?}");
+        answers.insert(status.message().to_owned());
+    }
+    assert_eq!(
+        answers.len(),
+        1,
+        "every refusal looks the same: {answers:?}"
+    );
+    plane
+        .certify(None, Some(&good))
+        .await
+        .expect("others are unaffected");
+}
+
+#[tokio::test]
+async fn row_38_a_deleted_pods_token_is_refused_at_once() {
+    let mut plane = Plane::start().await;
+    plane.pod("shop", "web-1", "web", [10, 0, 0, 1]);
+    let token = plane.tokens.token("shop", "web", "web-1", "u1");
+    plane
+        .certify(None, Some(&token))
+        .await
+        .expect("the pod is there");
+    plane.remove_pod("shop", "web-1");
+    // Wait until the removal is known, then ask while the token's verdict is still cached.
+    let gone = async || {
+        let status = plane.certify(None, Some(&token)).await.err()?;
+        (status.code() == Code::Unauthenticated).then_some(())
+    };
+    while gone().await.is_none() {}
+}
+
+#[tokio::test]
+async fn row_38_without_keys_the_ca_is_unavailable_and_lets_nobody_in() {
+    let mut plane = Plane::start().await;
+    plane.pod("shop", "web-1", "web", [10, 0, 0, 1]);
+    let token = plane.tokens.token("shop", "web", "web-1", "u1");
+    let keys = std::fs::read(plane.tokens.file()).expect("readable");
+    std::fs::remove_file(plane.tokens.file()).expect("it is there");
+    let status = plane
+        .certify(None, Some(&token))
+        .await
+        .expect_err("nobody can check the token");
+    assert_eq!(status.code(), Code::Unavailable);
+    std::fs::write(plane.tokens.file(), keys).expect("writable");
+    plane
+        .certify(None, Some(&token))
+        .await
+        .expect("the keys are back");
+}
+
+#[tokio::test]
+async fn a_client_certificate_of_another_mesh_does_not_get_through_the_handshake() {
+    let plane = Plane::start().await;
+    let other = Plane::start().await;
+    let foreign = other.svid("shop", "web");
+    // The server refuses after the client believes itself connected, so the first call shows it.
+    let refused = match plane.channel(Some(foreign)).await {
+        Err(_) => true,
+        Ok(channel) => ask(channel, "x")
+            .await
+            .is_err_and(|status| status.code() != Code::Unauthenticated),
+    };
+    assert!(refused);
+}
+
+#[tokio::test]
+async fn the_root_survives_a_restart() {
+    let plane = Plane::start().await;
+    let bundle = plane.bundle().await;
+    let state_dir = plane.state_dir();
+    let again = Plane::start_with(limits(), |args| args.state_dir = state_dir).await;
+    assert_eq!(again.bundle().await, bundle);
+}
+
+#[tokio::test]
+async fn a_root_rotation_begins_on_request_and_keeps_the_old_root_trusted() {
+    let mut plane = Plane::start().await;
+    plane.pod("shop", "web-1", "web", [10, 0, 0, 1]);
+    let before = plane.bundle().await;
+    let answer = plane.admin_post("/ca/rotate-root").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(
+        plane
+            .admin_post("/ca/rotate-root")
+            .await
+            .starts_with("HTTP/1.1 409"),
+        "one at a time"
+    );
+    let both = loop {
+        let bundle = plane.bundle().await;
+        if bundle.roots().len() == 2 {
+            break bundle;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    };
+    assert_eq!(both.roots()[0], before.roots()[0]);
+    // The old root still signs: the new one may not have reached everybody.
+    let token = plane.tokens.token("shop", "web", "web-1", "u1");
+    let (_, chain) = plane.certify(None, Some(&token)).await.expect("issued");
+    assert_eq!(
+        TrustBundle::from_pem(chain[1].as_bytes()).expect("a root"),
+        before
+    );
+}

@@ -1,0 +1,611 @@
+//! Discovery: who may open a stream, and what it is told.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tonic::Code;
+use tulle_xds_proto::ResourceType;
+use tulle_xds_proto::envoy::extensions::transport_sockets::tls::v3::Secret;
+use tulle_xds_proto::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+use tulle_xds_proto::unpack;
+
+use super::harness::*;
+use crate::discovery::Limits;
+use crate::store::service::{Addressing, AppProtocol, Distribution, ServicePort, TargetPort};
+use crate::store::{Endpoint, EndpointSlice, Event, Kind, Object, ObjectKey, ObjectRef, Service};
+
+/// Address of a test's one proxy.
+const IP: [u8; 4] = [10, 0, 0, 1];
+const VIP: [u8; 4] = [10, 1, 0, 1];
+const LISTENER: &str = "outbound|10.1.0.1|80";
+const CLUSTER: &str = "outbound|80||api.shop.svc.cluster.local";
+
+fn service(name: &str, vip: [u8; 4]) -> Event {
+    Event::Apply(Object::Service(Service {
+        key: ObjectKey::new("shop", name),
+        addressing: Addressing::Virtual(vec![IpAddr::from(vip)]),
+        ports: vec![ServicePort {
+            name: "http".into(),
+            port: 80,
+            target: TargetPort::Number(8080),
+            protocol: AppProtocol::Http,
+        }],
+        selector: None,
+        publish_not_ready: false,
+        client_ip_affinity: None,
+        local_only: false,
+        distribution: Distribution::Any,
+    }))
+}
+
+fn endpoints(service: &str, addresses: &[[u8; 4]]) -> Event {
+    let endpoint = |address: &[u8; 4]| Endpoint {
+        address: IpAddr::from(*address),
+        ready: true,
+        serving: true,
+        terminating: false,
+        pod: None,
+        node: None,
+        zone: None,
+        for_zones: Vec::new(),
+        for_nodes: Vec::new(),
+    };
+    Event::Apply(Object::EndpointSlice(EndpointSlice {
+        key: ObjectKey::new("shop", format!("{service}-1")),
+        service: service.into(),
+        ports: vec![("http".into(), 8080)],
+        endpoints: addresses.iter().map(endpoint).collect(),
+    }))
+}
+
+fn delete(kind: Kind, name: &str) -> Event {
+    Event::Delete(ObjectRef {
+        kind,
+        key: ObjectKey::new("shop", name),
+    })
+}
+
+/// A plane with one Service, and a stream of its one pod.
+async fn plane_and_proxy() -> (Plane, Proxy) {
+    let mut plane = Plane::start().await;
+    plane.pod("shop", "web-1", "web", IP);
+    plane.writer.apply(vec![
+        service("api", VIP),
+        endpoints("api", &[[10, 0, 1, 1]]),
+    ]);
+    let proxy = plane.proxy("shop", "web-1", "web", IP).await;
+    (plane, proxy)
+}
+
+fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[tokio::test]
+async fn row_35_a_stream_without_a_client_certificate_is_refused() {
+    let mut plane = Plane::start().await;
+    plane.pod("shop", "web-1", "web", IP);
+    let channel = plane
+        .channel(None)
+        .await
+        .expect("the port serves certificates too");
+    let status = Proxy::open(channel, Some(node(&node_id("shop", "web-1", IP))))
+        .await
+        .err()
+        .expect("refused");
+    assert_eq!(status.code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn row_35_a_stream_for_another_pod_is_denied() {
+    let mut plane = Plane::start().await;
+    plane.pod("shop", "web-1", "web", IP);
+    plane.pod("shop", "admin-1", "admin", [10, 0, 0, 2]);
+    plane.pod("bank", "vault-1", "web", [10, 0, 0, 3]);
+    let own = node_id("shop", "web-1", IP);
+    let table = [
+        (
+            "another account's pod",
+            Some(node(&node_id("shop", "admin-1", [10, 0, 0, 2]))),
+            Code::PermissionDenied,
+        ),
+        (
+            "another namespace's pod",
+            Some(node(&node_id("bank", "vault-1", [10, 0, 0, 3]))),
+            Code::PermissionDenied,
+        ),
+        (
+            "its pod at another's address",
+            Some(node(&node_id("shop", "web-1", [10, 0, 0, 2]))),
+            Code::PermissionDenied,
+        ),
+        (
+            "another cluster's domain",
+            Some(node(&own.replace("cluster.local", "evil"))),
+            Code::PermissionDenied,
+        ),
+        (
+            "no pod",
+            Some(node("sidecar~10.0.0.1~.shop~shop.svc.cluster.local")),
+            Code::PermissionDenied,
+        ),
+        (
+            "no namespace",
+            Some(node("sidecar~10.0.0.1~web-1.~.svc.cluster.local")),
+            Code::PermissionDenied,
+        ),
+        (
+            "no address",
+            Some(node("sidecar~~web-1.shop~shop.svc.cluster.local")),
+            Code::PermissionDenied,
+        ),
+        ("an empty id", Some(node("")), Code::PermissionDenied),
+        ("no node", None, Code::PermissionDenied),
+        (
+            "a pod that does not exist",
+            Some(node(&node_id("shop", "web-9", IP))),
+            Code::Unavailable,
+        ),
+    ];
+    for (name, node, code) in table {
+        let channel = plane
+            .channel(Some(plane.svid("shop", "web")))
+            .await
+            .expect("it listens");
+        let mut proxy = Proxy::open(channel, node)
+            .await
+            .expect("the claim comes with the first request");
+        proxy.subscribe(ResourceType::Secret, &["ROOTCA"]).await;
+        let status = proxy.next().await.expect_err(name);
+        assert_eq!(status.code(), code, "{name}: {status:?}");
+    }
+    let mut proxy = plane.proxy("shop", "web-1", "web", IP).await;
+    proxy.subscribe(ResourceType::Secret, &["ROOTCA"]).await;
+    proxy.next().await.expect("its own pod is let in");
+}
+
+#[tokio::test]
+async fn row_35_a_stream_ends_when_its_pod_becomes_anothers_or_goes() {
+    let (mut plane, mut proxy) = plane_and_proxy().await;
+    let mut other = plane.proxy("shop", "web-1", "web", IP).await;
+    for proxy in [&mut proxy, &mut other] {
+        proxy.subscribe(ResourceType::Secret, &["ROOTCA"]).await;
+        proxy.take().await;
+    }
+    drop(other);
+    plane.pod("shop", "web-1", "admin", IP);
+    assert_eq!(
+        proxy.next().await.expect_err("not its pod any more").code(),
+        Code::PermissionDenied
+    );
+    plane.pod("shop", "web-1", "web", IP);
+    let mut proxy = plane.proxy("shop", "web-1", "web", IP).await;
+    proxy.subscribe(ResourceType::Secret, &["ROOTCA"]).await;
+    loop {
+        // The first try may meet the world of a moment ago.
+        match proxy.next().await {
+            Ok(_) => break,
+            Err(status) => assert_eq!(status.code(), Code::PermissionDenied),
+        }
+        proxy = plane.proxy("shop", "web-1", "web", IP).await;
+        proxy.subscribe(ResourceType::Secret, &["ROOTCA"]).await;
+    }
+    plane.remove_pod("shop", "web-1");
+    assert_eq!(
+        proxy.next().await.expect_err("the pod is gone").code(),
+        Code::Unavailable
+    );
+}
+
+#[tokio::test]
+async fn a_pod_that_appears_a_moment_later_is_let_in() {
+    let limits = Limits {
+        pod_wait: Duration::from_secs(20),
+        ..limits()
+    };
+    let mut plane = Plane::start_with(limits, |_| {}).await;
+    let mut proxy = plane.proxy("shop", "web-1", "web", IP).await;
+    proxy.subscribe(ResourceType::Secret, &["ROOTCA"]).await;
+    plane.pod("shop", "web-1", "web", IP);
+    assert_eq!(proxy.take().await, ("SDS", names(&["ROOTCA"]), vec![]));
+}
+
+#[tokio::test]
+async fn row_36_secrets_are_trust_bundles_only_whatever_is_asked() {
+    let mut plane = Plane::start().await;
+    plane.pod("shop", "web-1", "web", IP);
+    plane.pod("bank", "vault-1", "vault", [10, 0, 0, 3]);
+    // The other namespace asks first, so that a cache could be warm.
+    let asked = [
+        "ROOTCA",
+        "default",
+        "kubernetes://bank/tls",
+        "bank/tls",
+        "spiffe://cluster.local/ns/bank/sa/vault",
+    ];
+    for (namespace, name, account, ip) in [
+        ("bank", "vault-1", "vault", [10, 0, 0, 3]),
+        ("shop", "web-1", "web", IP),
+    ] {
+        let mut proxy = plane.proxy(namespace, name, account, ip).await;
+        proxy.subscribe(ResourceType::Secret, &asked).await;
+        let response = proxy.next().await.expect("an answer");
+        let (_, given, mut denied) = summary(&response);
+        denied.sort();
+        assert_eq!(given, ["ROOTCA"]);
+        assert_eq!(
+            denied,
+            [
+                "bank/tls",
+                "default",
+                "kubernetes://bank/tls",
+                "spiffe://cluster.local/ns/bank/sa/vault"
+            ]
+        );
+        let secret: Secret =
+            unpack(response.resources[0].resource.as_ref().expect("a message")).expect("a secret");
+        let text = format!("{secret:?}");
+        assert!(
+            text.contains("BEGIN CERTIFICATE") && !text.contains("PRIVATE KEY"),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_rotated_bundle_is_pushed_to_its_subscribers() {
+    let (plane, mut proxy) = plane_and_proxy().await;
+    proxy.subscribe(ResourceType::Secret, &["ROOTCA"]).await;
+    let before = versions(&proxy.next().await.expect("the bundle"));
+    plane.admin_post("/ca/rotate-root").await;
+    let after = versions(&proxy.next().await.expect("the new bundle"));
+    assert_ne!(before, after);
+}
+
+#[tokio::test]
+async fn what_is_known_is_sent_and_what_is_not_is_said_to_be_unknown() {
+    let (_plane, mut proxy) = plane_and_proxy().await;
+    proxy
+        .subscribe(ResourceType::Listener, &[LISTENER, "outbound|10.9.9.9|80"])
+        .await;
+    assert_eq!(
+        proxy.take().await,
+        ("LDS", names(&[LISTENER]), names(&["outbound|10.9.9.9|80"]))
+    );
+    proxy.subscribe(ResourceType::Route, &[CLUSTER]).await;
+    assert_eq!(proxy.take().await, ("RDS", names(&[CLUSTER]), vec![]));
+    proxy.subscribe(ResourceType::Cluster, &[CLUSTER]).await;
+    assert_eq!(proxy.take().await, ("CDS", names(&[CLUSTER]), vec![]));
+    proxy.subscribe(ResourceType::Endpoints, &[CLUSTER]).await;
+    assert_eq!(proxy.take().await, ("EDS", names(&[CLUSTER]), vec![]));
+    proxy.expect_silence().await;
+}
+
+#[tokio::test]
+async fn an_unknown_name_is_remembered_until_it_exists() {
+    let (mut plane, mut proxy) = plane_and_proxy().await;
+    let later = "outbound|10.1.0.9|80";
+    proxy.subscribe(ResourceType::Listener, &[later]).await;
+    assert_eq!(proxy.take().await, ("LDS", vec![], names(&[later])));
+    plane.writer.apply(vec![service("later", [10, 1, 0, 9])]);
+    assert_eq!(proxy.take().await, ("LDS", names(&[later]), vec![]));
+}
+
+#[tokio::test]
+async fn an_endpoint_change_goes_to_its_subscribers_and_touches_nothing_else() {
+    let (mut plane, mut proxy) = plane_and_proxy().await;
+    plane.writer.apply(vec![
+        service("other", [10, 1, 0, 2]),
+        endpoints("other", &[[10, 0, 2, 1]]),
+    ]);
+    for kind in [
+        ResourceType::Listener,
+        ResourceType::Cluster,
+        ResourceType::Route,
+        ResourceType::Endpoints,
+    ] {
+        let name = if kind == ResourceType::Listener {
+            LISTENER
+        } else {
+            CLUSTER
+        };
+        proxy.subscribe(kind, &[name]).await;
+        proxy.take().await;
+    }
+    plane
+        .writer
+        .apply(vec![endpoints("api", &[[10, 0, 1, 1], [10, 0, 1, 2]])]);
+    assert_eq!(proxy.take().await, ("EDS", names(&[CLUSTER]), vec![]));
+    plane
+        .writer
+        .apply(vec![endpoints("other", &[[10, 0, 2, 2]])]);
+    proxy.expect_silence().await;
+    proxy.unsubscribe(ResourceType::Endpoints, &[CLUSTER]).await;
+    // Once this is answered, the request before it has been read.
+    proxy.expect_silence().await;
+    plane.writer.apply(vec![endpoints("api", &[[10, 0, 1, 3]])]);
+    proxy.expect_silence().await;
+}
+
+#[tokio::test]
+async fn a_deleted_service_is_removed_listener_first_cluster_last() {
+    let (mut plane, mut proxy) = plane_and_proxy().await;
+    for kind in [
+        ResourceType::Cluster,
+        ResourceType::Endpoints,
+        ResourceType::Listener,
+        ResourceType::Route,
+    ] {
+        let name = if kind == ResourceType::Listener {
+            LISTENER
+        } else {
+            CLUSTER
+        };
+        proxy.subscribe(kind, &[name]).await;
+        proxy.take().await;
+    }
+    plane.writer.apply(vec![
+        delete(Kind::Service, "api"),
+        delete(Kind::EndpointSlice, "api-1"),
+    ]);
+    let mut order = Vec::new();
+    for _ in 0..4 {
+        let (kind, given, removed) = proxy.take().await;
+        assert_eq!((given.len(), removed.len()), (0, 1), "{kind}");
+        order.push(kind);
+    }
+    assert_eq!(order, ["LDS", "RDS", "CDS", "EDS"]);
+}
+
+#[tokio::test]
+async fn endpoints_follow_a_cluster_that_is_sent_again() {
+    let (_plane, mut proxy) = plane_and_proxy().await;
+    for kind in [ResourceType::Cluster, ResourceType::Endpoints] {
+        proxy.subscribe(kind, &[CLUSTER]).await;
+        proxy.take().await;
+    }
+    proxy.subscribe(ResourceType::Cluster, &[CLUSTER]).await;
+    assert_eq!(proxy.take().await, ("CDS", names(&[CLUSTER]), vec![]));
+    assert_eq!(proxy.take().await, ("EDS", names(&[CLUSTER]), vec![]));
+}
+
+#[tokio::test]
+async fn a_refused_resource_is_recorded_and_not_sent_again_until_it_changes() {
+    let (mut plane, mut proxy) = plane_and_proxy().await;
+    proxy.subscribe(ResourceType::Endpoints, &[CLUSTER]).await;
+    let response = proxy.next().await.expect("endpoints");
+    proxy.nack(&response, "no such locality").await;
+    proxy.expect_silence().await;
+    let debug = plane.admin("/debug/proxies").await;
+    assert!(
+        debug.contains("no such locality") && debug.contains("\"rejected\""),
+        "{debug}"
+    );
+    let metrics = plane.admin("/metrics").await;
+    assert!(
+        metrics.contains("tulle_total_xds_rejects_total{type=\"EDS\"} 1"),
+        "{metrics}"
+    );
+    plane.writer.apply(vec![endpoints("api", &[[10, 0, 1, 9]])]);
+    assert_eq!(proxy.take().await, ("EDS", names(&[CLUSTER]), vec![]));
+    proxy.expect_silence().await;
+    assert!(
+        !plane
+            .admin("/debug/proxies")
+            .await
+            .contains("no such locality")
+    );
+}
+
+#[tokio::test]
+async fn a_reconnecting_proxy_gets_only_what_differs() {
+    let (mut plane, mut proxy) = plane_and_proxy().await;
+    proxy.subscribe(ResourceType::Listener, &[LISTENER]).await;
+    let listener = versions(&proxy.next().await.expect("a listener"));
+    drop(proxy);
+    plane.writer.apply(vec![service("later", [10, 1, 0, 9])]);
+    let mut proxy = plane.proxy("shop", "web-1", "web", IP).await;
+    let later = "outbound|10.1.0.9|80";
+    let has = [
+        (LISTENER, listener[LISTENER].as_str()),
+        (later, "0123456789abcdef"),
+        ("outbound|10.8.8.8|80", "00"),
+    ];
+    proxy
+        .subscribe_with(
+            ResourceType::Listener,
+            &[LISTENER, later, "outbound|10.8.8.8|80"],
+            &has,
+        )
+        .await;
+    assert_eq!(
+        proxy.take().await,
+        ("LDS", names(&[later]), names(&["outbound|10.8.8.8|80"]))
+    );
+    proxy.expect_silence().await;
+}
+
+#[tokio::test]
+async fn a_reply_to_another_streams_nonce_costs_no_subscription() {
+    let (plane, mut proxy) = plane_and_proxy().await;
+    proxy.subscribe(ResourceType::Cluster, &[CLUSTER]).await;
+    proxy.take().await;
+    let request = DeltaDiscoveryRequest {
+        response_nonce: "of-another-stream".to_owned(),
+        resource_names_subscribe: names(&["outbound|81||nothing.shop.svc.cluster.local"]),
+        ..Default::default()
+    };
+    proxy.send(ResourceType::Cluster, request).await;
+    assert_eq!(proxy.take().await.0, "CDS");
+    proxy.expect_silence().await;
+    let metrics = plane.admin("/metrics").await;
+    assert!(
+        metrics.contains("tulle_xds_expired_nonce_total{type=\"CDS\"} 1"),
+        "{metrics}"
+    );
+}
+
+#[tokio::test]
+async fn a_wildcard_client_gets_every_cluster_and_hears_of_new_ones() {
+    let (mut plane, mut proxy) = plane_and_proxy().await;
+    proxy.subscribe(ResourceType::Cluster, &["*"]).await;
+    let (kind, given, removed) = proxy.take().await;
+    assert_eq!((kind, removed), ("CDS", vec![]));
+    assert!(given.contains(&CLUSTER.to_owned()), "{given:?}");
+    plane.writer.apply(vec![service("later", [10, 1, 0, 9])]);
+    let later = names(&["outbound|80||later.shop.svc.cluster.local"]);
+    assert_eq!(proxy.take().await, ("CDS", later.clone(), vec![]));
+    plane.writer.apply(vec![delete(Kind::Service, "later")]);
+    assert_eq!(proxy.take().await, ("CDS", vec![], later));
+}
+
+#[tokio::test]
+async fn inbound_is_the_callers_own() {
+    let (mut plane, mut proxy) = plane_and_proxy().await;
+    plane.pod("shop", "web-2", "web", [10, 0, 0, 2]);
+    proxy.subscribe(ResourceType::Listener, &["inbound"]).await;
+    assert_eq!(proxy.take().await, ("LDS", names(&["inbound"]), vec![]));
+    plane.remove_pod("shop", "web-2");
+    proxy.expect_silence().await;
+}
+
+#[tokio::test]
+async fn garbage_ends_its_stream_with_a_reason_and_no_other() {
+    let (plane, mut proxy) = plane_and_proxy().await;
+    let too_long = "x".repeat(2000);
+    let table = [
+        (
+            "an unknown type",
+            DeltaDiscoveryRequest {
+                type_url: "type.googleapis.com/evil.Type".to_owned(),
+                ..Default::default()
+            },
+        ),
+        ("no type", DeltaDiscoveryRequest::default()),
+        ("a long name", request(ResourceType::Listener, &[&too_long])),
+        ("an empty name", request(ResourceType::Listener, &[""])),
+    ];
+    for (name, garbage) in table {
+        let mut bad = plane.proxy("shop", "web-1", "web", IP).await;
+        bad.subscribe(ResourceType::Secret, &["ROOTCA"]).await;
+        bad.take().await;
+        bad.send_raw(garbage).await;
+        let status = bad.next().await.expect_err(name);
+        assert_eq!(status.code(), Code::InvalidArgument, "{name}: {status:?}");
+    }
+    proxy.expect_silence().await;
+}
+
+fn request(kind: ResourceType, subscribe: &[&str]) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: kind.type_url().to_owned(),
+        resource_names_subscribe: names(subscribe),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_wants_too_much_is_told_the_limit() {
+    let limits = Limits {
+        subscriptions: 2,
+        streams_per_pod: 1,
+        ..limits()
+    };
+    let mut plane = Plane::start_with(limits, |_| {}).await;
+    plane.pod("shop", "web-1", "web", IP);
+    let mut proxy = plane.proxy("shop", "web-1", "web", IP).await;
+    proxy.subscribe(ResourceType::Listener, &["a", "b"]).await;
+    proxy.take().await;
+    let mut second = plane.proxy("shop", "web-1", "web", IP).await;
+    second.subscribe(ResourceType::Listener, &["a"]).await;
+    assert_eq!(
+        second.next().await.expect_err("one stream a pod").code(),
+        Code::ResourceExhausted
+    );
+    proxy.subscribe(ResourceType::Listener, &["c"]).await;
+    let status = proxy.next().await.expect_err("a third name");
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert!(
+        status.message().contains("more than 2 LDS subscriptions"),
+        "{status:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_state_of_the_world_variant_is_refused_with_the_way_out() {
+    use tulle_xds_proto::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+    let plane = Plane::start().await;
+    let channel = plane
+        .channel(Some(plane.svid("shop", "web")))
+        .await
+        .expect("it listens");
+    let status = AggregatedDiscoveryServiceClient::new(channel)
+        .stream_aggregated_resources(tokio_stream::pending())
+        .await
+        .expect_err("not served");
+    assert_eq!(status.code(), Code::Unimplemented);
+    assert!(status.message().contains("DELTA_GRPC"), "{status:?}");
+}
+
+#[tokio::test]
+async fn streams_are_told_to_reconnect_when_the_control_plane_ends() {
+    let (plane, mut proxy) = plane_and_proxy().await;
+    proxy.subscribe(ResourceType::Secret, &["ROOTCA"]).await;
+    proxy.take().await;
+    let ((), ended) = tokio::join!(
+        plane.control.shutdown(Duration::from_secs(20)),
+        proxy.next()
+    );
+    assert_eq!(ended.expect_err("told to go").code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn a_hundred_streams_get_only_what_they_subscribed_to() {
+    let mut plane = Plane::start().await;
+    let ip = |i: u8| [10, 0, 5, i];
+    let cluster = |i: u8| format!("outbound|80||svc{i}.shop.svc.cluster.local");
+    for i in 0..100 {
+        plane.pod("shop", &format!("web-{i}"), "web", ip(i));
+        plane.writer.apply(vec![
+            service(&format!("svc{i}"), [10, 1, 5, i]),
+            endpoints(&format!("svc{i}"), &[[10, 0, 6, i]]),
+        ]);
+    }
+    let svid = plane.svid("shop", "web");
+    let mut proxies = Vec::new();
+    for i in 0..100 {
+        let channel = plane.channel(Some(svid.clone())).await.expect("it listens");
+        let node = node(&node_id("shop", &format!("web-{i}"), ip(i)));
+        let mut proxy = Proxy::open(channel, Some(node)).await.expect("let in");
+        let own = cluster(i);
+        proxy
+            .subscribe(ResourceType::Endpoints, &[&own, CLUSTER])
+            .await;
+        assert_eq!(proxy.take().await, ("EDS", vec![own], vec![]));
+        assert_eq!(proxy.take().await, ("EDS", vec![], names(&[CLUSTER])));
+        proxies.push(proxy);
+    }
+    plane
+        .writer
+        .apply(vec![endpoints("svc7", &[[10, 0, 7, 7]])]);
+    assert_eq!(proxies[7].take().await, ("EDS", vec![cluster(7)], vec![]));
+    // Everybody wants this one; it is encoded once.
+    plane.writer.apply(vec![
+        service("api", VIP),
+        endpoints("api", &[[10, 0, 1, 1]]),
+    ]);
+    let mut seen = Vec::new();
+    for proxy in &mut proxies {
+        let response = proxy.next().await.expect("endpoints");
+        assert_eq!(summary(&response).1, [CLUSTER]);
+        proxy.ack(&response).await;
+        seen.extend(versions(&response).into_values());
+    }
+    seen.dedup();
+    assert_eq!(seen.len(), 1, "all got the same bytes");
+    for proxy in &mut proxies {
+        proxy.expect_silence().await;
+    }
+    let metrics = plane.admin("/metrics").await;
+    assert!(metrics.contains("tulle_xds 100"), "{metrics}");
+}

@@ -1,0 +1,194 @@
+//! The gRPC face of the CA: `istio.v1.auth.IstioCertificateService`.
+//!
+//! Who the caller is comes from its token and nothing else; what is wrong with a token stands in our log and not in the
+//! answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
+use tulle_identity::{SpiffeId, TrustDomain};
+use tulle_xds_proto::istio::auth::istio_certificate_service_server::{
+    IstioCertificateService, IstioCertificateServiceServer,
+};
+use tulle_xds_proto::istio::auth::{IstioCertificateRequest, IstioCertificateResponse};
+
+use super::token::CachedReview;
+use super::{Authority, Caller, Metrics, TokenError, TokenReview};
+use crate::discovery::Peer;
+use crate::store::{ObjectKey, World};
+
+/// Largest request: a CSR is about one kilobyte.
+const MAX_REQUEST: usize = 64 << 10;
+
+/// Issues certificates to pods.
+pub(crate) struct CertificateService {
+    authority: Arc<Authority>,
+    review: CachedReview,
+    worlds: watch::Receiver<Arc<World>>,
+    domain: TrustDomain,
+    /// How long a request waits for its pod to appear.
+    pod_wait: Duration,
+    metrics: Metrics,
+}
+
+/// Why a request is refused, for the log.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("no bearer token in the authorization header")]
+    NoToken,
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error("pod {0} does not exist, or does not run as the token's service account")]
+    NoPod(ObjectKey),
+    #[error("the control plane does not know all pods yet")]
+    NotSynced,
+    #[error("the token is of {0}, the client certificate is another's")]
+    OtherPeer(SpiffeId),
+    #[error("the token names no workload of the mesh")]
+    Id(#[from] tulle_identity::ParseIdError),
+}
+
+impl Refusal {
+    /// What the caller hears: nothing that helps to guess.
+    fn status(&self) -> Status {
+        match self {
+            Self::Token(TokenError::Unavailable(_)) | Self::NotSynced => {
+                Status::unavailable("the caller cannot be verified now; try again")
+            }
+            _ => Status::unauthenticated("the caller's token was not accepted"),
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::NoToken => "no_token",
+            Self::Token(TokenError::Refused(_)) => "token",
+            Self::Token(TokenError::Unavailable(_)) => "token_check",
+            Self::NoPod(_) => "no_pod",
+            Self::NotSynced => "not_synced",
+            Self::OtherPeer(_) => "other_peer",
+            Self::Id(_) => "id",
+        }
+    }
+}
+
+impl CertificateService {
+    pub(crate) fn new(
+        authority: Arc<Authority>,
+        review: Arc<dyn TokenReview>,
+        worlds: watch::Receiver<Arc<World>>,
+        domain: TrustDomain,
+        pod_wait: Duration,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            authority,
+            review: CachedReview::new(review),
+            worlds,
+            domain,
+            pod_wait,
+            metrics,
+        }
+    }
+
+    /// The service, to be added to a server whose connections carry a [`Peer`].
+    pub(crate) fn into_service(self) -> IstioCertificateServiceServer<Self> {
+        IstioCertificateServiceServer::new(self).max_decoding_message_size(MAX_REQUEST)
+    }
+
+    /// Who is calling.
+    async fn caller(&self, metadata: &MetadataMap, peer: &Peer) -> Result<SpiffeId, Refusal> {
+        let token = bearer(metadata).ok_or(Refusal::NoToken)?;
+        let caller = self.review.review(token).await?;
+        let id = SpiffeId::new(&self.domain, &caller.namespace, &caller.service_account)?;
+        // A token that turns up on somebody else's connection was stolen.
+        if peer.svid.as_ref().is_some_and(|svid| svid.id != id) {
+            return Err(Refusal::OtherPeer(id));
+        }
+        self.find_pod(&caller).await?;
+        Ok(id)
+    }
+
+    /// Makes sure that the token's pod is there. A pod that has just been made may take a moment to become known.
+    async fn find_pod(&self, caller: &Caller) -> Result<(), Refusal> {
+        let key = ObjectKey::new(caller.namespace.as_str(), caller.pod.as_str());
+        let mut worlds = self.worlds.clone();
+        let exists = |world: &Arc<World>| {
+            world.synced()
+                && world
+                    .pod(&key)
+                    .is_some_and(|pod| *pod.service_account == *caller.service_account)
+        };
+        if let Ok(Ok(_)) = tokio::time::timeout(self.pod_wait, worlds.wait_for(exists)).await {
+            return Ok(());
+        }
+        if self.worlds.borrow().synced() {
+            Err(Refusal::NoPod(key))
+        } else {
+            Err(Refusal::NotSynced)
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl IstioCertificateService for CertificateService {
+    async fn create_certificate(
+        &self,
+        request: Request<IstioCertificateRequest>,
+    ) -> Result<Response<IstioCertificateResponse>, Status> {
+        self.metrics.requested();
+        let peer = request.extensions().get::<Peer>().cloned();
+        let peer = peer.ok_or_else(|| Status::internal("this connection has no peer"))?;
+        let id = self.caller(request.metadata(), &peer).await.map_err(|refusal| {
+            self.metrics.failed(refusal.reason());
+            tracing::warn!(client.addr = %peer.address, reason = %refusal, "certificate request refused");
+            refusal.status()
+        })?;
+        let request = request.into_inner();
+        let asked = match request.validity_duration {
+            0 => None,
+            seconds => Some(Duration::from_secs(u64::try_from(seconds).map_err(
+                |_| {
+                    self.metrics.failed("csr");
+                    Status::invalid_argument("validity_duration is negative")
+                },
+            )?)),
+        };
+        let issued = self.authority.issue(&request.csr, &id, asked).map_err(|error| {
+            tracing::warn!(client.addr = %peer.address, client.id = %id, error = error.full(), "certificate not issued");
+            self.refuse(&error)
+        })?;
+        self.metrics.issued();
+        tracing::info!(client.addr = %peer.address, client.id = %id, "certificate issued");
+        Ok(Response::new(IstioCertificateResponse {
+            cert_chain: issued.pem_chain(),
+        }))
+    }
+}
+
+impl CertificateService {
+    fn refuse(&self, error: &tulle_identity::Error) -> Status {
+        match error {
+            tulle_identity::Error::Csr(_) | tulle_identity::Error::Document { .. } => {
+                self.metrics.failed("csr");
+                Status::invalid_argument(error.full())
+            }
+            _ => {
+                self.metrics.failed("issue");
+                Status::internal("the certificate could not be issued")
+            }
+        }
+    }
+}
+
+fn bearer(metadata: &MetadataMap) -> Option<&str> {
+    let mut values = metadata.get_all("authorization").iter();
+    let (value, None) = (values.next()?, values.next()) else {
+        return None;
+    };
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}

@@ -1,0 +1,43 @@
+//! Where the trust bundle goes, for workloads to mount.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use tulle_runtime::names::files::CA_BUNDLE_KEY;
+
+use super::state::replace;
+
+/// Takes the trust bundle whenever it changes.
+pub trait BundleSink: Send + Sync + 'static {
+    /// Puts the bundle (PEM) in place of the one before.
+    ///
+    /// # Errors
+    /// If it did not arrive; it will be tried again, and no root signs before its bundle has arrived.
+    fn publish(&self, pem: &str) -> io::Result<()>;
+}
+
+/// Writes the bundle to `root.pem` in a directory, as a whole.
+#[derive(Debug)]
+pub struct DirectorySink {
+    dir: PathBuf,
+}
+
+impl DirectorySink {
+    /// Writes into `dir`, which is made if it is missing.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+}
+
+impl BundleSink for DirectorySink {
+    fn publish(&self, pem: &str) -> io::Result<()> {
+        let path = self.dir.join(CA_BUNDLE_KEY);
+        let write = || {
+            fs::create_dir_all(&self.dir)?;
+            replace(&path, pem.as_bytes(), 0o644)
+        };
+        write()
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+    }
+}

@@ -1,0 +1,251 @@
+//! Discovery: configuration for proxies over Envoy's xDS v3, as aggregated delta streams (ADS).
+//!
+//! A [`Discovery`] follows the store. It keeps each resource encoded once ([`catalog`]), knows who wants what
+//! ([`index`]), and serves one [`session`] a stream, whose caller is whom TLS proved and nobody else ([`admission`]).
+//! An endpoint change goes to its subscribers at once, and touches nobody else.
+
+mod admission;
+mod catalog;
+mod index;
+mod metrics;
+mod node;
+mod resource;
+mod service;
+mod session;
+mod subscription;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tulle_identity::SpiffeId;
+use tulle_runtime::tasks::Tasks;
+use tulle_xds_proto::ResourceType;
+
+use crate::store::{Kind, ObjectKey, Store, Updates, World};
+use crate::translate::{Affected, ClientKind};
+use catalog::{Catalog, ROOT_CA};
+use index::{Index, Mailbox, StreamId};
+use metrics::Metrics;
+use subscription::{Status, Subscription};
+
+/// What one client may cost.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Explicit subscriptions of one type on one stream.
+    pub(crate) subscriptions: usize,
+    /// Open streams of one pod.
+    pub(crate) streams_per_pod: usize,
+    /// Bytes of resources in one response, unless a single one is larger.
+    pub(crate) response_bytes: usize,
+    /// How long a stream waits for its pod to appear.
+    pub(crate) pod_wait: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            subscriptions: 10_000,
+            streams_per_pod: 8,
+            response_bytes: 1 << 20,
+            pod_wait: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Whom a connection belongs to, as TLS proved it.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    /// Where it comes from.
+    pub(crate) address: SocketAddr,
+    /// Its verified identity, if it showed one.
+    pub(crate) svid: Option<PeerSvid>,
+}
+
+/// A verified client certificate.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerSvid {
+    pub(crate) id: SpiffeId,
+    /// When it ends: a stream does not outlive the certificate that opened it.
+    pub(crate) not_after: SystemTime,
+}
+
+/// The discovery server. Clones are the same server.
+#[derive(Clone, Debug)]
+pub(crate) struct Discovery(Arc<Shared>);
+
+struct Shared {
+    catalog: Catalog,
+    index: Index,
+    /// The world that the catalog has.
+    worlds: watch::Sender<Arc<World>>,
+    proxies: Mutex<BTreeMap<StreamId, Arc<Proxy>>>,
+    next_stream: AtomicU64,
+    limits: Limits,
+    metrics: Metrics,
+    tasks: Tasks,
+    /// Cancelled when streams should end.
+    ending: CancellationToken,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+/// A client with an open stream.
+#[derive(Debug)]
+struct Proxy {
+    pod: ObjectKey,
+    kind: ClientKind,
+    id: SpiffeId,
+    address: SocketAddr,
+    build: String,
+    since: SystemTime,
+    mailbox: Arc<Mailbox>,
+    subscriptions: Mutex<Subscriptions>,
+}
+
+/// The state of a stream's types, in push order.
+#[derive(Debug)]
+struct Subscriptions(BTreeMap<ResourceType, Subscription>);
+
+/// What an operator may see of a proxy.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(crate) struct ProxyStatus {
+    pod: String,
+    kind: String,
+    identity: String,
+    address: SocketAddr,
+    build: String,
+    connected_seconds: u64,
+    /// By type: `CDS`, `EDS` ...
+    types: BTreeMap<&'static str, Status>,
+}
+
+impl Discovery {
+    /// A server of what `store` holds. Streams end when `ending` is cancelled. Also returns the task that follows the
+    /// store, to be spawned.
+    pub(crate) fn new(
+        store: &Store,
+        limits: Limits,
+        registry: &mut Registry,
+        tasks: Tasks,
+        ending: CancellationToken,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let (world, updates) = store.subscribe();
+        let metrics = Metrics::register(registry);
+        let discovery = Self(Arc::new(Shared {
+            catalog: Catalog::new(world.clone(), metrics.clone()),
+            index: Index::default(),
+            worlds: watch::Sender::new(world.clone()),
+            proxies: Mutex::default(),
+            next_stream: AtomicU64::new(1),
+            limits,
+            metrics,
+            tasks,
+            ending,
+        }));
+        (discovery.clone(), discovery.follow(world, updates))
+    }
+
+    /// Replaces the trust bundle (PEM) that `ROOTCA` serves.
+    pub(crate) fn set_bundle(&self, pem: &str) {
+        if self.0.catalog.set_bundle(pem) {
+            let is_secret = |kind| kind == ResourceType::Secret;
+            self.0
+                .index
+                .tell(is_secret, |_, name, _| name == ROOT_CA, Instant::now());
+        }
+    }
+
+    /// Every connected proxy and what it has acknowledged.
+    pub(crate) fn proxies(&self) -> Vec<ProxyStatus> {
+        let proxies: Vec<_> = self.0.proxies.lock().values().cloned().collect();
+        proxies.iter().map(|proxy| proxy.status()).collect()
+    }
+
+    /// The newest world that is being served.
+    pub(crate) fn world(&self) -> Arc<World> {
+        self.0.catalog.world()
+    }
+
+    /// The world that is being served, now and whenever it changes.
+    pub(crate) fn worlds(&self) -> watch::Receiver<Arc<World>> {
+        self.0.worlds.subscribe()
+    }
+
+    async fn follow(self, mut before: Arc<World>, mut updates: Updates) {
+        while let Some(update) = updates.next().await {
+            let at = Instant::now();
+            let affected = Affected::between(&before, &update.world, &update.changed);
+            self.0.catalog.update(update.world.clone(), &affected);
+            self.0.worlds.send_replace(update.world.clone());
+            let told = self.0.index.tell(
+                |kind| affected.touches_type(kind),
+                |kind, name, view| affected.touches(kind, name, view),
+                at,
+            );
+            self.check_pods(&update.changed);
+            tracing::debug!(
+                changed = update.changed.len(),
+                streams = told,
+                "the world changed"
+            );
+            before = update.world;
+        }
+    }
+
+    /// Tells streams whose pod or node changed to look at who they are.
+    fn check_pods(&self, changed: &std::collections::BTreeSet<crate::store::ObjectRef>) {
+        let nodes = changed.iter().any(|object| object.kind == Kind::Node);
+        if !nodes && !changed.iter().any(|object| object.kind == Kind::Pod) {
+            return;
+        }
+        for proxy in self.0.proxies.lock().values() {
+            let is_its_pod = || {
+                changed.contains(&crate::store::ObjectRef {
+                    kind: Kind::Pod,
+                    key: proxy.pod.clone(),
+                })
+            };
+            if nodes || is_its_pod() {
+                proxy.mailbox.pod_changed();
+            }
+        }
+    }
+
+    fn new_stream(&self) -> StreamId {
+        StreamId(self.0.next_stream.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl Proxy {
+    fn status(&self) -> ProxyStatus {
+        let types = self
+            .subscriptions
+            .lock()
+            .0
+            .iter()
+            .map(|(kind, state)| (kind.short_name(), state.status()))
+            .collect();
+        ProxyStatus {
+            pod: self.pod.to_string(),
+            kind: format!("{:?}", self.kind).to_lowercase(),
+            identity: self.id.to_string(),
+            address: self.address,
+            build: self.build.clone(),
+            connected_seconds: self.since.elapsed().unwrap_or_default().as_secs(),
+            types,
+        }
+    }
+}

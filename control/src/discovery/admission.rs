@@ -1,0 +1,142 @@
+//! Who may open a stream, and as whom.
+//!
+//! The identity is TLS's, the node id is a claim. A stream is let in if the pod that it names exists, with that address,
+//! and runs under exactly the identity that was proved. What is missing or empty matches nothing.
+
+use std::sync::Arc;
+
+use tonic::Status;
+use tulle_identity::SpiffeId;
+use tulle_xds_proto::envoy::config::core::v3::{Node, node::UserAgentVersionType};
+
+use super::node::NodeId;
+use super::{Discovery, Peer, PeerSvid};
+use crate::store::{ObjectKey, Pod, World};
+use crate::translate::{ClientKind, ProxyView};
+
+/// How much of a client's own description is kept.
+const MAX_BUILD: usize = 128;
+
+/// A client that was let in.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) kind: ClientKind,
+    pub(super) pod: ObjectKey,
+    pub(super) view: Arc<ProxyView>,
+    pub(super) svid: PeerSvid,
+    /// What software it says it is.
+    pub(super) build: String,
+}
+
+/// What a world says to a claim.
+#[derive(Debug, PartialEq, Eq)]
+enum Finding {
+    /// The pod is there and is the caller's.
+    Fits,
+    /// The pod is not there yet.
+    NotYet(&'static str),
+    /// The pod is there with another address: perhaps an older one of the same name.
+    OtherAddress,
+    /// The pod is another's.
+    Foreign,
+}
+
+impl Discovery {
+    /// Lets a client in, or says why not. Waits a little for a pod that the world does not have yet.
+    pub(super) async fn admit(&self, peer: &Peer, node: Option<&Node>) -> Result<Admitted, Status> {
+        let Some(svid) = &peer.svid else {
+            self.0.metrics.refused("no_svid");
+            return Err(Status::unauthenticated(
+                "a client certificate of the mesh is required on this port",
+            ));
+        };
+        let node = node.ok_or_else(|| self.deny("no_node", "the first request names no node"))?;
+        let mut worlds = self.0.worlds.subscribe();
+        let domain = worlds.borrow().mesh().cluster_domain.clone();
+        let claim =
+            NodeId::parse(&node.id, &domain).map_err(|error| self.deny("bad_node", error))?;
+        if svid.id.namespace() != claim.namespace {
+            return Err(self.deny(
+                "foreign_pod",
+                format_args!("pod {}/{} is not {}", claim.namespace, claim.pod, svid.id),
+            ));
+        }
+        let key = ObjectKey::new(claim.namespace.as_str(), claim.pod.as_str());
+        let settled = worlds.wait_for(|world| {
+            matches!(
+                find(world, &key, &claim, &svid.id),
+                Finding::Fits | Finding::Foreign
+            )
+        });
+        let world = match tokio::time::timeout(self.0.limits.pod_wait, settled).await {
+            Ok(Ok(world)) => world.clone(),
+            Ok(Err(_)) => return Err(Status::unavailable("the control plane is shutting down")),
+            Err(_) => self.world(),
+        };
+        match (find(&world, &key, &claim, &svid.id), world.pod(&key)) {
+            (Finding::Fits, Some(pod)) => Ok(Admitted {
+                kind: claim.kind,
+                view: Arc::new(ProxyView::of_pod(&world, claim.kind, pod)),
+                pod: key,
+                svid: svid.clone(),
+                build: build(node),
+            }),
+            (Finding::Fits | Finding::Foreign, _) => Err(self.deny(
+                "foreign_pod",
+                format_args!("pod {key} does not run as {}", svid.id),
+            )),
+            (Finding::OtherAddress, _) => Err(self.deny(
+                "foreign_pod",
+                format_args!("pod {key} does not have address {}", claim.ip),
+            )),
+            (Finding::NotYet(why), _) => {
+                self.0.metrics.refused("not_yet");
+                Err(Status::unavailable(format!("pod {key}: {why}; try again")))
+            }
+        }
+    }
+
+    fn deny(&self, reason: &'static str, detail: impl std::fmt::Display) -> Status {
+        self.0.metrics.refused(reason);
+        Status::permission_denied(detail.to_string())
+    }
+}
+
+/// Whether a pod runs as an identity.
+pub(super) fn runs_as(pod: &Pod, id: &SpiffeId) -> bool {
+    *pod.key.namespace == *id.namespace() && *pod.service_account == *id.service_account()
+}
+
+fn find(world: &World, key: &ObjectKey, claim: &NodeId, id: &SpiffeId) -> Finding {
+    let Some(pod) = world.pod(key) else {
+        let why = if world.synced() {
+            "not known"
+        } else {
+            "the control plane is still starting"
+        };
+        return Finding::NotYet(why);
+    };
+    if !runs_as(pod, id) {
+        Finding::Foreign
+    } else if pod.ips.is_empty() {
+        Finding::NotYet("it has no address yet")
+    } else if !pod.ips.contains(&claim.ip) {
+        Finding::OtherAddress
+    } else if !world.synced() {
+        Finding::NotYet("the control plane is still starting")
+    } else {
+        Finding::Fits
+    }
+}
+
+fn build(node: &Node) -> String {
+    let version = match &node.user_agent_version_type {
+        Some(UserAgentVersionType::UserAgentVersion(version)) => version.as_str(),
+        _ => "",
+    };
+    format!("{} {version}", node.user_agent_name)
+        .trim()
+        .chars()
+        .take(MAX_BUILD)
+        .collect()
+}

@@ -1,0 +1,161 @@
+//! Every resource of the current world, encoded once per view and shared by all streams.
+//!
+//! An update swaps the world and drops what it affects under one lock, and a lookup that straddles an update is not
+//! kept: the cache never mixes two worlds. Names that do not exist are not remembered, so a client cannot fill it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+use tulle_xds_proto::ResourceType;
+use tulle_xds_proto::envoy::config::core::v3::{DataSource, data_source::Specifier};
+use tulle_xds_proto::envoy::extensions::transport_sockets::tls::v3::{
+    CertificateValidationContext, Secret, secret::Type,
+};
+use tulle_xds_proto::prost::Message;
+
+use super::index::Key;
+use super::metrics::Metrics;
+use super::resource::{Encoded, Name};
+use crate::store::World;
+use crate::translate::{self, Affected, ProxyView};
+
+/// The one secret that the control plane serves: the trust bundle. Private keys never leave their workload.
+pub(crate) const ROOT_CA: &str = "ROOTCA";
+
+/// The encoded resources.
+#[derive(Debug)]
+pub(crate) struct Catalog {
+    state: RwLock<State>,
+    metrics: Metrics,
+}
+
+#[derive(Debug)]
+struct State {
+    world: Arc<World>,
+    generation: u64,
+    entries: HashMap<Key, Vec<(ProxyView, Arc<Encoded>)>>,
+    bundle: Option<Arc<Encoded>>,
+}
+
+impl Catalog {
+    pub(crate) fn new(world: Arc<World>, metrics: Metrics) -> Self {
+        let state = State {
+            world,
+            generation: 0,
+            entries: HashMap::new(),
+            bundle: None,
+        };
+        Self {
+            state: RwLock::new(state),
+            metrics,
+        }
+    }
+
+    /// The current world.
+    pub(crate) fn world(&self) -> Arc<World> {
+        self.state.read().world.clone()
+    }
+
+    /// Grows with every update; shown to clients as the version of the whole.
+    pub(crate) fn generation(&self) -> u64 {
+        self.state.read().generation
+    }
+
+    /// Replaces the world, and forgets what may differ in it.
+    pub(crate) fn update(&self, world: Arc<World>, affected: &Affected) {
+        let mut state = self.state.write();
+        state.world = world;
+        state.generation += 1;
+        state.entries.retain(|(kind, name), views| {
+            if affected.touches_type(*kind) {
+                views.retain(|(view, _)| !affected.touches(*kind, name, view));
+            }
+            !views.is_empty()
+        });
+    }
+
+    /// Replaces the trust bundle (PEM); says whether it differs.
+    pub(crate) fn set_bundle(&self, pem: &str) -> bool {
+        let bundle = Arc::new(Encoded::new(ResourceType::Secret, root_ca(pem)));
+        let mut state = self.state.write();
+        let differs = state
+            .bundle
+            .as_ref()
+            .is_none_or(|known| known.version != bundle.version);
+        state.bundle = Some(bundle);
+        state.generation += u64::from(differs);
+        differs
+    }
+
+    /// A resource as this view sees it.
+    pub(crate) fn lookup(
+        &self,
+        view: &ProxyView,
+        kind: ResourceType,
+        name: &Name,
+    ) -> Option<Arc<Encoded>> {
+        let (world, generation, shared) = {
+            let state = self.state.read();
+            if kind == ResourceType::Secret {
+                return if &**name == ROOT_CA {
+                    state.bundle.clone()
+                } else {
+                    None
+                };
+            }
+            let shared = translate::view_for(&state.world, view, kind, name);
+            let known = state.entries.get(&(kind, name.clone()));
+            if let Some((_, encoded)) = known
+                .into_iter()
+                .flatten()
+                .find(|(view, _)| *view == shared)
+            {
+                return Some(encoded.clone());
+            }
+            (state.world.clone(), state.generation, shared)
+        };
+        let encoded = Arc::new(Encoded::new(
+            kind,
+            translate::resource(&world, &shared, kind, name)?,
+        ));
+        self.metrics.encoded(kind);
+        let mut state = self.state.write();
+        if state.generation != generation {
+            // The world moved on meanwhile. The stream will be told if that concerns it.
+            return Some(encoded);
+        }
+        let views = state.entries.entry((kind, name.clone())).or_default();
+        if let Some((_, known)) = views.iter().find(|(view, _)| *view == shared) {
+            return Some(known.clone());
+        }
+        views.push((shared, encoded.clone()));
+        Some(encoded)
+    }
+
+    /// Names of all resources that this view may see.
+    pub(crate) fn names(&self, view: &ProxyView, kind: ResourceType) -> Vec<Name> {
+        let world = self.world();
+        translate::names(&world, view, kind)
+            .into_iter()
+            .map(Name::from)
+            .collect()
+    }
+}
+
+fn root_ca(pem: &str) -> Bytes {
+    let roots = DataSource {
+        specifier: Some(Specifier::InlineString(pem.to_owned())),
+        ..DataSource::default()
+    };
+    let context = CertificateValidationContext {
+        trusted_ca: Some(roots),
+        ..CertificateValidationContext::default()
+    };
+    let secret = Secret {
+        name: ROOT_CA.to_owned(),
+        r#type: Some(Type::ValidationContext(context)),
+    };
+    secret.encode_to_vec().into()
+}

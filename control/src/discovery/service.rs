@@ -1,0 +1,61 @@
+//! The gRPC face of discovery.
+
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use tulle_xds_proto::envoy::service::discovery::v3::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+use tulle_xds_proto::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
+
+use super::{Discovery, Peer, session};
+
+/// Largest request: a reconnecting client lists every name and version that it has.
+const MAX_REQUEST: usize = 4 << 20;
+
+impl Discovery {
+    /// The service, to be added to a server whose connections carry a [`Peer`].
+    pub(crate) fn service(&self) -> AggregatedDiscoveryServiceServer<Self> {
+        AggregatedDiscoveryServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST)
+    }
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Discovery {
+    type StreamAggregatedResourcesStream = BoxStream<'static, Result<DiscoveryResponse, Status>>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        _: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Err(Status::unimplemented(
+            "only the incremental protocol is served: use DeltaAggregatedResources (DELTA_GRPC)",
+        ))
+    }
+
+    type DeltaAggregatedResourcesStream =
+        BoxStream<'static, Result<DeltaDiscoveryResponse, Status>>;
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let peer = request.extensions().get::<Peer>().cloned();
+        let peer = peer.ok_or_else(|| Status::internal("this connection has no peer"))?;
+        if peer.svid.is_none() {
+            self.0.metrics.refused("no_svid");
+            return Err(Status::unauthenticated(
+                "a client certificate of the mesh is required for discovery",
+            ));
+        }
+        // One response in the channel, one in the transport: that is all a slow client can pile up.
+        let (responses, stream) = mpsc::channel(1);
+        let session = session::serve(self.clone(), peer, request.into_inner(), responses);
+        self.0.tasks.spawn_connection("discovery", session);
+        Ok(Response::new(ReceiverStream::new(stream).boxed()))
+    }
+}

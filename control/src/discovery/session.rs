@@ -1,0 +1,393 @@
+//! One stream: takes the client's requests in, sends what is due, and keeps the books.
+//!
+//! A single task. It reads before it writes, it holds at most one response that the client has not taken, and it asks
+//! for what changed only when there is room to send: so a slow client skips intermediate states and costs no memory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::{Stream, StreamExt};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tonic::Status;
+use tulle_xds_proto::ResourceType;
+use tulle_xds_proto::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
+};
+
+use super::admission::{Admitted, runs_as};
+use super::index::Mailbox;
+use super::metrics::Connected;
+use super::resource::Name;
+use super::subscription::{Ask, Batch, Phase, Reply, Subscription, Verdict};
+use super::{Discovery, Peer, Proxy, Subscriptions};
+use crate::translate::ProxyView;
+
+/// Longest name of a resource.
+const MAX_NAME: usize = 1024;
+/// How long the first request may take.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// How long a client may take to make room for the status that ends its stream.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+pub(super) type Response = Result<DeltaDiscoveryResponse, Status>;
+
+/// Serves a stream to its end.
+pub(super) async fn serve(
+    discovery: Discovery,
+    peer: Peer,
+    requests: impl Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Send + Unpin,
+    responses: mpsc::Sender<Response>,
+) {
+    let ended = run(&discovery, &peer, requests, &responses).await;
+    let Err(status) = ended else { return };
+    let id = peer.svid.as_ref().map(|svid| svid.id.to_string());
+    tracing::info!(client.addr = %peer.address, client.id = id, code = ?status.code(), reason = status.message(),
+        "discovery stream ended");
+    // Without room for the status the stream just ends.
+    let _ = tokio::time::timeout(LAST_WORD, responses.send(Err(status))).await;
+}
+
+async fn run(
+    discovery: &Discovery,
+    peer: &Peer,
+    mut requests: impl Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Send + Unpin,
+    responses: &mpsc::Sender<Response>,
+) -> Result<(), Status> {
+    let first = match tokio::time::timeout(FIRST_REQUEST, requests.next()).await {
+        Ok(Some(request)) => request?,
+        Ok(None) => return Ok(()),
+        Err(_) => return Err(Status::deadline_exceeded("no request on this stream")),
+    };
+    let admitted = discovery.admit(peer, first.node.as_ref()).await?;
+    let expires = until(admitted.svid.not_after);
+    let mut session = Session::open(discovery.clone(), peer, admitted)?;
+    session.request(first)?;
+    loop {
+        let owing = session.is_owing();
+        tokio::select! {
+            // In this order: an end is an end, and requests are read before anything is sent.
+            biased;
+            () = discovery.0.ending.cancelled() => {
+                return Err(Status::unavailable("the control plane is shutting down; connect to another replica"));
+            }
+            () = responses.closed() => return Ok(()),
+            () = tokio::time::sleep_until(expires) => {
+                return Err(Status::unavailable("the client certificate of this connection has expired; reconnect"));
+            }
+            request = requests.next() => match request {
+                Some(request) => session.request(request?)?,
+                None => return Ok(()),
+            },
+            () = session.proxy.mailbox.rung() => session.collect()?,
+            room = responses.reserve(), if owing => {
+                let Ok(room) = room else { return Ok(()) };
+                if let Some(response) = session.next_response() {
+                    room.send(Ok(response));
+                }
+            }
+        }
+    }
+}
+
+/// The books of a stream; dropping them leaves no trace in registry and index.
+struct Session {
+    discovery: Discovery,
+    proxy: Arc<Proxy>,
+    nonce: u64,
+    _connected: Connected,
+}
+
+impl Session {
+    fn open(discovery: Discovery, peer: &Peer, admitted: Admitted) -> Result<Self, Status> {
+        let id = discovery.new_stream();
+        let proxy = Arc::new(Proxy {
+            pod: admitted.pod,
+            kind: admitted.kind,
+            id: admitted.svid.id,
+            address: peer.address,
+            build: admitted.build,
+            since: SystemTime::now(),
+            mailbox: Mailbox::new(id, admitted.view),
+            subscriptions: Mutex::new(Subscriptions(BTreeMap::new())),
+        });
+        {
+            let mut proxies = discovery.0.proxies.lock();
+            let limit = discovery.0.limits.streams_per_pod;
+            if proxies
+                .values()
+                .filter(|other| other.pod == proxy.pod)
+                .count()
+                >= limit
+            {
+                discovery.0.metrics.refused("too_many_streams");
+                return Err(Status::resource_exhausted(format!(
+                    "pod {} has {limit} streams open",
+                    proxy.pod
+                )));
+            }
+            proxies.insert(id, proxy.clone());
+        }
+        tracing::info!(proxy.id = %proxy.pod, client.addr = %proxy.address, client.id = %proxy.id, "proxy connected");
+        let connected = discovery.0.metrics.connected();
+        let session = Self {
+            discovery,
+            proxy,
+            nonce: 0,
+            _connected: connected,
+        };
+        // The pod may have changed between admission and registration.
+        session.check_pod()?;
+        Ok(session)
+    }
+
+    fn is_owing(&self) -> bool {
+        self.proxy
+            .subscriptions
+            .lock()
+            .0
+            .values()
+            .any(Subscription::is_owing)
+    }
+
+    /// Takes a request in.
+    fn request(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
+        let Some(kind) = ResourceType::from_type_url(&request.type_url) else {
+            let served = ResourceType::ALL.map(ResourceType::type_url).join(", ");
+            let url: String = request.type_url.chars().take(MAX_NAME).collect();
+            return Err(Status::invalid_argument(format!(
+                "type URL {url:?} is not served; these are: {served}"
+            )));
+        };
+        let ask = decode(request)?;
+        let (added, dropped) = (ask.subscribe.clone(), ask.unsubscribe.clone());
+        let Self {
+            discovery, proxy, ..
+        } = self;
+        let (index, limit) = (&discovery.0.index, discovery.0.limits.subscriptions);
+        let view = proxy.mailbox.view();
+        // Watched before anything is looked up, so that no change falls between.
+        index.watch(kind, added.iter().cloned(), &proxy.mailbox);
+        if kind.supports_wildcard() {
+            index.watch_all(kind, &proxy.mailbox);
+        }
+        let mut subscriptions = proxy.subscriptions.lock();
+        let subscription = subscriptions
+            .0
+            .entry(kind)
+            .or_insert_with(|| Subscription::new(kind, limit));
+        let verdict = subscription
+            .apply(ask, || discovery.0.catalog.names(&view, kind))
+            .map_err(|error| Status::resource_exhausted(error.to_string()))?;
+        if kind.supports_wildcard() && !subscription.is_wildcard() {
+            index.unwatch_all(kind, &proxy.mailbox);
+        }
+        index.unwatch(
+            kind,
+            dropped.into_iter().filter(|name| !subscription.wants(name)),
+            &proxy.mailbox,
+        );
+        let status = (verdict == Verdict::Refused).then(|| subscription.status());
+        drop(subscriptions);
+        match verdict {
+            Verdict::None => {}
+            Verdict::Accepted(after) => after
+                .into_iter()
+                .for_each(|after| self.discovery.0.metrics.converged(after)),
+            Verdict::Stale => self.discovery.0.metrics.expired_nonce(kind),
+            Verdict::Refused => {
+                self.discovery.0.metrics.rejected(kind);
+                let reason = status.and_then(|status| status.last_error);
+                tracing::warn!(proxy.id = %self.proxy.pod, resource.type = kind.short_name(), reason,
+                    "a proxy refused its configuration and keeps what it had");
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what changed.
+    fn collect(&self) -> Result<(), Status> {
+        let news = self.proxy.mailbox.take();
+        if news.pod {
+            self.check_pod()?;
+        }
+        let view = self.proxy.mailbox.view();
+        let mut subscriptions = self.proxy.subscriptions.lock();
+        for (kind, at) in news.relist {
+            if let Some(subscription) = subscriptions.0.get_mut(&kind) {
+                relist(&self.discovery, subscription, &view, kind, at);
+            }
+        }
+        for ((kind, name), at) in news.changed {
+            if let Some(subscription) = subscriptions.0.get_mut(&kind) {
+                subscription.changed(&name, at);
+            }
+        }
+        Ok(())
+    }
+
+    /// The next response that is due, in push order: what is new first, what is gone of clusters and endpoints last.
+    fn next_response(&mut self) -> Option<DeltaDiscoveryResponse> {
+        let Self {
+            discovery,
+            proxy,
+            nonce,
+            ..
+        } = self;
+        let catalog = &discovery.0.catalog;
+        let view = proxy.mailbox.view();
+        let budget = discovery.0.limits.response_bytes;
+        let mut subscriptions = proxy.subscriptions.lock();
+        for phase in [Phase::Make, Phase::Break] {
+            for kind in ResourceType::ALL {
+                let Some(subscription) = subscriptions
+                    .0
+                    .get_mut(&kind)
+                    .filter(|state| state.is_owing())
+                else {
+                    continue;
+                };
+                let Some(batch) =
+                    subscription.take(phase, budget, |name| catalog.lookup(&view, kind, name))
+                else {
+                    continue;
+                };
+                *nonce += 1;
+                let (nonce, version) =
+                    (format!("{nonce:x}"), format!("{:x}", catalog.generation()));
+                subscription.sent(nonce.clone(), version.clone(), &batch);
+                if kind == ResourceType::Cluster
+                    && let Some(endpoints) = subscriptions.0.get_mut(&ResourceType::Endpoints)
+                {
+                    // A cluster that was sent warms until its endpoints have come.
+                    batch
+                        .resources
+                        .iter()
+                        .for_each(|(name, _)| endpoints.repeat(name));
+                }
+                discovery.0.metrics.pushed(
+                    kind,
+                    batch
+                        .resources
+                        .iter()
+                        .map(|(_, encoded)| encoded.size())
+                        .sum(),
+                );
+                tracing::debug!(proxy.id = %proxy.pod, resource.type = kind.short_name(), nonce,
+                    resources = batch.resources.len(), removed = batch.removed.len(), "sending");
+                return Some(encode(kind, nonce, version, batch));
+            }
+        }
+        None
+    }
+
+    /// Makes sure that the pod is still there and still the caller's, and sees the world with its eyes.
+    fn check_pod(&self) -> Result<(), Status> {
+        let world = self.discovery.world();
+        let key = &self.proxy.pod;
+        // No removals for a pod that is gone: a proxy that still drains keeps what it has.
+        let pod = world
+            .pod(key)
+            .ok_or_else(|| Status::unavailable(format!("pod {key} is gone")))?;
+        if !runs_as(pod, &self.proxy.id) {
+            return Err(Status::permission_denied(format!(
+                "pod {key} does not run as {}",
+                self.proxy.id
+            )));
+        }
+        let view = ProxyView::of_pod(&world, self.proxy.kind, pod);
+        if view == *self.proxy.mailbox.view() {
+            return Ok(());
+        }
+        let view = Arc::new(view);
+        self.proxy.mailbox.set_view(view.clone());
+        for (kind, subscription) in &mut self.proxy.subscriptions.lock().0 {
+            relist(&self.discovery, subscription, &view, *kind, Instant::now());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let shared = &self.discovery.0;
+        let mailbox = &self.proxy.mailbox;
+        shared.proxies.lock().remove(&mailbox.id());
+        shared.index.leave(mailbox);
+        tracing::info!(proxy.id = %self.proxy.pod, client.addr = %self.proxy.address, "proxy disconnected");
+    }
+}
+
+/// Looks at everything again: what the client may hold, and, for a wildcard, all there is.
+fn relist(
+    discovery: &Discovery,
+    subscription: &mut Subscription,
+    view: &ProxyView,
+    kind: ResourceType,
+    at: Instant,
+) {
+    let mut names: Vec<Name> = subscription.names().cloned().collect();
+    if subscription.is_wildcard() {
+        names.extend(discovery.0.catalog.names(view, kind));
+    }
+    names.iter().for_each(|name| subscription.changed(name, at));
+}
+
+fn decode(request: DeltaDiscoveryRequest) -> Result<Ask, Status> {
+    let names = |names: Vec<String>| -> Result<Vec<Name>, Status> {
+        match names
+            .iter()
+            .find(|name| name.is_empty() || name.len() > MAX_NAME)
+        {
+            Some(_) => Err(Status::invalid_argument(format!(
+                "a resource name is empty or longer than {MAX_NAME} bytes"
+            ))),
+            None => Ok(names.into_iter().map(Name::from).collect()),
+        }
+    };
+    let error = request.error_detail.map(|status| status.message);
+    let reply = (!request.response_nonce.is_empty()).then_some(Reply {
+        nonce: request.response_nonce,
+        error,
+    });
+    Ok(Ask {
+        subscribe: names(request.resource_names_subscribe)?,
+        unsubscribe: names(request.resource_names_unsubscribe)?,
+        initial_versions: request
+            .initial_resource_versions
+            .into_iter()
+            .map(|(name, v)| (name.into(), v))
+            .collect(),
+        reply,
+    })
+}
+
+fn encode(
+    kind: ResourceType,
+    nonce: String,
+    version: String,
+    batch: Batch,
+) -> DeltaDiscoveryResponse {
+    let resource = |(name, encoded): (Name, Arc<super::resource::Encoded>)| Resource {
+        name: name.to_string(),
+        version: encoded.version.to_string(),
+        resource: Some(encoded.to_any()),
+        ..Resource::default()
+    };
+    DeltaDiscoveryResponse {
+        system_version_info: version,
+        resources: batch.resources.into_iter().map(resource).collect(),
+        type_url: kind.type_url().to_owned(),
+        removed_resources: batch.removed.iter().map(|name| name.to_string()).collect(),
+        nonce,
+        ..DeltaDiscoveryResponse::default()
+    }
+}
+
+/// The moment on tokio's clock; far times are cut to a day, when the stream may as well reconnect.
+fn until(time: SystemTime) -> Instant {
+    let left = time.duration_since(SystemTime::now()).unwrap_or_default();
+    Instant::now() + left.min(Duration::from_secs(24 * 3600))
+}

@@ -1,0 +1,497 @@
+//! One resource type's conversation on one stream: who subscribed to what, what was sent, what is still owed.
+//!
+//! Pure state, no I/O: requests of either protocol variant decode to an [`Ask`], and [`Subscription::take`] says what
+//! to send next. What is owed is a set of names, never a queue of messages, so a slow client costs no memory and
+//! always gets the newest state.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tulle_xds_proto::ResourceType;
+
+use super::resource::{Encoded, Name, Version};
+
+/// The name that stands for "all resources of this type".
+const WILDCARD: &str = "*";
+/// How many responses may wait for their acknowledgement before the oldest is forgotten.
+const MAX_UNACKNOWLEDGED: usize = 16;
+/// How much of a client's error text is kept.
+const MAX_ERROR_TEXT: usize = 1024;
+
+/// What one request asks, whatever variant of the protocol carried it.
+#[derive(Debug, Default)]
+pub(crate) struct Ask {
+    /// Names to subscribe to.
+    pub(crate) subscribe: Vec<Name>,
+    /// Names to forget.
+    pub(crate) unsubscribe: Vec<Name>,
+    /// What a reconnecting client already has.
+    pub(crate) initial_versions: Vec<(Name, String)>,
+    /// Its word on an earlier response.
+    pub(crate) reply: Option<Reply>,
+}
+
+/// An acknowledgement, or the opposite.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    /// Nonce of the response meant.
+    pub(crate) nonce: String,
+    /// Why the client refused it; `None` is an ACK.
+    pub(crate) error: Option<String>,
+}
+
+/// What a reply turned out to be.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The request carried no reply.
+    None,
+    /// Accepted; the age of the oldest change in that response, if it carried one.
+    Accepted(Option<Duration>),
+    /// Refused: the client keeps what it had.
+    Refused,
+    /// It names no response that is waiting for a reply.
+    Stale,
+}
+
+/// More names than a stream may subscribe to.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("more than {limit} {kind} subscriptions on one stream; unsubscribe idle names first")]
+pub(crate) struct TooMany {
+    kind: &'static str,
+    limit: usize,
+}
+
+/// When removals may leave: make before break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Additions, changes, and removals of types that nothing else refers to.
+    Make,
+    /// Removals of clusters and endpoints, once what referred to them is gone.
+    Break,
+}
+
+/// One response to send.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    /// New or changed resources.
+    pub(crate) resources: Vec<(Name, Arc<Encoded>)>,
+    /// Names that do not exist.
+    pub(crate) removed: Vec<Name>,
+    /// When the oldest change in it was noticed.
+    since: Option<Instant>,
+}
+
+/// What an operator may see of a subscription.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub(crate) struct Status {
+    /// Whether all resources are wanted.
+    pub(crate) wildcard: bool,
+    /// Names subscribed to explicitly.
+    pub(crate) subscribed: usize,
+    /// Names that changed and are not sent yet.
+    pub(crate) pending: usize,
+    /// Nonce of the last response sent.
+    pub(crate) sent_nonce: Option<String>,
+    /// Nonce of the last response that the client accepted.
+    pub(crate) acked_nonce: Option<String>,
+    /// Version of the world that the client last accepted.
+    pub(crate) acked_version: Option<String>,
+    /// Responses without a reply.
+    pub(crate) unacknowledged: usize,
+    /// Names that the client refused at the version it was last sent.
+    pub(crate) rejected: Vec<String>,
+    /// Why, in the client's words.
+    pub(crate) last_error: Option<String>,
+}
+
+/// State of one type on one stream.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    kind: ResourceType,
+    limit: usize,
+    wildcard: bool,
+    started: bool,
+    /// An answer is owed even if there is nothing to put into it: the client waits for the end of "all".
+    greet: bool,
+    entries: HashMap<Name, Entry>,
+    /// How many of the entries are explicit.
+    explicit: usize,
+    owed: BTreeMap<Name, Owed>,
+    since: Option<Instant>,
+    unacknowledged: VecDeque<Sent>,
+    status: Status,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    explicit: bool,
+    held: Held,
+    rejected: bool,
+}
+
+/// What the client has under a name, as far as we know.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Held {
+    /// Nothing was said about it yet.
+    #[default]
+    Unknown,
+    /// This version was sent, or the client came with it.
+    Version(Version),
+    /// It came with a version that is not one of ours.
+    Foreign,
+    /// It was told that there is none.
+    Absent,
+}
+
+/// How strongly something is owed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Owed {
+    /// Only if it differs from what the client has.
+    Change,
+    /// In any case.
+    Answer,
+}
+
+/// A response that waits for its reply.
+#[derive(Debug)]
+struct Sent {
+    nonce: String,
+    world: String,
+    names: Vec<(Name, Version)>,
+    since: Option<Instant>,
+}
+
+impl Subscription {
+    /// A conversation that has not begun; `limit` caps the explicit names.
+    pub(crate) fn new(kind: ResourceType, limit: usize) -> Self {
+        Self {
+            kind,
+            limit,
+            wildcard: false,
+            started: false,
+            greet: false,
+            entries: HashMap::new(),
+            explicit: 0,
+            owed: BTreeMap::new(),
+            since: None,
+            unacknowledged: VecDeque::new(),
+            status: Status::default(),
+        }
+    }
+
+    /// Applies a request. `all` lists every resource of the type, for a client that wants them all.
+    ///
+    /// A subscription change counts whatever the reply beside it says, and whatever nonce it names.
+    ///
+    /// # Errors
+    /// If the client subscribes to more names than the limit.
+    pub(crate) fn apply(
+        &mut self,
+        ask: Ask,
+        all: impl FnOnce() -> Vec<Name>,
+    ) -> Result<Verdict, TooMany> {
+        let first = !std::mem::replace(&mut self.started, true);
+        let verdict = ask.reply.map_or(Verdict::None, |reply| self.reply(reply));
+        let mut came_with = Vec::new();
+        if first {
+            for (name, version) in ask.initial_versions {
+                let held = version.parse().map_or(Held::Foreign, Held::Version);
+                self.entries.insert(
+                    name.clone(),
+                    Entry {
+                        held,
+                        ..Entry::default()
+                    },
+                );
+                came_with.push(name);
+            }
+        }
+        for name in &ask.unsubscribe {
+            self.unsubscribe(name);
+        }
+        let mut begins = first && ask.subscribe.is_empty() && self.kind.supports_wildcard();
+        for name in ask.subscribe {
+            if &*name == WILDCARD && self.kind.supports_wildcard() {
+                begins = true;
+            } else {
+                self.subscribe(name, first)?;
+            }
+        }
+        if begins && !self.wildcard {
+            self.wildcard = true;
+            self.greet = true;
+            for name in all() {
+                self.owe(name, Owed::Change);
+            }
+        }
+        self.settle_initial(came_with);
+        Ok(verdict)
+    }
+
+    /// Notes that a resource may have changed at `at`.
+    pub(crate) fn changed(&mut self, name: &Name, at: Instant) {
+        if self.wildcard || self.entries.contains_key(name) {
+            self.owe(name.clone(), Owed::Change);
+            self.since = Some(self.since.map_or(at, |since| since.min(at)));
+        }
+    }
+
+    /// Whether the client subscribed to this name explicitly.
+    pub(crate) fn wants(&self, name: &Name) -> bool {
+        self.entries.get(name).is_some_and(|entry| entry.explicit)
+    }
+
+    /// Every name that the client may hold or wants: what to look at again when anything may have changed.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Name> {
+        self.entries.keys()
+    }
+
+    /// Whether all resources of the type are wanted.
+    pub(crate) fn is_wildcard(&self) -> bool {
+        self.wildcard
+    }
+
+    /// Owes this resource again although it did not change: what depends on it was sent anew.
+    /// A version that the client refused is not pushed again.
+    pub(crate) fn repeat(&mut self, name: &Name) {
+        if self
+            .entries
+            .get(name)
+            .is_some_and(|entry| entry.explicit && !entry.rejected)
+        {
+            self.owe(name.clone(), Owed::Answer);
+        }
+    }
+
+    /// Whether anything may have to be sent.
+    pub(crate) fn is_owing(&self) -> bool {
+        self.greet || !self.owed.is_empty()
+    }
+
+    /// What to send next, at most `budget` bytes of resources (but at least one), or `None` if nothing is due now.
+    ///
+    /// Takes what it returns as sent: the caller follows with [`Self::sent`].
+    pub(crate) fn take(
+        &mut self,
+        phase: Phase,
+        budget: usize,
+        mut lookup: impl FnMut(&Name) -> Option<Arc<Encoded>>,
+    ) -> Option<Batch> {
+        let mut batch = Batch::default();
+        let mut size = 0;
+        let mut later = BTreeMap::new();
+        while let Some((name, owed)) = self.owed.pop_first() {
+            match lookup(&name) {
+                Some(encoded) => {
+                    if !self.differs(&name, encoded.version) && owed == Owed::Change {
+                        continue;
+                    }
+                    if size + encoded.size() > budget && !batch.resources.is_empty() {
+                        later.insert(name, owed);
+                        break;
+                    }
+                    size += encoded.size();
+                    self.hold(&name, encoded.version);
+                    batch.resources.push((name, encoded));
+                }
+                None if phase == Phase::Make && self.breaks_late() => {
+                    later.insert(name, owed);
+                }
+                None => {
+                    if self.forget(&name) || owed == Owed::Answer {
+                        batch.removed.push(name);
+                    }
+                }
+            }
+        }
+        self.owed.append(&mut later);
+        let due = !batch.resources.is_empty() || !batch.removed.is_empty();
+        let greets = self.greet && self.owed.is_empty();
+        if !due && !greets {
+            if self.owed.is_empty() {
+                self.since = None;
+            }
+            return None;
+        }
+        self.greet = false;
+        batch.since = if self.owed.is_empty() {
+            self.since.take()
+        } else {
+            self.since
+        };
+        Some(batch)
+    }
+
+    /// Remembers that `batch` left under `nonce`, showing the world's version `world`.
+    pub(crate) fn sent(&mut self, nonce: String, world: String, batch: &Batch) {
+        let names = batch
+            .resources
+            .iter()
+            .map(|(name, encoded)| (name.clone(), encoded.version))
+            .collect();
+        self.status.sent_nonce = Some(nonce.clone());
+        self.unacknowledged.push_back(Sent {
+            nonce,
+            world,
+            names,
+            since: batch.since,
+        });
+        if self.unacknowledged.len() > MAX_UNACKNOWLEDGED {
+            self.unacknowledged.pop_front();
+        }
+    }
+
+    /// What an operator may see.
+    pub(crate) fn status(&self) -> Status {
+        let mut rejected: Vec<String> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.rejected)
+            .map(|(name, _)| name.to_string())
+            .collect();
+        rejected.sort();
+        Status {
+            wildcard: self.wildcard,
+            subscribed: self.explicit,
+            pending: self.owed.len(),
+            unacknowledged: self.unacknowledged.len(),
+            rejected,
+            ..self.status.clone()
+        }
+    }
+
+    fn reply(&mut self, reply: Reply) -> Verdict {
+        let Some(at) = self
+            .unacknowledged
+            .iter()
+            .position(|sent| sent.nonce == reply.nonce)
+        else {
+            return Verdict::Stale;
+        };
+        let Some(sent) = self.unacknowledged.drain(..=at).next_back() else {
+            return Verdict::Stale;
+        };
+        let refused = reply.error.is_some();
+        for (name, version) in &sent.names {
+            if let Some(entry) = self.entries.get_mut(name)
+                && entry.held == Held::Version(*version)
+            {
+                entry.rejected = refused;
+            }
+        }
+        if let Some(mut error) = reply.error {
+            error.truncate(error.floor_char_boundary(MAX_ERROR_TEXT));
+            self.status.last_error = Some(error);
+            return Verdict::Refused;
+        }
+        self.status.acked_nonce = Some(sent.nonce);
+        self.status.acked_version = Some(sent.world);
+        if !self.entries.values().any(|entry| entry.rejected) {
+            self.status.last_error = None;
+        }
+        Verdict::Accepted(sent.since.map(|since| since.elapsed()))
+    }
+
+    fn subscribe(&mut self, name: Name, first: bool) -> Result<(), TooMany> {
+        let entry = self.entries.entry(name.clone()).or_default();
+        // A reconnecting client already has this one; endpoints are sent all the same, its clusters warm on them.
+        let has_it = first && entry.held != Held::Unknown && self.kind != ResourceType::Endpoints;
+        if !std::mem::replace(&mut entry.explicit, true) {
+            self.explicit += 1;
+        }
+        self.owe(name, if has_it { Owed::Change } else { Owed::Answer });
+        if self.explicit > self.limit {
+            return Err(TooMany {
+                kind: self.kind.short_name(),
+                limit: self.limit,
+            });
+        }
+        Ok(())
+    }
+
+    fn unsubscribe(&mut self, name: &Name) {
+        if &**name == WILDCARD && self.kind.supports_wildcard() {
+            self.wildcard = false;
+            self.greet = false;
+            self.entries.retain(|_, entry| entry.explicit);
+            self.owed.retain(|name, _| self.entries.contains_key(name));
+        } else if self.wildcard {
+            // It is still wanted as one of all: the client must hear what became of it.
+            if let Some(entry) = self.entries.get_mut(name)
+                && std::mem::replace(&mut entry.explicit, false)
+            {
+                self.explicit -= 1;
+                self.owe(name.clone(), Owed::Answer);
+            }
+        } else {
+            if self
+                .entries
+                .remove(name)
+                .is_some_and(|entry| entry.explicit)
+            {
+                self.explicit -= 1;
+            }
+            self.owed.remove(name);
+        }
+    }
+
+    /// Checks what a reconnecting client came with, and drops what it does not want any more.
+    fn settle_initial(&mut self, names: Vec<Name>) {
+        for name in names {
+            if self.wildcard || self.entries.get(&name).is_some_and(|entry| entry.explicit) {
+                self.owe(name, Owed::Change);
+            } else {
+                self.entries.remove(&name);
+            }
+        }
+    }
+
+    fn owe(&mut self, name: Name, owed: Owed) {
+        let slot = self.owed.entry(name).or_insert(owed);
+        *slot = (*slot).max(owed);
+    }
+
+    fn differs(&self, name: &Name, version: Version) -> bool {
+        self.entries
+            .get(name)
+            .is_none_or(|entry| entry.held != Held::Version(version))
+    }
+
+    fn hold(&mut self, name: &Name, version: Version) {
+        let entry = self.entries.entry(name.clone()).or_default();
+        if entry.held != Held::Version(version) {
+            *entry = Entry {
+                explicit: entry.explicit,
+                held: Held::Version(version),
+                rejected: false,
+            };
+        }
+    }
+
+    /// The resource does not exist: returns whether the client has to be told.
+    fn forget(&mut self, name: &Name) -> bool {
+        let Some(entry) = self.entries.get_mut(name) else {
+            return false;
+        };
+        let had = matches!(entry.held, Held::Version(_) | Held::Foreign);
+        if entry.explicit {
+            *entry = Entry {
+                explicit: true,
+                held: Held::Absent,
+                rejected: false,
+            };
+        } else {
+            self.entries.remove(name);
+        }
+        had
+    }
+
+    fn breaks_late(&self) -> bool {
+        matches!(self.kind, ResourceType::Cluster | ResourceType::Endpoints)
+    }
+}
+
+#[cfg(test)]
+mod tests;
