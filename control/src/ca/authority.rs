@@ -127,7 +127,7 @@ impl Authority {
             names::CONTROL_SERVICE_ACCOUNT,
         )?;
         let svid = own_svid(&issuer, &id, &settings)?;
-        let renewal = half_life(&svid);
+        let renewal = (settings.now)() + settings.leaf_ttl / 2;
         let authority = Self {
             identity: Identity::new(svid, issuer.bundle().clone()),
             bundle: watch::Sender::new(roots.bundle().into()),
@@ -236,15 +236,16 @@ impl Authority {
         let now = (self.settings.now)();
         let mut state = self.state.lock();
         if !state.published {
-            let bundle = state.roots.bundle();
-            for sink in &self.settings.sinks {
-                if let Err(error) = sink.publish(&bundle) {
-                    self.metrics.bundle_failures.inc();
-                    tracing::error!(%error, "the trust bundle cannot be written; will be tried again");
-                    return Ok(RETRY);
-                }
+            if let Err(error) = self.publish(&state.roots.bundle()) {
+                self.metrics.bundle_failures.inc();
+                tracing::error!(%error, "the trust bundle cannot be written; will be tried again");
+                return Ok(RETRY);
             }
             state.published = true;
+            // The time that it takes to reach everybody begins only now.
+            if state.roots.announced(now) {
+                self.file.save(&state.roots)?;
+            }
         }
         let ends = self.issuer.load().root().not_after();
         if state.roots.stage() == Stage::Steady
@@ -269,7 +270,7 @@ impl Authority {
         }
         if now >= state.renewal {
             let svid = own_svid(&self.issuer.load(), &self.id, &self.settings)?;
-            state.renewal = half_life(&svid);
+            state.renewal = self.renewal();
             self.identity.rotate(svid)?;
         }
         let due = state
@@ -279,12 +280,24 @@ impl Authority {
         Ok(due.duration_since(now).unwrap_or_default())
     }
 
+    fn publish(&self, bundle: &str) -> std::io::Result<()> {
+        self.settings
+            .sinks
+            .iter()
+            .try_for_each(|sink| sink.publish(bundle))
+    }
+
+    /// When a certificate of our own that is made now is due: at half of its life.
+    fn renewal(&self) -> SystemTime {
+        (self.settings.now)() + self.settings.leaf_ttl / 2
+    }
+
     /// Saves new roots and then works with them.
     fn adopt(&self, state: &mut State, roots: Roots) -> Result<(), CaError> {
         let issuer = issuer(&roots, self.settings.leaf_ttl)?;
         let svid = own_svid(&issuer, &self.id, &self.settings)?;
         self.file.save(&roots)?;
-        state.renewal = half_life(&svid);
+        state.renewal = self.renewal();
         self.identity.replace_all(svid, issuer.bundle().clone())?;
         self.issuer.store(Arc::new(issuer));
         self.measure(&roots);
@@ -363,8 +376,5 @@ fn own_svid(issuer: &Issuer, id: &SpiffeId, settings: &Settings) -> Result<Svid,
     })?)
 }
 
-/// When half of what is left of a certificate has passed.
-fn half_life(svid: &Svid) -> SystemTime {
-    let now = SystemTime::now();
-    now + svid.not_after().duration_since(now).unwrap_or_default() / 2
-}
+#[cfg(test)]
+mod tests;

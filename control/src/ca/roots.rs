@@ -128,6 +128,17 @@ impl Roots {
         Ok(())
     }
 
+    /// The bundle with the announced root has only now left; returns whether that matters.
+    pub(crate) fn announced(&mut self, now: SystemTime) -> bool {
+        match &mut self.stage {
+            Stage::Announced { since } if *since < seconds(now) => {
+                *since = seconds(now);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// When the rotation's next step is due; `propagation` is how long a bundle takes to reach everybody.
     pub(crate) fn due(&self, propagation: Duration) -> Option<SystemTime> {
         let (since, wait) = match self.stage {

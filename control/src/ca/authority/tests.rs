@@ -1,1 +1,210 @@
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use prometheus_client::registry::Registry;
+use tempfile::TempDir;
+use tokio::time::Instant;
+use tulle_identity::{PrivateKey, TrustBundle};
+
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const PROPAGATION: Duration = Duration::from_secs(120);
+
+/// A sink that can be broken.
+#[derive(Clone, Default)]
+struct Sink {
+    last: Arc<Mutex<String>>,
+    broken: Arc<AtomicBool>,
+}
+
+impl BundleSink for Sink {
+    fn publish(&self, pem: &str) -> io::Result<()> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        *self.last.lock() = pem.to_owned();
+        Ok(())
+    }
+}
+
+/// Where an authority lives, and restarts. Its clock is tokio's.
+struct Lab {
+    dir: TempDir,
+    sink: Sink,
+    began: (SystemTime, Instant),
+}
+
+impl Lab {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        Self {
+            dir,
+            sink: Sink::default(),
+            began: (SystemTime::now(), Instant::now()),
+        }
+    }
+
+    fn open(&self) -> Authority {
+        self.open_as("cluster.local").expect("its state is good")
+    }
+
+    fn open_as(&self, domain: &str) -> Result<Authority, CaError> {
+        let (began, start) = self.began;
+        let settings = Settings {
+            state_dir: self.dir.path().join("state"),
+            trust_domain: domain.parse().expect("a trust domain"),
+            cluster_domain: "cluster.local".to_owned(),
+            leaf_ttl: HOUR,
+            propagation: PROPAGATION,
+            sinks: vec![Box::new(self.sink.clone())],
+            now: Box::new(move || began + start.elapsed()),
+        };
+        Authority::open(settings, Metrics::register(&mut Registry::default()))
+    }
+}
+
+/// Runs the authority for a while.
+async fn pass(authority: &Authority, time: Duration) {
+    assert!(
+        tokio::time::timeout(time, authority.run()).await.is_err(),
+        "it runs for ever"
+    );
+}
+
+/// The root that signs a leaf issued now.
+fn signer(authority: &Authority) -> String {
+    let id = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/web").expect("an id");
+    let csr = PrivateKey::generate()
+        .and_then(|key| key.csr(&id))
+        .expect("a request");
+    authority
+        .issue(&csr, &id, None)
+        .expect("issued")
+        .pem_chain()[1]
+        .clone()
+}
+
+fn roots_of(bundle: &str) -> usize {
+    TrustBundle::from_pem(bundle.as_bytes())
+        .expect("a bundle")
+        .roots()
+        .len()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_root_rotates_by_overlap_and_our_own_certificate_follows() {
+    let lab = Lab::new();
+    let authority = lab.open();
+    pass(&authority, Duration::from_secs(1)).await;
+    let old = signer(&authority);
+    assert_eq!(roots_of(&lab.sink.last.lock()), 1);
+    let generation = authority.identity().current().generation();
+
+    authority.rotate().expect("steady");
+    pass(&authority, PROPAGATION - Duration::from_secs(2)).await;
+    assert_eq!(
+        roots_of(&lab.sink.last.lock()),
+        2,
+        "the new root is announced"
+    );
+    assert_eq!(signer(&authority), old, "and does not sign yet");
+
+    pass(&authority, Duration::from_secs(10)).await;
+    let new = signer(&authority);
+    assert_ne!(new, old, "the new root signs");
+    assert_eq!(
+        roots_of(&lab.sink.last.lock()),
+        2,
+        "the old one is still trusted"
+    );
+    let current = authority.identity().current();
+    assert!(
+        current.generation() > generation,
+        "our own certificate is a new one"
+    );
+    current.check().expect("and it holds");
+
+    pass(&authority, HOUR - Duration::from_secs(20)).await;
+    assert_eq!(
+        roots_of(&lab.sink.last.lock()),
+        2,
+        "leaves of the old root still live"
+    );
+    pass(&authority, Duration::from_secs(40)).await;
+    assert_eq!(
+        lab.sink.last.lock().trim(),
+        new.trim(),
+        "the old root is gone"
+    );
+    assert_eq!(signer(&authority), new);
+    authority
+        .identity()
+        .current()
+        .check()
+        .expect("our own certificate holds without it");
+    authority.rotate().expect("steady again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_root_does_not_sign_before_its_bundle_has_left_and_spread() {
+    let lab = Lab::new();
+    let authority = lab.open();
+    pass(&authority, Duration::from_secs(1)).await;
+    let old = signer(&authority);
+    lab.sink.broken.store(true, Ordering::Relaxed);
+    authority.rotate().expect("steady");
+    pass(&authority, 10 * PROPAGATION).await;
+    assert_eq!(signer(&authority), old, "nobody has heard of the new root");
+    lab.sink.broken.store(false, Ordering::Relaxed);
+    pass(&authority, PROPAGATION / 2).await;
+    assert_eq!(roots_of(&lab.sink.last.lock()), 2);
+    assert_eq!(signer(&authority), old, "not everybody has");
+    pass(&authority, PROPAGATION).await;
+    assert_ne!(signer(&authority), old);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotation_goes_on_after_a_restart() {
+    let lab = Lab::new();
+    let authority = lab.open();
+    let old = signer(&authority);
+    authority.rotate().expect("steady");
+    drop(authority);
+    let authority = lab.open();
+    assert_eq!(signer(&authority), old);
+    pass(&authority, PROPAGATION + Duration::from_secs(10)).await;
+    let new = signer(&authority);
+    assert_ne!(new, old);
+    drop(authority);
+    let authority = lab.open();
+    assert_eq!(signer(&authority), new);
+    pass(&authority, HOUR + Duration::from_secs(10)).await;
+    assert_eq!(lab.sink.last.lock().trim(), new.trim());
+}
+
+#[tokio::test(start_paused = true)]
+async fn our_own_certificate_is_renewed_at_half_of_its_life() {
+    let lab = Lab::new();
+    let authority = lab.open();
+    let serial = || authority.identity().current().svid().serial().to_owned();
+    let first = serial();
+    pass(&authority, HOUR / 2 - Duration::from_secs(10)).await;
+    assert_eq!(serial(), first);
+    pass(&authority, Duration::from_secs(20)).await;
+    assert_ne!(serial(), first);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_state_of_another_trust_domain_is_refused_with_the_way_out() {
+    let lab = Lab::new();
+    drop(lab.open());
+    let error = lab
+        .open_as("other.mesh")
+        .expect_err("another mesh's root")
+        .to_string();
+    assert!(
+        error.contains("--trust-domain cluster.local") && error.contains("ca.json"),
+        "{error}"
+    );
+}
