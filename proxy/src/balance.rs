@@ -226,18 +226,26 @@ fn ejection_ms(outlier: &OutlierDetection, exponent: u32) -> u64 {
 #[derive(Debug)]
 pub struct ActiveGuard {
     cluster: Arc<ClusterState>,
-    endpoint: Arc<EndpointState>,
+    endpoint: Option<Arc<EndpointState>>,
 }
 
 impl ActiveGuard {
     /// Counts one more.
     #[must_use]
     pub fn new(cluster: &Cluster, endpoint: &Endpoint) -> Self {
-        cluster.state.active.fetch_add(1, Relaxed);
         endpoint.state.active.fetch_add(1, Relaxed);
+        let mut guard = Self::of_cluster(cluster);
+        guard.endpoint = Some(endpoint.state.clone());
+        guard
+    }
+
+    /// Counts one more, for a cluster without endpoints of its own.
+    #[must_use]
+    pub fn of_cluster(cluster: &Cluster) -> Self {
+        cluster.state.active.fetch_add(1, Relaxed);
         Self {
             cluster: cluster.state.clone(),
-            endpoint: endpoint.state.clone(),
+            endpoint: None,
         }
     }
 }
@@ -245,7 +253,9 @@ impl ActiveGuard {
 impl Drop for ActiveGuard {
     fn drop(&mut self) {
         self.cluster.active.fetch_sub(1, Relaxed);
-        self.endpoint.active.fetch_sub(1, Relaxed);
+        if let Some(endpoint) = &self.endpoint {
+            endpoint.active.fetch_sub(1, Relaxed);
+        }
     }
 }
 

@@ -14,3 +14,8 @@ pub mod worker;
 pub mod route;
 
 pub mod balance;
+pub mod retry;
+pub mod telemetry;
+pub mod upstream;
+
+pub mod http;

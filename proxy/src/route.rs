@@ -11,8 +11,9 @@ use http::HeaderMap;
 use http::request::Parts;
 use std::sync::Arc;
 
-use crate::config::route::{Forward, HeaderChanges, Route, RouteTable, WeightedCluster};
+use crate::config::route::{Forward, HeaderChanges, Route, RouteTable};
 
+pub(crate) use matching::is_grpc;
 pub use redirect::{RedirectError, location};
 pub use rewrite::{RewriteError, rewrite};
 
@@ -25,20 +26,20 @@ pub fn find<'t>(table: &'t RouteTable, request: &Parts) -> Option<&'t Arc<Route>
         .find(|route| matching::matches(&route.matches, request))
 }
 
-/// Picks one of the clusters that a route splits over, by weight.
+/// Picks one of the clusters that a route splits over, by weight; returns its index.
 #[must_use]
-pub fn pick_cluster<'f>(forward: &'f Forward, rng: &mut fastrand::Rng) -> &'f WeightedCluster {
-    if let [only] = forward.clusters.as_slice() {
-        return only;
+pub fn pick_cluster(forward: &Forward, rng: &mut fastrand::Rng) -> usize {
+    if forward.clusters.len() == 1 {
+        return 0;
     }
     let mut left = rng.u32(..forward.total_weight.max(1));
-    for cluster in &forward.clusters {
+    for (index, cluster) in forward.clusters.iter().enumerate() {
         if left < cluster.weight {
-            return cluster;
+            return index;
         }
         left -= cluster.weight;
     }
-    &forward.clusters[0]
+    0
 }
 
 /// Applies header changes: remove, set, add.

@@ -5,10 +5,13 @@
 
 use std::sync::Arc;
 
+use tulle_identity::Identity;
 use tulle_runtime::drain::DrainWatch;
 
 use crate::config::Config;
 use crate::settings::Settings;
+use crate::telemetry::Telemetry;
+use crate::upstream::Pools;
 
 /// What the connections of one worker share.
 #[derive(Debug)]
@@ -17,6 +20,12 @@ pub struct Worker {
     pub config: Config,
     /// Held while the worker has something to finish.
     pub drain: DrainWatch,
+    /// Who this pod is.
+    pub identity: Identity,
     /// What the operator said.
     pub settings: Arc<Settings>,
+    /// Takes what there is to tell about requests.
+    pub telemetry: Telemetry,
+    /// HTTP connections to whatever answers.
+    pub upstream: Pools,
 }

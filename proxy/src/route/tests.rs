@@ -3,7 +3,7 @@ use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 use super::*;
 use crate::config::route::{
     HeaderMatch, PathMatch, PathRewrite, QueryMatch, Redirect, Regex, RetryPolicy, RouteAction,
-    RouteMatch, StringMatch,
+    RouteMatch, StringMatch, WeightedCluster,
 };
 
 fn regex(pattern: &str) -> Regex {
@@ -276,7 +276,11 @@ fn clusters_share_traffic_by_weight() {
     };
     let mut rng = fastrand::Rng::with_seed(3);
     let picks: Vec<_> = (0..1_000)
-        .map(|_| pick_cluster(&forward, &mut rng).name.clone())
+        .map(|_| {
+            forward.clusters[pick_cluster(&forward, &mut rng)]
+                .name
+                .clone()
+        })
         .collect();
     let v2 = picks.iter().filter(|name| &***name == "v2").count();
     assert!((70..130).contains(&v2), "{v2}");

@@ -1,0 +1,21 @@
+//! HTTP between a client and whatever answers it.
+//!
+//! [`serve`] runs one connection of a client; each request on it goes through one recipe, [`outbound`] or
+//! [`inbound`], which reads config once, sends the request upstream, and answers with what came back or with a
+//! [`local_reply`]. A request lives on its connection's worker and is never handed to another task of ours.
+
+mod body;
+mod exchange;
+mod forward;
+mod headers;
+mod inbound;
+mod local_reply;
+mod outbound;
+mod server;
+mod upgrade;
+
+pub use local_reply::FAILED_HOP_HEADER;
+pub use server::serve;
+
+#[cfg(test)]
+mod tests;

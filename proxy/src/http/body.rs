@@ -1,0 +1,179 @@
+//! The body of a response on its way to the client, and what ends with it.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use super::exchange::Exchange;
+use crate::balance::ActiveGuard;
+use crate::retry::BudgetGuard;
+use crate::telemetry::ResponseFlag;
+use crate::upstream::Lease;
+
+/// A response body. While it comes from upstream it keeps the connection, the counters and the record alive.
+#[derive(Debug)]
+pub(super) struct ResponseBody(Kind);
+
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one, and a box would be one more allocation"
+)]
+enum Kind {
+    Empty,
+    Full(Bytes),
+    Upstream { body: Incoming, tail: Option<Tail> },
+}
+
+/// What is held until the response is over.
+#[derive(Debug)]
+pub(super) struct Tail {
+    pub(super) exchange: Exchange,
+    pub(super) lease: Lease,
+    pub(super) _active: ActiveGuard,
+    pub(super) _budget: Option<BudgetGuard>,
+    /// When the whole exchange has to be over; boxed because few have one.
+    pub(super) deadline: Option<Pin<Box<Sleep>>>,
+}
+
+/// Why a response ends before its body does.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ResponseBodyError {
+    /// The upstream went away or sent garbage.
+    #[error("the upstream did not send the whole response body")]
+    Upstream(#[source] hyper::Error),
+    /// The request took too long.
+    #[error("the response took longer than its route allows")]
+    Timeout,
+}
+
+impl ResponseBody {
+    pub(super) fn empty() -> Self {
+        Self(Kind::Empty)
+    }
+
+    pub(super) fn full(bytes: Bytes) -> Self {
+        Self(Kind::Full(bytes))
+    }
+
+    /// A body from upstream.
+    pub(super) fn upstream(body: Incoming, tail: Tail) -> Self {
+        if body.is_end_stream() {
+            // Nobody will poll it.
+            tail.complete();
+            return Self(Kind::Empty);
+        }
+        Self(Kind::Upstream {
+            body,
+            tail: Some(tail),
+        })
+    }
+}
+
+impl Tail {
+    /// The response is complete: so is the exchange, and the connection may serve another one.
+    fn complete(self) {
+        if self.exchange.replay.is_complete() {
+            self.lease.release();
+        }
+        self.exchange.report();
+    }
+
+    fn fail(mut self, flag: ResponseFlag, details: &'static str) {
+        self.exchange.record.flags.insert(flag);
+        self.exchange.record.details = details;
+        self.exchange.report();
+    }
+
+    fn note(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.exchange.record.bytes_sent += data.len() as u64;
+        } else if let Some(trailers) = frame.trailers_ref() {
+            self.exchange.note_grpc_status(trailers);
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = ResponseBodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
+        let this = self.get_mut();
+        let (body, tail) = match &mut this.0 {
+            Kind::Empty => return Poll::Ready(None),
+            Kind::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                this.0 = Kind::Empty;
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
+            Kind::Upstream { body, tail } => (body, tail),
+        };
+        let polled = Pin::new(&mut *body).poll_frame(cx);
+        let Some(open) = tail else {
+            return polled.map_err(ResponseBodyError::Upstream);
+        };
+        match polled {
+            Poll::Pending => {
+                let expired = open
+                    .deadline
+                    .as_mut()
+                    .is_some_and(|at| at.as_mut().poll(cx).is_ready());
+                if !expired {
+                    return Poll::Pending;
+                }
+                if let Some(open) = tail.take() {
+                    open.fail(ResponseFlag::UpstreamRequestTimeout, "response_timeout");
+                }
+                Poll::Ready(Some(Err(ResponseBodyError::Timeout)))
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                open.note(&frame);
+                if (frame.is_trailers() || body.is_end_stream())
+                    && let Some(open) = tail.take()
+                {
+                    open.complete();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => {
+                if let Some(open) = tail.take() {
+                    open.complete();
+                }
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => {
+                if let Some(open) = tail.take() {
+                    open.fail(
+                        ResponseFlag::UpstreamConnectionTermination,
+                        "upstream_body_cut",
+                    );
+                }
+                Poll::Ready(Some(Err(ResponseBodyError::Upstream(error))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Empty => true,
+            Kind::Full(bytes) => bytes.is_empty(),
+            Kind::Upstream { body, .. } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Upstream { body, .. } => body.size_hint(),
+        }
+    }
+}

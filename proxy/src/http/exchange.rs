@@ -1,0 +1,195 @@
+//! One client connection, and one exchange on it from its first byte to its last.
+//!
+//! An [`Exchange`] owns the request's record and reports it exactly once: when the response is over, or, if it is
+//! dropped before, as a client that left.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::header::{HOST, USER_AGENT};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+
+use super::body::ResponseBody;
+use super::headers::{self, FORWARDED_FOR, Provenance, REQUEST_ID};
+use super::local_reply::{self, Failure};
+use crate::conn::{Direction, Downstream, HttpVersion};
+use crate::retry::{Replay, grpc_status};
+use crate::route;
+use crate::telemetry::{RequestRecord, ResponseFlag, ResponseFlags};
+use crate::worker::Worker;
+
+/// A client's connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) worker: Rc<Worker>,
+    pub(super) downstream: Rc<Downstream>,
+    pub(super) version: HttpVersion,
+    /// What inbound tells the app about the client.
+    pub(super) provenance: Provenance,
+    /// Whether answers ask the client to use another connection from now on.
+    closing: Cell<bool>,
+    active: Cell<usize>,
+    idle_since: Cell<Instant>,
+}
+
+impl Connection {
+    pub(super) fn new(worker: Rc<Worker>, downstream: Downstream, version: HttpVersion) -> Self {
+        let provenance = Provenance::new(
+            &worker.identity.id(),
+            downstream.peer.ip(),
+            downstream.peer_id(),
+            downstream.is_mesh_peer(),
+        );
+        Self {
+            worker,
+            downstream: Rc::new(downstream),
+            version,
+            provenance,
+            closing: Cell::new(false),
+            active: Cell::new(0),
+            idle_since: Cell::new(Instant::now()),
+        }
+    }
+
+    /// From now on answers carry `Connection: close`.
+    pub(super) fn close_after_answers(&self) {
+        self.closing.set(true);
+    }
+
+    /// How long nothing has been going on; `None` while something is.
+    pub(super) fn idle_for(&self) -> Option<Duration> {
+        (self.active.get() == 0).then(|| self.idle_since.get().elapsed())
+    }
+
+    /// Says in an answer's head what the connection has to say.
+    pub(super) fn sign(&self, headers: &mut HeaderMap) {
+        if self.closing.get() && self.version == HttpVersion::Http1 {
+            headers::close(headers);
+        }
+    }
+}
+
+/// One request and its response.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    pub(super) connection: Rc<Connection>,
+    pub(super) record: RequestRecord,
+    pub(super) replay: Replay,
+    reported: bool,
+}
+
+impl Exchange {
+    pub(super) fn begin(connection: Rc<Connection>, request: &Parts) -> Self {
+        connection.active.set(connection.active.get() + 1);
+        let header = |name| request.headers.get(name).cloned();
+        let authority = request.uri.authority();
+        let record = RequestRecord {
+            downstream: connection.downstream.clone(),
+            start_time: SystemTime::now(),
+            started: Instant::now(),
+            duration: Duration::ZERO,
+            method: request.method.clone(),
+            uri: request.uri.clone(),
+            version: request.version,
+            authority: authority
+                .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
+                .or_else(|| header(HOST)),
+            user_agent: header(USER_AGENT),
+            request_id: header(REQUEST_ID),
+            forwarded_for: header(FORWARDED_FOR),
+            grpc: route::is_grpc(&request.headers),
+            status: CLIENT_LEFT,
+            grpc_status: None,
+            flags: ResponseFlags::default(),
+            details: "",
+            route: None,
+            cluster: None,
+            endpoint: None,
+            upstream: None,
+            upstream_time: None,
+            attempts: 0,
+            bytes_received: 0,
+            bytes_sent: 0,
+        };
+        Self {
+            connection,
+            record,
+            replay: Replay::empty(),
+            reported: false,
+        }
+    }
+
+    pub(super) fn worker(&self) -> &Rc<Worker> {
+        &self.connection.worker
+    }
+
+    pub(super) fn direction(&self) -> Direction {
+        self.connection.downstream.direction
+    }
+
+    /// Answers here; the exchange is over.
+    pub(super) fn fail(mut self, failure: &Failure) -> Response<ResponseBody> {
+        let mut answer = local_reply::answer(failure, self.direction(), self.record.grpc);
+        self.record.flags.insert(answer.flag);
+        self.record.details = answer.reason;
+        self.record.grpc_status = answer.grpc_status;
+        self.finish(&mut answer.response);
+        answer.response
+    }
+
+    /// Sends an answer that was made here; the exchange is over.
+    pub(super) fn finish(mut self, response: &mut Response<ResponseBody>) {
+        self.record.status = response.status();
+        self.record.bytes_sent = http_body::Body::size_hint(response.body())
+            .exact()
+            .unwrap_or(0);
+        self.connection.sign(response.headers_mut());
+        self.report();
+    }
+
+    /// Notes what the response's trailers, or its head, say about a gRPC call.
+    pub(super) fn note_grpc_status(&mut self, headers: &HeaderMap) {
+        if let Some(status) = grpc_status(headers) {
+            self.record.grpc_status = u16::try_from(status).ok();
+        }
+    }
+
+    /// The response was over, well or not: hands the record over.
+    pub(super) fn report(mut self) {
+        self.report_once();
+    }
+
+    fn report_once(&mut self) {
+        if std::mem::replace(&mut self.reported, true) {
+            return;
+        }
+        self.record.duration = self.record.started.elapsed();
+        self.record.bytes_received = self.replay.bytes();
+        self.connection.worker.telemetry.request(&self.record);
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.reported {
+            self.record
+                .flags
+                .insert(ResponseFlag::DownstreamConnectionTermination);
+            self.report_once();
+        }
+        self.replay.finish();
+        let connection = &self.connection;
+        connection.active.set(connection.active.get() - 1);
+        if connection.active.get() == 0 {
+            connection.idle_since.set(Instant::now());
+        }
+    }
+}
+
+/// What access logs say of a client that left before it was answered.
+const CLIENT_LEFT: StatusCode = match StatusCode::from_u16(499) {
+    Ok(status) => status,
+    Err(_) => StatusCode::BAD_REQUEST,
+};

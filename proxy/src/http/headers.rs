@@ -1,0 +1,245 @@
+//! Headers that belong to one hop, and those that inbound vouches for.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::uri::{Authority, Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use tulle_identity::SpiffeId;
+use tulle_runtime::names::UNPROCESSED_HEADER;
+
+use super::local_reply::Failure;
+use crate::conn::HttpVersion;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const UNPROCESSED: HeaderName = HeaderName::from_static(UNPROCESSED_HEADER);
+/// The way that a request came.
+pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// Who sent it, as proven by its certificate.
+pub(super) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// What names it in logs.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Makes of a client's request one that can be sent on: hop-by-hop headers are gone, the target has the form that
+/// the version wants. Returns whether the client asks for an upgrade, which then stays in the headers.
+pub(super) fn prepare_request(request: &mut Parts, version: HttpVersion) -> Result<bool, Failure> {
+    if request.method == Method::CONNECT {
+        return Err(Failure::Connect);
+    }
+    let upgrade = version == HttpVersion::Http1 && asks_upgrade(&request.headers);
+    match version {
+        HttpVersion::Http1 => {
+            origin_form(request)?;
+            let chunked = request.headers.contains_key(TRANSFER_ENCODING);
+            strip_hop_by_hop(&mut request.headers, upgrade);
+            if chunked {
+                // hyper takes a GET for one without a body unless it is told.
+                request
+                    .headers
+                    .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
+        }
+        HttpVersion::Http2 => absolute_form(request)?,
+    }
+    request.headers.remove(EXPECT);
+    request.headers.remove(UNPROCESSED);
+    request
+        .headers
+        .insert(TE, HeaderValue::from_static("trailers"));
+    Ok(upgrade)
+}
+
+/// Takes what belongs to the upstream's hop out of a response. Returns whether it carried the mark "not processed".
+pub(super) fn prepare_response(headers: &mut HeaderMap, upgraded: bool) -> bool {
+    strip_hop_by_hop(headers, upgraded);
+    headers
+        .remove(UNPROCESSED)
+        .is_some_and(|value| value == "1")
+}
+
+/// Whether a response carries the mark "not processed".
+pub(super) fn is_marked(headers: &HeaderMap) -> bool {
+    headers.get(UNPROCESSED).is_some_and(|value| value == "1")
+}
+
+/// Whether the client asks to switch protocols. h2c is not: whoever wants HTTP/2 here starts with its preface.
+fn asks_upgrade(headers: &HeaderMap) -> bool {
+    headers
+        .get(UPGRADE)
+        .is_some_and(|to| !to.as_bytes().eq_ignore_ascii_case(b"h2c"))
+        && connection_names(headers).any(|name| name.eq_ignore_ascii_case("upgrade"))
+}
+
+fn connection_names(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+}
+
+fn strip_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
+    if headers.contains_key(CONNECTION) {
+        strip_named(headers);
+        headers.remove(CONNECTION);
+    }
+    headers.remove(KEEP_ALIVE);
+    headers.remove(PROXY_CONNECTION);
+    headers.remove(TE);
+    headers.remove(TRANSFER_ENCODING);
+    if keep_upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    } else if headers.remove(UPGRADE).is_some() {
+        headers.remove(HTTP2_SETTINGS);
+    }
+}
+
+/// Removes what `Connection` names; a message's framing and its host are nobody's to take away.
+fn strip_named(headers: &mut HeaderMap) {
+    let simple = |name: &str| {
+        ["close", "keep-alive", "upgrade", "te"]
+            .iter()
+            .any(|word| name.eq_ignore_ascii_case(word))
+    };
+    if connection_names(headers).all(simple) {
+        return;
+    }
+    let named: Vec<HeaderName> = connection_names(headers)
+        .filter(|name| !simple(name))
+        .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
+        .filter(|name| ![HOST, CONTENT_LENGTH, TRANSFER_ENCODING].contains(name))
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+}
+
+/// HTTP/1 upstream wants `/path` and `Host`; a target in absolute form overrides `Host` (RFC 9112, 3.2.2).
+fn origin_form(request: &mut Parts) -> Result<(), Failure> {
+    let Some(authority) = request.uri.authority() else {
+        return Ok(());
+    };
+    let host =
+        HeaderValue::from_maybe_shared(Bytes::copy_from_slice(authority.as_str().as_bytes()));
+    let host = host.map_err(|_| Failure::BadRequest("the request target has no valid host"))?;
+    request.headers.insert(HOST, host);
+    let path = request.uri.path_and_query().cloned();
+    request.uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    Ok(())
+}
+
+/// HTTP/2 upstream wants scheme and authority in the target; `Host` must not say anything else.
+fn absolute_form(request: &mut Parts) -> Result<(), Failure> {
+    let host = request.headers.get(HOST);
+    match (request.uri.authority(), host) {
+        (Some(authority), Some(host))
+            if !host
+                .as_bytes()
+                .eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
+        {
+            return Err(Failure::BadRequest("host and :authority differ"));
+        }
+        (Some(_), _) if request.uri.scheme().is_some() => return Ok(()),
+        _ => {}
+    }
+    let mut uri = std::mem::take(&mut request.uri).into_parts();
+    if uri.authority.is_none() {
+        let host = host.ok_or(Failure::BadRequest("the request names no host"))?;
+        let authority = Authority::try_from(host.as_bytes());
+        uri.authority = Some(authority.map_err(|_| Failure::BadRequest("the host is not valid"))?);
+    }
+    uri.scheme.get_or_insert(Scheme::HTTP);
+    request.uri =
+        Uri::from_parts(uri).map_err(|_| Failure::BadRequest("the target is not valid"))?;
+    Ok(())
+}
+
+/// What inbound says about a client, built once per connection.
+#[derive(Debug)]
+pub(super) struct Provenance {
+    forwarded_for: HeaderValue,
+    client_cert: Option<HeaderValue>,
+    /// Whether the client is a sidecar of the mesh: what it passes on is believed.
+    trusted: bool,
+}
+
+impl Provenance {
+    pub(super) fn new(
+        own: &SpiffeId,
+        client: IpAddr,
+        peer: Option<&SpiffeId>,
+        trusted: bool,
+    ) -> Self {
+        let value = |text: String| HeaderValue::try_from(text).ok();
+        Self {
+            forwarded_for: value(client.to_canonical().to_string())
+                .unwrap_or_else(|| HeaderValue::from_static("unknown")),
+            client_cert: peer.and_then(|peer| value(format!("By={own};URI={peer}"))),
+            trusted,
+        }
+    }
+
+    /// Sets what inbound vouches for, and removes what it does not.
+    pub(super) fn apply(&self, headers: &mut HeaderMap) {
+        match headers.get(FORWARDED_FOR) {
+            Some(before) if self.trusted => {
+                let joined = [before.as_bytes(), b",", self.forwarded_for.as_bytes()].concat();
+                if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(joined)) {
+                    headers.insert(FORWARDED_FOR, value);
+                }
+            }
+            _ => {
+                headers.insert(FORWARDED_FOR, self.forwarded_for.clone());
+            }
+        }
+        match &self.client_cert {
+            Some(cert) => headers.insert(CLIENT_CERT, cert.clone()),
+            None => headers.remove(CLIENT_CERT),
+        };
+        if !self.trusted || !headers.contains_key(REQUEST_ID) {
+            headers.insert(REQUEST_ID, request_id());
+        }
+    }
+}
+
+/// A random UUID.
+fn request_id() -> HeaderValue {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    // Version 4, variant 1 (RFC 9562).
+    let bits = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
+    let mut text = [b'-'; 36];
+    let digits = text
+        .iter_mut()
+        .enumerate()
+        .filter(|(at, _)| ![8, 13, 18, 23].contains(at));
+    for (place, (_, digit)) in digits.enumerate() {
+        *digit = HEX[(bits >> (124 - 4 * place)) as usize & 0xf];
+    }
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("-"))
+}
+
+/// Adds `Connection: close` to an answer on a connection that drains.
+pub(super) fn close(headers: &mut HeaderMap) {
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_ids_are_random_uuids() {
+        let id = request_id();
+        let text = id.to_str().unwrap();
+        let lengths: Vec<_> = text.split('-').map(str::len).collect();
+        assert_eq!(lengths, [8, 4, 4, 4, 12]);
+        assert_eq!(&text[14..15], "4");
+        assert!("89ab".contains(&text[19..20]));
+        assert_ne!(id, request_id());
+    }
+}

@@ -1,0 +1,114 @@
+//! A request for this pod's app.
+//!
+//! The app is the connection's original destination, reached from the source address that capture exempts. What the
+//! app never got is told to a mesh peer in a form that it may act upon: `REFUSED_STREAM`, or the mark on HTTP/1.
+
+use std::rc::Rc;
+
+use http::request::Parts;
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use super::body::ResponseBody;
+use super::exchange::{Connection, Exchange};
+use super::forward::{self, Destination, Plan};
+use super::headers;
+use super::local_reply::{self, Failure};
+use crate::config::listener::Protocol;
+use crate::config::route::RouteAction;
+use crate::conn::{HttpVersion, Security};
+use crate::retry::{REPLAY_CAP, Replay};
+use crate::route;
+use crate::upstream::{Head, Leg};
+
+/// The recipe: policy, provenance, then the app. An error refuses the stream.
+pub(super) async fn serve(
+    connection: Rc<Connection>,
+    mut request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, h2::Error> {
+    let client_upgrade = hyper::upgrade::on(&mut request);
+    let (mut parts, body) = request.into_parts();
+    let mut exchange = Exchange::begin(connection, &parts);
+    let upgrade = match headers::prepare_request(&mut parts, exchange.connection.version) {
+        Ok(upgrade) => upgrade,
+        Err(failure) => return Ok(exchange.fail(&failure)),
+    };
+    let plan = match decide(&mut exchange, &parts) {
+        Ok(plan) => plan,
+        Err(failure) => return Ok(exchange.fail(&failure)),
+    };
+    if let Err(failure) = plan.change_request(&mut parts) {
+        return Ok(exchange.fail(&failure));
+    }
+    exchange.connection.provenance.apply(&mut parts.headers);
+    exchange.record.request_id = parts.headers.get(headers::REQUEST_ID).cloned();
+    exchange.record.forwarded_for = parts.headers.get(headers::FORWARDED_FOR).cloned();
+    exchange.replay = Replay::new(body, REPLAY_CAP);
+    let head = Head {
+        method: parts.method,
+        uri: parts.uri,
+        headers: parts.headers,
+    };
+    let upgrade = upgrade.then_some(client_upgrade);
+    match forward::forward(exchange, plan, head, upgrade).await {
+        Ok(response) => Ok(response),
+        Err(failed) => refuse(failed.exchange, &failed.failure).await,
+    }
+}
+
+/// Policy is read again for every request, so that it counts on connections that were there before it.
+fn decide(exchange: &mut Exchange, request: &Parts) -> Result<Plan, Failure> {
+    let downstream = exchange.connection.downstream.clone();
+    let address = downstream.original_dst;
+    let worker = exchange.worker().clone();
+    let snapshot = worker.config.load();
+    worker.upstream.sync(&snapshot);
+    let listener = snapshot.inbound.as_ref().ok_or(Failure::Undiscovered)?;
+    let port = listener.port(address.port());
+    if downstream.security == Security::Plaintext && !port.plaintext {
+        return Err(Failure::Plaintext);
+    }
+    let destination = Destination::Original(address, Leg::App);
+    let default = || Plan {
+        cluster: worker.upstream.app().clone(),
+        destination,
+        route: None,
+    };
+    let (Protocol::Http(table) | Protocol::Detect { http: table, .. }) = &port.protocol else {
+        return Ok(default());
+    };
+    if table.routes.is_empty() {
+        return Ok(default());
+    }
+    let route = route::find(table, request).ok_or(Failure::NoRoute)?;
+    exchange.record.route = Some(route.clone());
+    let RouteAction::Forward(forward) = &route.action else {
+        return Err(Failure::NoRoute);
+    };
+    let cluster = snapshot.cluster(&forward.clusters[0].name);
+    Ok(Plan {
+        cluster: cluster.unwrap_or(worker.upstream.app()).clone(),
+        destination,
+        route: Some((route.clone(), 0)),
+    })
+}
+
+/// Says that the request failed; if the app never got it, a mesh peer learns so.
+async fn refuse(
+    exchange: Exchange,
+    failure: &Failure,
+) -> Result<Response<ResponseBody>, h2::Error> {
+    let unprocessed = matches!(failure, Failure::Upstream(error) if error.is_unprocessed());
+    if !unprocessed || !exchange.connection.downstream.is_mesh_peer() {
+        return Ok(exchange.fail(failure));
+    }
+    if exchange.connection.version == HttpVersion::Http2 {
+        drop(exchange.fail(failure));
+        return Err(h2::Reason::REFUSED_STREAM.into());
+    }
+    // A body that is left unread would make the answer race with a reset.
+    exchange.replay.discard().await;
+    let mut response = exchange.fail(failure);
+    local_reply::mark_unprocessed(&mut response);
+    Ok(response)
+}

@@ -1,0 +1,153 @@
+//! A request of this pod's app, on its way out.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+
+use super::body::ResponseBody;
+use super::exchange::{Connection, Exchange};
+use super::forward::{self, Destination, Plan};
+use super::headers;
+use super::local_reply::Failure;
+use crate::config::listener::{Protocol, RouteSource};
+use crate::config::route::{Route, RouteAction, RouteTable};
+use crate::config::{Lookup, OutboundListener, Resolution, Snapshot};
+use crate::retry::Replay;
+use crate::route;
+use crate::upstream::{Head, Leg};
+
+/// What a request's route says.
+enum Decision {
+    Forward(Plan),
+    Answer(StatusCode, Option<HeaderValue>),
+}
+
+/// The recipe: listener, route, cluster, then upstream.
+pub(super) async fn serve(
+    connection: Rc<Connection>,
+    mut request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let client_upgrade = hyper::upgrade::on(&mut request);
+    let (mut parts, body) = request.into_parts();
+    let mut exchange = Exchange::begin(connection, &parts);
+    let upgrade = match headers::prepare_request(&mut parts, exchange.connection.version) {
+        Ok(upgrade) => upgrade,
+        Err(failure) => return exchange.fail(&failure),
+    };
+    let plan = match decide(&mut exchange, &parts).await {
+        Ok(Decision::Forward(plan)) => plan,
+        Ok(Decision::Answer(status, location)) => return answer(exchange, status, location),
+        Err(failure) => return exchange.fail(&failure),
+    };
+    if let Err(failure) = plan.change_request(&mut parts) {
+        return exchange.fail(&failure);
+    }
+    exchange.replay = Replay::new(body, plan.retry_policy().max_replay_bytes);
+    let head = Head {
+        method: parts.method,
+        uri: parts.uri,
+        headers: parts.headers,
+    };
+    let upgrade = upgrade.then_some(client_upgrade);
+    match forward::forward(exchange, plan, head, upgrade).await {
+        Ok(response) => response,
+        Err(failed) => failed.exchange.fail(&failed.failure),
+    }
+}
+
+/// Finds what the request's destination and route say; asks the control plane only if the destination is not known.
+async fn decide(exchange: &mut Exchange, request: &Parts) -> Result<Decision, Failure> {
+    let destination = exchange.connection.downstream.original_dst;
+    let worker = exchange.worker().clone();
+    {
+        let snapshot = worker.config.load();
+        worker.upstream.sync(&snapshot);
+        match snapshot.outbound.get(&destination) {
+            Some(Lookup::Known(listener)) => {
+                return route_of(exchange, &snapshot, listener, request);
+            }
+            Some(Lookup::Unknown) => return Ok(Decision::Forward(pass_through(exchange))),
+            None => {}
+        }
+    }
+    match worker.config.resolve(destination).await {
+        Resolution::Known(listener) => {
+            route_of(exchange, &worker.config.load(), &listener, request)
+        }
+        Resolution::Unknown => Ok(Decision::Forward(pass_through(exchange))),
+        Resolution::Unanswered if worker.settings.passthrough_undiscovered => {
+            Ok(Decision::Forward(pass_through(exchange)))
+        }
+        Resolution::Unanswered => Err(Failure::Undiscovered),
+    }
+}
+
+/// A destination that the mesh does not know gets what it would get without a mesh.
+fn pass_through(exchange: &Exchange) -> Plan {
+    let address = exchange.connection.downstream.original_dst;
+    Plan {
+        cluster: exchange.worker().upstream.passthrough().clone(),
+        destination: Destination::Original(address, Leg::Out),
+        route: None,
+    }
+}
+
+fn route_of(
+    exchange: &mut Exchange,
+    snapshot: &Snapshot,
+    listener: &OutboundListener,
+    request: &Parts,
+) -> Result<Decision, Failure> {
+    let (Protocol::Http(source) | Protocol::Detect { http: source, .. }) = &listener.protocol
+    else {
+        return Err(Failure::NotHttp);
+    };
+    let route = find(snapshot, source, request)?;
+    exchange.record.route = Some(route.clone());
+    match &route.action {
+        RouteAction::Respond(status) => Ok(Decision::Answer(*status, None)),
+        RouteAction::Redirect(redirect) => {
+            let port = exchange.connection.downstream.original_dst.port();
+            let location = route::location(redirect, &route.matches, request, port)?;
+            Ok(Decision::Answer(redirect.status, Some(location)))
+        }
+        RouteAction::Forward(forward) => {
+            let index = route::pick_cluster(forward, &mut fastrand::Rng::new());
+            let cluster = snapshot.cluster(&forward.clusters[index].name);
+            Ok(Decision::Forward(Plan {
+                cluster: cluster.ok_or(Failure::NoCluster)?.clone(),
+                destination: Destination::Balanced,
+                route: Some((route.clone(), index)),
+            }))
+        }
+    }
+}
+
+fn find<'s>(
+    snapshot: &'s Snapshot,
+    source: &'s RouteSource,
+    request: &Parts,
+) -> Result<&'s Arc<Route>, Failure> {
+    let table: &RouteTable = snapshot.route_table(source).ok_or(Failure::NoRoute)?;
+    route::find(table, request).ok_or(Failure::NoRoute)
+}
+
+fn answer(
+    exchange: Exchange,
+    status: StatusCode,
+    location: Option<HeaderValue>,
+) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::empty());
+    *response.status_mut() = status;
+    if let Some(route) = &exchange.record.route {
+        route::change_headers(&route.response_headers, response.headers_mut());
+    }
+    if let Some(location) = location {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    exchange.finish(&mut response);
+    response
+}

@@ -1,0 +1,124 @@
+//! Runs one client connection, until it ends or drains.
+
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::body::ResponseBody;
+use super::exchange::Connection;
+use super::{inbound, outbound};
+use crate::conn::{Direction, Downstream, HttpVersion};
+use crate::upstream::LocalExecutor;
+use crate::worker::Worker;
+
+/// A client's HTTP/2 connection is asked for a sign of life this often ...
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// ... and is broken when none comes within this.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Streams that a client may have open on a connection.
+const MAX_STREAMS: u32 = 1_000;
+/// A draining HTTP/1 connection of a mesh peer is kept until it has been idle for this long: closing it earlier
+/// would race with the peer's next request.
+const DRAIN_IDLE: Duration = Duration::from_secs(2);
+
+/// Serves the requests of one connection.
+///
+/// # Errors
+///
+/// When the connection ends otherwise than in peace.
+pub async fn serve<I>(
+    worker: Rc<Worker>,
+    downstream: Downstream,
+    io: I,
+    version: HttpVersion,
+) -> Result<(), hyper::Error>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let connection = Rc::new(Connection::new(worker, downstream, version));
+    match version {
+        HttpVersion::Http1 => serve_http1(connection, TokioIo::new(io)).await,
+        HttpVersion::Http2 => serve_http2(connection, TokioIo::new(io)).await,
+    }
+}
+
+async fn handle(
+    connection: Rc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, h2::Error> {
+    match connection.downstream.direction {
+        Direction::Outbound => Ok(outbound::serve(connection, request).await),
+        Direction::Inbound => inbound::serve(connection, request).await,
+    }
+}
+
+async fn serve_http1<I>(connection: Rc<Connection>, io: TokioIo<I>) -> Result<(), hyper::Error>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(|request| handle(connection.clone(), request));
+    let serving = http1::Builder::new()
+        .half_close(true)
+        .serve_connection(io, service);
+    let mut serving = pin!(serving.with_upgrades());
+    tokio::select! {
+        biased;
+        ended = serving.as_mut() => return ended,
+        () = draining(&connection) => connection.close_after_answers(),
+    }
+    if !connection.downstream.is_mesh_peer() {
+        serving.as_mut().graceful_shutdown();
+        return serving.await;
+    }
+    tokio::select! {
+        biased;
+        ended = serving => ended,
+        () = idle(&connection) => Ok(()),
+    }
+}
+
+async fn serve_http2<I>(connection: Rc<Connection>, io: TokioIo<I>) -> Result<(), hyper::Error>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(|request| handle(connection.clone(), request));
+    let serving = http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .max_concurrent_streams(MAX_STREAMS)
+        .serve_connection(io, service);
+    let mut serving = pin!(serving);
+    tokio::select! {
+        biased;
+        ended = serving.as_mut() => return ended,
+        () = draining(&connection) => serving.as_mut().graceful_shutdown(),
+    }
+    serving.await
+}
+
+/// Resolves when the connection should end: only inbound drains, the app may call out until it is gone.
+async fn draining(connection: &Connection) {
+    match connection.downstream.direction {
+        Direction::Inbound => connection.worker.drain.draining().await,
+        Direction::Outbound => std::future::pending().await,
+    }
+}
+
+async fn idle(connection: &Connection) {
+    loop {
+        let left = match connection.idle_for() {
+            Some(idle) if idle >= DRAIN_IDLE => return,
+            Some(idle) => DRAIN_IDLE - idle,
+            None => DRAIN_IDLE,
+        };
+        tokio::time::sleep(left).await;
+    }
+}

@@ -1,0 +1,4 @@
+mod harness;
+mod inbound;
+mod outbound;
+mod retry;

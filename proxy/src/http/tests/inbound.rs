@@ -1,0 +1,335 @@
+//! Requests for the app of this pod, alone and through both sidecars.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tulle_runtime::drain;
+
+use super::harness::*;
+use crate::conn::HttpVersion::{Http1, Http2};
+use crate::conn::Security;
+use crate::telemetry::ResponseFlag;
+
+/// A client's sidecar in front of a server's.
+async fn pair(app: SocketAddr) -> (Sidecar, Sidecar) {
+    let ca = Ca::new();
+    let server = Sidecar::with_identity(inbound(false), ca.identity("reviews"));
+    let endpoints = meshed(&[server.listen(app).await], "reviews");
+    let snapshot = outbound(vec![route_to("c")], vec![cluster("c", endpoints)]);
+    (
+        Sidecar::with_identity(snapshot, ca.identity("client")),
+        server,
+    )
+}
+
+fn mesh_peer() -> Security {
+    Security::Mtls {
+        peer: id("client"),
+        sidecar: true,
+    }
+}
+
+#[test]
+fn requests_pass_both_sidecars_over_mtls() {
+    run(async {
+        for version in [Http1, Http2] {
+            let (client, server) = pair(echo(version, "a").await).await;
+            let mut sender = Client::new(client.client(version), version).await;
+            for _ in 0..3 {
+                let posted = sender.send(Method::POST, "/x", "a body").await;
+                assert_eq!(
+                    (posted.status, &posted.body[..]),
+                    (StatusCode::OK, &b"a body"[..])
+                );
+                let peer = "By=spiffe://cluster.local/ns/shop/sa/reviews;URI=spiffe://cluster.local/ns/shop/sa/client";
+                assert_eq!(posted.header("got-x-forwarded-client-cert"), peer);
+                assert_eq!(posted.header("got-x-forwarded-for"), "127.0.0.1");
+                assert_eq!(posted.header("got-x-request-id").len(), 36);
+            }
+            assert_eq!(
+                client.worker.upstream.pooled(),
+                1,
+                "one connection served all"
+            );
+            assert_eq!((client.records().len(), server.records().len()), (3, 3));
+        }
+    });
+}
+
+#[test]
+fn a_peer_with_another_identity_gets_nothing() {
+    run(async {
+        let ca = Ca::new();
+        let server = Sidecar::with_identity(inbound(false), ca.identity("impostor"));
+        let endpoints = meshed(&[server.listen(echo(Http1, "a").await).await], "reviews");
+        let snapshot = outbound(vec![route_to("c")], vec![cluster("c", endpoints)]);
+        let client = Sidecar::with_identity(snapshot, ca.identity("client"));
+        let mut sender = Client::new(client.client(Http1), Http1).await;
+        let answer = sender.get("/").await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.body, "the TLS handshake with the upstream failed");
+        assert!(server.records().is_empty());
+    });
+}
+
+#[test]
+fn the_app_sees_provenance_that_its_callers_cannot_forge() {
+    run(async {
+        let sidecar = Sidecar::new(inbound(true));
+        let app = echo(Http1, "a").await;
+        let rows = [
+            ("plaintext", Security::Plaintext, "10.1.0.9", false, ""),
+            (
+                "mesh",
+                mesh_peer(),
+                "6.6.6.6,10.1.0.9",
+                true,
+                "URI=spiffe://cluster.local/ns/shop/sa/client",
+            ),
+        ];
+        for (name, security, forwarded_for, keeps_id, cert) in rows {
+            let mut client = Client::new(sidecar.caller(app, security, Http1), Http1).await;
+            let request = client
+                .build(Method::GET, "/")
+                .header("x-forwarded-for", "6.6.6.6")
+                .header("x-forwarded-client-cert", "URI=spiffe://forged")
+                .header("x-request-id", "mine")
+                .header(
+                    "traceparent",
+                    "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+                )
+                .body(Full::default())
+                .unwrap();
+            let answer = client.request(request).await.unwrap();
+            assert_eq!(
+                answer.header("got-x-forwarded-for"),
+                forwarded_for,
+                "{name}"
+            );
+            assert_eq!(
+                answer.header("got-x-request-id") == "mine",
+                keeps_id,
+                "{name}"
+            );
+            assert!(
+                answer.header("got-x-forwarded-client-cert").ends_with(cert),
+                "{name}"
+            );
+            assert_eq!(
+                answer.header("got-x-forwarded-client-cert").is_empty(),
+                cert.is_empty(),
+                "{name}"
+            );
+            assert!(
+                answer.header("got-traceparent").starts_with("00-0af7"),
+                "{name}"
+            );
+        }
+    });
+}
+
+#[test]
+fn strict_refuses_the_next_plaintext_request_of_a_live_connection() {
+    run(async {
+        let sidecar = Sidecar::new(inbound(true));
+        let app = echo(Http2, "a").await;
+        let mut plain = Client::new(sidecar.caller(app, Security::Plaintext, Http2), Http2).await;
+        let mut mesh = Client::new(sidecar.caller(app, mesh_peer(), Http2), Http2).await;
+        assert_eq!(plain.get("/").await.status, StatusCode::OK);
+        sidecar.change(|snapshot| snapshot.inbound = inbound(false).inbound);
+        assert_eq!(plain.get("/").await.status, StatusCode::FORBIDDEN);
+        assert_eq!(mesh.get("/").await.status, StatusCode::OK);
+        assert!(
+            sidecar.records()[1]
+                .flags
+                .contains(ResponseFlag::Unauthorized)
+        );
+    });
+}
+
+#[test]
+fn an_app_cannot_claim_that_it_never_got_a_request() {
+    run(async {
+        let liar = app(Http1, |_| async {
+            let response = Response::builder()
+                .status(503)
+                .header("x-tulle-unprocessed", "1");
+            response.body(Full::default()).unwrap()
+        })
+        .await;
+        let sidecar = Sidecar::new(inbound(true));
+        let mut client = Client::new(sidecar.caller(liar, mesh_peer(), Http1), Http1).await;
+        let answer = client.send(Method::POST, "/", "x").await;
+        assert_eq!(
+            (answer.status, answer.header("x-tulle-unprocessed")),
+            (StatusCode::SERVICE_UNAVAILABLE, "")
+        );
+    });
+}
+
+#[test]
+fn only_mesh_peers_are_told_that_the_app_never_got_it() {
+    run(async {
+        let sidecar = Sidecar::new(inbound(true));
+        for (security, mark) in [(mesh_peer(), "1"), (Security::Plaintext, "")] {
+            let io = sidecar.caller(nobody().await, security, Http1);
+            let mut client = Client::new(io, Http1).await;
+            let answer = client.send(Method::POST, "/", "body").await;
+            assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(answer.header("x-tulle-unprocessed"), mark);
+            assert_eq!(answer.header("x-tulle-failed-hop"), "destination");
+        }
+    });
+}
+
+#[test]
+fn a_websocket_passes_both_sidecars() {
+    run(async {
+        let app = raw_app(|mut tcp| async move {
+            let head = read_head(&mut tcp).await.to_lowercase();
+            assert!(head.contains("connection: upgrade\r\n"), "{head}");
+            assert!(head.contains("upgrade: websocket\r\n"), "{head}");
+            let switch = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\r\nhello";
+            tcp.write_all(switch).await.unwrap();
+            let mut echoed = [0; 4];
+            tcp.read_exact(&mut echoed).await.unwrap();
+            tcp.write_all(&echoed).await.unwrap();
+        })
+        .await;
+        let (client, _server) = pair(app).await;
+        let mut io = client.client(Http1);
+        io.write_all(b"GET /chat HTTP/1.1\r\nhost: reviews\r\nconnection: keep-alive, Upgrade\r\nupgrade: websocket\r\n\r\n")
+            .await
+            .unwrap();
+        let head = read_head(&mut io).await.to_lowercase();
+        assert!(head.starts_with("http/1.1 101"), "{head}");
+        assert!(head.contains("upgrade: websocket"), "{head}");
+        io.write_all(b"ping").await.unwrap();
+        let mut rest = Vec::new();
+        io.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"helloping");
+        drop(io);
+        assert_eq!(
+            client.record().await.status,
+            StatusCode::SWITCHING_PROTOCOLS
+        );
+    });
+}
+
+#[test]
+fn trailers_pass_both_sidecars_both_ways() {
+    run(async {
+        let app = raw_app(|tcp| async move {
+            let mut connection = h2::server::handshake(tcp).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                tokio::task::spawn_local(async move {
+                    assert_eq!(request.headers()["te"], "trailers");
+                    let mut body = request.into_body();
+                    while let Some(data) = body.data().await {
+                        let size = data.unwrap().len();
+                        body.flow_control().release_capacity(size).unwrap();
+                    }
+                    let trailers = body.trailers().await.unwrap().unwrap_or_default();
+                    let mut stream = respond.send_response(Response::new(()), false).unwrap();
+                    stream
+                        .send_data(Bytes::from_static(b"message"), false)
+                        .unwrap();
+                    let mut answer = HeaderMap::new();
+                    answer.insert("grpc-status", "0".parse().unwrap());
+                    answer.insert("x-got", trailers["x-sum"].clone());
+                    stream.send_trailers(answer).unwrap();
+                });
+            }
+        })
+        .await;
+        let (client, _server) = pair(app).await;
+        let io = client.client(Http2);
+        let (mut sender, connection) = h2::client::handshake(io).await.unwrap();
+        tokio::task::spawn_local(connection);
+        let request = http::Request::post("http://reviews/pkg.Service/Method")
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(())
+            .unwrap();
+        let (response, mut stream) = sender.send_request(request, false).unwrap();
+        stream
+            .send_data(Bytes::from_static(b"message"), false)
+            .unwrap();
+        stream
+            .send_trailers(HeaderMap::from_iter([(
+                "x-sum".parse().unwrap(),
+                "7".parse().unwrap(),
+            )]))
+            .unwrap();
+        let mut body = response.await.unwrap().into_body();
+        assert_eq!(body.data().await.unwrap().unwrap(), "message");
+        let trailers = body.trailers().await.unwrap().unwrap();
+        assert_eq!(
+            (&trailers["grpc-status"], &trailers["x-got"]),
+            (&"0".parse().unwrap(), &"7".parse().unwrap())
+        );
+        assert_eq!(client.records()[0].grpc_status, Some(0));
+    });
+}
+
+#[test]
+fn a_draining_sidecar_closes_after_answers_and_sends_goaway() {
+    run(async {
+        let (drain, watch) = drain::channel();
+        drop(watch);
+        let mut sidecar = Sidecar::new(inbound(true));
+        let app = echo(Http1, "a").await;
+        let mut mesh = Client::new(sidecar.caller(app, mesh_peer(), Http1), Http1).await;
+        assert_eq!(mesh.get("/").await.header("connection"), "");
+        let begun = std::mem::replace(&mut sidecar.drain, drain);
+        tokio::task::spawn_local(begun.drain(Duration::from_secs(9)));
+        tokio::task::yield_now().await;
+        let last = mesh.send(Method::POST, "/", "x").await;
+        assert_eq!(
+            (last.status, last.header("connection")),
+            (StatusCode::OK, "close")
+        );
+    });
+    run(async {
+        let (drain, _) = drain::channel();
+        let mut sidecar = Sidecar::new(inbound(true));
+        let app = echo(Http2, "a").await;
+        let mut client = Client::new(sidecar.caller(app, mesh_peer(), Http2), Http2).await;
+        assert_eq!(client.get("/").await.status, StatusCode::OK);
+        let begun = std::mem::replace(&mut sidecar.drain, drain);
+        tokio::task::spawn_local(begun.drain(Duration::from_secs(9)));
+        let Client::Http2(sender) = &mut client else {
+            unreachable!()
+        };
+        while !sender.is_closed() {
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
+#[test]
+fn an_upload_streams_through_both_sidecars_with_bounded_memory() {
+    run(async {
+        let app = app(Http2, |request| async {
+            let length = request
+                .into_body()
+                .collect()
+                .await
+                .unwrap()
+                .to_bytes()
+                .len();
+            Response::new(Full::new(length.to_string().into()))
+        })
+        .await;
+        let (client, _server) = pair(app).await;
+        let mut sender = Client::new(client.client(Http2), Http2).await;
+        let body = Full::new(Bytes::from(vec![7; 3_000_000]));
+        let request = sender.build(Method::POST, "/").body(body).unwrap();
+        assert_eq!(sender.request(request).await.unwrap().body, "3000000");
+        assert_eq!(client.records()[0].bytes_received, 3_000_000);
+    });
+}

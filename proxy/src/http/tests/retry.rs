@@ -1,0 +1,428 @@
+//! What is tried again, what is not, and what it costs.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Response, StatusCode};
+use http_body_util::Full;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::harness::*;
+use crate::config::cluster::CircuitBreaker;
+use crate::config::route::RouteAction;
+use crate::config::{Cluster, Route};
+use crate::conn::HttpVersion::{self, Http1, Http2};
+use crate::telemetry::ResponseFlag;
+
+/// An app that counts its requests and answers them all the same.
+async fn status(version: HttpVersion, status: StatusCode, count: Rc<Cell<u32>>) -> SocketAddr {
+    app(version, move |_| {
+        count.set(count.get() + 1);
+        async move {
+            let mut response = Response::new(Full::new(Bytes::from_static(b"app")));
+            *response.status_mut() = status;
+            response
+        }
+    })
+    .await
+}
+
+/// An app that reads a request's head and closes without an answer.
+async fn closes(count: Rc<Cell<u32>>) -> SocketAddr {
+    raw_app(move |mut tcp| {
+        let count = count.clone();
+        async move {
+            read_head(&mut tcp).await;
+            count.set(count.get() + 1);
+        }
+    })
+    .await
+}
+
+fn with_forward(change: impl FnOnce(&mut crate::config::route::Forward)) -> Route {
+    let mut forward = forward_to("c");
+    change(&mut forward);
+    route("/", RouteAction::Forward(forward))
+}
+
+fn sidecar(route: Route, cluster: Cluster) -> Sidecar {
+    Sidecar::new(outbound(vec![route], vec![cluster]))
+}
+
+#[test]
+fn a_refused_connection_is_tried_elsewhere_whatever_the_method() {
+    run(async {
+        let endpoints = [nobody().await, echo(Http1, "a").await];
+        let sidecar = Sidecar::new(service(&endpoints));
+        let mut client = Client::new(sidecar.client(Http1), Http1).await;
+        for _ in 0..4 {
+            assert_eq!(
+                client.send(Method::POST, "/", "x").await.header("x-app"),
+                "a"
+            );
+        }
+        let attempts: u32 = sidecar.records().iter().map(|record| record.attempts).sum();
+        assert!(attempts > 4, "the dead endpoint was tried: {attempts}");
+    });
+}
+
+#[test]
+fn when_nobody_listens_the_client_gets_503_and_the_reason() {
+    run(async {
+        let sidecar = Sidecar::new(service(&[nobody().await, nobody().await]));
+        let mut client = Client::new(sidecar.client(Http1), Http1).await;
+        let answer = client.get("/").await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.body, "connecting to the upstream failed");
+        let record = &sidecar.records()[0];
+        assert_eq!(record.flags.to_string(), "UF,URX");
+        assert_eq!(record.attempts, 3);
+    });
+}
+
+#[test]
+fn a_connection_that_closes_unanswered_is_retried_for_get_and_not_for_post() {
+    run(async {
+        let count = Rc::new(Cell::new(0));
+        let endpoints = [closes(count.clone()).await, echo(Http1, "a").await];
+        let sidecar = Sidecar::new(service(&endpoints));
+        let mut client = Client::new(sidecar.client(Http1), Http1).await;
+        for _ in 0..4 {
+            assert_eq!(client.get("/").await.header("x-app"), "a");
+        }
+        assert!(count.get() > 0);
+        let only = Rc::new(Cell::new(0));
+        let sidecar = Sidecar::new(service(&[closes(only.clone()).await]));
+        let mut client = Client::new(sidecar.client(Http1), Http1).await;
+        let answer = client.send(Method::POST, "/", "once").await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(only.get(), 1, "a POST that was sent is never repeated");
+        assert_eq!(sidecar.records()[0].flags.to_string(), "UC");
+    });
+}
+
+#[test]
+fn gateway_errors_are_retried_for_get_and_passed_on_for_post() {
+    run(async {
+        for (method, expected) in [(Method::GET, 3), (Method::POST, 1)] {
+            let count = Rc::new(Cell::new(0));
+            let failing = status(Http1, StatusCode::BAD_GATEWAY, count.clone()).await;
+            let sidecar = Sidecar::new(service(&[failing]));
+            let mut client = Client::new(sidecar.client(Http1), Http1).await;
+            let answer = client.send(method.clone(), "/", "").await;
+            assert_eq!(answer.status, StatusCode::BAD_GATEWAY, "{method}");
+            assert_eq!(
+                answer.body, "app",
+                "{method}: the app's own answer is passed on"
+            );
+            assert_eq!(count.get(), expected, "{method}");
+        }
+    });
+}
+
+#[test]
+fn the_budget_bounds_retries() {
+    run(async {
+        let count = Rc::new(Cell::new(0));
+        let failing = status(Http1, StatusCode::BAD_GATEWAY, count.clone()).await;
+        let mut cluster = cluster("c", plain(&[failing]));
+        cluster.limits = CircuitBreaker {
+            min_retry_concurrency: 0,
+            ..CircuitBreaker::default()
+        };
+        let sidecar = sidecar(route_to("c"), cluster);
+        let mut client = Client::new(sidecar.client(Http1), Http1).await;
+        assert_eq!(client.get("/").await.status, StatusCode::BAD_GATEWAY);
+        assert_eq!(count.get(), 1);
+    });
+}
+
+#[test]
+fn a_body_within_the_cap_is_replayed_and_a_longer_one_is_not() {
+    run(async {
+        for (cap, expected) in [(16, StatusCode::OK), (2, StatusCode::SERVICE_UNAVAILABLE)] {
+            let endpoints = [closes(Rc::default()).await, echo(Http1, "a").await];
+            let route = with_forward(|forward| forward.retry.max_replay_bytes = cap);
+            let sidecar = sidecar(route, cluster("c", plain(&endpoints)));
+            // Round robin begins with the first endpoint by address; find the one that closes.
+            let closing_first = endpoints[0] < endpoints[1];
+            let mut client = Client::new(sidecar.client(Http1), Http1).await;
+            if !closing_first {
+                client.get("/").await;
+            }
+            let answer = client.send(Method::PUT, "/", "a body").await;
+            assert_eq!(answer.status, expected, "cap {cap}");
+            if expected == StatusCode::OK {
+                assert_eq!(answer.body, "a body");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_request_that_takes_too_long_is_504() {
+    run(async {
+        let silent = raw_app(|mut tcp| async move {
+            read_head(&mut tcp).await;
+            std::future::pending::<()>().await;
+        })
+        .await;
+        let route = with_forward(|forward| forward.timeout = Some(Duration::from_millis(30)));
+        let sidecar = sidecar(route, cluster("c", plain(&[silent])));
+        let mut client = Client::new(sidecar.client(Http1), Http1).await;
+        assert_eq!(client.get("/").await.status, StatusCode::GATEWAY_TIMEOUT);
+        assert!(
+            sidecar.records()[0]
+                .flags
+                .contains(ResponseFlag::UpstreamRequestTimeout)
+        );
+        assert_eq!(
+            sidecar.worker.upstream.pooled(),
+            0,
+            "the connection went with the attempt"
+        );
+    });
+}
+
+#[test]
+fn an_attempt_that_takes_too_long_is_tried_elsewhere_if_idempotent() {
+    run(async {
+        let silent = raw_app(|mut tcp| async move {
+            read_head(&mut tcp).await;
+            std::future::pending::<()>().await;
+        })
+        .await;
+        let endpoints = [silent, echo(Http1, "a").await];
+        let route =
+            with_forward(|forward| forward.per_try_timeout = Some(Duration::from_millis(50)));
+        let sidecar = sidecar(route, cluster("c", plain(&endpoints)));
+        let mut client = Client::new(sidecar.client(Http1), Http1).await;
+        for _ in 0..2 {
+            assert_eq!(client.get("/").await.header("x-app"), "a");
+        }
+        let posts = [
+            client.send(Method::POST, "/", "x").await,
+            client.send(Method::POST, "/", "x").await,
+        ];
+        let late = posts
+            .iter()
+            .filter(|answer| answer.status == StatusCode::GATEWAY_TIMEOUT)
+            .count();
+        assert_eq!(
+            late, 1,
+            "the POST that the silent endpoint got is not repeated"
+        );
+    });
+}
+
+#[test]
+fn a_response_that_takes_too_long_is_cut() {
+    run(async {
+        let slow = raw_app(|mut tcp| async move {
+            read_head(&mut tcp).await;
+            tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf")
+                .await
+                .unwrap();
+            std::future::pending::<()>().await;
+        })
+        .await;
+        let route = with_forward(|forward| forward.timeout = Some(Duration::from_millis(50)));
+        let sidecar = sidecar(route, cluster("c", plain(&[slow])));
+        let mut client = Client::new(sidecar.client(Http1), Http1).await;
+        let request = client
+            .build(Method::GET, "/")
+            .body(Full::default())
+            .unwrap();
+        assert!(client.request(request).await.is_err());
+        assert!(
+            sidecar.records()[0]
+                .flags
+                .contains(ResponseFlag::UpstreamRequestTimeout)
+        );
+    });
+}
+
+/// An HTTP/2 app whose first connection refuses its first stream in a given way.
+async fn refuses(how: Refusal, count: Rc<Cell<u32>>) -> SocketAddr {
+    raw_app(move |tcp| {
+        let count = count.clone();
+        async move {
+            let mut connection = h2::server::handshake(tcp).await.unwrap();
+            while let Some(Ok((_request, mut respond))) = connection.accept().await {
+                count.set(count.get() + 1);
+                match how {
+                    Refusal::Reset(reason) if count.get() == 1 => respond.send_reset(reason),
+                    Refusal::GoAway if count.get() == 1 => {
+                        connection.abrupt_shutdown(h2::Reason::NO_ERROR);
+                    }
+                    _ => {
+                        respond.send_response(Response::new(()), true).unwrap();
+                    }
+                }
+            }
+        }
+    })
+    .await
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Refusal {
+    Reset(h2::Reason),
+    GoAway,
+}
+
+#[test]
+fn a_refused_stream_is_retried_whatever_the_method_and_a_reset_one_is_not() {
+    run(async {
+        let rows = [
+            (
+                Refusal::Reset(h2::Reason::REFUSED_STREAM),
+                Method::POST,
+                StatusCode::OK,
+            ),
+            (
+                Refusal::Reset(h2::Reason::INTERNAL_ERROR),
+                Method::POST,
+                StatusCode::SERVICE_UNAVAILABLE,
+            ),
+            (
+                Refusal::Reset(h2::Reason::INTERNAL_ERROR),
+                Method::GET,
+                StatusCode::OK,
+            ),
+            (Refusal::GoAway, Method::GET, StatusCode::OK),
+        ];
+        for (how, method, expected) in rows {
+            let count = Rc::new(Cell::new(0));
+            let sidecar = Sidecar::new(service(&[refuses(how, count.clone()).await]));
+            let mut client = Client::new(sidecar.client(Http2), Http2).await;
+            let answer = client.send(method.clone(), "/", "").await;
+            assert_eq!(answer.status, expected, "{how:?} {method}");
+        }
+    });
+}
+
+#[test]
+fn a_peer_that_cannot_reach_its_app_makes_any_method_go_elsewhere() {
+    run(async {
+        for version in [Http1, Http2] {
+            let ca = Ca::new();
+            let server = Sidecar::with_identity(inbound(false), ca.identity("reviews"));
+            let dead = server.listen(nobody().await).await;
+            let alive = server.listen(echo(version, "a").await).await;
+            let endpoints = meshed(&[dead, alive], "reviews");
+            let snapshot = outbound(vec![route_to("c")], vec![cluster("c", endpoints)]);
+            let sidecar = Sidecar::with_identity(snapshot, ca.identity("client"));
+            let mut client = Client::new(sidecar.client(version), version).await;
+            for _ in 0..4 {
+                let answer = client.send(Method::POST, "/", "x").await;
+                assert_eq!(
+                    (answer.status, answer.header("x-app")),
+                    (StatusCode::OK, "a"),
+                    "{version:?}"
+                );
+                assert_eq!(answer.header("x-tulle-unprocessed"), "");
+            }
+            let attempts: u32 = sidecar.records().iter().map(|record| record.attempts).sum();
+            assert!(
+                attempts > 4,
+                "{version:?}: the dead app was tried: {attempts}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_mark_from_outside_the_mesh_is_not_believed() {
+    run(async {
+        let count = Rc::new(Cell::new(0));
+        let counted = count.clone();
+        let liar = app(Http1, move |_| {
+            counted.set(counted.get() + 1);
+            async {
+                let response = Response::builder()
+                    .status(503)
+                    .header("x-tulle-unprocessed", "1");
+                response.body(Full::default()).unwrap()
+            }
+        })
+        .await;
+        let sidecar = Sidecar::new(service(&[liar]));
+        let mut client = Client::new(sidecar.client(Http1), Http1).await;
+        let answer = client.send(Method::POST, "/", "x").await;
+        assert_eq!(
+            (answer.status, count.get()),
+            (StatusCode::SERVICE_UNAVAILABLE, 1)
+        );
+        assert_eq!(
+            answer.header("x-tulle-unprocessed"),
+            "",
+            "the mark never reaches the app"
+        );
+    });
+}
+
+#[test]
+fn a_pooled_connection_that_its_peer_closed_costs_no_post() {
+    run(async {
+        let closing = raw_app(|mut tcp| async move {
+            read_head(&mut tcp).await;
+            tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                .await
+                .unwrap();
+            // Keep-alive was promised, and broken.
+        })
+        .await;
+        let sidecar = Sidecar::new(service(&[closing]));
+        let mut client = Client::new(sidecar.client(Http1), Http1).await;
+        for _ in 0..20 {
+            assert_eq!(
+                client.send(Method::POST, "/", "").await.status,
+                StatusCode::OK
+            );
+        }
+    });
+}
+
+#[test]
+fn limits_answer_503_overflow() {
+    run(async {
+        let waiting = raw_app(|mut tcp| async move {
+            read_head(&mut tcp).await;
+            let _ = tcp.read_u8().await;
+        })
+        .await;
+        let none = CircuitBreaker {
+            max_requests: 1,
+            ..CircuitBreaker::default()
+        };
+        let pending = CircuitBreaker {
+            max_connections: 1,
+            max_pending_requests: 1,
+            ..CircuitBreaker::default()
+        };
+        for (limits, waiters) in [(none, 1), (pending, 2)] {
+            let mut cluster = cluster("c", plain(&[waiting]));
+            cluster.limits = limits;
+            let sidecar = sidecar(route_to("c"), cluster);
+            for _ in 0..waiters {
+                let mut client = Client::new(sidecar.client(Http1), Http1).await;
+                tokio::task::spawn_local(async move { client.get("/").await });
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let mut client = Client::new(sidecar.client(Http1), Http1).await;
+            assert_eq!(
+                client.get("/").await.status,
+                StatusCode::SERVICE_UNAVAILABLE
+            );
+            assert!(
+                sidecar.records()[0]
+                    .flags
+                    .contains(ResponseFlag::UpstreamOverflow)
+            );
+        }
+    });
+}

@@ -1,0 +1,149 @@
+//! Whether, when and at whose expense a request is tried again.
+//!
+//! What the app provably never got is tried again whatever the method; what it may have processed only if the method
+//! is idempotent. A budget per cluster keeps retries a small share of the traffic, so that they never make an outage
+//! worse.
+
+mod replay;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use http::{HeaderMap, Method, StatusCode};
+use tulle_runtime::backoff::Backoff;
+
+use crate::config::Cluster;
+use crate::config::cluster::ClusterState;
+use crate::config::route::RetryPolicy;
+use crate::upstream::UpstreamError;
+
+pub use replay::{Replay, RequestBody, RequestBodyError};
+
+/// Times that a pooled connection may turn out to be closed before the request counts as failed: these attempts
+/// sent nothing, cost nothing and are not retries in the sense of any policy.
+const MAX_STALE: u32 = 3;
+
+/// Bytes of a request body that are kept for replay where no route says otherwise.
+pub const REPLAY_CAP: usize = 64 * 1024;
+
+/// The retries of one request.
+#[derive(Debug)]
+pub struct Retries<'p> {
+    policy: &'p RetryPolicy,
+    idempotent: bool,
+    left: u32,
+    stale_left: u32,
+    backoff: Option<Backoff>,
+}
+
+/// A retry in flight; counted against its cluster's budget until dropped.
+#[derive(Debug)]
+pub struct BudgetGuard(Arc<ClusterState>);
+
+impl<'p> Retries<'p> {
+    /// No retry was made yet.
+    #[must_use]
+    pub fn new(policy: &'p RetryPolicy, method: &Method) -> Self {
+        Self {
+            policy,
+            idempotent: method.is_idempotent(),
+            left: policy.attempts,
+            stale_left: MAX_STALE,
+            backoff: None,
+        }
+    }
+
+    /// Whether the request may be sent twice, if need be.
+    #[must_use]
+    pub fn is_idempotent(&self) -> bool {
+        self.idempotent
+    }
+
+    /// Whether a retry is left at all.
+    #[must_use]
+    pub fn are_left(&self) -> bool {
+        self.left > 0
+    }
+
+    /// Whether the policy retries an attempt that ended without a response.
+    #[must_use]
+    pub fn covers(&self, error: &UpstreamError) -> bool {
+        error.is_unprocessed()
+            || (self.idempotent && self.policy.on_reset && error.may_be_processed())
+    }
+
+    /// Whether the policy retries an attempt that took too long.
+    #[must_use]
+    pub fn cover_timeout(&self) -> bool {
+        self.idempotent
+            && self
+                .policy
+                .status_codes
+                .contains(&StatusCode::GATEWAY_TIMEOUT)
+    }
+
+    /// Whether the policy retries a response.
+    #[must_use]
+    pub fn cover_response(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        if self.left == 0 {
+            return false;
+        }
+        let grpc =
+            || grpc_status(headers).is_some_and(|code| self.policy.grpc_codes.contains(&code));
+        (self.idempotent && self.policy.status_codes.contains(&status))
+            || (!self.policy.grpc_codes.is_empty() && grpc())
+    }
+
+    /// Takes one of the attempts that a closed pooled connection may cost.
+    pub fn take_stale(&mut self) -> bool {
+        let left = self.stale_left > 0;
+        self.stale_left = self.stale_left.saturating_sub(1);
+        left
+    }
+
+    /// Takes a retry: how long to wait before it, and its share of the budget. `None`: no retry is left, or the
+    /// cluster has too many of them under way.
+    pub fn take(&mut self, cluster: &Cluster) -> Option<(Duration, BudgetGuard)> {
+        if self.left == 0 {
+            return None;
+        }
+        let guard = BudgetGuard::new(cluster)?;
+        self.left -= 1;
+        let policy = self.policy;
+        let backoff = self
+            .backoff
+            .get_or_insert_with(|| Backoff::new(policy.backoff_base, policy.backoff_max));
+        Some((backoff.next_delay(), guard))
+    }
+}
+
+/// `grpc-status` of a response whose head is all there is, or of its trailers.
+#[must_use]
+pub fn grpc_status(headers: &HeaderMap) -> Option<u32> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+impl BudgetGuard {
+    fn new(cluster: &Cluster) -> Option<Self> {
+        let active = u64::from(cluster.state.active.load(Relaxed));
+        let share = active * u64::from(cluster.limits.retry_budget_percent) / 100;
+        let allowed = share.max(u64::from(cluster.limits.min_retry_concurrency));
+        let counted = cluster
+            .state
+            .retries
+            .fetch_update(Relaxed, Relaxed, |retries| {
+                (u64::from(retries) < allowed).then_some(retries + 1)
+            });
+        counted.is_ok().then(|| Self(cluster.state.clone()))
+    }
+}
+
+impl Drop for BudgetGuard {
+    fn drop(&mut self) {
+        self.0.retries.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,335 @@
+//! The body of a request, shared by its attempts.
+//!
+//! It belongs to the request: an attempt reads it through [`RequestBody`], and what was read is kept up to a cap so
+//! that the next attempt can read it again. Past the cap nothing is kept and there are no more retries. Only the
+//! newest attempt gets anything: one that was abandoned just stays silent until its connection drops it.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+/// Why a body that an attempt reads ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestBodyError {
+    /// The client went away or sent garbage.
+    #[error("the client did not send the whole request body")]
+    Client(#[source] hyper::Error),
+    /// The exchange is over; nobody wants the rest.
+    #[error("the exchange ended before the request body did")]
+    Over,
+}
+
+/// The request's side of its body.
+#[derive(Debug)]
+pub struct Replay(Option<Rc<RefCell<Shared>>>);
+
+/// An attempt's side of it. An empty body costs nothing.
+#[derive(Debug)]
+pub struct RequestBody(Option<Attempt>);
+
+#[derive(Debug)]
+struct Attempt {
+    shared: Rc<RefCell<Shared>>,
+    number: u32,
+}
+
+#[derive(Debug)]
+struct Shared {
+    source: Incoming,
+    /// Length as announced before anything was read.
+    announced: SizeHint,
+    /// What was read and may be read again.
+    kept: VecDeque<Bytes>,
+    kept_bytes: usize,
+    /// How much of the rest may still be kept.
+    cap: usize,
+    /// How many of `kept` the current attempt has had.
+    next: usize,
+    trailers: Option<HeaderMap>,
+    /// Whether the current attempt has had the trailers.
+    trailers_given: bool,
+    /// Number of the current attempt.
+    attempt: u32,
+    state: State,
+    /// Bytes read from the client.
+    bytes: u64,
+    /// The current attempt, waiting for the client.
+    waker: Option<Waker>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The client may send more; everything so far is kept.
+    Kept,
+    /// The client may send more; some of it is gone.
+    Streamed,
+    /// The client has sent everything; all of it is kept.
+    EndedKept,
+    /// The client has sent everything; some of it is gone.
+    EndedStreamed,
+    /// The client failed.
+    Failed,
+    /// Nobody reads any more.
+    Over,
+}
+
+impl Replay {
+    /// Takes the body of a request, to keep up to `cap` bytes of it.
+    #[must_use]
+    pub fn new(source: Incoming, cap: usize) -> Self {
+        if source.is_end_stream() {
+            return Self(None);
+        }
+        Self(Some(Rc::new(RefCell::new(Shared {
+            announced: source.size_hint(),
+            source,
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            cap,
+            next: 0,
+            trailers: None,
+            trailers_given: false,
+            attempt: 0,
+            state: State::Kept,
+            bytes: 0,
+            waker: None,
+        }))))
+    }
+
+    /// The body of a request that has none.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self(None)
+    }
+
+    /// The body for a new attempt, from its beginning; the attempt before gets nothing any more.
+    #[must_use]
+    pub fn attempt(&self) -> RequestBody {
+        RequestBody(self.0.as_ref().map(|shared| {
+            let mut this = shared.borrow_mut();
+            this.attempt += 1;
+            this.next = 0;
+            this.trailers_given = false;
+            this.waker = None;
+            Attempt {
+                shared: shared.clone(),
+                number: this.attempt,
+            }
+        }))
+    }
+
+    /// Whether a new attempt would get the whole body.
+    #[must_use]
+    pub fn is_replayable(&self) -> bool {
+        self.state()
+            .is_none_or(|state| matches!(state, State::Kept | State::EndedKept))
+    }
+
+    /// Whether the client has sent all of it and the current attempt has read all of it.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_none_or(|shared| shared.borrow().is_complete())
+    }
+
+    /// Whether the client failed to send it.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.state() == Some(State::Failed)
+    }
+
+    /// Bytes read from the client so far.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.as_ref().map_or(0, |shared| shared.borrow().bytes)
+    }
+
+    /// There will be no more attempts: nothing is kept from here on.
+    pub fn commit(&self) {
+        if let Some(shared) = &self.0 {
+            shared.borrow_mut().stop_keeping();
+        }
+    }
+
+    /// The exchange is over: an attempt that still waits for the client is told so.
+    pub fn finish(&self) {
+        let Some(shared) = &self.0 else { return };
+        let mut this = shared.borrow_mut();
+        if this.is_complete() {
+            return;
+        }
+        this.state = State::Over;
+        this.kept.clear();
+        if let Some(waker) = this.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Reads the rest of the body and throws it away, as long as all of it stays below the cap.
+    pub async fn discard(&self) {
+        let mut body = self.attempt();
+        while self.is_replayable() {
+            let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+            if !matches!(frame, Some(Ok(_))) {
+                break;
+            }
+        }
+    }
+
+    fn state(&self) -> Option<State> {
+        self.0.as_ref().map(|shared| shared.borrow().state)
+    }
+}
+
+impl Shared {
+    fn has_ended(&self) -> bool {
+        matches!(self.state, State::EndedKept | State::EndedStreamed)
+    }
+
+    fn is_complete(&self) -> bool {
+        self.has_ended()
+            && self.next >= self.kept.len()
+            && (self.trailers.is_none() || self.trailers_given)
+    }
+
+    fn stop_keeping(&mut self) {
+        self.cap = 0;
+        self.kept.drain(..self.next);
+        self.next = 0;
+        if self.kept_bytes > 0 || self.bytes > 0 {
+            self.lose();
+        }
+    }
+
+    /// Notes that some of the body is gone.
+    fn lose(&mut self) {
+        self.state = match self.state {
+            State::Kept => State::Streamed,
+            State::EndedKept => State::EndedStreamed,
+            other => other,
+        };
+    }
+
+    fn end(&mut self) {
+        self.state = match self.state {
+            State::Kept => State::EndedKept,
+            State::Streamed => State::EndedStreamed,
+            other => other,
+        };
+    }
+
+    fn keep(&mut self, data: &Bytes) {
+        if data.is_empty() {
+            return;
+        }
+        self.bytes += data.len() as u64;
+        if self.kept_bytes + data.len() <= self.cap && self.state == State::Kept {
+            self.kept_bytes += data.len();
+            self.kept.push_back(data.clone());
+            self.next = self.kept.len();
+        } else {
+            self.cap = 0;
+            self.kept.clear();
+            self.next = 0;
+            self.lose();
+        }
+    }
+
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        if matches!(self.state, State::Over | State::Failed) {
+            return Poll::Ready(Some(Err(RequestBodyError::Over)));
+        }
+        if let Some(data) = self.kept.get(self.next) {
+            let data = data.clone();
+            self.next += 1;
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        if self.has_ended() {
+            let trailers = if self.trailers_given {
+                None
+            } else {
+                self.trailers.clone()
+            };
+            self.trailers_given = true;
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        self.poll_source(cx)
+    }
+
+    fn poll_source(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        match Pin::new(&mut self.source).poll_frame(cx) {
+            Poll::Pending => {
+                self.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            Poll::Ready(None) => {
+                self.end();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.state = State::Failed;
+                Poll::Ready(Some(Err(RequestBodyError::Client(error))))
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    self.keep(data);
+                    if self.source.is_end_stream() {
+                        self.end();
+                    }
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    self.trailers = Some(trailers.clone());
+                    self.trailers_given = true;
+                    self.end();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = RequestBodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        let Some(attempt) = &self.0 else {
+            return Poll::Ready(None);
+        };
+        let mut shared = attempt.shared.borrow_mut();
+        if shared.attempt != attempt.number {
+            return Poll::Pending;
+        }
+        shared.poll_next(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|attempt| {
+            let shared = attempt.shared.borrow();
+            shared.attempt == attempt.number && shared.is_complete()
+        })
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            None => SizeHint::with_exact(0),
+            Some(attempt) => attempt.shared.borrow().announced,
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Connections to whatever answers: peers' sidecars, plain endpoints, and the app of this pod.
+//!
+//! Every worker has [`Pools`] of its own, so nothing here is shared or locked across threads; only the counters in
+//! [`ClusterState`](crate::config::cluster::ClusterState) are. A connection is driven by one task of its own; what
+//! is handed out is a [`Lease`] on it, and a lease that is dropped before its exchange is over takes an HTTP/1
+//! connection with it. Connections are never shared between endpoints, peer identities, SVID generations, protocols
+//! or directions.
+
+mod connect;
+mod drive;
+mod error;
+mod lease;
+mod pool;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::config::cluster::PeerIdentity;
+use crate::config::{Cluster, Endpoint};
+
+pub use drive::LocalExecutor;
+pub use error::{ConnectError, SendError, UpstreamError};
+pub use lease::{Head, Lease};
+pub use pool::Pools;
+
+/// Where one attempt goes.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The cluster that it belongs to: its limits apply.
+    pub cluster: Arc<Cluster>,
+    /// The endpoint that was picked; `None` where the destination is the connection's own.
+    pub endpoint: Option<Arc<Endpoint>>,
+    /// Where to connect.
+    pub address: SocketAddr,
+    /// Which leg of the way this is.
+    pub leg: Leg,
+}
+
+/// Which leg of a request's way a connection serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Leg {
+    /// Outbound: to an endpoint of the mesh or beyond.
+    Out,
+    /// Inbound: to the app of this pod, from the source address that capture exempts.
+    App,
+}
+
+impl Target {
+    /// An endpoint of a cluster.
+    #[must_use]
+    pub fn endpoint(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) -> Self {
+        Self {
+            cluster,
+            address: endpoint.address,
+            endpoint: Some(endpoint),
+            leg: Leg::Out,
+        }
+    }
+
+    /// A connection's original destination.
+    #[must_use]
+    pub fn original(cluster: Arc<Cluster>, address: SocketAddr, leg: Leg) -> Self {
+        Self {
+            cluster,
+            address,
+            endpoint: None,
+            leg,
+        }
+    }
+
+    /// Who the peer must prove to be; `None`: plaintext.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Arc<PeerIdentity>> {
+        self.endpoint
+            .as_ref()
+            .and_then(|endpoint| endpoint.mtls.as_ref())
+    }
+}
+

@@ -1,0 +1,100 @@
+//! Turns a byte stream into an HTTP connection with a task of its own.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use hyper::client::conn::{http1, http2};
+use hyper::rt::Executor;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::task::AbortHandle;
+
+use super::ConnectError;
+use super::pool::{ConnectionGuard, Http2Connection, Idle};
+use crate::io::IoStream;
+
+/// An idle HTTP/2 connection with streams on it is asked for a sign of life this often ...
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// ... and is broken when none comes within this.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Runs hyper's futures on the worker's own thread.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalExecutor;
+
+impl<F: Future<Output: 'static> + 'static> Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+/// The task that drives an HTTP/1 connection; dropped, it takes the connection down.
+#[derive(Debug)]
+pub(super) struct Driver(Option<AbortHandle>);
+
+impl Driver {
+    /// Lets the task go on by itself.
+    pub(super) fn keep(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
+}
+
+pub(super) async fn http1(mut io: IoStream, guard: ConnectionGuard) -> Result<Idle, ConnectError> {
+    let probe = io.probe()?;
+    let (sender, connection) = http1::handshake(TokioIo::new(io))
+        .await
+        .map_err(ConnectError::Handshake)?;
+    let task = tokio::task::spawn_local(async move {
+        let _guard = guard;
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "upstream connection ended");
+        }
+    });
+    Ok(Idle {
+        sender,
+        probe,
+        task: Driver(Some(task.abort_handle())),
+        since: Instant::now(),
+    })
+}
+
+pub(super) async fn http2(
+    io: IoStream,
+    guard: ConnectionGuard,
+) -> Result<Http2Connection, ConnectError> {
+    let (sender, mut connection) = http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .handshake(TokioIo::new(io))
+        .await
+        .map_err(ConnectError::Handshake)?;
+    let max_streams = Rc::new(Cell::new(connection.current_max_send_streams()));
+    let driven = max_streams.clone();
+    tokio::task::spawn_local(async move {
+        let _guard = guard;
+        let ended = std::future::poll_fn(|cx| {
+            let polled = Pin::new(&mut connection).poll(cx);
+            driven.set(connection.current_max_send_streams());
+            polled
+        });
+        if let Err(error) = ended.await {
+            tracing::debug!(%error, "upstream connection ended");
+        }
+    });
+    Ok(Http2Connection {
+        sender,
+        streams: Rc::default(),
+        max_streams,
+        since: Cell::new(Instant::now()),
+    })
+}

@@ -1,0 +1,325 @@
+//! The idle and shared connections of one worker.
+//!
+//! A [`Shelf`] holds the connections of one key. An HTTP/1 connection is either on its shelf or leased; an HTTP/2
+//! connection stays on the shelf and counts its streams. A shelf whose endpoint, or SVID, is gone is retired: what
+//! comes back to it is closed.
+
+mod limits;
+mod shelf;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{ConnectError, Lease, Leg, Target, UpstreamError, connect, drive};
+use crate::balance;
+use crate::config::cluster::{
+    CircuitBreaker, Discovery, Health, LbPolicy, OutlierDetection, PeerIdentity,
+};
+use crate::config::{Cluster, Snapshot};
+use crate::conn::HttpVersion;
+use crate::worker::Worker;
+
+use limits::PendingGuard;
+pub(super) use limits::{ConnectionGuard, Freed};
+use shelf::Connecting;
+pub(super) use shelf::{Http2Connection, Idle, Shelf};
+
+/// How long connecting to a destination without config may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a connection may lie idle.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often idle connections are looked at.
+const REAP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The connections of one worker.
+#[derive(Debug)]
+pub struct Pools {
+    inner: Rc<RefCell<Inner>>,
+    passthrough: Arc<Cluster>,
+    app: Arc<Cluster>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Snapshot that the pools were last compared with.
+    generation: u64,
+    /// SVID that new connections present.
+    svid: u64,
+    clusters: HashMap<Arc<str>, ClusterPool>,
+    reaping: bool,
+}
+
+#[derive(Debug, Default)]
+struct ClusterPool {
+    shelves: HashMap<Key, Rc<Shelf>>,
+    freed: Freed,
+}
+
+/// What connections must have in common to be exchangeable.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    address: SocketAddr,
+    identity: Option<Arc<PeerIdentity>>,
+    svid: u64,
+    version: HttpVersion,
+    leg: Leg,
+}
+
+impl Default for Pools {
+    fn default() -> Self {
+        Self {
+            inner: Rc::default(),
+            passthrough: Arc::new(original_dst("passthrough")),
+            app: Arc::new(original_dst("app")),
+        }
+    }
+}
+
+/// A cluster for destinations that no config describes.
+fn original_dst(name: &str) -> Cluster {
+    Cluster {
+        name: name.into(),
+        service: None,
+        discovery: Discovery::OriginalDst,
+        lb_policy: LbPolicy::default(),
+        connect_timeout: CONNECT_TIMEOUT,
+        limits: CircuitBreaker::default(),
+        outlier: OutlierDetection::default(),
+        endpoints: Arc::default(),
+        state: Arc::default(),
+    }
+}
+
+impl Pools {
+    /// The cluster of destinations that the mesh does not know.
+    #[must_use]
+    pub fn passthrough(&self) -> &Arc<Cluster> {
+        &self.passthrough
+    }
+
+    /// The cluster of ports of the app that no config describes.
+    #[must_use]
+    pub fn app(&self) -> &Arc<Cluster> {
+        &self.app
+    }
+
+    /// Compares the pools with a snapshot, once per snapshot: connections to endpoints that it removed or that drain
+    /// are closed as soon as nothing runs on them.
+    pub fn sync(&self, snapshot: &Snapshot) {
+        let mut inner = self.inner.borrow_mut();
+        if inner.generation == snapshot.generation {
+            return;
+        }
+        inner.generation = snapshot.generation;
+        inner.clusters.retain(|name, pool| {
+            let cluster = snapshot.cluster(name);
+            pool.shelves.retain(|key, shelf| {
+                let original = key.leg == Leg::App || **name == *self.passthrough.name;
+                let keep = original || cluster.is_some_and(|cluster| key.is_in(cluster));
+                if !keep {
+                    shelf.retire();
+                }
+                keep
+            });
+            !pool.shelves.is_empty()
+        });
+    }
+
+    /// A connection for one exchange, pooled or fresh. `careful`: a pooled HTTP/1 connection is probed first, because
+    /// the request could not be repeated if its peer has closed it.
+    ///
+    /// # Errors
+    ///
+    /// When no connection can be made, or a limit of the cluster is reached.
+    pub async fn lease(
+        &self,
+        worker: &Worker,
+        target: &Target,
+        version: HttpVersion,
+        careful: bool,
+    ) -> Result<Lease, UpstreamError> {
+        let shelf = self.shelf(worker, target, version);
+        if let Some(lease) = shelf.take(careful) {
+            return Ok(lease);
+        }
+        // Boxed: rare, and its state would be carried by every request.
+        Box::pin(self.make(worker, target, version, careful, shelf)).await
+    }
+
+    async fn make(
+        &self,
+        worker: &Worker,
+        target: &Target,
+        version: HttpVersion,
+        careful: bool,
+        shelf: Rc<Shelf>,
+    ) -> Result<Lease, UpstreamError> {
+        let _pending = PendingGuard::new(&target.cluster)?;
+        let connection = loop {
+            if let Some(lease) = shelf.take(careful) {
+                return Ok(lease);
+            }
+            if let Some(connecting) = shelf.connecting() {
+                connecting.wait().await?;
+                continue;
+            }
+            let freed = shelf.freed().clone();
+            match ConnectionGuard::new(&target.cluster, freed.clone()) {
+                Some(connection) => break connection,
+                None if self.evict_idle(&target.cluster) => tokio::task::yield_now().await,
+                None => freed.wait().await,
+            }
+        };
+        let made = match version {
+            HttpVersion::Http1 => self.make_http1(worker, target, &shelf, connection).await,
+            HttpVersion::Http2 => self.make_http2(worker, target, &shelf, connection).await,
+        };
+        report(target, &made);
+        self.reap_later();
+        Ok(made?)
+    }
+
+    async fn make_http1(
+        &self,
+        worker: &Worker,
+        target: &Target,
+        shelf: &Rc<Shelf>,
+        connection: ConnectionGuard,
+    ) -> Result<Lease, ConnectError> {
+        let io = connect::connect(worker, target, HttpVersion::Http1).await?;
+        let idle = drive::http1(io, connection).await?;
+        Ok(Shelf::lease_http1(shelf, idle, false))
+    }
+
+    async fn make_http2(
+        &self,
+        worker: &Worker,
+        target: &Target,
+        shelf: &Rc<Shelf>,
+        connection: ConnectionGuard,
+    ) -> Result<Lease, ConnectError> {
+        let connecting = Connecting::begin(shelf);
+        let io = connect::connect(worker, target, HttpVersion::Http2).await;
+        let made = match io {
+            Ok(io) => drive::http2(io, connection).await,
+            Err(error) => Err(error),
+        };
+        connecting.end(made.is_ok());
+        Ok(shelf.put_http2(made?))
+    }
+
+    fn shelf(&self, worker: &Worker, target: &Target, version: HttpVersion) -> Rc<Shelf> {
+        let svid = match target.identity() {
+            Some(_) => worker.identity.load().generation(),
+            None => 0,
+        };
+        let mut inner = self.inner.borrow_mut();
+        if svid != 0 {
+            inner.svid = svid;
+        }
+        let name = &target.cluster.name;
+        if !inner.clusters.contains_key(name) {
+            inner.clusters.insert(name.clone(), ClusterPool::default());
+        }
+        let pool = inner
+            .clusters
+            .get_mut(name)
+            .expect("it was put there just now");
+        let key = Key {
+            address: target.address,
+            identity: target.identity().cloned(),
+            svid,
+            version,
+            leg: target.leg,
+        };
+        let freed = &pool.freed;
+        pool.shelves
+            .entry(key)
+            .or_insert_with(|| Rc::new(Shelf::new(freed.clone())))
+            .clone()
+    }
+
+    /// Makes room for a connection by closing an idle one of the same cluster. False if there is none.
+    fn evict_idle(&self, cluster: &Cluster) -> bool {
+        let inner = self.inner.borrow();
+        let pool = inner.clusters.get(&cluster.name);
+        pool.is_some_and(|pool| pool.shelves.values().any(|shelf| shelf.evict()))
+    }
+
+    /// Makes sure that idle connections are looked at from now on.
+    fn reap_later(&self) {
+        if !std::mem::replace(&mut self.inner.borrow_mut().reaping, true) {
+            tokio::task::spawn_local(reap(Rc::downgrade(&self.inner)));
+        }
+    }
+
+    /// Connections on the shelves, for tests.
+    #[cfg(test)]
+    pub(crate) fn pooled(&self) -> usize {
+        let inner = self.inner.borrow();
+        inner
+            .clusters
+            .values()
+            .flat_map(|pool| pool.shelves.values())
+            .map(|s| s.len())
+            .sum()
+    }
+}
+
+impl Key {
+    /// Whether a cluster still wants connections like these.
+    fn is_in(&self, cluster: &Cluster) -> bool {
+        if cluster.discovery == Discovery::OriginalDst {
+            return true;
+        }
+        let found = cluster
+            .endpoints
+            .binary_search_by_key(&self.address, |endpoint| endpoint.address);
+        found.is_ok_and(|index| {
+            let endpoint = &cluster.endpoints[index];
+            endpoint.health != Health::Draining && endpoint.mtls == self.identity
+        })
+    }
+}
+
+/// Tells the balancer whether the endpoint could be reached.
+fn report(target: &Target, made: &Result<Lease, ConnectError>) {
+    let Some(endpoint) = &target.endpoint else {
+        return;
+    };
+    match made {
+        Ok(_) => balance::report_connect_success(endpoint),
+        Err(error) => {
+            let ejected =
+                balance::report_connect_failure(&target.cluster, endpoint, balance::now_ms());
+            tracing::debug!(server.addr = %target.address, cluster = %target.cluster.name, %error, ejected, "connect failed");
+        }
+    }
+}
+
+/// Closes what lies idle for too long, until nothing is left.
+async fn reap(pools: Weak<RefCell<Inner>>) {
+    loop {
+        tokio::time::sleep(REAP_INTERVAL).await;
+        let Some(inner) = pools.upgrade() else { return };
+        let mut inner = inner.borrow_mut();
+        let current = inner.svid;
+        inner.clusters.retain(|_, pool| {
+            pool.shelves.retain(|key, shelf| {
+                let stale = key.svid != 0 && key.svid != current;
+                shelf.reap(if stale { Duration::ZERO } else { IDLE_TIMEOUT });
+                // A shelf that somebody holds is about to be used.
+                !shelf.is_empty() || Rc::strong_count(shelf) > 1
+            });
+            !pool.shelves.is_empty()
+        });
+        if inner.clusters.is_empty() {
+            inner.reaping = false;
+            return;
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The connections of one key, and the attempt to make one that others wait for.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use hyper::client::conn::{http1, http2};
+use tokio::sync::Notify;
+
+use super::limits::Freed;
+use crate::io::Probe;
+use crate::retry::RequestBody;
+use crate::upstream::drive::Driver;
+use crate::upstream::lease::{Http1Lease, Http2Lease};
+use crate::upstream::{ConnectError, Lease};
+
+/// Streams that an HTTP/2 connection carries at a time, whatever more its peer would allow.
+const MAX_STREAMS: usize = 1_000;
+
+/// An HTTP/1 connection that nobody uses.
+#[derive(Debug)]
+pub(in crate::upstream) struct Idle {
+    pub(in crate::upstream) sender: http1::SendRequest<RequestBody>,
+    pub(in crate::upstream) probe: Probe,
+    pub(in crate::upstream) task: Driver,
+    pub(in crate::upstream) since: Instant,
+}
+
+/// An HTTP/2 connection and how much it is used.
+#[derive(Debug)]
+pub(in crate::upstream) struct Http2Connection {
+    pub(in crate::upstream) sender: http2::SendRequest<RequestBody>,
+    pub(in crate::upstream) streams: Rc<Cell<usize>>,
+    pub(in crate::upstream) max_streams: Rc<Cell<usize>>,
+    pub(in crate::upstream) since: Cell<Instant>,
+}
+
+/// The connections of one key.
+#[derive(Debug)]
+pub(in crate::upstream) struct Shelf {
+    idle: RefCell<Vec<Idle>>,
+    shared: RefCell<Vec<Http2Connection>>,
+    connecting: RefCell<Option<Rc<Connecting>>>,
+    retired: Cell<bool>,
+    freed: Freed,
+}
+
+impl Shelf {
+    pub(super) fn new(freed: Freed) -> Self {
+        Self {
+            idle: RefCell::default(),
+            shared: RefCell::default(),
+            connecting: RefCell::default(),
+            retired: Cell::new(false),
+            freed,
+        }
+    }
+
+    pub(super) fn freed(&self) -> &Freed {
+        &self.freed
+    }
+
+    /// A pooled connection that can take a request now.
+    pub(super) fn take(self: &Rc<Self>, careful: bool) -> Option<Lease> {
+        if let Some(idle) = self.take_idle(careful) {
+            return Some(Self::lease_http1(self, idle, true));
+        }
+        let mut shared = self.shared.borrow_mut();
+        shared.retain(|connection| !connection.sender.is_closed());
+        let free = shared.iter().find(|connection| connection.has_room())?;
+        Some(self.lease_http2(free, true))
+    }
+
+    /// The most recently used connection that is still good.
+    fn take_idle(&self, careful: bool) -> Option<Idle> {
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|connection| !connection.sender.is_closed());
+        let mut index = idle.len();
+        while index > 0 {
+            index -= 1;
+            if !idle[index].sender.is_ready() {
+                continue;
+            }
+            let connection = idle.remove(index);
+            if !(careful && connection.probe.is_stale()) {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    pub(super) fn lease_http1(shelf: &Rc<Self>, idle: Idle, reused: bool) -> Lease {
+        Lease::Http1(Http1Lease {
+            idle: Some(idle),
+            shelf: Rc::downgrade(shelf),
+            reused,
+        })
+    }
+
+    fn lease_http2(&self, connection: &Http2Connection, reused: bool) -> Lease {
+        connection.streams.set(connection.streams.get() + 1);
+        connection.since.set(Instant::now());
+        Lease::Http2(Http2Lease {
+            sender: connection.sender.clone(),
+            streams: connection.streams.clone(),
+            freed: self.freed.clone(),
+            reused,
+        })
+    }
+
+    /// Takes an HTTP/1 connection back.
+    pub(in crate::upstream) fn put(&self, mut idle: Idle) {
+        if self.retired.get() || idle.sender.is_closed() {
+            return;
+        }
+        idle.since = Instant::now();
+        self.idle.borrow_mut().push(idle);
+        self.freed.notify();
+    }
+
+    /// Takes a new HTTP/2 connection and leases its first stream.
+    pub(super) fn put_http2(&self, connection: Http2Connection) -> Lease {
+        let lease = self.lease_http2(&connection, false);
+        if !self.retired.get() {
+            self.shared.borrow_mut().push(connection);
+        }
+        lease
+    }
+
+    /// Closes what is idle, now and whenever something comes back; streams end first.
+    pub(super) fn retire(&self) {
+        self.retired.set(true);
+        self.idle.borrow_mut().clear();
+        self.shared.borrow_mut().clear();
+    }
+
+    /// Closes one connection that nobody uses.
+    pub(super) fn evict(&self) -> bool {
+        if self.idle.borrow_mut().pop().is_some() {
+            return true;
+        }
+        let mut shared = self.shared.borrow_mut();
+        let unused = shared
+            .iter()
+            .position(|connection| connection.streams.get() == 0);
+        unused.map(|index| shared.swap_remove(index)).is_some()
+    }
+
+    /// Closes what nobody has used for a while.
+    pub(super) fn reap(&self, timeout: Duration) {
+        self.idle.borrow_mut().retain(|connection| {
+            !connection.sender.is_closed() && connection.since.elapsed() < timeout
+        });
+        self.shared.borrow_mut().retain(|connection| {
+            let used = connection.streams.get() > 0 || connection.since.get().elapsed() < timeout;
+            used && !connection.sender.is_closed()
+        });
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.idle.borrow().is_empty() && self.shared.borrow().is_empty()
+    }
+
+    /// The attempt to connect that is under way.
+    pub(super) fn connecting(&self) -> Option<Rc<Connecting>> {
+        self.connecting.borrow().clone()
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.idle.borrow().len() + self.shared.borrow().len()
+    }
+}
+
+impl Http2Connection {
+    fn has_room(&self) -> bool {
+        self.streams.get() < self.max_streams.get().min(MAX_STREAMS)
+    }
+}
+
+/// An attempt to connect that several requests wait for.
+#[derive(Debug, Default)]
+pub(super) struct Connecting {
+    ended: Notify,
+    outcome: Cell<Outcome>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Outcome {
+    #[default]
+    Open,
+    /// It was made, or whoever made it went away: look again.
+    LookAgain,
+    Failed,
+}
+
+impl Connecting {
+    pub(super) fn begin(shelf: &Rc<Shelf>) -> ConnectingGuard {
+        let connecting = Rc::new(Self::default());
+        *shelf.connecting.borrow_mut() = Some(connecting.clone());
+        ConnectingGuard {
+            shelf: shelf.clone(),
+            connecting,
+        }
+    }
+
+    /// Waits until it has ended.
+    pub(super) async fn wait(&self) -> Result<(), ConnectError> {
+        let ended = self.ended.notified();
+        if matches!(self.outcome.get(), Outcome::Open) {
+            ended.await;
+        }
+        match self.outcome.get() {
+            Outcome::Failed => Err(ConnectError::Shared),
+            Outcome::Open | Outcome::LookAgain => Ok(()),
+        }
+    }
+}
+
+/// Whoever makes the connection; dropped, it lets the next one try.
+#[derive(Debug)]
+pub(super) struct ConnectingGuard {
+    shelf: Rc<Shelf>,
+    connecting: Rc<Connecting>,
+}
+
+impl ConnectingGuard {
+    pub(super) fn end(self, made: bool) {
+        self.connecting.outcome.set(if made {
+            Outcome::LookAgain
+        } else {
+            Outcome::Failed
+        });
+    }
+}
+
+impl Drop for ConnectingGuard {
+    fn drop(&mut self) {
+        if matches!(self.connecting.outcome.get(), Outcome::Open) {
+            self.connecting.outcome.set(Outcome::LookAgain);
+        }
+        *self.shelf.connecting.borrow_mut() = None;
+        self.connecting.ended.notify_waiters();
+    }
+}
