@@ -1,4 +1,4 @@
-//! Discovery: configuration for proxies over Envoy's xDS v3, as aggregated delta streams (ADS).
+//! Discovery: configuration for proxies over Envoy's xDS v3, as aggregated streams (ADS), incremental or state of the world.
 //!
 //! A [`Discovery`] follows the store. It keeps each resource encoded once ([`catalog`]), knows who wants what
 //! ([`index`]), and serves one [`session`] a stream, whose caller is whom TLS proved and nobody else ([`admission`]).
@@ -13,6 +13,7 @@ mod resource;
 mod service;
 mod session;
 mod subscription;
+mod variant;
 
 use std::collections::BTreeMap;
 use std::fmt;

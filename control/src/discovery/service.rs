@@ -12,6 +12,7 @@ use tulle_xds_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
 
+use super::variant::{Delta, Full, Variant};
 use super::{Discovery, Peer, session};
 
 /// Largest request: a reconnecting client lists every name and version that it has.
@@ -24,26 +25,13 @@ impl Discovery {
     }
 }
 
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for Discovery {
-    type StreamAggregatedResourcesStream = BoxStream<'static, Result<DiscoveryResponse, Status>>;
+type Responses<V> = BoxStream<'static, Result<<V as Variant>::Response, Status>>;
 
-    async fn stream_aggregated_resources(
+impl Discovery {
+    fn open<V: Variant>(
         &self,
-        _: Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Err(Status::unimplemented(
-            "only the incremental protocol is served: use DeltaAggregatedResources (DELTA_GRPC)",
-        ))
-    }
-
-    type DeltaAggregatedResourcesStream =
-        BoxStream<'static, Result<DeltaDiscoveryResponse, Status>>;
-
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        request: Request<Streaming<V::Request>>,
+    ) -> Result<Response<Responses<V>>, Status> {
         let peer = request.extensions().get::<Peer>().cloned();
         let peer = peer.ok_or_else(|| Status::internal("this connection has no peer"))?;
         if peer.svid.is_none() {
@@ -54,8 +42,30 @@ impl AggregatedDiscoveryService for Discovery {
         }
         // One response in the channel, one in the transport: that is all a slow client can pile up.
         let (responses, stream) = mpsc::channel(1);
-        let session = session::serve(self.clone(), peer, request.into_inner(), responses);
+        let session = session::serve::<V>(self.clone(), peer, request.into_inner(), responses);
         self.0.tasks.spawn_connection("discovery", session);
         Ok(Response::new(ReceiverStream::new(stream).boxed()))
+    }
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Discovery {
+    type StreamAggregatedResourcesStream = BoxStream<'static, Result<DiscoveryResponse, Status>>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        self.open::<Full>(request)
+    }
+
+    type DeltaAggregatedResourcesStream =
+        BoxStream<'static, Result<DeltaDiscoveryResponse, Status>>;
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        self.open::<Delta>(request)
     }
 }

@@ -13,35 +13,36 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::Status;
 use tulle_xds_proto::ResourceType;
-use tulle_xds_proto::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
-};
 
 use super::admission::{Admitted, runs_as};
 use super::index::Mailbox;
 use super::metrics::Connected;
 use super::resource::Name;
-use super::subscription::{Ask, Batch, Phase, Reply, Subscription, Verdict};
+use super::subscription::{Phase, Subscription, Verdict};
+use super::variant::{Change, Incoming, Variant};
 use super::{Discovery, Peer, Proxy, Subscriptions};
 use crate::translate::ProxyView;
 
-/// Longest name of a resource.
-const MAX_NAME: usize = 1024;
 /// How long the first request may take.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// How long a client may take to make room for the status that ends its stream.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
-pub(super) type Response = Result<DeltaDiscoveryResponse, Status>;
-
 /// Serves a stream to its end.
-pub(super) async fn serve(
+pub(super) async fn serve<V: Variant>(
     discovery: Discovery,
     peer: Peer,
-    requests: impl Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Send + Unpin,
-    responses: mpsc::Sender<Response>,
+    requests: impl Stream<Item = Result<V::Request, Status>> + Send + Unpin,
+    responses: mpsc::Sender<Result<V::Response, Status>>,
 ) {
-    let ended = run(&discovery, &peer, requests, &responses).await;
+    let ended = tokio::select! {
+        // An end is an end.
+        biased;
+        () = discovery.0.ending.cancelled() => {
+            Err(Status::unavailable("the control plane is shutting down; connect to another replica"))
+        }
+        ended = run::<V>(&discovery, &peer, requests, &responses) => ended,
+    };
     let Err(status) = ended else { return };
     let id = peer.svid.as_ref().map(|svid| svid.id.to_string());
     tracing::info!(client.addr = %peer.address, client.id = id, code = ?status.code(), reason = status.message(),
@@ -50,41 +51,38 @@ pub(super) async fn serve(
     let _ = tokio::time::timeout(LAST_WORD, responses.send(Err(status))).await;
 }
 
-async fn run(
+async fn run<V: Variant>(
     discovery: &Discovery,
     peer: &Peer,
-    mut requests: impl Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Send + Unpin,
-    responses: &mpsc::Sender<Response>,
+    mut requests: impl Stream<Item = Result<V::Request, Status>> + Send + Unpin,
+    responses: &mpsc::Sender<Result<V::Response, Status>>,
 ) -> Result<(), Status> {
     let first = match tokio::time::timeout(FIRST_REQUEST, requests.next()).await {
         Ok(Some(request)) => request?,
         Ok(None) => return Ok(()),
         Err(_) => return Err(Status::deadline_exceeded("no request on this stream")),
     };
-    let admitted = discovery.admit(peer, first.node.as_ref()).await?;
+    let admitted = discovery.admit(peer, V::node(&first)).await?;
     let expires = until(admitted.svid.not_after);
     let mut session = Session::open(discovery.clone(), peer, admitted)?;
-    session.request(first)?;
+    session.request(V::decode(first)?)?;
     loop {
         let owing = session.is_owing();
         tokio::select! {
-            // In this order: an end is an end, and requests are read before anything is sent.
+            // In this order: requests are read before anything is sent.
             biased;
-            () = discovery.0.ending.cancelled() => {
-                return Err(Status::unavailable("the control plane is shutting down; connect to another replica"));
-            }
             () = responses.closed() => return Ok(()),
             () = tokio::time::sleep_until(expires) => {
                 return Err(Status::unavailable("the client certificate of this connection has expired; reconnect"));
             }
             request = requests.next() => match request {
-                Some(request) => session.request(request?)?,
+                Some(request) => session.request(V::decode(request?)?)?,
                 None => return Ok(()),
             },
             () = session.proxy.mailbox.rung() => session.collect()?,
             room = responses.reserve(), if owing => {
                 let Ok(room) = room else { return Ok(()) };
-                if let Some(response) = session.next_response() {
+                if let Some(response) = session.next_response::<V>() {
                     room.send(Ok(response));
                 }
             }
@@ -153,33 +151,34 @@ impl Session {
     }
 
     /// Takes a request in.
-    fn request(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
-        let Some(kind) = ResourceType::from_type_url(&request.type_url) else {
-            let served = ResourceType::ALL.map(ResourceType::type_url).join(", ");
-            let url: String = request.type_url.chars().take(MAX_NAME).collect();
-            return Err(Status::invalid_argument(format!(
-                "type URL {url:?} is not served; these are: {served}"
-            )));
-        };
-        let ask = decode(request)?;
-        let (added, dropped) = (ask.subscribe.clone(), ask.unsubscribe.clone());
-        let Self {
-            discovery, proxy, ..
-        } = self;
+    fn request(&self, request: Incoming) -> Result<(), Status> {
+        let (kind, discovery, proxy) = (request.kind, &self.discovery, &self.proxy);
         let (index, limit) = (&discovery.0.index, discovery.0.limits.subscriptions);
         let view = proxy.mailbox.view();
-        // Watched before anything is looked up, so that no change falls between.
-        index.watch(kind, added.iter().cloned(), &proxy.mailbox);
-        if kind.supports_wildcard() {
-            index.watch_all(kind, &proxy.mailbox);
-        }
+        let all = || discovery.0.catalog.names(&view, kind);
         let mut subscriptions = proxy.subscriptions.lock();
         let subscription = subscriptions
             .0
             .entry(kind)
             .or_insert_with(|| Subscription::new(kind, limit));
+        let ask = match request.change {
+            Change::Delta(ask) => ask,
+            Change::Full(names, reply) => match subscription.restate(names, reply) {
+                Some(ask) => ask,
+                None => {
+                    discovery.0.metrics.expired_nonce(kind);
+                    return Ok(());
+                }
+            },
+        };
+        let dropped = ask.unsubscribe.clone();
+        // Watched before anything is looked up, so that no change falls between.
+        index.watch(kind, ask.subscribe.iter().cloned(), &proxy.mailbox);
+        if kind.supports_wildcard() {
+            index.watch_all(kind, &proxy.mailbox);
+        }
         let verdict = subscription
-            .apply(ask, || discovery.0.catalog.names(&view, kind))
+            .apply(ask, all)
             .map_err(|error| Status::resource_exhausted(error.to_string()))?;
         if kind.supports_wildcard() && !subscription.is_wildcard() {
             index.unwatch_all(kind, &proxy.mailbox);
@@ -189,18 +188,16 @@ impl Session {
             dropped.into_iter().filter(|name| !subscription.wants(name)),
             &proxy.mailbox,
         );
-        let status = (verdict == Verdict::Refused).then(|| subscription.status());
-        drop(subscriptions);
         match verdict {
             Verdict::None => {}
             Verdict::Accepted(after) => after
                 .into_iter()
-                .for_each(|after| self.discovery.0.metrics.converged(after)),
-            Verdict::Stale => self.discovery.0.metrics.expired_nonce(kind),
+                .for_each(|after| discovery.0.metrics.converged(after)),
+            Verdict::Stale => discovery.0.metrics.expired_nonce(kind),
             Verdict::Refused => {
-                self.discovery.0.metrics.rejected(kind);
-                let reason = status.and_then(|status| status.last_error);
-                tracing::warn!(proxy.id = %self.proxy.pod, resource.type = kind.short_name(), reason,
+                discovery.0.metrics.rejected(kind);
+                let reason = subscription.status().last_error;
+                tracing::warn!(proxy.id = %proxy.pod, resource.type = kind.short_name(), reason,
                     "a proxy refused its configuration and keeps what it had");
             }
         }
@@ -229,7 +226,7 @@ impl Session {
     }
 
     /// The next response that is due, in push order: what is new first, what is gone of clusters and endpoints last.
-    fn next_response(&mut self) -> Option<DeltaDiscoveryResponse> {
+    fn next_response<V: Variant>(&mut self) -> Option<V::Response> {
         let Self {
             discovery,
             proxy,
@@ -249,11 +246,13 @@ impl Session {
                 else {
                     continue;
                 };
-                let Some(batch) =
-                    subscription.take(phase, budget, |name| catalog.lookup(&view, kind, name))
-                else {
-                    continue;
+                let lookup = |name: &Name| catalog.lookup(&view, kind, name);
+                let batch = if V::FULL {
+                    subscription.take_full(phase, lookup)
+                } else {
+                    subscription.take(phase, budget, lookup)
                 };
+                let Some(batch) = batch else { continue };
                 *nonce += 1;
                 let (nonce, version) =
                     (format!("{nonce:x}"), format!("{:x}", catalog.generation()));
@@ -277,7 +276,7 @@ impl Session {
                 );
                 tracing::debug!(proxy.id = %proxy.pod, resource.type = kind.short_name(), nonce,
                     resources = batch.resources.len(), removed = batch.removed.len(), "sending");
-                return Some(encode(kind, nonce, version, batch));
+                return Some(V::encode(kind, nonce, version, &batch));
             }
         }
         None
@@ -333,57 +332,6 @@ fn relist(
         names.extend(discovery.0.catalog.names(view, kind));
     }
     names.iter().for_each(|name| subscription.changed(name, at));
-}
-
-fn decode(request: DeltaDiscoveryRequest) -> Result<Ask, Status> {
-    let names = |names: Vec<String>| -> Result<Vec<Name>, Status> {
-        match names
-            .iter()
-            .find(|name| name.is_empty() || name.len() > MAX_NAME)
-        {
-            Some(_) => Err(Status::invalid_argument(format!(
-                "a resource name is empty or longer than {MAX_NAME} bytes"
-            ))),
-            None => Ok(names.into_iter().map(Name::from).collect()),
-        }
-    };
-    let error = request.error_detail.map(|status| status.message);
-    let reply = (!request.response_nonce.is_empty()).then_some(Reply {
-        nonce: request.response_nonce,
-        error,
-    });
-    Ok(Ask {
-        subscribe: names(request.resource_names_subscribe)?,
-        unsubscribe: names(request.resource_names_unsubscribe)?,
-        initial_versions: request
-            .initial_resource_versions
-            .into_iter()
-            .map(|(name, v)| (name.into(), v))
-            .collect(),
-        reply,
-    })
-}
-
-fn encode(
-    kind: ResourceType,
-    nonce: String,
-    version: String,
-    batch: Batch,
-) -> DeltaDiscoveryResponse {
-    let resource = |(name, encoded): (Name, Arc<super::resource::Encoded>)| Resource {
-        name: name.to_string(),
-        version: encoded.version.to_string(),
-        resource: Some(encoded.to_any()),
-        ..Resource::default()
-    };
-    DeltaDiscoveryResponse {
-        system_version_info: version,
-        resources: batch.resources.into_iter().map(resource).collect(),
-        type_url: kind.type_url().to_owned(),
-        removed_resources: batch.removed.iter().map(|name| name.to_string()).collect(),
-        nonce,
-        ..DeltaDiscoveryResponse::default()
-    }
 }
 
 /// The moment on tokio's clock; far times are cut to a day, when the stream may as well reconnect.

@@ -4,7 +4,7 @@
 //! to send next. What is owed is a set of names, never a queue of messages, so a slow client costs no memory and
 //! always gets the newest state.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -113,6 +113,8 @@ pub(crate) struct Subscription {
     limit: usize,
     wildcard: bool,
     started: bool,
+    /// In the state-of-the-world variant: something was named at some time.
+    named: bool,
     /// An answer is owed even if there is nothing to put into it: the client waits for the end of "all".
     greet: bool,
     entries: HashMap<Name, Entry>,
@@ -171,6 +173,7 @@ impl Subscription {
             limit,
             wildcard: false,
             started: false,
+            named: false,
             greet: false,
             entries: HashMap::new(),
             explicit: 0,
@@ -228,6 +231,42 @@ impl Subscription {
         }
         self.settle_initial(came_with);
         Ok(verdict)
+    }
+
+    /// What a client of the state-of-the-world variant asks by naming all it wants: the difference to what it wanted before.
+    /// `None` if it speaks of an older response: it will speak again once it has seen the last one.
+    pub(crate) fn restate(&mut self, names: Vec<Name>, reply: Option<Reply>) -> Option<Ask> {
+        if reply
+            .as_ref()
+            .is_some_and(|reply| self.status.sent_nonce.as_ref() != Some(&reply.nonce))
+        {
+            return None;
+        }
+        // Naming nothing means all, until something was named for the first time.
+        self.named |= !names.is_empty();
+        let names: BTreeSet<Name> = names.into_iter().collect();
+        let had = |name: &Name| {
+            if &**name == WILDCARD {
+                self.wildcard
+            } else {
+                self.wants(name)
+            }
+        };
+        let subscribe = names.iter().filter(|name| !had(name)).cloned().collect();
+        let dropped = self
+            .entries
+            .iter()
+            .filter(|(name, entry)| entry.explicit && !names.contains(*name));
+        let mut unsubscribe: Vec<Name> = dropped.map(|(name, _)| name.clone()).collect();
+        if self.wildcard && self.named && !names.contains(WILDCARD) {
+            unsubscribe.push(WILDCARD.into());
+        }
+        Some(Ask {
+            subscribe,
+            unsubscribe,
+            initial_versions: Vec::new(),
+            reply,
+        })
     }
 
     /// Notes that a resource may have changed at `at`.
@@ -322,6 +361,26 @@ impl Subscription {
             self.since
         };
         Some(batch)
+    }
+
+    /// As [`Self::take`], for the state-of-the-world variant: clusters and listeners are always listed in full, and of the
+    /// other types nothing can be removed.
+    pub(crate) fn take_full(
+        &mut self,
+        phase: Phase,
+        mut lookup: impl FnMut(&Name) -> Option<Arc<Encoded>>,
+    ) -> Option<Batch> {
+        let mut batch = self.take(phase, usize::MAX, &mut lookup)?;
+        batch.removed.clear();
+        if self.kind.supports_wildcard() {
+            let held: BTreeSet<&Name> = self.entries.keys().collect();
+            batch.resources = held
+                .into_iter()
+                .filter_map(|name| Some((name.clone(), lookup(name)?)))
+                .collect();
+            return Some(batch);
+        }
+        (!batch.resources.is_empty()).then_some(batch)
     }
 
     /// Remembers that `batch` left under `nonce`, showing the world's version `world`.

@@ -430,3 +430,124 @@ fn too_many_names_are_refused_with_the_limit() {
         "more than 2 LDS subscriptions on one stream; unsubscribe idle names first"
     );
 }
+
+/// A request of the state-of-the-world variant; `false` if it was stale.
+fn restate(
+    subscription: &mut Subscription,
+    shelf: &Shelf,
+    names: &[&str],
+    nonce: Option<&str>,
+) -> bool {
+    let reply = nonce.map(|nonce| Reply {
+        nonce: nonce.to_owned(),
+        error: None,
+    });
+    let names = names.iter().map(|name| Name::from(*name)).collect();
+    let Some(ask) = subscription.restate(names, reply) else {
+        return false;
+    };
+    apply(subscription, shelf, ask);
+    true
+}
+
+/// All that is due in the state-of-the-world variant, as one list a response.
+fn drain_full(subscription: &mut Subscription, shelf: &Shelf) -> Vec<Vec<String>> {
+    let mut seen = Vec::new();
+    for phase in [Phase::Make, Phase::Break] {
+        while let Some(batch) = subscription.take_full(phase, |name| shelf.0.get(name).cloned()) {
+            subscription.sent(format!("f{}", seen.len()), "w".to_owned(), &batch);
+            seen.push(
+                batch
+                    .resources
+                    .iter()
+                    .map(|(name, _)| name.to_string())
+                    .collect(),
+            );
+        }
+    }
+    seen
+}
+
+#[test]
+fn full_naming_nothing_means_all_until_something_was_named() {
+    let shelf = Shelf::with(&["a", "b"]);
+    let mut subscription = new(ResourceType::Cluster);
+    restate(&mut subscription, &shelf, &[], None);
+    assert_eq!(drain_full(&mut subscription, &shelf), [["a", "b"]]);
+    restate(&mut subscription, &shelf, &[], Some("f0"));
+    assert!(
+        drain_full(&mut subscription, &shelf).is_empty(),
+        "an acknowledgement is not answered"
+    );
+    restate(&mut subscription, &shelf, &["a"], Some("f0"));
+    assert_eq!(drain_full(&mut subscription, &shelf), [["a"]]);
+    restate(&mut subscription, &shelf, &[], Some("f0"));
+    assert_eq!(subscription.status().subscribed, 0);
+    assert!(!subscription.is_wildcard());
+}
+
+#[test]
+fn full_clusters_are_listed_whole_so_that_absence_is_removal() {
+    let mut shelf = Shelf::with(&["a", "b"]);
+    let mut subscription = new(ResourceType::Cluster);
+    restate(&mut subscription, &shelf, &["*"], None);
+    drain_full(&mut subscription, &shelf);
+    shelf.0.remove("a");
+    subscription.changed(&"a".into(), now());
+    assert_eq!(drain_full(&mut subscription, &shelf), [["b"]]);
+    shelf.put("c", "new");
+    subscription.changed(&"c".into(), now());
+    assert_eq!(drain_full(&mut subscription, &shelf), [["b", "c"]]);
+    shelf.0.clear();
+    subscription.changed(&"b".into(), now());
+    subscription.changed(&"c".into(), now());
+    assert_eq!(
+        drain_full(&mut subscription, &shelf),
+        [Vec::<String>::new()],
+        "an empty list removes all"
+    );
+}
+
+#[test]
+fn full_endpoints_are_sent_one_by_one_and_never_removed() {
+    let mut shelf = Shelf::with(&["a", "b"]);
+    let mut subscription = new(ResourceType::Endpoints);
+    restate(&mut subscription, &shelf, &["a"], None);
+    assert_eq!(drain_full(&mut subscription, &shelf), [["a"]]);
+    restate(
+        &mut subscription,
+        &shelf,
+        &["a", "b", "nowhere"],
+        Some("f0"),
+    );
+    assert_eq!(
+        drain_full(&mut subscription, &shelf),
+        [["b"]],
+        "what was added is answered, known or not"
+    );
+    restate(&mut subscription, &shelf, &["b"], Some("f0"));
+    assert!(
+        drain_full(&mut subscription, &shelf).is_empty(),
+        "a removal is not answered"
+    );
+    shelf.0.remove("b");
+    subscription.changed(&"b".into(), now());
+    assert!(drain_full(&mut subscription, &shelf).is_empty());
+}
+
+#[test]
+fn full_requests_about_an_older_response_are_ignored() {
+    let shelf = Shelf::with(&["a", "b"]);
+    let mut subscription = new(ResourceType::Endpoints);
+    restate(&mut subscription, &shelf, &["a"], None);
+    drain_full(&mut subscription, &shelf);
+    assert!(!restate(
+        &mut subscription,
+        &shelf,
+        &["a", "b"],
+        Some("older")
+    ));
+    assert!(!subscription.is_owing());
+    assert!(restate(&mut subscription, &shelf, &["a", "b"], Some("f0")));
+    assert!(subscription.is_owing());
+}
