@@ -6,10 +6,12 @@
 use std::sync::Arc;
 
 use http::StatusCode;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use tulle_runtime::admin::{self, AdminServer, Answer};
 use tulle_runtime::metrics;
+use tulle_runtime::tasks::Tasks;
 
 use crate::ca::{Authority, RotateError};
 use crate::discovery::Discovery;
@@ -20,9 +22,51 @@ use crate::store::Kind;
 #[derive(Clone)]
 pub(crate) struct State {
     pub(crate) registry: Arc<Registry>,
+    pub(crate) gauges: Gauges,
+    pub(crate) tasks: Tasks,
     pub(crate) discovery: Discovery,
     pub(crate) authority: Arc<Authority>,
     pub(crate) report: SourceReport,
+}
+
+/// What is counted elsewhere and looked up when somebody asks.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gauges {
+    services: Gauge,
+    pods: Gauge,
+    problems: Gauge,
+    panics: Gauge,
+}
+
+impl Gauges {
+    /// Registers them in `registry`.
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let gauges = Self::default();
+        let g = gauges.clone();
+        registry.register("services", "Services known", g.services);
+        registry.register("pods", "Pods known", g.pods);
+        registry.register(
+            "source_problems",
+            "Documents of the sources that cannot be used",
+            g.problems,
+        );
+        registry.register(
+            "connection_panics",
+            "Connections and streams that ended by a panic",
+            g.panics,
+        );
+        gauges
+    }
+
+    fn set(&self, state: &State) {
+        let set = |gauge: &Gauge, count: usize| gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        let world = state.discovery.world();
+        set(&self.services, world.services().count());
+        set(&self.pods, world.pods().count());
+        set(&self.problems, state.report.len());
+        self.panics
+            .set(i64::try_from(state.tasks.connection_panics()).unwrap_or(i64::MAX));
+    }
 }
 
 /// Adds the routes to a server.
@@ -31,6 +75,7 @@ pub(crate) fn routes(server: &mut AdminServer, state: State) {
     server.allow_host(tulle_runtime::names::CONTROL_DNS_NAME);
     route(server, "/ready", &state, |state| ready(&state.discovery));
     route(server, "/metrics", &state, |state| {
+        state.gauges.set(state);
         admin::typed(
             StatusCode::OK,
             metrics::CONTENT_TYPE,

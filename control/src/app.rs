@@ -148,10 +148,13 @@ pub(crate) async fn serve(
         limits.pod_wait,
         ca_metrics,
     );
+    let gauges = admin::Gauges::register(&mut registry);
     admin::routes(
         &mut admin,
         admin::State {
+            gauges,
             registry: Arc::new(registry),
+            tasks: tasks.clone(),
             discovery: discovery.clone(),
             authority: authority.clone(),
             report,

@@ -2,4 +2,5 @@
 
 mod certificates;
 mod harness;
+mod operators;
 mod streams;

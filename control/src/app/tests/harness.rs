@@ -50,6 +50,7 @@ pub(super) struct Plane {
     pub(super) control: Control,
     pub(super) writer: StoreWriter,
     pub(super) tokens: token_tests::Issuer,
+    args: Args,
     dir: TempDir,
 }
 
@@ -94,8 +95,14 @@ impl Plane {
             control,
             writer,
             tokens,
+            args,
             dir,
         }
+    }
+
+    /// Settings of another control plane over the same directories.
+    pub(super) fn args(&self) -> Args {
+        self.args.clone()
     }
 
     /// Makes a pod.
@@ -126,11 +133,18 @@ impl Plane {
 
     /// An SVID of the mesh that nobody asked the CA for.
     pub(super) fn svid(&self, namespace: &str, account: &str) -> Svid {
+        self.svid_for(namespace, account, Duration::from_secs(3600))
+    }
+
+    pub(super) fn svid_for(&self, namespace: &str, account: &str, ttl: Duration) -> Svid {
         let root = stolen_root(&self.state_dir());
         let id = SpiffeId::new(root.trust_domain(), namespace, account).expect("a good id");
         let issuer = Issuer::new(root, [], CsrPolicy::default()).expect("one root");
         issuer
-            .issue_svid(&IssueRequest::new(&id))
+            .issue_svid(&IssueRequest {
+                ttl: Some(ttl),
+                ..IssueRequest::new(&id)
+            })
             .expect("within the policy")
     }
 
@@ -211,7 +225,7 @@ impl Plane {
 
     /// What the admin server answers to a GET.
     pub(super) async fn admin(&self, path: &str) -> String {
-        http(self.control.admin_address(), &format!("GET {path}")).await
+        get(self.control.admin_address(), path).await
     }
 
     pub(super) async fn admin_post(&self, path: &str) -> String {
@@ -282,6 +296,11 @@ pub(super) async fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
         }
     });
     ended.await.expect("it comes soon")
+}
+
+/// What a server answers to a GET.
+pub(super) async fn get(address: SocketAddr, path: &str) -> String {
+    http(address, &format!("GET {path}")).await
 }
 
 async fn http(address: SocketAddr, request: &str) -> String {

@@ -215,6 +215,22 @@ async fn a_pod_that_appears_a_moment_later_is_let_in() {
 }
 
 #[tokio::test]
+async fn row_35_a_stream_does_not_outlive_the_certificate_that_opened_it() {
+    let mut plane = Plane::start().await;
+    plane.pod("shop", "web-1", "web", IP);
+    let svid = plane.svid_for("shop", "web", Duration::from_secs(1));
+    let channel = plane.channel(Some(svid)).await.expect("still valid");
+    let mut proxy = Proxy::open(channel, Some(node(&node_id("shop", "web-1", IP))))
+        .await
+        .expect("let in");
+    proxy.subscribe(ResourceType::Secret, &["ROOTCA"]).await;
+    proxy.take().await;
+    let status = proxy.next().await.expect_err("expired");
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("expired"), "{status:?}");
+}
+
+#[tokio::test]
 async fn row_36_secrets_are_trust_bundles_only_whatever_is_asked() {
     let mut plane = Plane::start().await;
     plane.pod("shop", "web-1", "web", IP);

@@ -1,0 +1,150 @@
+//! The control plane as its operators see it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use tulle_runtime::tasks::Tasks;
+use tulle_xds_proto::ResourceType;
+
+use super::harness::*;
+use crate::app::serve;
+use crate::source::SourceReport;
+use crate::store::{MeshSettings, Store};
+
+fn status(answer: &str) -> &str {
+    answer.split(' ').nth(1).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn row_34_beyond_loopback_there_are_only_readiness_and_metrics() {
+    let anywhere: SocketAddr = (Ipv4Addr::UNSPECIFIED, 0).into();
+    let inside = Plane::start().await;
+    let outside = Plane::start_with(limits(), |args| args.admin_address = anywhere).await;
+    for (path, exposed) in [
+        ("/ready", true),
+        ("/metrics", true),
+        ("/debug/proxies", false),
+        ("/debug/source", false),
+        ("/debug/world", false),
+        ("/ca", false),
+    ] {
+        assert_eq!(status(&inside.admin(path).await), "200", "{path}");
+        assert_eq!(
+            status(&outside.admin(path).await),
+            if exposed { "200" } else { "404" },
+            "{path}"
+        );
+    }
+    assert_eq!(status(&outside.admin_post("/ca/rotate-root").await), "404");
+    assert_eq!(outside.bundle().await.roots().len(), 1);
+}
+
+#[tokio::test]
+async fn no_admin_answer_has_a_private_key_in_it() {
+    let plane = Plane::start().await;
+    for path in [
+        "/metrics",
+        "/debug/proxies",
+        "/debug/source",
+        "/debug/world",
+        "/ca",
+    ] {
+        let answer = plane.admin(path).await;
+        assert!(!answer.contains("PRIVATE KEY"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_control_plane_is_ready_once_its_sources_were_read() {
+    let (store, mut writer) = Store::new(MeshSettings::default());
+    let plane = Plane::start().await;
+    let args = plane.args();
+    let control = serve(
+        &args,
+        &store,
+        SourceReport::default(),
+        limits(),
+        Tasks::new(),
+    )
+    .await
+    .expect("it starts");
+    let ready = || async { status(&get(control.admin_address(), "/ready").await).to_owned() };
+    assert_eq!(ready().await, "503");
+    writer.set_synced();
+    while ready().await != "200" {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named_with_the_way_out() {
+    let plane = Plane::start().await;
+    let (store, _writer) = Store::new(MeshSettings::default());
+    let start = async |change: &dyn Fn(&mut crate::app::Args)| {
+        let mut args = plane.args();
+        change(&mut args);
+        let started = serve(
+            &args,
+            &store,
+            SourceReport::default(),
+            limits(),
+            Tasks::new(),
+        )
+        .await;
+        format!("{:#}", started.expect_err("the port is taken"))
+    };
+    let xds = plane.control.xds_address();
+    let error = start(&|args| args.xds_address = xds).await;
+    assert!(
+        error.contains(&xds.to_string()) && error.contains("--xds-address"),
+        "{error}"
+    );
+    let admin = plane.control.admin_address();
+    let error = start(&|args| args.admin_address = admin).await;
+    assert!(
+        error.contains(&admin.to_string()) && error.contains("--admin-address"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn who_has_acknowledged_what_is_shown_and_counted() {
+    let mut plane = Plane::start().await;
+    plane.pod("shop", "web-1", "web", [10, 0, 0, 1]);
+    let mut proxy = plane.proxy("shop", "web-1", "web", [10, 0, 0, 1]).await;
+    proxy
+        .subscribe(ResourceType::Secret, &["ROOTCA", "nothing"])
+        .await;
+    let response = proxy.next().await.expect("the bundle");
+    let shown = async || {
+        let answer = plane.admin("/debug/proxies").await;
+        let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+        serde_json::from_str::<serde_json::Value>(body).expect("JSON")
+    };
+    let before = shown().await;
+    assert_eq!(before[0]["pod"], "shop/web-1");
+    assert_eq!(
+        before[0]["identity"],
+        "spiffe://cluster.local/ns/shop/sa/web"
+    );
+    assert_eq!(before[0]["types"]["SDS"]["subscribed"], 2);
+    assert_eq!(before[0]["types"]["SDS"]["unacknowledged"], 1);
+    proxy.ack(&response).await;
+    proxy.expect_silence().await;
+    let after = shown().await;
+    assert_eq!(
+        after[0]["types"]["SDS"]["acked_nonce"],
+        response.nonce.as_str()
+    );
+    let metrics = plane.admin("/metrics").await;
+    for line in [
+        "tulle_xds 1",
+        "tulle_pods 1",
+        "tulle_xds_pushes_total{type=\"SDS\"}",
+    ] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
+    drop(proxy);
+    while shown().await != serde_json::json!([]) {
+        tokio::task::yield_now().await;
+    }
+}
