@@ -46,6 +46,17 @@ pub enum Direction {
     Outbound,
 }
 
+impl Direction {
+    /// The word for it in logs and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
 /// What protects a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Security {

@@ -9,6 +9,13 @@ pub mod settings;
 
 pub mod conn;
 pub mod io;
+
+pub mod net;
+
+pub mod detect;
+
+pub mod tls;
+
 pub mod worker;
 
 pub mod route;
@@ -19,3 +26,9 @@ pub mod telemetry;
 pub mod upstream;
 
 pub mod http;
+pub mod tcp;
+
+mod handover;
+
+pub mod inbound;
+pub mod outbound;

@@ -76,4 +76,3 @@ impl Target {
             .and_then(|endpoint| endpoint.mtls.as_ref())
     }
 }
-

@@ -9,9 +9,26 @@ use tulle_identity::Identity;
 use tulle_runtime::drain::DrainWatch;
 
 use crate::config::Config;
+use crate::net;
 use crate::settings::Settings;
 use crate::telemetry::Telemetry;
+use crate::tls::Connector;
 use crate::upstream::Pools;
+
+/// What all workers share; a worker is made of it on its own thread.
+#[derive(Clone, Debug)]
+pub struct Handles {
+    /// The data path's view of what the control plane said.
+    pub config: Config,
+    /// Who this pod is.
+    pub identity: Identity,
+    /// What the operator said.
+    pub settings: Arc<Settings>,
+    /// Counts captured connections.
+    pub connections: net::Metrics,
+    /// Held while there is something to finish.
+    pub drain: DrainWatch,
+}
 
 /// What the connections of one worker share.
 #[derive(Debug)]
@@ -24,8 +41,36 @@ pub struct Worker {
     pub identity: Identity,
     /// What the operator said.
     pub settings: Arc<Settings>,
+    /// Counts captured connections.
+    pub connections: net::Metrics,
     /// Takes what there is to tell about requests.
     pub telemetry: Telemetry,
+    /// Opens TLS towards endpoints.
+    pub tls: Connector,
     /// HTTP connections to whatever answers.
     pub upstream: Pools,
+}
+
+impl Worker {
+    /// A worker without any connection yet.
+    #[must_use]
+    pub fn new(handles: Handles) -> Self {
+        let Handles {
+            config,
+            identity,
+            settings,
+            connections,
+            drain,
+        } = handles;
+        Self {
+            tls: Connector::new(identity.clone()),
+            config,
+            drain,
+            identity,
+            settings,
+            connections,
+            telemetry: Telemetry::default(),
+            upstream: Pools::default(),
+        }
+    }
 }

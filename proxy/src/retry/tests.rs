@@ -10,7 +10,10 @@ fn cluster(active: u32, min: u32) -> Cluster {
         discovery: Discovery::Eds,
         lb_policy: LbPolicy::default(),
         connect_timeout: Duration::from_secs(1),
-        limits: CircuitBreaker { min_retry_concurrency: min, ..CircuitBreaker::default() },
+        limits: CircuitBreaker {
+            min_retry_concurrency: min,
+            ..CircuitBreaker::default()
+        },
         outlier: OutlierDetection::default(),
         endpoints: Arc::default(),
         state: Arc::default(),
@@ -32,7 +35,10 @@ fn retries_stay_within_their_share_of_active_requests() {
 
 #[test]
 fn a_policy_gives_as_many_retries_as_it_says_each_within_its_backoff() {
-    let policy = RetryPolicy { attempts: 2, ..RetryPolicy::default() };
+    let policy = RetryPolicy {
+        attempts: 2,
+        ..RetryPolicy::default()
+    };
     let cluster = cluster(0, 10);
     let mut retries = Retries::new(&policy, &Method::POST);
     for ceiling in [25, 50] {
@@ -44,7 +50,10 @@ fn a_policy_gives_as_many_retries_as_it_says_each_within_its_backoff() {
 
 #[test]
 fn only_idempotent_requests_are_covered_where_the_app_may_have_acted() {
-    let policy = RetryPolicy { grpc_codes: vec![14], ..RetryPolicy::default() };
+    let policy = RetryPolicy {
+        grpc_codes: vec![14],
+        ..RetryPolicy::default()
+    };
     let get = Retries::new(&policy, &Method::GET);
     let post = Retries::new(&policy, &Method::POST);
     let none = HeaderMap::new();
@@ -58,7 +67,10 @@ fn only_idempotent_requests_are_covered_where_the_app_may_have_acted() {
     assert!(!get.covers(&UpstreamError::Overflow("requests")));
     let mut unavailable = HeaderMap::new();
     unavailable.insert("grpc-status", 14.into());
-    assert!(post.cover_response(StatusCode::OK, &unavailable), "named gRPC codes are explicit");
+    assert!(
+        post.cover_response(StatusCode::OK, &unavailable),
+        "named gRPC codes are explicit"
+    );
     unavailable.insert("grpc-status", 0.into());
     assert!(!post.cover_response(StatusCode::OK, &unavailable));
 }

@@ -36,9 +36,9 @@ use crate::config::{
 use crate::conn::{Direction, Downstream, HttpVersion, Security};
 use crate::io::{IoStream, Transport};
 use crate::settings::Settings;
-use crate::telemetry::{RequestRecord, Telemetry};
-use crate::upstream::{LocalExecutor, Pools};
-use crate::worker::Worker;
+use crate::telemetry::RequestRecord;
+use crate::upstream::LocalExecutor;
+use crate::worker::{Handles, Worker};
 
 /// Where the client means to connect to.
 pub(super) const SERVICE: ([u8; 4], u16) = ([10, 96, 0, 1], 80);
@@ -94,14 +94,13 @@ impl Sidecar {
     pub(super) fn with_identity(snapshot: Snapshot, identity: Identity) -> Self {
         let (config, writer) = Config::new(snapshot);
         let (drain, watch) = drain::channel();
-        let worker = Rc::new(Worker {
+        let worker = Rc::new(Worker::new(Handles {
             config,
-            drain: watch,
             identity,
             settings: Arc::new(Settings::default()),
-            telemetry: Telemetry::default(),
-            upstream: Pools::default(),
-        });
+            connections: Default::default(),
+            drain: watch,
+        }));
         Self {
             worker,
             writer,

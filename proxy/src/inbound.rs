@@ -1,0 +1,207 @@
+//! The way in: from whoever called this pod to its app.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use bytes::BytesMut;
+use tokio::net::TcpStream;
+use tulle_runtime::names::alpn;
+
+use crate::config::listener::Protocol;
+use crate::conn::{Direction, Downstream, HttpVersion, Security};
+use crate::detect::{self, Carries, Hello, SILENCE, detect};
+use crate::handover::serve_http;
+use crate::io::{IoStream, Transport};
+use crate::net::{Captured, Reach, dial, reset};
+use crate::tcp;
+use crate::tls;
+use crate::worker::Worker;
+
+/// Serves one connection to the app.
+pub async fn serve(captured: Captured, worker: Rc<Worker>) {
+    let Captured {
+        tcp,
+        peer,
+        original_dst,
+        open: _open,
+    } = captured;
+    serve_from(tcp, peer, original_dst, worker).await;
+}
+
+/// As [`serve`], for a connection whose original destination is known otherwise.
+pub(crate) async fn serve_from(
+    mut tcp: TcpStream,
+    peer: SocketAddr,
+    original_dst: SocketAddr,
+    worker: Rc<Worker>,
+) {
+    let mut downstream = Downstream {
+        direction: Direction::Inbound,
+        peer,
+        original_dst,
+        security: Security::Plaintext,
+        sni: None,
+    };
+    let Some(policy) = Policy::of(&worker, original_dst) else {
+        tracing::info!(client.addr = %peer, server.addr = %original_dst, "refused: no inbound config yet");
+        worker.connections.refuse(Direction::Inbound, "no_config");
+        return reset(&tcp);
+    };
+    let mut seen = BytesMut::new();
+    let carries = match look(&mut tcp, &mut seen, policy, original_dst, &worker).await {
+        Ok(carries) => carries,
+        Err(error) => {
+            return tracing::debug!(client.addr = %peer, %error, "the peer's connection broke");
+        }
+    };
+    let transport = Transport::with_prefix(tcp, detect::replay(seen));
+    match carries {
+        Carries::Tls(hello) if hello.is_mesh() || !policy.plaintext => {
+            downstream.sni = hello.server_name.clone();
+            secured(transport, &hello, downstream, worker).await;
+        }
+        _ if !policy.plaintext => {
+            tracing::info!(client.addr = %peer, server.addr = %original_dst, "refused: plaintext, and the port is STRICT");
+            worker
+                .connections
+                .refuse(Direction::Inbound, "plaintext_under_strict");
+            reset(transport.tcp());
+        }
+        Carries::Http(version) if policy.http => {
+            serve_http(worker, downstream, IoStream::Plain(transport), version).await;
+        }
+        _ => to_app(IoStream::Plain(transport), &downstream, &worker).await,
+    }
+}
+
+/// What applies to a port, as far as it matters before the first request.
+#[derive(Clone, Copy, Debug)]
+struct Policy {
+    plaintext: bool,
+    /// Whether plaintext that looks like HTTP is HTTP.
+    http: bool,
+}
+
+impl Policy {
+    fn of(worker: &Worker, original_dst: SocketAddr) -> Option<Self> {
+        let snapshot = worker.config.load();
+        let port = snapshot.inbound.as_ref()?.port(original_dst.port());
+        Some(Self {
+            plaintext: port.plaintext,
+            http: !matches!(port.protocol, Protocol::Tcp(_)),
+        })
+    }
+}
+
+/// Looks at the first bytes, because a peer's sidecar may call any port. Where plaintext is accepted the app may be the
+/// one that speaks first; then nobody waits for the client, but if it does speak first after all, it is heard.
+async fn look(
+    tcp: &mut TcpStream,
+    seen: &mut BytesMut,
+    policy: Policy,
+    app: SocketAddr,
+    worker: &Worker,
+) -> io::Result<Carries> {
+    if !policy.plaintext {
+        return detect(tcp, seen, None).await;
+    }
+    let carries = detect(tcp, seen, Some(SILENCE)).await?;
+    if carries != Carries::Silence {
+        return Ok(carries);
+    }
+    // A peer that is merely slow must not be taken for a silent one: its ClientHello would reach the app.
+    let app = dial(&worker.settings, app, Reach::App).await?;
+    let (mut client_byte, mut app_byte) = ([0; 1], [0; 1]);
+    tokio::select! {
+        biased;
+        first = tcp.peek(&mut client_byte) => first?,
+        first = app.peek(&mut app_byte) => {
+            first?;
+            return Ok(Carries::Opaque);
+        }
+    };
+    detect(tcp, seen, None).await
+}
+
+/// Ends TLS, and goes on with what the peer has announced.
+async fn secured(
+    transport: Transport,
+    hello: &Hello,
+    mut downstream: Downstream,
+    worker: Rc<Worker>,
+) {
+    let sidecar = hello.is_mesh();
+    let config = {
+        let identity = worker.identity.load();
+        if sidecar {
+            identity.mesh_server().clone()
+        } else {
+            identity.foreign_server().clone()
+        }
+    };
+    let accepted = match tls::accept(transport, config).await {
+        Ok(accepted) => accepted,
+        Err(error) => {
+            tracing::info!(client.addr = %downstream.peer, server.addr = %downstream.original_dst, %error, "refused");
+            return worker.connections.refuse(Direction::Inbound, "tls");
+        }
+    };
+    downstream.security = Security::Mtls {
+        peer: accepted.peer,
+        sidecar,
+    };
+    match &*accepted.protocol {
+        alpn::H2 | b"h2" => serve_http(worker, downstream, accepted.io, HttpVersion::Http2).await,
+        alpn::HTTP1 | b"http/1.1" => {
+            serve_http(worker, downstream, accepted.io, HttpVersion::Http1).await
+        }
+        alpn::TCP => to_app(accepted.io, &downstream, &worker).await,
+        // rustls agrees to what it was told only, or to nothing if the client offered nothing.
+        _ => {
+            tracing::info!(client.addr = %downstream.peer, "refused: TLS without a protocol that the mesh speaks");
+            worker.connections.refuse(Direction::Inbound, "alpn");
+        }
+    }
+}
+
+/// Opaque bytes to the app, for as long as policy lets them in.
+async fn to_app(client: IoStream, downstream: &Downstream, worker: &Worker) {
+    let app = match dial(&worker.settings, downstream.original_dst, Reach::App).await {
+        Ok(app) => app,
+        Err(error) => {
+            tracing::debug!(server.addr = %downstream.original_dst, %error, "the app does not answer");
+            worker
+                .connections
+                .refuse(Direction::Inbound, "app_unreachable");
+            return reset(client.tcp());
+        }
+    };
+    let (moved, ended) =
+        tcp::relay(client, app.into(), becomes_forbidden(worker, downstream)).await;
+    tracing::debug!(
+        client.addr = %downstream.peer,
+        client.id = downstream.peer_id().map(tracing::field::display),
+        server.addr = %downstream.original_dst,
+        sent = moved.sent,
+        received = moved.received,
+        error = ended.err().map(tracing::field::display),
+        "connection closed"
+    );
+}
+
+/// Resolves when a live plaintext connection is no longer allowed.
+async fn becomes_forbidden(worker: &Worker, downstream: &Downstream) -> &'static str {
+    if downstream.security != Security::Plaintext {
+        return std::future::pending().await;
+    }
+    let mut changed = worker.config.changed();
+    loop {
+        if Policy::of(worker, downstream.original_dst).is_some_and(|policy| !policy.plaintext) {
+            return "the port has become STRICT";
+        }
+        if changed.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The accept loop: takes captured connections in, and refuses those that must not go on.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tokio::net::{TcpListener, TcpStream};
+use tulle_runtime::backoff::Backoff;
+
+use super::{original_destination, reset};
+use crate::conn::Direction;
+
+/// First pause after an accept that failed for want of a resource, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+/// Counters of accepted connections, over all workers.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    accepted: Family<DirectionLabel, Counter>,
+    open: Family<DirectionLabel, Gauge>,
+    refused: Family<RefusedLabels, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DirectionLabel {
+    direction: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusedLabels {
+    direction: &'static str,
+    reason: &'static str,
+}
+
+impl Metrics {
+    /// Registers the metrics of this room.
+    #[must_use]
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register(
+            "downstream_connections_accepted",
+            "Captured connections accepted",
+            metrics.accepted.clone(),
+        );
+        registry.register(
+            "downstream_connections_open",
+            "Captured connections open now",
+            metrics.open.clone(),
+        );
+        registry.register(
+            "downstream_connections_refused",
+            "Captured connections refused before they were served",
+            metrics.refused.clone(),
+        );
+        metrics
+    }
+
+    /// Counts a connection that was refused.
+    pub fn refuse(&self, direction: Direction, reason: &'static str) {
+        let direction = direction.name();
+        self.refused
+            .get_or_create(&RefusedLabels { direction, reason })
+            .inc();
+    }
+}
+
+/// A captured connection.
+#[derive(Debug)]
+pub struct Captured {
+    /// The connection.
+    pub tcp: TcpStream,
+    /// Who connected.
+    pub peer: SocketAddr,
+    /// Where the peer meant to connect to.
+    pub original_dst: SocketAddr,
+    /// Counts the connection as open until dropped.
+    pub open: Open,
+}
+
+/// Counts a connection as open while it lives.
+#[derive(Debug)]
+pub struct Open {
+    total: Arc<AtomicUsize>,
+    gauge: Gauge,
+}
+
+impl Open {
+    fn new(total: &Arc<AtomicUsize>, metrics: &Metrics, direction: Direction) -> Self {
+        let label = DirectionLabel {
+            direction: direction.name(),
+        };
+        metrics.accepted.get_or_create(&label).inc();
+        let gauge = metrics.open.get_or_create(&label).clone();
+        gauge.inc();
+        total.fetch_add(1, Relaxed);
+        Self {
+            total: total.clone(),
+            gauge,
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.gauge.dec();
+        self.total.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Accepts connections of one listener, on one worker.
+#[derive(Debug)]
+pub struct Acceptor {
+    listener: TcpListener,
+    direction: Direction,
+    open: Arc<AtomicUsize>,
+    limit: usize,
+    metrics: Metrics,
+}
+
+impl Acceptor {
+    /// Accepts from a listener that other workers may share. `open` counts connections of all of them, up to `limit`.
+    ///
+    /// # Errors
+    ///
+    /// When the listener cannot be registered with this thread's runtime.
+    pub fn new(
+        listener: std::net::TcpListener,
+        direction: Direction,
+        open: Arc<AtomicUsize>,
+        limit: usize,
+        metrics: Metrics,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            listener: TcpListener::from_std(listener)?,
+            direction,
+            open,
+            limit,
+            metrics,
+        })
+    }
+
+    /// The next connection to serve. Never fails: what is wrong with one connection is counted and passed over.
+    pub async fn next(&self) -> Captured {
+        let mut backoff = Backoff::new(PAUSE.0, PAUSE.1);
+        loop {
+            match self.listener.accept().await {
+                Ok((tcp, peer)) => match self.admit(&tcp) {
+                    Ok(original_dst) => {
+                        let open = Open::new(&self.open, &self.metrics, self.direction);
+                        return Captured {
+                            tcp,
+                            peer,
+                            original_dst,
+                            open,
+                        };
+                    }
+                    Err(reason) => {
+                        tracing::debug!(client.addr = %peer, direction = self.direction.name(), reason, "refused");
+                        self.metrics.refuse(self.direction, reason);
+                        reset(&tcp);
+                    }
+                },
+                Err(error) if is_shortage(&error) => {
+                    let pause = backoff.next_delay();
+                    tracing::warn!(%error, "accepting nothing for a moment; raise the limit of open files");
+                    self.metrics.refuse(self.direction, "no_resources");
+                    tokio::time::sleep(pause).await;
+                }
+                // The peer was gone before we came to it.
+                Err(error) => tracing::debug!(%error, "accept"),
+            }
+        }
+    }
+
+    /// Where a connection meant to go, or why it must not go on.
+    fn admit(&self, tcp: &TcpStream) -> Result<SocketAddr, &'static str> {
+        if self.open.load(Relaxed) >= self.limit {
+            return Err("connection_limit");
+        }
+        let original = original_destination(tcp).map_err(|_| "not_captured")?;
+        let local = tcp.local_addr().map_err(|_| "closed")?;
+        let to_itself = original == local
+            || (self.direction == Direction::Inbound && original.port() == local.port());
+        if to_itself {
+            return Err("loop");
+        }
+        tcp.set_nodelay(true).map_err(|_| "closed")?;
+        Ok(original)
+    }
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    matches!(
+        error.raw_os_error(),
+        Some(EMFILE | ENFILE | ENOBUFS | ENOMEM)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    fn acceptor(limit: usize) -> (Acceptor, SocketAddr) {
+        let listener = super::super::listen(0).unwrap().remove(0);
+        let port = listener.local_addr().unwrap().port();
+        let acceptor = Acceptor::new(
+            listener,
+            Direction::Outbound,
+            Arc::default(),
+            limit,
+            Metrics::default(),
+        );
+        (acceptor.unwrap(), SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+
+    /// Connects, and reports whether the acceptor refused with a reset and counted `reason`.
+    async fn refused(limit: usize, reasons: &[&'static str]) {
+        let (acceptor, address) = acceptor(limit);
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let mut byte = [0; 1];
+        let error = tokio::select! {
+            _ = acceptor.next() => panic!("the connection must be refused"),
+            read = client.read(&mut byte) => read.unwrap_err(),
+        };
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        let count = |reason| {
+            acceptor
+                .metrics
+                .refused
+                .get_or_create(&RefusedLabels {
+                    direction: "outbound",
+                    reason,
+                })
+                .get()
+        };
+        assert_eq!(reasons.iter().map(|reason| count(reason)).sum::<u64>(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_connection_made_to_the_listener_itself_is_reset() {
+        // Without connection tracking the kernel knows no original destination; with it, it is the listener.
+        refused(10, &["loop", "not_captured"]).await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_over_the_limit_is_reset() {
+        refused(0, &["connection_limit"]).await;
+    }
+
+    #[test]
+    fn a_taken_port_is_named() {
+        let taken = super::super::listen(0).unwrap();
+        let port = taken[0].local_addr().unwrap().port();
+        let error = super::super::listen(port).unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("could not listen on 0.0.0.0:{port}: ")),
+            "{error}"
+        );
+    }
+}

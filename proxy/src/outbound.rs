@@ -1,0 +1,192 @@
+//! The way out: from the app of this pod to wherever it meant to go.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::config::listener::{OutboundListener, Protocol, TcpRoute};
+use crate::config::{Lookup, Resolution, Snapshot};
+use crate::conn::{Direction, Downstream, HttpVersion, Security};
+use crate::detect::{self, Carries, SILENCE, detect};
+use crate::handover::serve_http;
+use crate::io::{IoStream, Transport};
+use crate::net::{Captured, Reach, dial, reset};
+use crate::tcp::{self, Moved};
+use crate::worker::Worker;
+
+/// How long a connection to a destination outside the mesh may take.
+const PASSTHROUGH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serves one connection of the app.
+pub async fn serve(captured: Captured, worker: Rc<Worker>) {
+    let Captured {
+        tcp,
+        peer,
+        original_dst,
+        open: _open,
+    } = captured;
+    serve_from(tcp, peer, original_dst, worker).await;
+}
+
+/// As [`serve`], for a connection whose original destination is known otherwise.
+pub(crate) async fn serve_from(
+    mut tcp: TcpStream,
+    peer: SocketAddr,
+    original_dst: SocketAddr,
+    worker: Rc<Worker>,
+) {
+    let tcp_route = match worker.config.resolve(original_dst).await {
+        Resolution::Known(listener) => Some(listener),
+        Resolution::Unknown => None,
+        Resolution::Unanswered if worker.settings.passthrough_undiscovered => None,
+        Resolution::Unanswered => {
+            tracing::info!(client.addr = %peer, server.addr = %original_dst, "refused: the control plane did not answer");
+            worker
+                .connections
+                .refuse(Direction::Outbound, "undiscovered");
+            return reset(&tcp);
+        }
+    };
+    let mut seen = BytesMut::new();
+    let carries = match look(&mut tcp, &mut seen, tcp_route.as_deref()).await {
+        Ok(carries) => carries,
+        Err(error) => {
+            return tracing::debug!(client.addr = %peer, %error, "the app's connection broke");
+        }
+    };
+    let sni = match &carries {
+        Carries::Tls(hello) => hello.server_name.clone(),
+        _ => None,
+    };
+    let downstream = Downstream {
+        direction: Direction::Outbound,
+        peer,
+        original_dst,
+        security: Security::Plaintext,
+        sni,
+    };
+    let io = IoStream::Plain(Transport::with_prefix(tcp, detect::replay(seen)));
+    match (
+        carries,
+        tcp_route.as_deref().map(|listener| &listener.protocol),
+    ) {
+        (Carries::Http(version), None | Some(Protocol::Http(_) | Protocol::Detect { .. })) => {
+            serve_http(worker, downstream, io, version).await;
+        }
+        // Declared HTTP that is none: let HTTP say so.
+        (_, Some(Protocol::Http(_))) => {
+            serve_http(worker, downstream, io, HttpVersion::Http1).await
+        }
+        (_, Some(Protocol::Tcp(route) | Protocol::Detect { tcp: route, .. })) => {
+            to_cluster(io, &downstream, route, &worker).await;
+        }
+        (_, None) => pass_through(io, &downstream, &worker).await,
+    }
+}
+
+/// Looks at the first bytes as far as the listener leaves open what they are.
+async fn look(
+    tcp: &mut TcpStream,
+    seen: &mut BytesMut,
+    listener: Option<&OutboundListener>,
+) -> io::Result<Carries> {
+    match listener.map(|listener| &listener.protocol) {
+        Some(Protocol::Tcp(_)) => Ok(Carries::Opaque),
+        Some(Protocol::Http(_)) => detect(tcp, seen, None).await,
+        Some(Protocol::Detect { .. }) | None => detect(tcp, seen, Some(SILENCE)).await,
+    }
+}
+
+/// Opaque bytes to a cluster of the mesh.
+async fn to_cluster(client: IoStream, downstream: &Downstream, route: &TcpRoute, worker: &Worker) {
+    match tcp::connect(worker, route).await {
+        Ok(upstream) => {
+            let endpoint = upstream.endpoint.address;
+            let ended = tcp::relay(client, upstream.io, std::future::pending()).await;
+            report(downstream, &upstream.cluster.name, endpoint, ended);
+        }
+        Err(error) => {
+            tracing::debug!(client.addr = %downstream.peer, server.addr = %downstream.original_dst, %error, "refused");
+            worker
+                .connections
+                .refuse(Direction::Outbound, "no_upstream");
+            reset(client.tcp());
+        }
+    }
+}
+
+/// Opaque bytes to a destination that the mesh does not know, until it turns out to be in the mesh.
+async fn pass_through(client: IoStream, downstream: &Downstream, worker: &Worker) {
+    let destination = downstream.original_dst;
+    match timeout(
+        PASSTHROUGH_TIMEOUT,
+        dial(&worker.settings, destination, Reach::Out),
+    )
+    .await
+    {
+        Ok(Ok(server)) => {
+            let ended = tcp::relay(client, server.into(), becomes_mtls(worker, destination)).await;
+            report(downstream, "passthrough", destination, ended);
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(server.addr = %destination, %error, "passthrough");
+            reset(client.tcp());
+        }
+        Err(_) => reset(client.tcp()),
+    }
+}
+
+/// Resolves when plaintext to a destination is no longer what its sidecar expects.
+async fn becomes_mtls(worker: &Worker, destination: SocketAddr) -> &'static str {
+    let mut changed = worker.config.changed();
+    loop {
+        if is_mtls(&worker.config.load(), destination) {
+            return "the destination has joined the mesh";
+        }
+        if changed.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+fn is_mtls(snapshot: &Snapshot, destination: SocketAddr) -> bool {
+    let Some(Lookup::Known(listener)) = snapshot.outbound.get(&destination) else {
+        return false;
+    };
+    let (Protocol::Tcp(route) | Protocol::Detect { tcp: route, .. }) = &listener.protocol else {
+        return true;
+    };
+    let clusters = route
+        .clusters
+        .iter()
+        .filter_map(|(name, _)| snapshot.cluster(name));
+    clusters
+        .flat_map(|cluster| cluster.endpoints.iter())
+        .any(|endpoint| endpoint.mtls.is_some())
+}
+
+fn report(
+    downstream: &Downstream,
+    cluster: &str,
+    endpoint: SocketAddr,
+    (moved, ended): (Moved, io::Result<()>),
+) {
+    tracing::debug!(
+        client.addr = %downstream.peer,
+        server.addr = %downstream.original_dst,
+        cluster,
+        endpoint = %endpoint,
+        sent = moved.sent,
+        received = moved.received,
+        error = ended.err().map(tracing::field::display),
+        "connection closed"
+    );
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+//! Opaque connections: a cluster by weight, an endpoint of it, and bytes both ways until both ends are done.
+//!
+//! An attempt is repeated only until its TLS handshake has ended: from then on the server may have acted on the
+//! connection. No byte of the client is read before that, so nothing has to be replayed.
+
+mod relay;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::time::timeout;
+use tulle_runtime::names::alpn;
+
+pub use relay::{Moved, relay};
+
+use crate::balance::{self, ActiveGuard};
+use crate::config::listener::TcpRoute;
+use crate::config::{Cluster, Endpoint};
+use crate::io::{IoStream, Transport};
+use crate::net::{Reach, dial};
+use crate::tls::TlsError;
+use crate::worker::Worker;
+
+/// How often a connection is attempted.
+const ATTEMPTS: usize = 3;
+
+/// Why an opaque connection did not come about.
+#[derive(Debug, thiserror::Error)]
+pub enum TcpError {
+    /// The route's cluster is not there.
+    #[error("cluster {0} is not known")]
+    NoCluster(Arc<str>),
+    /// The cluster has no endpoint that may be used.
+    #[error("cluster {0} has no endpoint that may be used")]
+    NoEndpoint(Arc<str>),
+    /// The last attempt failed to connect.
+    #[error("could not connect to {address} ({source})")]
+    Connect {
+        /// The endpoint.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The last attempt failed in the handshake.
+    #[error("could not secure the connection to {address} ({source})")]
+    Tls {
+        /// The endpoint.
+        address: SocketAddr,
+        /// What went wrong.
+        source: TlsError,
+    },
+}
+
+/// A connection to an endpoint.
+#[derive(Debug)]
+pub struct Upstream {
+    /// Its bytes.
+    pub io: IoStream,
+    /// The cluster.
+    pub cluster: Arc<Cluster>,
+    /// The endpoint.
+    pub endpoint: Arc<Endpoint>,
+    /// Counts the connection as active at its endpoint.
+    pub active: ActiveGuard,
+}
+
+/// Connects to an endpoint of a route's clusters.
+///
+/// # Errors
+///
+/// When there is nothing to connect to, or the last attempt failed.
+pub async fn connect(worker: &Worker, route: &TcpRoute) -> Result<Upstream, TcpError> {
+    let name = choose(route);
+    let mut tried: Vec<SocketAddr> = Vec::new();
+    loop {
+        let cluster = worker.config.load().cluster(name).cloned();
+        let cluster = cluster.ok_or_else(|| TcpError::NoCluster(name.clone()))?;
+        let endpoint = balance::pick(
+            &cluster,
+            &tried,
+            balance::now_ms(),
+            &mut fastrand::Rng::new(),
+        )
+        .cloned();
+        let endpoint = endpoint.ok_or_else(|| TcpError::NoEndpoint(name.clone()))?;
+        tried.push(endpoint.address);
+        let active = ActiveGuard::new(&cluster, &endpoint);
+        match attempt(worker, &cluster, &endpoint).await {
+            Ok(io) => {
+                balance::report_connect_success(&endpoint);
+                return Ok(Upstream {
+                    io,
+                    cluster,
+                    endpoint,
+                    active,
+                });
+            }
+            Err(error) => {
+                balance::report_connect_failure(&cluster, &endpoint, balance::now_ms());
+                tracing::debug!(cluster = %name, endpoint = %endpoint.address, %error, "attempt failed");
+                if tried.len() >= ATTEMPTS {
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+async fn attempt(
+    worker: &Worker,
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+) -> Result<IoStream, TcpError> {
+    let address = endpoint.address;
+    let connecting = async {
+        let tcp = dial(&worker.settings, address, Reach::Out)
+            .await
+            .map_err(|source| TcpError::Connect { address, source })?;
+        let Some(peer) = &endpoint.mtls else {
+            return Ok(IoStream::from(tcp));
+        };
+        let secured = worker
+            .tls
+            .connect(Transport::new(tcp), peer, alpn::TCP)
+            .await;
+        secured.map_err(|source| TcpError::Tls { address, source })
+    };
+    let late = |_| TcpError::Connect {
+        address,
+        source: io::ErrorKind::TimedOut.into(),
+    };
+    timeout(cluster.connect_timeout, connecting)
+        .await
+        .map_err(late)?
+}
+
+/// One of a route's clusters, by weight.
+fn choose(route: &TcpRoute) -> &Arc<str> {
+    let total: u64 = route
+        .clusters
+        .iter()
+        .map(|(_, weight)| u64::from(*weight))
+        .sum();
+    let mut left = fastrand::u64(..total.max(1));
+    for (name, weight) in &route.clusters {
+        if left < u64::from(*weight) {
+            return name;
+        }
+        left -= u64::from(*weight);
+    }
+    &route.clusters[0].0
+}

@@ -1,0 +1,196 @@
+//! Moves bytes both ways until both ends have said all they had to say.
+//!
+//! A read lands in a buffer that all connections of a thread share, and what the other end takes at once is never
+//! copied again. Only what it does not take is kept with the connection, so idle connections hold no buffer, and a
+//! fast one is read in large pieces.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, timeout_at};
+
+use crate::io::IoStream;
+use crate::net::reset;
+
+/// Bytes read at a time, at most.
+const PIECE: usize = 64 * 1024;
+/// A connection on which nothing moved for so long is closed.
+const IDLE: Duration = Duration::from_secs(3600);
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; PIECE].into_boxed_slice());
+}
+
+/// Bytes that were moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// From the client to the server.
+    pub sent: u64,
+    /// From the server to the client.
+    pub received: u64,
+}
+
+/// Moves bytes between a client and a server until both have ended, either fails, nothing moves any more, or `stop`
+/// comes. An end that did not say goodbye is told on: the other one gets a reset.
+///
+/// # Errors
+///
+/// What was moved, and how it broke.
+pub async fn relay(
+    mut client: IoStream,
+    mut server: IoStream,
+    stop: impl Future<Output = &'static str>,
+) -> (Moved, io::Result<()>) {
+    let mut there = Way::default();
+    let mut back = Way::default();
+    let moving = move_all(&mut client, &mut server, &mut there, &mut back);
+    let result = tokio::select! {
+        biased;
+        result = moving => result,
+        why = stop => Err(io::Error::other(why)),
+    };
+    if result.is_err() {
+        reset(client.tcp());
+        reset(server.tcp());
+    }
+    (
+        Moved {
+            sent: there.moved,
+            received: back.moved,
+        },
+        result,
+    )
+}
+
+async fn move_all(
+    client: &mut IoStream,
+    server: &mut IoStream,
+    there: &mut Way,
+    back: &mut Way,
+) -> io::Result<()> {
+    let mut idle_since = Instant::now();
+    let mut moved = 0;
+    loop {
+        let both = poll_fn(|cx| {
+            let there = there.poll(cx, client, server)?;
+            let back = back.poll(cx, server, client)?;
+            if there.is_ready() && back.is_ready() {
+                Poll::Ready(Ok(()))
+            } else {
+                Poll::Pending
+            }
+        });
+        match timeout_at(idle_since + IDLE, both).await {
+            Ok(result) => return result,
+            Err(_) if there.moved + back.moved == moved => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            Err(_) => {
+                moved = there.moved + back.moved;
+                idle_since = Instant::now();
+            }
+        }
+    }
+}
+
+/// One direction.
+#[derive(Debug, Default)]
+struct Way {
+    /// Read, but not written yet.
+    pending: Bytes,
+    /// Written, but perhaps not on the wire yet.
+    unflushed: bool,
+    state: State,
+    moved: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Open,
+    /// The reading side has ended; the writing side has to learn of it.
+    Ending,
+    Ended,
+}
+
+impl Way {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut IoStream,
+        to: &mut IoStream,
+    ) -> Poll<io::Result<()>> {
+        let (mut from, mut to) = (Pin::new(from), Pin::new(to));
+        loop {
+            while !self.pending.is_empty() {
+                let written = ready!(to.as_mut().poll_write(cx, &self.pending))?;
+                self.wrote(written)?;
+                self.pending.advance(written);
+            }
+            match self.state {
+                State::Ended => return Poll::Ready(Ok(())),
+                State::Ending => {
+                    // TLS says goodbye and flushes; TCP sends its FIN.
+                    ready!(to.as_mut().poll_shutdown(cx))?;
+                    self.state = State::Ended;
+                }
+                State::Open => {
+                    if self
+                        .poll_piece(cx, from.as_mut(), to.as_mut())?
+                        .is_pending()
+                    {
+                        if self.unflushed && to.as_mut().poll_flush(cx)?.is_ready() {
+                            self.unflushed = false;
+                        }
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Moves one piece. Ready: look at the state again.
+    fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: Pin<&mut IoStream>,
+        mut to: Pin<&mut IoStream>,
+    ) -> Poll<io::Result<()>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut piece = ReadBuf::new(scratch);
+            ready!(from.poll_read(cx, &mut piece))?;
+            let mut left = piece.filled();
+            if left.is_empty() {
+                self.state = State::Ending;
+            }
+            while !left.is_empty() {
+                match to.as_mut().poll_write(cx, left)? {
+                    Poll::Ready(written) => {
+                        self.wrote(written)?;
+                        left = &left[written..];
+                    }
+                    Poll::Pending => {
+                        self.pending = Bytes::copy_from_slice(left);
+                        return Poll::Pending;
+                    }
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+    }
+
+    fn wrote(&mut self, written: usize) -> io::Result<()> {
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.moved += written as u64;
+        self.unflushed = true;
+        Ok(())
+    }
+}
