@@ -33,6 +33,8 @@ pub struct Snapshot {
     pub clusters: HashMap<Arc<str>, Arc<Cluster>>,
     /// Workloads by IP address, for telemetry of the destination side.
     pub workloads: HashMap<IpAddr, Lookup<Arc<Workload>>>,
+    /// Which of the answers above the data path uses: what it does not use for long is dropped.
+    pub used: HashMap<store::Ask, Arc<store::Used>>,
 }
 
 /// The answer to a question put to the control plane.

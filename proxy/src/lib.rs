@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod settings;
+pub mod xds;
 
 pub mod conn;
 pub mod io;

@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -25,6 +26,26 @@ pub enum Ask {
     Outbound(SocketAddr),
     /// Which workload has this address?
     Workload(IpAddr),
+}
+
+/// Set where an answer is used, so that the writer can drop answers that nobody uses.
+#[derive(Debug, Default)]
+pub struct Used(AtomicBool);
+
+impl Used {
+    /// The answer is in use.
+    pub fn mark(&self) {
+        // Mostly it is set already: reading leaves the cache line shared between workers.
+        if !self.0.load(Ordering::Relaxed) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it was marked since the last call.
+    #[must_use]
+    pub fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
 }
 
 /// What is known of an outbound destination.
@@ -90,6 +111,8 @@ impl Config {
     }
 
     /// What stands behind an outbound destination; asks the control plane and waits up to [`DISCOVERY_TIMEOUT`].
+    ///
+    /// Cheap when the answer is there: call it for every request, which also keeps the answer in use.
     pub async fn resolve(&self, destination: SocketAddr) -> Resolution {
         if let Some(known) = self.outbound(destination) {
             return known;
@@ -117,7 +140,9 @@ impl Config {
     /// The workload that has an address, if that is known now; asks for it in the background if not.
     #[must_use]
     pub fn workload(&self, address: IpAddr) -> Option<Arc<Workload>> {
-        match self.load().workloads.get(&address) {
+        let snapshot = self.load();
+        mark(&snapshot, Ask::Workload(address));
+        match snapshot.workloads.get(&address) {
             Some(Lookup::Known(workload)) => Some(workload.clone()),
             Some(Lookup::Unknown) => None,
             None => {
@@ -128,11 +153,19 @@ impl Config {
     }
 
     fn outbound(&self, destination: SocketAddr) -> Option<Resolution> {
-        match self.load().outbound.get(&destination) {
+        let snapshot = self.load();
+        mark(&snapshot, Ask::Outbound(destination));
+        match snapshot.outbound.get(&destination) {
             Some(Lookup::Known(listener)) => Some(Resolution::Known(listener.clone())),
             Some(Lookup::Unknown) => Some(Resolution::Unknown),
             None => None,
         }
+    }
+}
+
+fn mark(snapshot: &Snapshot, ask: Ask) {
+    if let Some(used) = snapshot.used.get(&ask) {
+        used.mark();
     }
 }
 

@@ -1,0 +1,352 @@
+//! The task: streams to the control plane, one after the other, and what happens beside them.
+
+use std::future::{Future, pending};
+use std::time::Duration;
+
+use futures_util::{StreamExt, TryFutureExt, stream};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until};
+use tonic::Status;
+use tonic::transport::Channel;
+use tulle_runtime::backoff::Backoff;
+use tulle_xds_proto::envoy::config::core::v3::Node;
+use tulle_xds_proto::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use tulle_xds_proto::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+};
+
+use super::cache::Cache;
+use super::metrics::TypeLabel;
+use super::state::{Outcome, State};
+use super::{XdsConfig, XdsMetrics, XdsStatus};
+use crate::config::store::ConfigWriter;
+
+/// Wait before the first new attempt, doubling up to the longest; short enough for a failover within seconds.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
+/// How often unused subscriptions are looked for; they are dropped after ten times of this.
+const SWEEP: Duration = Duration::from_secs(60);
+/// Changes are gathered for this long before they are saved.
+const SAVE_DELAY: Duration = Duration::from_secs(1);
+/// Requests on the way to the server; more wait in the state, where they merge.
+const MAX_OUTGOING: usize = 16;
+/// Bytes of one response.
+const MAX_RESPONSE: usize = 64 * 1024 * 1024;
+
+/// The config client of a sidecar.
+#[derive(Debug)]
+pub struct XdsClient {
+    channel: Channel,
+    node: Node,
+    backoff: Backoff,
+    core: Core,
+}
+
+/// What lives on between streams.
+#[derive(Debug)]
+struct Core {
+    state: State,
+    writer: ConfigWriter,
+    metrics: XdsMetrics,
+    status: XdsStatus,
+    cache: Option<Cache>,
+    save_at: Option<Instant>,
+    cache_fails: bool,
+    sweeps: Interval,
+}
+
+impl XdsClient {
+    /// A client that publishes through `writer`. What was saved by the last run is published at once.
+    ///
+    /// The channel should connect by itself, as often as needed, and notice a dead peer. To be called in a runtime.
+    #[must_use]
+    pub fn new(
+        config: XdsConfig,
+        channel: Channel,
+        writer: ConfigWriter,
+        metrics: XdsMetrics,
+    ) -> Self {
+        let cache = config
+            .state_dir
+            .as_deref()
+            .map(|dir| Cache::new(dir, &config.node_id));
+        let mut sweeps = interval(SWEEP);
+        sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        sweeps.reset();
+        let mut core = Core {
+            state: State::new(config.wildcard),
+            writer,
+            metrics,
+            status: XdsStatus::default(),
+            cache,
+            save_at: None,
+            cache_fails: false,
+            sweeps,
+        };
+        core.load();
+        let node = Node {
+            id: config.node_id,
+            user_agent_name: "tulle-proxy".to_owned(),
+            ..Node::default()
+        };
+        Self {
+            channel,
+            node,
+            backoff: Backoff::new(FIRST_RETRY, LONGEST_RETRY),
+            core,
+        }
+    }
+
+    /// A view of the client for operators.
+    #[must_use]
+    pub fn status(&self) -> XdsStatus {
+        self.core.status.clone()
+    }
+
+    /// Follows the control plane until cancelled; saves what is unsaved then.
+    pub async fn run(mut self, cancelled: impl Future<Output = ()>) {
+        tokio::select! {
+            biased;
+            () = cancelled => {}
+            () = self.follow() => {}
+        }
+        if self.core.save_at.is_some() {
+            self.core.save();
+        }
+    }
+
+    async fn follow(&mut self) {
+        loop {
+            let end = self.stream().await;
+            self.core.disconnected(&end);
+            let delay = self.backoff.next_delay();
+            tracing::debug!(
+                delay_ms = delay.as_millis(),
+                "reconnecting to the control plane"
+            );
+            tokio::select! {
+                biased;
+                () = sleep(delay) => {}
+                () = self.core.attend() => {}
+            }
+        }
+    }
+
+    /// One stream, until it ends.
+    async fn stream(&mut self) -> Status {
+        self.core.state.reconnect();
+        let (requests, mut outgoing) = mpsc::channel(MAX_OUTGOING);
+        let outgoing = stream::poll_fn(move |context| outgoing.poll_recv(context));
+        let mut client = AggregatedDiscoveryServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_RESPONSE);
+        // Not awaited by itself: a server may send its headers only with its first response.
+        let opening = async move {
+            client
+                .delta_aggregated_resources(outgoing)
+                .await
+                .map(tonic::Response::into_inner)
+        };
+        let mut responses = std::pin::pin!(opening.try_flatten_stream());
+        let mut node = Some(self.node.clone());
+        loop {
+            tokio::select! {
+                // Whichever is ready: none can starve another for long, as each does a bounded piece of work.
+                permit = requests.reserve(), if self.core.state.has_request() => match permit {
+                    Ok(permit) => permit.send(self.core.next_request(&mut node)),
+                    // tonic lets go of the requests when the stream is over; the response says why.
+                    Err(_) => return ended(responses.next().await),
+                },
+                response = responses.next() => match response {
+                    Some(Ok(response)) => {
+                        self.backoff.reset();
+                        self.core.connected();
+                        self.core.take(response);
+                    }
+                    other => return ended(other),
+                },
+                () = self.core.attend_once() => {}
+            }
+        }
+    }
+}
+
+fn ended(last: Option<Result<DeltaDiscoveryResponse, Status>>) -> Status {
+    match last {
+        Some(Err(status)) => status,
+        Some(Ok(_)) | None => Status::unavailable("the control plane closed the stream"),
+    }
+}
+
+impl Core {
+    /// Deals with questions, sweeps and saving for as long as it is polled.
+    async fn attend(&mut self) {
+        loop {
+            self.attend_once().await;
+        }
+    }
+
+    /// Waits for one thing to do beside the stream, and does it. Nothing is lost when dropped while waiting.
+    async fn attend_once(&mut self) {
+        let save_at = self.save_at;
+        let save = async {
+            match save_at {
+                Some(at) => sleep_until(at).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            ask = self.writer.asks.recv() => match ask {
+                Some(ask) => self.ask(ask),
+                // No reader of the config is left.
+                None => pending().await,
+            },
+            _ = self.sweeps.tick() => {
+                if self.state.sweep() {
+                    self.publish();
+                }
+            }
+            () = save => self.save(),
+        }
+    }
+
+    fn ask(&mut self, first: crate::config::store::Ask) {
+        let mut next = Some(first);
+        while let Some(ask) = next {
+            if !self.state.ask(ask) {
+                self.metrics.refused_asks.inc();
+                tracing::debug!(?ask, "too many subscriptions in use; not asked");
+            }
+            next = self.writer.asks.try_recv().ok();
+        }
+        if self.state.assemble() {
+            self.publish();
+        }
+    }
+
+    fn next_request(&mut self, node: &mut Option<Node>) -> DeltaDiscoveryRequest {
+        let mut request = self.state.next_request().unwrap_or_default();
+        request.node = node.take();
+        tracing::trace!(resource.type = request.type_url, nonce = request.response_nonce, "request");
+        request
+    }
+
+    fn connected(&mut self) {
+        if self.metrics.connected.get() == 1 {
+            return;
+        }
+        tracing::info!("connected to the control plane");
+        self.metrics.connected.set(1);
+        self.metrics.streams.inc();
+        self.status.update(|report| {
+            report.connected = true;
+            report.from_cache = false;
+            report.last_error = None;
+        });
+    }
+
+    fn disconnected(&mut self, end: &Status) {
+        let reason = format!("{:?}: {}", end.code(), end.message());
+        if self.metrics.connected.set(0) == 1 {
+            tracing::warn!(
+                error = reason,
+                "lost the control plane; the last good config stays in use"
+            );
+        } else {
+            tracing::debug!(error = reason, "cannot reach the control plane");
+        }
+        self.status.update(|report| {
+            report.connected = false;
+            report.last_error = Some(reason);
+        });
+    }
+
+    fn take(&mut self, response: DeltaDiscoveryResponse) {
+        let type_url = response.type_url.clone();
+        let Some(outcome) = self.state.apply(response) else {
+            tracing::debug!(resource.type = type_url, "a response of a type that was not asked for");
+            return;
+        };
+        self.report(&outcome);
+        if outcome.changed && self.cache.is_some() && self.save_at.is_none() {
+            self.save_at = Some(Instant::now() + SAVE_DELAY);
+        }
+        if self.state.assemble() {
+            self.publish();
+        }
+    }
+
+    fn report(&self, outcome: &Outcome) {
+        let label = TypeLabel::of(outcome.kind);
+        let (accepted, rejected) = (outcome.accepted as u64, outcome.rejected.len() as u64);
+        self.metrics.updates.get_or_create(&label).inc_by(accepted);
+        self.metrics.rejects.get_or_create(&label).inc_by(rejected);
+        self.metrics
+            .subscriptions
+            .get_or_create(&label)
+            .set(outcome.subscribed as i64);
+        for (name, error) in &outcome.rejected {
+            let kind = outcome.kind.short_name();
+            tracing::warn!(
+                resource.type = kind,
+                resource.name = name,
+                %error,
+                "refused a resource; the last good one stays in use"
+            );
+        }
+        self.status.update_type(outcome.kind, |report| {
+            report.subscribed = outcome.subscribed;
+            report.updates += accepted;
+            report.rejects += rejected;
+            report.last_reject = outcome
+                .rejected
+                .last()
+                .map(|(name, error)| format!("{name}: {error}"));
+        });
+    }
+
+    fn publish(&self) {
+        self.writer.publish(self.state.snapshot().clone());
+    }
+
+    fn load(&mut self) {
+        let Some(cache) = &self.cache else { return };
+        match cache.load() {
+            Ok(responses) if responses.is_empty() => {}
+            Ok(responses) => {
+                let resources = self.state.import(responses);
+                self.state.assemble();
+                self.status.update(|report| report.from_cache = true);
+                tracing::info!(
+                    resources,
+                    "serving the last good config until the control plane answers"
+                );
+                self.publish();
+            }
+            Err(error) => {
+                self.metrics.cache_failures.inc();
+                let path = cache.path().display();
+                tracing::warn!(%error, %path, "cannot use the saved config; starting without it");
+            }
+        }
+    }
+
+    fn save(&mut self) {
+        self.save_at = None;
+        let Some(cache) = &self.cache else { return };
+        match cache.save(self.state.export()) {
+            Ok(()) => self.cache_fails = false,
+            Err(error) => {
+                self.metrics.cache_failures.inc();
+                // Once is enough while it lasts.
+                if !std::mem::replace(&mut self.cache_fails, true) {
+                    let path = cache.path().display();
+                    tracing::warn!(
+                        %error,
+                        %path,
+                        "cannot save the config; a restart will need the control plane"
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Header mutations.
+
+use http::{HeaderName, HeaderValue};
+use tulle_xds_proto::envoy::config::core::v3::HeaderValueOption;
+use tulle_xds_proto::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+
+use super::error::{At, DecodeError, refuse};
+use crate::config::route::HeaderChanges;
+
+/// What is added, set and removed, from the two fields that carry it (`name`: such as `request_headers`).
+pub(super) fn changes(
+    name: &str,
+    add: &[HeaderValueOption],
+    remove: &[String],
+) -> Result<HeaderChanges, DecodeError> {
+    let mut changes = HeaderChanges::default();
+    for (i, option) in add.iter().enumerate() {
+        add_one(&mut changes, option).at_index(&format!("{name}_to_add"), i)?;
+    }
+    for (i, header) in remove.iter().enumerate() {
+        let header = header_name("", header).at_index(&format!("{name}_to_remove"), i)?;
+        changes.remove.push(header);
+    }
+    Ok(changes)
+}
+
+#[expect(deprecated, reason = "foreign control planes still set `append`")]
+fn add_one(changes: &mut HeaderChanges, option: &HeaderValueOption) -> Result<(), DecodeError> {
+    let Some(header) = &option.header else {
+        return Err(DecodeError::missing(
+            "header",
+            "name the header and its value",
+        ));
+    };
+    refuse(
+        !header.raw_value.is_empty(),
+        "header.raw_value",
+        "use value",
+    )?;
+    let name = header_name("header.key", &header.key)?;
+    let value = header_value("header.value", &header.value)?;
+    // The deprecated field counts where it is set.
+    let action = match &option.append {
+        Some(append) if append.value => HeaderAppendAction::AppendIfExistsOrAdd,
+        Some(_) => HeaderAppendAction::OverwriteIfExistsOrAdd,
+        None => option.append_action(),
+    };
+    match action {
+        HeaderAppendAction::AppendIfExistsOrAdd => changes.add.push((name, value)),
+        HeaderAppendAction::OverwriteIfExistsOrAdd => changes.set.push((name, value)),
+        HeaderAppendAction::AddIfAbsent | HeaderAppendAction::OverwriteIfExists => {
+            let remedy = "use APPEND_IF_EXISTS_OR_ADD or OVERWRITE_IF_EXISTS_OR_ADD";
+            return Err(DecodeError::unsupported("append_action", remedy));
+        }
+    }
+    Ok(())
+}
+
+/// A header's name; pseudo-headers are none.
+pub(super) fn header_name(field: &str, name: &str) -> Result<HeaderName, DecodeError> {
+    name.parse()
+        .map_err(|error| DecodeError::invalid(field, name, error))
+}
+
+/// A literal header value: Envoy's `%COMMANDS%` are not evaluated here, `%%` is a per cent sign.
+pub(super) fn header_value(field: &str, value: &str) -> Result<HeaderValue, DecodeError> {
+    let literal = value.replace("%%", "\0");
+    if literal.contains('%') {
+        let remedy = "command operators are not supported; write %% for a per cent sign";
+        return Err(DecodeError::invalid(field, value, remedy));
+    }
+    literal
+        .replace('\0', "%")
+        .parse()
+        .map_err(|error| DecodeError::invalid(field, value, error))
+}

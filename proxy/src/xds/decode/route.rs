@@ -1,0 +1,427 @@
+//! `RouteConfiguration`: the routes of one listener.
+//!
+//! A listener stands for one destination, so its routes are those of a single virtual host `*`: the Host header does
+//! not choose.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use http::uri::Scheme;
+use tulle_xds_proto::envoy::config::route::v3 as pb;
+use tulle_xds_proto::envoy::config::route::v3::redirect_action::{
+    PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
+};
+use tulle_xds_proto::envoy::config::route::v3::route::Action;
+use tulle_xds_proto::envoy::config::route::v3::route_action::{
+    ClusterSpecifier, HostRewriteSpecifier,
+};
+use tulle_xds_proto::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
+use tulle_xds_proto::google::protobuf::Any;
+
+use super::error::{At, DecodeError, duration, refuse, same_name, unpack};
+use super::{header, matching, retry};
+use crate::config::RouteTable;
+use crate::config::route::{
+    Forward, HeaderChanges, PathRewrite, Redirect, Route, RouteAction, WeightedCluster,
+};
+
+pub(super) fn decode(name: &str, any: &Any) -> Result<RouteTable, DecodeError> {
+    let message: pb::RouteConfiguration = unpack(any)?;
+    same_name("name", &message.name, name)?;
+    table(&message)
+}
+
+/// The routes of a configuration, sent by itself or inside a listener.
+pub(super) fn table(message: &pb::RouteConfiguration) -> Result<RouteTable, DecodeError> {
+    let to_routes = "change the headers in the routes";
+    let changes_headers = !message.request_headers_to_add.is_empty()
+        || !message.request_headers_to_remove.is_empty()
+        || !message.response_headers_to_add.is_empty()
+        || !message.response_headers_to_remove.is_empty();
+    refuse(changes_headers, "request_headers_to_add", to_routes)?;
+    refuse(message.vhds.is_some(), "vhds", "send the virtual host here")?;
+    refuse(
+        !message.request_mirror_policies.is_empty(),
+        "request_mirror_policies",
+        "remove them",
+    )?;
+    refuse(
+        !message.typed_per_filter_config.is_empty(),
+        "typed_per_filter_config",
+        "remove it",
+    )?;
+    let mut table = RouteTable {
+        name: message.name.as_str().into(),
+        routes: Vec::new(),
+    };
+    match message.virtual_hosts.as_slice() {
+        [] => {}
+        [host] => table.routes = virtual_host(host).at("virtual_hosts[0]")?,
+        _ => {
+            let remedy = "a listener stands for one destination: send one virtual host, *";
+            return Err(DecodeError::unsupported("virtual_hosts[1]", remedy));
+        }
+    }
+    Ok(table)
+}
+
+#[expect(
+    deprecated,
+    reason = "`cors` would change the meaning, so it is looked at"
+)]
+fn virtual_host(message: &pb::VirtualHost) -> Result<Vec<Arc<Route>>, DecodeError> {
+    if !message.domains.iter().any(|domain| domain == "*") {
+        let domains = message.domains.join(",");
+        return Err(DecodeError::invalid(
+            "domains",
+            domains,
+            "it must contain *",
+        ));
+    }
+    let changes_headers = !message.request_headers_to_add.is_empty()
+        || !message.request_headers_to_remove.is_empty()
+        || !message.response_headers_to_add.is_empty()
+        || !message.response_headers_to_remove.is_empty();
+    refuse(
+        changes_headers,
+        "request_headers_to_add",
+        "change the headers in the routes",
+    )?;
+    refuse(message.matcher.is_some(), "matcher", "use routes")?;
+    refuse(message.require_tls != 0, "require_tls", "remove it")?;
+    refuse(
+        !message.rate_limits.is_empty(),
+        "rate_limits",
+        "remove them",
+    )?;
+    refuse(message.cors.is_some(), "cors", "remove it")?;
+    refuse(
+        !message.typed_per_filter_config.is_empty(),
+        "typed_per_filter_config",
+        "remove it",
+    )?;
+    refuse(
+        !message.request_mirror_policies.is_empty(),
+        "request_mirror_policies",
+        "remove them",
+    )?;
+    refuse(message.hedge_policy.is_some(), "hedge_policy", "remove it")?;
+    let host_retry = message.retry_policy.as_ref();
+    let decode = |(i, message): (usize, &pb::Route)| {
+        route(message, host_retry)
+            .map(Arc::new)
+            .at_index("routes", i)
+    };
+    message.routes.iter().enumerate().map(decode).collect()
+}
+
+fn route(message: &pb::Route, host_retry: Option<&pb::RetryPolicy>) -> Result<Route, DecodeError> {
+    refuse(
+        !message.typed_per_filter_config.is_empty(),
+        "typed_per_filter_config",
+        "remove it",
+    )?;
+    let Some(rule) = &message.r#match else {
+        return Err(DecodeError::missing(
+            "match",
+            "use prefix / to match every request",
+        ));
+    };
+    let action = match &message.action {
+        Some(Action::Route(action)) => forward(action, host_retry)
+            .map(RouteAction::Forward)
+            .at("route")?,
+        Some(Action::Redirect(action)) => {
+            redirect(action).map(RouteAction::Redirect).at("redirect")?
+        }
+        Some(Action::DirectResponse(action)) => {
+            RouteAction::Respond(retry::status("direct_response.status", action.status)?)
+        }
+        Some(Action::FilterAction(_) | Action::NonForwardingAction(_)) | None => {
+            let remedy = "use route, redirect or direct_response";
+            return Err(DecodeError::missing("action", remedy));
+        }
+    };
+    Ok(Route {
+        name: message.name.as_str().into(),
+        matches: matching::route_match(rule).at("match")?,
+        action,
+        request_headers: header::changes(
+            "request_headers",
+            &message.request_headers_to_add,
+            &message.request_headers_to_remove,
+        )?,
+        response_headers: header::changes(
+            "response_headers",
+            &message.response_headers_to_add,
+            &message.response_headers_to_remove,
+        )?,
+    })
+}
+
+#[expect(
+    deprecated,
+    reason = "`cors` would change the meaning, so it is looked at"
+)]
+fn forward(
+    message: &pb::RouteAction,
+    host_retry: Option<&pb::RetryPolicy>,
+) -> Result<Forward, DecodeError> {
+    refuse(
+        message.metadata_match.is_some(),
+        "metadata_match",
+        "use one cluster for each subset",
+    )?;
+    refuse(
+        !message.request_mirror_policies.is_empty(),
+        "request_mirror_policies",
+        "remove them",
+    )?;
+    refuse(
+        !message.rate_limits.is_empty(),
+        "rate_limits",
+        "remove them",
+    )?;
+    refuse(
+        !message.hash_policy.is_empty(),
+        "hash_policy",
+        "remove it; requests are balanced one by one",
+    )?;
+    refuse(message.cors.is_some(), "cors", "remove it")?;
+    refuse(message.hedge_policy.is_some(), "hedge_policy", "remove it")?;
+    refuse(
+        message.internal_redirect_policy.is_some(),
+        "internal_redirect_policy",
+        "remove it",
+    )?;
+    refuse(
+        message.max_stream_duration.is_some(),
+        "max_stream_duration",
+        "use timeout",
+    )?;
+    refuse(
+        message.path_rewrite_policy.is_some(),
+        "path_rewrite_policy",
+        "use prefix_rewrite",
+    )?;
+    let retry_policy = message.retry_policy.as_ref().or(host_retry);
+    let per_try = retry_policy.and_then(|policy| policy.per_try_timeout.as_ref());
+    let (clusters, total_weight) = clusters(message.cluster_specifier.as_ref())?;
+    // Zero switches a timeout off; absent, it is Envoy's 15 seconds.
+    let timeout = duration("timeout", message.timeout.as_ref())?
+        .unwrap_or(std::time::Duration::from_secs(15));
+    Ok(Forward {
+        clusters,
+        total_weight,
+        path_rewrite: path_rewrite(message)?,
+        host_rewrite: match &message.host_rewrite_specifier {
+            None => None,
+            Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => {
+                Some(header::header_value("host_rewrite_literal", host)?)
+            }
+            Some(_) => {
+                let remedy = "use host_rewrite_literal";
+                return Err(DecodeError::unsupported("host_rewrite_specifier", remedy));
+            }
+        },
+        timeout: Some(timeout).filter(|timeout| !timeout.is_zero()),
+        per_try_timeout: duration("per_try_timeout", per_try)
+            .at("retry_policy")?
+            .filter(|timeout| !timeout.is_zero()),
+        retry: retry_policy
+            .map_or_else(|| Ok(retry::none()), retry::decode)
+            .at("retry_policy")?,
+    })
+}
+
+fn clusters(
+    specifier: Option<&ClusterSpecifier>,
+) -> Result<(Vec<WeightedCluster>, u32), DecodeError> {
+    let weighted = match specifier {
+        Some(ClusterSpecifier::Cluster(name)) => {
+            let only = WeightedCluster {
+                name: cluster_name("cluster", name)?,
+                weight: 1,
+                request_headers: HeaderChanges::default(),
+                response_headers: HeaderChanges::default(),
+            };
+            return Ok((vec![only], 1));
+        }
+        Some(ClusterSpecifier::WeightedClusters(weighted)) => weighted,
+        Some(_) => {
+            let remedy = "use cluster or weighted_clusters";
+            return Err(DecodeError::unsupported("cluster_specifier", remedy));
+        }
+        None => return Err(DecodeError::missing("cluster", "name the cluster")),
+    };
+    let mut clusters = Vec::with_capacity(weighted.clusters.len());
+    let mut total = 0_u32;
+    for (i, message) in weighted.clusters.iter().enumerate() {
+        let cluster = weighted_cluster(message)
+            .at_index("clusters", i)
+            .at("weighted_clusters")?;
+        total = total.checked_add(cluster.weight).ok_or_else(|| {
+            DecodeError::invalid(
+                "weighted_clusters",
+                "the sum of weights",
+                "it must fit 32 bits",
+            )
+        })?;
+        clusters.push(cluster);
+    }
+    if total == 0 {
+        let remedy = "at least one weight must be greater than zero";
+        return Err(DecodeError::invalid(
+            "weighted_clusters",
+            "the sum of weights",
+            remedy,
+        ));
+    }
+    Ok((clusters, total))
+}
+
+fn weighted_cluster(
+    message: &pb::weighted_cluster::ClusterWeight,
+) -> Result<WeightedCluster, DecodeError> {
+    refuse(
+        !message.cluster_header.is_empty(),
+        "cluster_header",
+        "name the cluster",
+    )?;
+    refuse(
+        message.metadata_match.is_some(),
+        "metadata_match",
+        "use one cluster for each subset",
+    )?;
+    refuse(
+        !message.typed_per_filter_config.is_empty(),
+        "typed_per_filter_config",
+        "remove it",
+    )?;
+    refuse(
+        message.host_rewrite_specifier.is_some(),
+        "host_rewrite_literal",
+        "rewrite it in the route",
+    )?;
+    Ok(WeightedCluster {
+        name: cluster_name("name", &message.name)?,
+        weight: message.weight.as_ref().map_or(0, |weight| weight.value),
+        request_headers: header::changes(
+            "request_headers",
+            &message.request_headers_to_add,
+            &message.request_headers_to_remove,
+        )?,
+        response_headers: header::changes(
+            "response_headers",
+            &message.response_headers_to_add,
+            &message.response_headers_to_remove,
+        )?,
+    })
+}
+
+pub(super) fn cluster_name(field: &str, name: &str) -> Result<Arc<str>, DecodeError> {
+    if name.is_empty() {
+        Err(DecodeError::missing(field, "name the cluster"))
+    } else {
+        Ok(name.into())
+    }
+}
+
+fn path_rewrite(message: &pb::RouteAction) -> Result<Option<PathRewrite>, DecodeError> {
+    if let Some(rewrite) = &message.regex_rewrite {
+        return regex_rewrite(rewrite).map(Some).at("regex_rewrite");
+    }
+    if !message.path_rewrite.is_empty() {
+        return literal_path("path_rewrite", &message.path_rewrite).map(Some);
+    }
+    let prefix = message.prefix_rewrite.as_str();
+    Ok((!prefix.is_empty()).then(|| PathRewrite::Prefix(prefix.into())))
+}
+
+/// Rewriting by pattern is understood where it replaces the whole path, which has no other form in older servers.
+fn regex_rewrite(message: &RegexMatchAndSubstitute) -> Result<PathRewrite, DecodeError> {
+    let pattern = message
+        .pattern
+        .as_ref()
+        .map_or("", |pattern| pattern.regex.as_str());
+    if !matches!(
+        pattern,
+        "^/.*$" | "^/.*" | "/.*" | "^.*$" | ".*" | "/.+" | "^/.+$"
+    ) {
+        let remedy = "only the whole path can be replaced (^/.*$); use prefix_rewrite for a prefix";
+        return Err(DecodeError::invalid("pattern.regex", pattern, remedy));
+    }
+    if message.substitution.contains('\\') {
+        let remedy = "groups are not supported; give the new path literally";
+        return Err(DecodeError::invalid(
+            "substitution",
+            &message.substitution,
+            remedy,
+        ));
+    }
+    literal_path("substitution", &message.substitution)
+}
+
+fn literal_path(field: &str, path: &str) -> Result<PathRewrite, DecodeError> {
+    if path.contains('%') && field == "path_rewrite" {
+        let remedy = "command operators are not supported; use regex_rewrite with ^/.*$";
+        return Err(DecodeError::invalid(field, path, remedy));
+    }
+    if !path.starts_with('/') {
+        return Err(DecodeError::invalid(field, path, "a path begins with /"));
+    }
+    Ok(PathRewrite::Full(path.into()))
+}
+
+fn redirect(message: &pb::RedirectAction) -> Result<Redirect, DecodeError> {
+    refuse(message.strip_query, "strip_query", "the query stays")?;
+    let scheme = match &message.scheme_rewrite_specifier {
+        None | Some(SchemeRewriteSpecifier::HttpsRedirect(false)) => None,
+        Some(SchemeRewriteSpecifier::HttpsRedirect(true)) => Some(Scheme::HTTPS),
+        Some(SchemeRewriteSpecifier::SchemeRedirect(scheme)) => {
+            let parsed = scheme.to_ascii_lowercase().parse();
+            Some(parsed.map_err(|error| DecodeError::invalid("scheme_redirect", scheme, error))?)
+        }
+    };
+    let port =
+        match message.port_redirect {
+            0 => None,
+            port => Some(u16::try_from(port).map_err(|_| {
+                DecodeError::invalid("port_redirect", port, "a port is at most 65535")
+            })?),
+        };
+    let path = match &message.path_rewrite_specifier {
+        None => None,
+        Some(PathRewriteSpecifier::PathRedirect(path)) => {
+            Some(literal_path("path_redirect", path)?)
+        }
+        Some(PathRewriteSpecifier::PathRewrite(path)) => Some(literal_path("path_rewrite", path)?),
+        Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => {
+            Some(PathRewrite::Prefix(prefix.as_str().into()))
+        }
+        Some(PathRewriteSpecifier::RegexRewrite(rewrite)) => {
+            Some(regex_rewrite(rewrite).at("regex_rewrite")?)
+        }
+    };
+    let host = message.host_redirect.as_str();
+    if !host.is_empty() && host.parse::<http::uri::Authority>().is_err() {
+        return Err(DecodeError::invalid(
+            "host_redirect",
+            host,
+            "it is a host name",
+        ));
+    }
+    Ok(Redirect {
+        scheme,
+        host: (!host.is_empty()).then(|| host.into()),
+        port,
+        path,
+        status: match message.response_code() {
+            RedirectResponseCode::MovedPermanently => StatusCode::MOVED_PERMANENTLY,
+            RedirectResponseCode::Found => StatusCode::FOUND,
+            RedirectResponseCode::SeeOther => StatusCode::SEE_OTHER,
+            RedirectResponseCode::TemporaryRedirect => StatusCode::TEMPORARY_REDIRECT,
+            RedirectResponseCode::PermanentRedirect => StatusCode::PERMANENT_REDIRECT,
+        },
+    })
+}

@@ -1,0 +1,76 @@
+//! Metrics of the config client.
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tulle_xds_proto::ResourceType;
+
+/// Counters of the config client.
+#[derive(Clone, Debug, Default)]
+pub struct XdsMetrics {
+    pub(super) connected: Gauge,
+    pub(super) streams: Counter,
+    pub(super) updates: Family<TypeLabel, Counter>,
+    pub(super) rejects: Family<TypeLabel, Counter>,
+    pub(super) subscriptions: Family<TypeLabel, Gauge>,
+    pub(super) refused_asks: Counter,
+    pub(super) cache_failures: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct TypeLabel {
+    resource: Kind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Kind(ResourceType);
+
+impl XdsMetrics {
+    /// Registers them under `xds_`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let registry = registry.sub_registry_with_prefix("xds");
+        let Self {
+            connected,
+            streams,
+            updates,
+            rejects,
+            subscriptions,
+            refused_asks,
+            cache_failures,
+        } = metrics.clone();
+        registry.register(
+            "connected",
+            "Whether the control plane is connected",
+            connected,
+        );
+        registry.register("streams", "Streams opened to the control plane", streams);
+        registry.register("updates", "Resources accepted, removals included", updates);
+        registry.register("rejects", "Resources refused (NACK)", rejects);
+        registry.register("subscriptions", "Resources subscribed to", subscriptions);
+        let help = "Destinations not asked for because too many are subscribed";
+        registry.register("refused_asks", help, refused_asks);
+        let help = "Failures to save the last good config, or to read it back";
+        registry.register("cache_failures", help, cache_failures);
+        metrics
+    }
+}
+
+impl TypeLabel {
+    pub(super) fn of(kind: ResourceType) -> Self {
+        Self {
+            resource: Kind(kind),
+        }
+    }
+}
+
+impl EncodeLabelValue for Kind {
+    fn encode(
+        &self,
+        encoder: &mut prometheus_client::encoding::LabelValueEncoder,
+    ) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(&self.0.short_name(), encoder)
+    }
+}

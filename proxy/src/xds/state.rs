@@ -1,0 +1,324 @@
+//! What the control plane has said, and the snapshot that follows from it.
+//!
+//! Pure: responses and questions go in, requests and a snapshot come out; time and sockets are the client's. A resource
+//! reaches the snapshot only when everything it names is there (make before break): clusters with their endpoints,
+//! then route tables whose clusters are there, then listeners. Until then the version before stays.
+
+mod assemble;
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tulle_xds_proto::ResourceType;
+use tulle_xds_proto::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+};
+
+use super::decode::{self, ClusterSpec, EndpointSet, EndpointSource, INBOUND, Listener};
+use super::tracker::{Applied, Tracker};
+use crate::config::store::{Ask, Used};
+use crate::config::{RouteTable, Snapshot, Workload};
+
+/// Listeners, and as many workloads, that are subscribed to at a time.
+pub(super) const MAX_ASKED: usize = 4096;
+/// Sweeps without use after which a subscription is dropped.
+pub(super) const MAX_IDLE_SWEEPS: u32 = 10;
+
+/// Everything known, and everything asked.
+#[derive(Debug)]
+pub(super) struct State {
+    listeners: Tracker<Listener>,
+    routes: Tracker<RouteTable>,
+    clusters: Tracker<ClusterSpec>,
+    endpoints: Tracker<EndpointSet>,
+    workloads: Tracker<Workload>,
+    asked: HashMap<Ask, Asked>,
+    /// Clusters by the EDS name that they use.
+    eds_users: HashMap<Arc<str>, Vec<Arc<str>>>,
+    /// Changed clusters whose endpoints have not been sent since.
+    awaiting: HashSet<Arc<str>>,
+    /// Clusters to look at when the next snapshot is assembled.
+    touched: HashSet<Arc<str>>,
+    /// What was last assembled.
+    snapshot: Snapshot,
+}
+
+#[derive(Debug)]
+struct Asked {
+    name: Arc<str>,
+    used: Arc<Used>,
+    idle_sweeps: u32,
+}
+
+/// What a response did, for logs and metrics.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) kind: ResourceType,
+    pub(super) accepted: usize,
+    pub(super) rejected: Vec<(String, decode::DecodeError)>,
+    pub(super) changed: bool,
+    pub(super) subscribed: usize,
+}
+
+impl State {
+    /// Nothing known yet; `inbound` is wanted, or everything.
+    pub(super) fn new(wildcard: bool) -> Self {
+        let mut state = Self {
+            listeners: Tracker::new(ResourceType::Listener, wildcard),
+            routes: Tracker::new(ResourceType::Route, false),
+            clusters: Tracker::new(ResourceType::Cluster, wildcard),
+            endpoints: Tracker::new(ResourceType::Endpoints, false),
+            workloads: Tracker::new(ResourceType::Address, false),
+            asked: HashMap::new(),
+            eds_users: HashMap::new(),
+            awaiting: HashSet::new(),
+            touched: HashSet::new(),
+            snapshot: Snapshot::default(),
+        };
+        state.resubscribe();
+        state
+    }
+
+    /// The snapshot that was assembled last.
+    pub(super) fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// A new stream begins: everything is to be said again.
+    pub(super) fn reconnect(&mut self) {
+        self.listeners.reconnect();
+        self.routes.reconnect();
+        self.clusters.reconnect();
+        self.endpoints.reconnect();
+        self.workloads.reconnect();
+    }
+
+    /// The next thing to tell the control plane, in push order of the types.
+    pub(super) fn next_request(&mut self) -> Option<DeltaDiscoveryRequest> {
+        let request = self
+            .clusters
+            .next_request()
+            .or_else(|| self.endpoints.next_request());
+        let request = request.or_else(|| self.listeners.next_request());
+        let request = request.or_else(|| self.routes.next_request());
+        request.or_else(|| self.workloads.next_request())
+    }
+
+    /// Whether [`State::next_request`] has something to say.
+    pub(super) fn has_request(&self) -> bool {
+        self.clusters.has_request()
+            || self.endpoints.has_request()
+            || self.listeners.has_request()
+            || self.routes.has_request()
+            || self.workloads.has_request()
+    }
+
+    /// Takes a question of the data path. False: too many are asked already.
+    pub(super) fn ask(&mut self, ask: Ask) -> bool {
+        if let Some(asked) = self.asked.get_mut(&ask) {
+            asked.idle_sweeps = 0;
+            return true;
+        }
+        if self.count_like(ask) >= MAX_ASKED && !self.evict_like(ask) {
+            return false;
+        }
+        let name: Arc<str> = match ask {
+            Ask::Outbound(destination) => decode::listener_name(destination).into(),
+            Ask::Workload(address) => workload_name(address).into(),
+        };
+        match ask {
+            Ask::Outbound(_) if self.listeners.is_wildcard() => {}
+            Ask::Outbound(_) => self.listeners.want(&name),
+            Ask::Workload(_) => self.workloads.want(&name),
+        }
+        let used = Arc::new(Used::default());
+        self.snapshot.used.insert(ask, used.clone());
+        self.asked.insert(
+            ask,
+            Asked {
+                name,
+                used,
+                idle_sweeps: 0,
+            },
+        );
+        true
+    }
+
+    /// Drops what has not been used for [`MAX_IDLE_SWEEPS`] calls; true if something was dropped.
+    pub(super) fn sweep(&mut self) -> bool {
+        let mut idle = Vec::new();
+        for (ask, asked) in &mut self.asked {
+            asked.idle_sweeps = if asked.used.take() {
+                0
+            } else {
+                asked.idle_sweeps + 1
+            };
+            if asked.idle_sweeps >= MAX_IDLE_SWEEPS {
+                idle.push(*ask);
+            }
+        }
+        for ask in &idle {
+            self.forget(*ask);
+        }
+        if !idle.is_empty() {
+            self.resubscribe();
+        }
+        !idle.is_empty()
+    }
+
+    /// Takes a response; `None` if its type is not one that was asked for.
+    pub(super) fn apply(&mut self, response: DeltaDiscoveryResponse) -> Option<Outcome> {
+        let kind = ResourceType::from_type_url(&response.type_url)?;
+        let applied = match kind {
+            ResourceType::Listener => self.listeners.apply(response, decode::listener),
+            ResourceType::Route => self.routes.apply(response, decode::route_table),
+            ResourceType::Cluster => {
+                let known: HashSet<_> = self.snapshot.clusters.keys().cloned().collect();
+                let applied = self.clusters.apply(response, decode::cluster);
+                self.clusters_changed(&applied, &known);
+                applied
+            }
+            ResourceType::Endpoints => {
+                let applied = self.endpoints.apply(response, decode::endpoints);
+                self.endpoints_confirmed(&applied);
+                applied
+            }
+            ResourceType::Address => self
+                .workloads
+                .apply(response, |_, any| decode::workload(any)),
+            ResourceType::Secret => return None,
+        };
+        if kind != ResourceType::Endpoints
+            && kind != ResourceType::Address
+            && !applied.changed.is_empty()
+        {
+            self.resubscribe();
+        }
+        Some(Outcome {
+            kind,
+            accepted: applied.confirmed.len(),
+            changed: !applied.changed.is_empty(),
+            rejected: applied.rejected,
+            subscribed: self.subscribed(kind),
+        })
+    }
+
+    /// Everything known, as responses; [`State::import`] takes them.
+    pub(super) fn export(&self) -> Vec<DeltaDiscoveryResponse> {
+        vec![
+            self.listeners.export(),
+            self.routes.export(),
+            self.clusters.export(),
+            self.endpoints.export(),
+            self.workloads.export(),
+        ]
+    }
+
+    /// Learns what [`State::export`] gave, as far as it decodes. Returns how many resources that were.
+    pub(super) fn import(&mut self, responses: Vec<DeltaDiscoveryResponse>) -> usize {
+        let mut accepted = 0;
+        for response in responses {
+            let sent = response
+                .resources
+                .iter()
+                .map(|resource| resource.name.as_str());
+            let removed = response.removed_resources.iter().map(String::as_str);
+            let asks: Vec<Ask> = sent
+                .chain(removed)
+                .filter_map(|name| ask_of(&response.type_url, name))
+                .collect();
+            for ask in asks {
+                self.ask(ask);
+            }
+            accepted += self.apply(response).map_or(0, |outcome| outcome.accepted);
+        }
+        accepted
+    }
+
+    fn subscribed(&self, kind: ResourceType) -> usize {
+        match kind {
+            ResourceType::Listener => self.listeners.len(),
+            ResourceType::Route => self.routes.len(),
+            ResourceType::Cluster => self.clusters.len(),
+            ResourceType::Endpoints => self.endpoints.len(),
+            ResourceType::Address => self.workloads.len(),
+            ResourceType::Secret => 0,
+        }
+    }
+
+    fn count_like(&self, ask: Ask) -> usize {
+        let workloads = self.workloads.len();
+        match ask {
+            Ask::Workload(_) => workloads,
+            Ask::Outbound(_) => self.asked.len() - workloads.min(self.asked.len()),
+        }
+    }
+
+    /// Makes room by dropping what was idle longest, at least since the last sweep.
+    fn evict_like(&mut self, ask: Ask) -> bool {
+        let alike = |other: &Ask| std::mem::discriminant(other) == std::mem::discriminant(&ask);
+        let idle = self
+            .asked
+            .iter()
+            .filter(|(other, asked)| alike(other) && asked.idle_sweeps > 0);
+        let Some(victim) = idle
+            .max_by_key(|(_, asked)| asked.idle_sweeps)
+            .map(|(ask, _)| *ask)
+        else {
+            return false;
+        };
+        self.forget(victim);
+        self.resubscribe();
+        true
+    }
+
+    fn forget(&mut self, ask: Ask) {
+        self.asked.remove(&ask);
+        self.snapshot.used.remove(&ask);
+        match ask {
+            Ask::Outbound(address) => drop(self.snapshot.outbound.remove(&address)),
+            Ask::Workload(address) => drop(self.snapshot.workloads.remove(&address)),
+        }
+    }
+
+    /// A changed cluster that is in use waits for its endpoints to be sent again, and asks for that.
+    fn clusters_changed(&mut self, applied: &Applied, in_use: &HashSet<Arc<str>>) {
+        for name in &applied.changed {
+            self.touched.insert(name.clone());
+            self.awaiting.remove(name);
+            if let Some(spec) = self.clusters.known(name)
+                && let EndpointSource::Eds(eds) = &spec.source
+                && in_use.contains(name)
+            {
+                self.awaiting.insert(name.clone());
+                self.endpoints.want_again(eds);
+            }
+        }
+    }
+
+    fn endpoints_confirmed(&mut self, applied: &Applied) {
+        for eds in &applied.confirmed {
+            for cluster in self.eds_users.get(eds).into_iter().flatten() {
+                self.awaiting.remove(cluster);
+                self.touched.insert(cluster.clone());
+            }
+        }
+    }
+}
+
+fn workload_name(address: IpAddr) -> String {
+    // The network comes first; ours has no name.
+    format!("/{address}")
+}
+
+/// The question that a resource answers, if it is one that the data path asks.
+fn ask_of(type_url: &str, name: &str) -> Option<Ask> {
+    match ResourceType::from_type_url(type_url)? {
+        ResourceType::Listener if name != INBOUND => {
+            decode::listener_address(name).map(Ask::Outbound)
+        }
+        ResourceType::Address => name.strip_prefix('/')?.parse().ok().map(Ask::Workload),
+        _ => None,
+    }
+}

@@ -1,0 +1,377 @@
+//! The delta protocol for one resource type: what is subscribed, what has been answered, what is to be said next.
+//!
+//! Knows names, versions, nonces and bytes; what the bytes mean is the decoder's business. A resource that does not
+//! decode keeps its last good answer and goes into the NACK by name.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use tulle_xds_proto::ResourceType;
+use tulle_xds_proto::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
+};
+use tulle_xds_proto::google::protobuf::Any;
+use tulle_xds_proto::google::rpc::Status;
+
+use super::decode::DecodeError;
+
+/// The name that means every resource.
+const WILDCARD: &str = "*";
+/// gRPC status code of a NACK.
+const INVALID_ARGUMENT: i32 = 3;
+/// gRPC status code of a resource that does not exist.
+const NOT_FOUND: i32 = 5;
+/// Bad resources that a NACK names.
+const MAX_REPORTED: usize = 16;
+
+/// One resource type.
+#[derive(Debug)]
+pub(super) struct Tracker<R> {
+    kind: ResourceType,
+    wildcard: bool,
+    entries: HashMap<Arc<str>, Entry<R>>,
+    /// To be said with the next request.
+    subscribe: BTreeSet<Arc<str>>,
+    unsubscribe: BTreeSet<Arc<str>>,
+    acks: VecDeque<Ack>,
+    /// Nothing has been said on this stream yet.
+    fresh: bool,
+    /// The server has answered on some stream since the start.
+    answered: bool,
+}
+
+#[derive(Debug)]
+struct Entry<R> {
+    answer: Answer<R>,
+    version: String,
+    raw: Vec<u8>,
+}
+
+/// What the server has said about a name.
+#[derive(Debug)]
+pub(super) enum Answer<R> {
+    /// Nothing yet.
+    Waiting,
+    /// It does not exist.
+    Removed,
+    /// This.
+    Known(Arc<R>),
+}
+
+#[derive(Debug)]
+struct Ack {
+    nonce: String,
+    error: Option<Status>,
+}
+
+/// What a response did.
+#[derive(Debug, Default)]
+pub(super) struct Applied {
+    /// Names whose answer is another one now.
+    pub(super) changed: Vec<Arc<str>>,
+    /// Names that were sent, changed or not.
+    pub(super) confirmed: Vec<Arc<str>>,
+    /// Names whose resource was refused, and why.
+    pub(super) rejected: Vec<(String, DecodeError)>,
+}
+
+impl<R> Tracker<R> {
+    pub(super) fn new(kind: ResourceType, wildcard: bool) -> Self {
+        Self {
+            kind,
+            wildcard,
+            entries: HashMap::new(),
+            subscribe: BTreeSet::new(),
+            unsubscribe: BTreeSet::new(),
+            acks: VecDeque::new(),
+            fresh: true,
+            answered: false,
+        }
+    }
+
+    /// What is known of a name that is subscribed.
+    pub(super) fn answer(&self, name: &str) -> Option<&Answer<R>> {
+        self.entries.get(name).map(|entry| &entry.answer)
+    }
+
+    /// The resource of a name, if there is one.
+    pub(super) fn known(&self, name: &str) -> Option<&Arc<R>> {
+        match self.answer(name) {
+            Some(Answer::Known(resource)) => Some(resource),
+            _ => None,
+        }
+    }
+
+    /// Names with their answers.
+    pub(super) fn answers(&self) -> impl Iterator<Item = (&Arc<str>, &Answer<R>)> {
+        self.entries
+            .iter()
+            .map(|(name, entry)| (name, &entry.answer))
+    }
+
+    /// How many names are subscribed or known.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether `*` is subscribed.
+    pub(super) fn is_wildcard(&self) -> bool {
+        self.wildcard
+    }
+
+    /// Whether the server has said anything about this type.
+    pub(super) fn is_answered(&self) -> bool {
+        self.answered
+    }
+
+    /// Subscribes to a name, if it is not.
+    pub(super) fn want(&mut self, name: &Arc<str>) {
+        if self.entries.contains_key(name) {
+            return;
+        }
+        let entry = Entry {
+            answer: Answer::Waiting,
+            version: String::new(),
+            raw: Vec::new(),
+        };
+        self.entries.insert(name.clone(), entry);
+        self.unsubscribe.remove(name);
+        self.subscribe.insert(name.clone());
+    }
+
+    /// Asks for a name again although it is subscribed: the server must then send it.
+    pub(super) fn want_again(&mut self, name: &Arc<str>) {
+        if self.entries.contains_key(name) {
+            self.subscribe.insert(name.clone());
+        }
+    }
+
+    /// Subscribes to these names and no others; the names that are let go are returned.
+    pub(super) fn want_only(&mut self, names: &HashSet<Arc<str>>) -> Vec<Arc<str>> {
+        if self.wildcard {
+            return Vec::new();
+        }
+        let dropped: Vec<_> = self
+            .entries
+            .keys()
+            .filter(|name| !names.contains(*name))
+            .cloned()
+            .collect();
+        for name in &dropped {
+            self.entries.remove(name);
+            // What the server has not heard of needs no taking back; it does no harm either.
+            self.subscribe.remove(name);
+            self.unsubscribe.insert(name.clone());
+        }
+        for name in names {
+            self.want(name);
+        }
+        dropped
+    }
+
+    /// A new stream: everything is said again.
+    pub(super) fn reconnect(&mut self) {
+        self.fresh = true;
+        self.acks.clear();
+        self.subscribe.clear();
+        self.unsubscribe.clear();
+    }
+
+    /// Whether [`Tracker::next_request`] has something to say.
+    pub(super) fn has_request(&self) -> bool {
+        if self.fresh {
+            return self.wildcard || !self.entries.is_empty();
+        }
+        !(self.acks.is_empty() && self.subscribe.is_empty() && self.unsubscribe.is_empty())
+    }
+
+    /// The next thing to tell the server, without the node.
+    pub(super) fn next_request(&mut self) -> Option<DeltaDiscoveryRequest> {
+        if !self.has_request() {
+            return None;
+        }
+        let mut request = DeltaDiscoveryRequest {
+            type_url: self.kind.type_url().to_owned(),
+            ..Default::default()
+        };
+        if self.fresh {
+            self.fresh = false;
+            self.greet(&mut request);
+        } else if let Some(ack) = self.acks.pop_front() {
+            request.response_nonce = ack.nonce;
+            request.error_detail = ack.error;
+        }
+        let owned = |names: &mut BTreeSet<Arc<str>>| {
+            std::mem::take(names)
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+        };
+        request
+            .resource_names_subscribe
+            .extend(owned(&mut self.subscribe));
+        request.resource_names_unsubscribe = owned(&mut self.unsubscribe);
+        Some(request)
+    }
+
+    /// The first request of a stream: all names, with the versions that are here.
+    fn greet(&mut self, request: &mut DeltaDiscoveryRequest) {
+        self.subscribe.clear();
+        self.unsubscribe.clear();
+        if self.wildcard {
+            request.resource_names_subscribe.push(WILDCARD.to_owned());
+        } else {
+            let mut names: Vec<_> = self.entries.keys().map(ToString::to_string).collect();
+            names.sort();
+            request.resource_names_subscribe = names;
+        }
+        for (name, entry) in &self.entries {
+            if matches!(entry.answer, Answer::Known(_)) {
+                request
+                    .initial_resource_versions
+                    .insert(name.to_string(), entry.version.clone());
+            }
+        }
+    }
+
+    /// Takes a response of this type and remembers to acknowledge it.
+    pub(super) fn apply(
+        &mut self,
+        response: DeltaDiscoveryResponse,
+        decode: impl Fn(&str, &Any) -> Result<R, DecodeError>,
+    ) -> Applied {
+        let mut applied = Applied::default();
+        self.answered = true;
+        for resource in response.resources {
+            self.take(resource, &decode, &mut applied);
+        }
+        let missing = response.resource_errors.into_iter().filter_map(|error| {
+            let status = error
+                .error_detail
+                .is_some_and(|status| status.code == NOT_FOUND);
+            error
+                .resource_name
+                .filter(|_| status)
+                .map(|resource| resource.name)
+        });
+        let removed_names = response
+            .removed_resource_names
+            .into_iter()
+            .map(|removed| removed.name);
+        for name in response
+            .removed_resources
+            .into_iter()
+            .chain(missing)
+            .chain(removed_names)
+        {
+            self.remove(&name, &mut applied);
+        }
+        let error = (!applied.rejected.is_empty()).then(|| nack(&applied.rejected));
+        self.acks.push_back(Ack {
+            nonce: response.nonce,
+            error,
+        });
+        applied
+    }
+
+    fn take(
+        &mut self,
+        resource: Resource,
+        decode: &impl Fn(&str, &Any) -> Result<R, DecodeError>,
+        applied: &mut Applied,
+    ) {
+        // Without a body it is a heartbeat.
+        let Some(any) = resource.resource else { return };
+        if !self.wildcard && !self.entries.contains_key(resource.name.as_str()) {
+            return;
+        }
+        let name: Arc<str> = resource.name.into();
+        let unchanged = self.entries.get(&name).is_some_and(|entry| {
+            matches!(entry.answer, Answer::Known(_)) && entry.raw == any.value
+        });
+        if unchanged {
+            if let Some(entry) = self.entries.get_mut(&name) {
+                entry.version = resource.version;
+            }
+            applied.confirmed.push(name);
+            return;
+        }
+        match decode(&name, &any) {
+            Ok(decoded) => {
+                let entry = Entry {
+                    answer: Answer::Known(Arc::new(decoded)),
+                    version: resource.version,
+                    raw: any.value,
+                };
+                self.entries.insert(name.clone(), entry);
+                applied.changed.push(name.clone());
+                applied.confirmed.push(name);
+            }
+            Err(error) => applied.rejected.push((name.to_string(), error)),
+        }
+    }
+
+    fn remove(&mut self, name: &str, applied: &mut Applied) {
+        let Some((name, entry)) = self.entries.get_key_value(name) else {
+            return;
+        };
+        let name = name.clone();
+        let changed = !matches!(entry.answer, Answer::Removed);
+        if self.wildcard {
+            self.entries.remove(&name);
+        } else {
+            let entry = Entry {
+                answer: Answer::Removed,
+                version: String::new(),
+                raw: Vec::new(),
+            };
+            self.entries.insert(name.clone(), entry);
+        }
+        if changed {
+            applied.changed.push(name.clone());
+        }
+        applied.confirmed.push(name);
+    }
+
+    /// Everything answered, as the response that would teach it to another client.
+    pub(super) fn export(&self) -> DeltaDiscoveryResponse {
+        let mut response = DeltaDiscoveryResponse {
+            type_url: self.kind.type_url().to_owned(),
+            ..Default::default()
+        };
+        for (name, entry) in &self.entries {
+            match entry.answer {
+                Answer::Waiting => {}
+                Answer::Removed => response.removed_resources.push(name.to_string()),
+                Answer::Known(_) => response.resources.push(Resource {
+                    name: name.to_string(),
+                    version: entry.version.clone(),
+                    resource: Some(Any {
+                        type_url: self.kind.type_url().to_owned(),
+                        value: entry.raw.clone(),
+                    }),
+                    ..Default::default()
+                }),
+            }
+        }
+        response
+    }
+}
+
+fn nack(rejected: &[(String, DecodeError)]) -> Status {
+    let mut message = String::new();
+    for (name, error) in rejected.iter().take(MAX_REPORTED) {
+        if !message.is_empty() {
+            message.push_str("; ");
+        }
+        message.push_str(&format!("{name}: {error}"));
+    }
+    if rejected.len() > MAX_REPORTED {
+        message.push_str(&format!("; and {} more", rejected.len() - MAX_REPORTED));
+    }
+    Status {
+        code: INVALID_ARGUMENT,
+        message,
+        ..Default::default()
+    }
+}
