@@ -230,7 +230,7 @@ impl Core {
         request
     }
 
-    fn connected(&mut self) {
+    fn connected(&self) {
         if self.metrics.connected.get() == 1 {
             return;
         }
@@ -244,7 +244,7 @@ impl Core {
         });
     }
 
-    fn disconnected(&mut self, end: &Status) {
+    fn disconnected(&self, end: &Status) {
         let reason = format!("{:?}: {}", end.code(), end.message());
         if self.metrics.connected.set(0) == 1 {
             tracing::warn!(

@@ -80,9 +80,15 @@ pub(super) fn service_of(cluster: &str) -> Option<ServiceName> {
     let mut parts = cluster.splitn(4, '|');
     let (direction, _port, _subset, host) =
         (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    if !matches!(direction, "outbound" | "inbound") {
-        return None;
+    if matches!(direction, "outbound" | "inbound") {
+        service_of_host(host)
+    } else {
+        None
     }
+}
+
+/// The Service that a host such as `reviews.shop.svc.cluster.local` names.
+pub(super) fn service_of_host(host: &str) -> Option<ServiceName> {
     let (name, rest) = host.split_once('.')?;
     let (namespace, domain) = rest.split_once('.')?;
     let is_service = (domain == "svc" || domain.starts_with("svc.")) && !name.is_empty();

@@ -62,15 +62,22 @@ pub(super) fn header_name(field: &str, name: &str) -> Result<HeaderName, DecodeE
         .map_err(|error| DecodeError::invalid(field, name, error))
 }
 
-/// A literal header value: Envoy's `%COMMANDS%` are not evaluated here, `%%` is a per cent sign.
-pub(super) fn header_value(field: &str, value: &str) -> Result<HeaderValue, DecodeError> {
-    let literal = value.replace("%%", "\0");
-    if literal.contains('%') {
-        let remedy = "command operators are not supported; write %% for a per cent sign";
-        return Err(DecodeError::invalid(field, value, remedy));
+/// A literal header value: `%%` is a per cent sign, and Envoy's `%COMMANDS%` are refused, for nobody evaluates them here.
+fn header_value(field: &str, value: &str) -> Result<HeaderValue, DecodeError> {
+    let mut literal = String::with_capacity(value.len());
+    let mut rest = value;
+    while let Some((before, after)) = rest.split_once('%') {
+        literal.push_str(before);
+        literal.push('%');
+        let name = after.trim_start_matches(|c: char| c.is_ascii_uppercase() || c == '_');
+        if name.len() < after.len() && name.starts_with(['(', '%', ':']) {
+            let remedy = "command operators are not supported; write %% for a per cent sign";
+            return Err(DecodeError::invalid(field, value, remedy));
+        }
+        rest = after.strip_prefix('%').unwrap_or(after);
     }
+    literal.push_str(rest);
     literal
-        .replace('\0', "%")
         .parse()
         .map_err(|error| DecodeError::invalid(field, value, error))
 }

@@ -8,14 +8,15 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tulle_xds_proto::ENDPOINT_METADATA;
 use tulle_xds_proto::envoy::config::core::v3::TrafficDirection;
 use tulle_xds_proto::envoy::config::listener::v3 as pb;
 use tulle_xds_proto::envoy::config::listener::v3::{filter, listener_filter};
 use tulle_xds_proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use tulle_xds_proto::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
-use tulle_xds_proto::google::protobuf::Any;
+use tulle_xds_proto::google::protobuf::{Any, value};
 
-use super::cluster::service_of;
+use super::cluster::service_of_host;
 use super::error::{At, DecodeError, refuse, same_name, unpack};
 use super::{INBOUND, address, listener_address, route};
 use crate::config::listener::{RouteSource, TcpRoute};
@@ -67,7 +68,8 @@ pub(super) fn decode(name: &str, any: &Any) -> Result<Listener, DecodeError> {
 /// One filter chain, reduced to what matters here.
 struct Chain {
     field: String,
-    name: String,
+    /// Host of the Service that the chain is for, if the control plane says so.
+    service: Option<String>,
     port: Option<u16>,
     /// It takes mesh TLS.
     tls: bool,
@@ -131,12 +133,24 @@ fn chain(message: &pb::FilterChain, field: &str) -> Result<Chain, DecodeError> {
         || rule.transport_protocol == "tls" && rule.application_protocols.iter().any(is_mesh);
     Ok(Chain {
         field: field.to_owned(),
-        name: message.name.clone(),
+        service: service_host(message),
         port,
         tls,
         http_only: !rule.application_protocols.is_empty() && !tls,
         filter: filter(&message.filters)?,
     })
+}
+
+fn service_host(message: &pb::FilterChain) -> Option<String> {
+    let ours = message
+        .metadata
+        .as_ref()?
+        .filter_metadata
+        .get(ENDPOINT_METADATA)?;
+    match ours.fields.get("service")?.kind.as_ref()? {
+        value::Kind::StringValue(host) => Some(host.clone()),
+        _ => None,
+    }
 }
 
 fn check_match(rule: &pb::FilterChainMatch) -> Result<(), DecodeError> {
@@ -313,7 +327,7 @@ fn inbound_port(chains: Vec<Chain>, detect: bool, port: &str) -> Result<InboundP
     let plaintext = chains.iter().any(|chain| !chain.tls);
     let service = chains
         .iter()
-        .find_map(|chain| service_of(&chain.name))
+        .find_map(|chain| service_of_host(chain.service.as_deref()?))
         .map(Arc::new);
     let protocol = match protocol(chains, detect, &field)? {
         Protocol::Http(http) => Protocol::Http(inline(http, &field)?),

@@ -1,7 +1,8 @@
 //! `RouteConfiguration`: the routes of one listener.
 //!
 //! A listener stands for one destination, so its routes are those of a single virtual host `*`: the Host header does
-//! not choose.
+//! not choose. A hash policy is a wish about balancing, as Envoy takes it too where the cluster's policy does not hash,
+//! and is ignored.
 
 use std::sync::Arc;
 
@@ -182,11 +183,6 @@ fn forward(
         "rate_limits",
         "remove them",
     )?;
-    refuse(
-        !message.hash_policy.is_empty(),
-        "hash_policy",
-        "remove it; requests are balanced one by one",
-    )?;
     refuse(message.cors.is_some(), "cors", "remove it")?;
     refuse(message.hedge_policy.is_some(), "hedge_policy", "remove it")?;
     refuse(
@@ -216,9 +212,10 @@ fn forward(
         path_rewrite: path_rewrite(message)?,
         host_rewrite: match &message.host_rewrite_specifier {
             None => None,
-            Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => {
-                Some(header::header_value("host_rewrite_literal", host)?)
-            }
+            Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => Some(
+                host.parse()
+                    .map_err(|error| DecodeError::invalid("host_rewrite_literal", host, error))?,
+            ),
             Some(_) => {
                 let remedy = "use host_rewrite_literal";
                 return Err(DecodeError::unsupported("host_rewrite_specifier", remedy));
@@ -351,7 +348,9 @@ fn regex_rewrite(message: &RegexMatchAndSubstitute) -> Result<PathRewrite, Decod
         let remedy = "only the whole path can be replaced (^/.*$); use prefix_rewrite for a prefix";
         return Err(DecodeError::invalid("pattern.regex", pattern, remedy));
     }
-    if message.substitution.contains('\\') {
+    // A backslash begins a group, two of them are one.
+    let literal = message.substitution.replace(r"\\", "\0");
+    if literal.contains(['\\']) {
         let remedy = "groups are not supported; give the new path literally";
         return Err(DecodeError::invalid(
             "substitution",
@@ -359,7 +358,7 @@ fn regex_rewrite(message: &RegexMatchAndSubstitute) -> Result<PathRewrite, Decod
             remedy,
         ));
     }
-    literal_path("substitution", &message.substitution)
+    literal_path("substitution", &literal.replace('\0', r"\"))
 }
 
 fn literal_path(field: &str, path: &str) -> Result<PathRewrite, DecodeError> {

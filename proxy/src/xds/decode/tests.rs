@@ -11,7 +11,9 @@ use tulle_xds_proto::envoy::config::listener::v3 as lds;
 use tulle_xds_proto::envoy::config::route::v3 as rds;
 use tulle_xds_proto::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use tulle_xds_proto::envoy::config::route::v3::route::Action;
-use tulle_xds_proto::envoy::config::route::v3::route_action::ClusterSpecifier;
+use tulle_xds_proto::envoy::config::route::v3::route_action::{
+    ClusterSpecifier, HostRewriteSpecifier,
+};
 use tulle_xds_proto::envoy::config::route::v3::route_match::PathSpecifier;
 use tulle_xds_proto::envoy::extensions::load_balancing_policies::random::v3::Random;
 use tulle_xds_proto::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
@@ -178,7 +180,16 @@ fn inbound_is_strict_where_the_plaintext_chain_is_absent() {
         .filter_chains
         .push(inbound_chain(None, true, tcp("inbound|0||")));
     message.default_filter_chain = Some(inbound_chain(None, false, tcp("inbound|0||")));
-    message.filter_chains[0].name = "inbound|8080||echo.demo.svc.cluster.local".to_owned();
+    let host = protobuf::Value {
+        kind: Some(protobuf::value::Kind::StringValue(
+            "echo.demo.svc.cluster.local".to_owned(),
+        )),
+    };
+    let fields = [("service".to_owned(), host)].into();
+    message.filter_chains[0].metadata = Some(Metadata {
+        filter_metadata: [("tulle.dev".to_owned(), protobuf::Struct { fields })].into(),
+        ..Default::default()
+    });
     let Ok(Listener::Inbound(inbound)) = listener(INBOUND, &pack(&message)) else {
         panic!("it is inbound");
     };
@@ -191,7 +202,7 @@ fn inbound_is_strict_where_the_plaintext_chain_is_absent() {
         .port(8080)
         .service
         .as_ref()
-        .expect("the chain's name has it");
+        .expect("the chain's metadata has it");
     assert_eq!(&*service.host, "echo.demo.svc.cluster.local");
     assert!(inbound.port(9090).service.is_none());
 
@@ -436,6 +447,13 @@ fn route_actions() {
         weighted(&[u32::MAX, 1]),
         Err(at("weighted_clusters")),
     );
+    check(
+        "a new host",
+        with_action(|a| {
+            a.host_rewrite_specifier = Some(HostRewriteSpecifier::HostRewriteLiteral("a%b".into()))
+        }),
+        Ok(()),
+    );
     check("no weights", weighted(&[]), Err(at("weighted_clusters")));
     type Change = fn(&mut rds::RouteAction);
     let table: [(&str, Change, Expected); 12] = [
@@ -605,6 +623,11 @@ fn header_changes() {
         "nothing",
         with(HeaderValueOption::default()),
         Err(at("header")),
+    );
+    check(
+        "a lone per cent sign",
+        with(option("x-a", "50% off", 2)),
+        Ok(()),
     );
     let remove = with_route(|route| route.response_headers_to_remove.push("x y".to_owned()));
     check(
