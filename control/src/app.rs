@@ -148,6 +148,7 @@ pub(crate) async fn serve(
         limits.pod_wait,
         ca_metrics,
     );
+    let handshakes = listener::Metrics::register(&mut registry);
     let gauges = admin::Gauges::register(&mut registry);
     admin::routes(
         &mut admin,
@@ -174,7 +175,7 @@ pub(crate) async fn serve(
         "bundle-follower",
         follow_bundle(authority.clone(), discovery.clone()),
     );
-    let incoming = listener::accept(listener, authority.identity().clone(), &tasks);
+    let incoming = listener::accept(listener, authority.identity().clone(), &tasks, handshakes);
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))

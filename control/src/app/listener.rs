@@ -11,6 +11,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -37,16 +39,34 @@ pub(crate) struct Connection {
     peer: Peer,
 }
 
+/// What the port counts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Metrics {
+    failed: Counter,
+}
+
+impl Metrics {
+    /// Registers every metric in `registry`.
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let help = "TLS handshakes of proxies that failed or took too long";
+        registry.register("xds_handshake_failures", help, metrics.failed.clone());
+        metrics
+    }
+}
+
 /// Accepts connections until the tasks are cancelled or the receiver is dropped.
 pub(crate) fn accept(
     listener: TcpListener,
     identity: Identity,
     tasks: &Tasks,
+    metrics: Metrics,
 ) -> mpsc::Receiver<io::Result<Connection>> {
     let (connections, incoming) = mpsc::channel(1);
     let acceptor = Arc::new(Acceptor {
         identity,
         config: Mutex::new(None),
+        metrics,
     });
     let (owner, cancelled) = (tasks.clone(), tasks.cancelled());
     tasks.spawn("xds-listener", async move {
@@ -82,13 +102,17 @@ async fn accept_loop(
         };
         let (acceptor, connections) = (acceptor.clone(), connections.clone());
         tasks.spawn_connection("xds-handshake", async move {
-            match tokio::time::timeout(HANDSHAKE, acceptor.handshake(stream, address)).await {
+            let handshake = tokio::time::timeout(HANDSHAKE, acceptor.handshake(stream, address));
+            match handshake
+                .await
+                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            {
                 // Nobody listens any more while the server is shutting down.
-                Ok(Ok(connection)) => drop(connections.send(Ok(connection)).await),
-                Ok(Err(error)) => {
-                    tracing::info!(client.addr = %address, %error, "TLS handshake failed")
+                Ok(connection) => drop(connections.send(Ok(connection)).await),
+                Err(error) => {
+                    acceptor.metrics.failed.inc();
+                    tracing::info!(client.addr = %address, %error, "TLS handshake failed");
                 }
-                Err(_) => tracing::info!(client.addr = %address, "TLS handshake took too long"),
             }
             drop(place);
         });
@@ -99,6 +123,7 @@ struct Acceptor {
     identity: Identity,
     /// The configuration of the identity's present generation.
     config: Mutex<Option<(u64, Arc<ServerConfig>)>>,
+    metrics: Metrics,
 }
 
 impl Acceptor {

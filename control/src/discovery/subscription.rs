@@ -115,7 +115,7 @@ pub(crate) struct Subscription {
     started: bool,
     /// In the state-of-the-world variant: something was named at some time.
     named: bool,
-    /// An answer is owed even if there is nothing to put into it: the client waits for the end of "all".
+    /// An answer is owed even if there is nothing to put into it: the client waits to hear that it has all.
     greet: bool,
     entries: HashMap<Name, Entry>,
     /// How many of the entries are explicit.
@@ -199,6 +199,8 @@ impl Subscription {
         let verdict = ask.reply.map_or(Verdict::None, |reply| self.reply(reply));
         let mut came_with = Vec::new();
         if first {
+            // A client that has everything already is told so by an empty answer.
+            self.greet = !ask.initial_versions.is_empty();
             for (name, version) in ask.initial_versions {
                 let held = version.parse().map_or(Held::Foreign, Held::Version);
                 self.entries.insert(

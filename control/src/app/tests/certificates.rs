@@ -279,6 +279,11 @@ async fn a_client_certificate_of_another_mesh_does_not_get_through_the_handshake
             .is_err_and(|status| status.code() != Code::Unauthenticated),
     };
     assert!(refused);
+    let metrics = plane.admin("/metrics").await;
+    assert!(
+        metrics.contains("tulle_xds_handshake_failures_total 1"),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]

@@ -261,6 +261,23 @@ fn a_reconnecting_client_gets_what_differs_and_loses_what_vanished() {
 }
 
 #[test]
+fn a_reconnecting_client_that_has_everything_is_told_so() {
+    let shelf = Shelf::with(&["a"]);
+    let mut subscription = new(ResourceType::Listener);
+    let initial_versions = vec![("a".into(), Version::of(b"a").to_string())];
+    apply(
+        &mut subscription,
+        &shelf,
+        Ask {
+            initial_versions,
+            ..subscribe(&["a"])
+        },
+    );
+    assert_eq!(shelf.drain(&mut subscription), pair(&[], &[]));
+    assert_eq!(shelf.drain(&mut subscription), None);
+}
+
+#[test]
 fn a_reconnecting_client_gets_its_endpoints_even_if_it_has_them() {
     let shelf = Shelf::with(&["a"]);
     let mut subscription = new(ResourceType::Endpoints);
