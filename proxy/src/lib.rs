@@ -33,3 +33,5 @@ mod handover;
 
 pub mod inbound;
 pub mod outbound;
+
+pub mod admin;

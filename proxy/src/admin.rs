@@ -1,0 +1,177 @@
+//! What an operator sees of a sidecar, and the two things that may be changed: the log filter, and draining.
+//!
+//! Three ports. Loopback has everything; the pod network has readiness on one and metrics on another, and neither
+//! answers anything else. What is shown holds no secrets: no keys, no tokens, no values of credential headers.
+
+mod certs;
+mod clusters;
+mod dump;
+mod status;
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use http::StatusCode;
+use prometheus_client::registry::Registry;
+use tulle_runtime::admin::{AdminError, AdminServer, Answer, json, text, typed};
+use tulle_runtime::metrics;
+use tulle_runtime::names::ports;
+use tulle_runtime::tasks::Tasks;
+use tulle_runtime::trace::TraceHandle;
+
+pub use status::Status;
+
+use crate::config::Config;
+
+/// Everything that the admin endpoint shows or changes.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// How far the sidecar has come, and whether it should drain.
+    pub status: Status,
+    /// What the control plane said.
+    pub config: Config,
+    /// Every metric of the process.
+    pub registry: Arc<Registry>,
+    /// The log filter.
+    pub trace: TraceHandle,
+}
+
+/// Where the three servers listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// Everything; must be loopback.
+    pub admin: SocketAddr,
+    /// Metrics, for Prometheus.
+    pub metrics: SocketAddr,
+    /// Readiness, for kubelet.
+    pub readiness: SocketAddr,
+}
+
+impl Default for Addresses {
+    fn default() -> Self {
+        Self {
+            admin: (Ipv4Addr::LOCALHOST, ports::ADMIN).into(),
+            metrics: (Ipv6Addr::UNSPECIFIED, ports::METRICS).into(),
+            readiness: (Ipv6Addr::UNSPECIFIED, ports::READINESS).into(),
+        }
+    }
+}
+
+impl Admin {
+    /// Binds and serves all three; gives the addresses that they really have.
+    ///
+    /// # Errors
+    /// If an address cannot be bound, or the admin address is not loopback.
+    pub async fn start(self, at: Addresses, tasks: &Tasks) -> Result<Addresses, AdminError> {
+        let mut admin = AdminServer::bind(at.admin).await?;
+        let mut scrape = bind_everywhere(at.metrics).await?;
+        let mut readiness = bind_everywhere(at.readiness).await?;
+        let bound = Addresses {
+            admin: admin.local_addr(),
+            metrics: scrape.local_addr(),
+            readiness: readiness.local_addr(),
+        };
+        self.operator_routes(&mut admin);
+        self.metrics_route(&mut scrape, "/stats/prometheus");
+        self.metrics_route(&mut scrape, "/metrics");
+        self.ready_route(&mut readiness, "/healthz/ready");
+        admin.serve("admin", tasks);
+        scrape.serve("metrics", tasks);
+        readiness.serve("readiness", tasks);
+        Ok(bound)
+    }
+
+    fn operator_routes(&self, server: &mut AdminServer) {
+        self.ready_route(server, "/ready");
+        self.metrics_route(server, "/stats");
+        self.metrics_route(server, "/stats/prometheus");
+        let config = self.config.clone();
+        server.get("/config_dump", move |_| {
+            ready(json(&dump::snapshot(&config.load())))
+        });
+        let config = self.config.clone();
+        server.get("/clusters", move |_| {
+            ready(json(&clusters::live(&config.load())))
+        });
+        let status = self.status.clone();
+        server.get("/certs", move |_| {
+            ready(match status.identity() {
+                Some(identity) => json(&certs::describe(&identity.current())),
+                None => text(StatusCode::SERVICE_UNAVAILABLE, "no certificate yet\n"),
+            })
+        });
+        self.logging_routes(server);
+        let status = self.status.clone();
+        server.post("/drain", move |_| {
+            status.request_drain();
+            ready(text(StatusCode::ACCEPTED, "draining\n"))
+        });
+    }
+
+    fn logging_routes(&self, server: &mut AdminServer) {
+        let trace = self.trace.clone();
+        server.get("/logging", move |_| {
+            ready(text(StatusCode::OK, format!("{}\n", trace.filter())))
+        });
+        let trace = self.trace.clone();
+        server.post("/logging", move |request| {
+            ready(set_filter(&trace, &request.body))
+        });
+    }
+
+    fn metrics_route(&self, server: &mut AdminServer, path: &str) {
+        let registry = self.registry.clone();
+        server.get(path, move |_| {
+            ready(typed(
+                StatusCode::OK,
+                metrics::CONTENT_TYPE,
+                metrics::encode(&registry),
+            ))
+        });
+    }
+
+    fn ready_route(&self, server: &mut AdminServer, path: &str) {
+        let (status, config) = (self.status.clone(), self.config.clone());
+        server.get(path, move |_| {
+            ready(match status.unready(&config) {
+                None => text(StatusCode::OK, "ready\n"),
+                Some(reason) => text(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    format!("not ready: {reason}\n"),
+                ),
+            })
+        });
+    }
+}
+
+fn set_filter(trace: &TraceHandle, body: &[u8]) -> Answer {
+    let filter = std::str::from_utf8(body).unwrap_or_default().trim();
+    if filter.is_empty() {
+        let usage = "send the filter as the body, such as `info` or `info,tulle_proxy=debug`\n";
+        return text(StatusCode::BAD_REQUEST, usage);
+    }
+    match trace.set_filter(filter) {
+        Ok(()) => {
+            tracing::info!(filter, "log filter changed");
+            text(StatusCode::OK, format!("{}\n", trace.filter()))
+        }
+        Err(e) => text(StatusCode::BAD_REQUEST, format!("{e}\n")),
+    }
+}
+
+fn ready(answer: Answer) -> std::future::Ready<Answer> {
+    std::future::ready(answer)
+}
+
+/// Both IP families through one socket; IPv4 alone where the kernel has no IPv6.
+async fn bind_everywhere(address: SocketAddr) -> Result<AdminServer, AdminError> {
+    match AdminServer::bind_exposed(address).await {
+        Err(_) if address.ip() == Ipv6Addr::UNSPECIFIED => {
+            AdminServer::bind_exposed((Ipv4Addr::UNSPECIFIED, address.port()).into()).await
+        }
+        bound => bound,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,240 @@
+//! Istio's standard metrics, under its names: `istio_requests_total` and the rest.
+//!
+//! One table of series for HTTP and one for TCP, shared by all workers. A worker looks a series up once and then holds
+//! it; counting is a few relaxed atomics. The tables are bounded: what comes after the last free place is counted under
+//! `unknown` labels, and that it was is counted too.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+
+use super::access_log::Dropped;
+use super::histogram::Histogram;
+use super::labels::Labels;
+use super::record::RequestRecord;
+
+/// Series of HTTP, and again of TCP, that get labels of their own.
+const MAX_SERIES: usize = 1_000;
+
+/// Everything that is counted about requests and connections.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    http: Table<HttpSeries>,
+    tcp: Table<TcpSeries>,
+    overflows: AtomicU64,
+    log_drops: Option<Dropped>,
+}
+
+/// What is counted about the requests of one set of labels.
+#[derive(Debug, Default)]
+pub(super) struct HttpSeries {
+    /// Its count is the number of requests.
+    duration: Histogram,
+    request_bytes: Histogram,
+    response_bytes: Histogram,
+}
+
+/// What is counted about the connections of one set of labels.
+#[derive(Debug, Default)]
+pub(super) struct TcpSeries {
+    pub(super) opened: AtomicU64,
+    pub(super) closed: AtomicU64,
+    pub(super) sent: AtomicU64,
+    pub(super) received: AtomicU64,
+}
+
+impl Metrics {
+    pub(super) fn new(log_drops: Option<Dropped>) -> Self {
+        let (http, tcp) = (Table::default(), Table::default());
+        Self {
+            http,
+            tcp,
+            overflows: AtomicU64::new(0),
+            log_drops,
+        }
+    }
+
+    /// The series of HTTP that has these labels.
+    pub(super) fn http(&self, labels: &Labels) -> Arc<HttpSeries> {
+        self.http.series(labels, &self.overflows)
+    }
+
+    /// The series of TCP that has these labels.
+    pub(super) fn tcp(&self, labels: &Labels) -> Arc<TcpSeries> {
+        self.tcp.series(labels, &self.overflows)
+    }
+}
+
+impl HttpSeries {
+    /// Counts a request that is over.
+    pub(super) fn observe(&self, record: &RequestRecord) {
+        let micros = u64::try_from(record.duration.as_micros()).unwrap_or(u64::MAX);
+        self.duration.observe_thousandths(micros);
+        self.request_bytes.observe(record.bytes_received);
+        self.response_bytes.observe(record.bytes_sent);
+    }
+}
+
+#[derive(Debug)]
+struct Table<S>(Mutex<HashMap<Arc<Labels>, Arc<S>>>);
+
+impl<S> Default for Table<S> {
+    fn default() -> Self {
+        Self(Mutex::new(HashMap::new()))
+    }
+}
+
+impl<S: Default> Table<S> {
+    fn series(&self, labels: &Labels, overflows: &AtomicU64) -> Arc<S> {
+        let mut table = self.0.lock();
+        if let Some(series) = table.get(labels) {
+            return series.clone();
+        }
+        let labels = if table.len() < MAX_SERIES {
+            labels.clone()
+        } else {
+            overflows.fetch_add(1, Ordering::Relaxed);
+            labels.overflow()
+        };
+        table.entry(Arc::new(labels)).or_default().clone()
+    }
+
+    /// A copy to encode from, so that a scrape does not hold workers up.
+    fn all(&self) -> Vec<(Arc<Labels>, Arc<S>)> {
+        self.0
+            .lock()
+            .iter()
+            .map(|(labels, series)| (labels.clone(), series.clone()))
+            .collect()
+    }
+}
+
+impl Collector for Metrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let http = self.http.all();
+        counter(&mut encoder, "istio_requests", "Requests", &http, |s| {
+            s.duration.count()
+        })?;
+        let milliseconds = "istio_request_duration_milliseconds";
+        histogram(
+            &mut encoder,
+            milliseconds,
+            "Duration of requests",
+            &http,
+            |s| &s.duration,
+        )?;
+        histogram(
+            &mut encoder,
+            "istio_request_bytes",
+            "Sizes of request bodies",
+            &http,
+            |s| &s.request_bytes,
+        )?;
+        histogram(
+            &mut encoder,
+            "istio_response_bytes",
+            "Sizes of response bodies",
+            &http,
+            |s| &s.response_bytes,
+        )?;
+        let tcp = self.tcp.all();
+        let read = |field: &AtomicU64| field.load(Ordering::Relaxed);
+        counter(
+            &mut encoder,
+            "istio_tcp_connections_opened",
+            "Connections opened",
+            &tcp,
+            |s| read(&s.opened),
+        )?;
+        counter(
+            &mut encoder,
+            "istio_tcp_connections_closed",
+            "Connections closed",
+            &tcp,
+            |s| read(&s.closed),
+        )?;
+        counter(
+            &mut encoder,
+            "istio_tcp_sent_bytes",
+            "Bytes sent in responses",
+            &tcp,
+            |s| read(&s.sent),
+        )?;
+        counter(
+            &mut encoder,
+            "istio_tcp_received_bytes",
+            "Bytes received in requests",
+            &tcp,
+            |s| read(&s.received),
+        )?;
+        plain(
+            &mut encoder,
+            "tulle_telemetry_overflows",
+            "Sets of labels that found no place among the series",
+            self.overflows.load(Ordering::Relaxed),
+        )?;
+        if let Some(dropped) = &self.log_drops {
+            plain(
+                &mut encoder,
+                "tulle_access_log_dropped_lines",
+                "Lines that did not fit the buffer",
+                dropped.lines(),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn family<S>(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help, kind): (&str, &str, MetricType),
+    series: &[(Arc<Labels>, Arc<S>)],
+    one: impl Fn(&S, MetricEncoder<'_>) -> fmt::Result,
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+    for (labels, series) in series {
+        one(series, metric.encode_family(&**labels)?)?;
+    }
+    Ok(())
+}
+
+fn counter<S>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    series: &[(Arc<Labels>, Arc<S>)],
+    value: impl Fn(&S) -> u64,
+) -> fmt::Result {
+    family(
+        encoder,
+        (name, help, MetricType::Counter),
+        series,
+        |series, mut metric| metric.encode_counter::<NoLabelSet, _, u64>(&value(series), None),
+    )
+}
+
+fn histogram<S>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    series: &[(Arc<Labels>, Arc<S>)],
+    value: impl Fn(&S) -> &Histogram,
+) -> fmt::Result {
+    family(
+        encoder,
+        (name, help, MetricType::Histogram),
+        series,
+        |series, metric| value(series).encode(metric),
+    )
+}
+
+fn plain(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    metric.encode_counter::<NoLabelSet, _, u64>(&value, None)
+}
