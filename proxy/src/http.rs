@@ -9,6 +9,7 @@ mod exchange;
 mod forward;
 mod headers;
 mod inbound;
+mod linger;
 mod local_reply;
 mod outbound;
 mod server;

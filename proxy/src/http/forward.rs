@@ -43,25 +43,10 @@ pub(super) enum Destination {
 }
 
 /// A response head and what it holds.
-struct Won {
+pub(super) struct Won {
     response: Response<Incoming>,
     lease: Lease,
     active: ActiveGuard,
-    budget: Option<BudgetGuard>,
-    deadline: Option<Instant>,
-}
-
-/// A request that was not answered; boxed, because that is rare.
-#[derive(Debug)]
-pub(super) struct Failed {
-    pub(super) exchange: Exchange,
-    pub(super) failure: Failure,
-}
-
-impl Failed {
-    fn new(exchange: Exchange, failure: Failure) -> Box<Self> {
-        Box::new(Self { exchange, failure })
-    }
 }
 
 /// How an attempt ended that brought no response.
@@ -135,94 +120,164 @@ impl Plan {
     }
 }
 
-/// Sends a request and answers it; what failed is for the caller to answer.
-pub(super) async fn forward(
-    mut exchange: Exchange,
-    plan: Plan,
-    head: Head,
-    upgrade: Option<OnUpgrade>,
-) -> Result<Response<ResponseBody>, Box<Failed>> {
-    exchange.record.cluster = Some(plan.cluster.clone());
-    match run(&mut exchange, &plan, head).await {
-        Ok(won) if won.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            upgrade_both(exchange, &plan, won, upgrade)
-        }
-        Ok(won) => Ok(respond(exchange, &plan, won)),
-        Err(failure) => Err(Failed::new(exchange, failure)),
-    }
+/// The attempts of one request.
+pub(super) struct Attempts<'p> {
+    retries: Retries<'p>,
+    /// When the whole exchange has to be over.
+    deadline: Option<Instant>,
+    per_try: Option<Duration>,
+    /// The request's head, unless an attempt has used it up.
+    head: Option<Head>,
+    /// Endpoints that were tried in vain.
+    tried: SmallVec<[SocketAddr; 4]>,
+    /// The current attempt's share of the retry budget.
+    budget: Option<BudgetGuard>,
 }
 
-/// The attempts, until one brings a response that is worth sending on.
-async fn run(exchange: &mut Exchange, plan: &Plan, head: Head) -> Result<Won, Failure> {
-    let mut retries = Retries::new(plan.retry_policy(), &head.method);
-    let rules = plan.rules().map(|(_, forward, _)| forward);
-    let deadline = rules
-        .and_then(|rules| rules.timeout)
-        .map(|timeout| Instant::now() + timeout);
-    let per_try = rules.and_then(|rules| rules.per_try_timeout);
-    let mut head = Some(head);
-    let mut tried = SmallVec::<[SocketAddr; 4]>::new();
-    let mut budget = None;
-    loop {
-        let target = plan.target(exchange, &tried)?;
-        note_attempt(exchange, &target);
-        let outcome = attempt(exchange, &target, &mut head, &retries, deadline, per_try).await;
-        let again = head.is_some() && exchange.replay.is_replayable();
-        let lost = match outcome {
-            Ok((response, lease, active)) => {
-                let marked = target.identity().is_some() && headers::is_marked(response.headers());
-                let covered =
-                    marked || retries.cover_response(response.status(), response.headers());
-                let retry = (covered && again).then(|| retries.take(&target.cluster));
-                let Some(Some((delay, guard))) = retry else {
-                    if covered && !retries.are_left() && exchange.record.attempts > 1 {
-                        exchange
-                            .record
-                            .flags
-                            .insert(ResponseFlag::UpstreamRetryLimitExceeded);
-                    }
+/// Whether an attempt is followed by another one.
+enum Next {
+    Nothing,
+    AtOnce,
+    After(Duration, BudgetGuard),
+}
+
+impl<'p> Attempts<'p> {
+    pub(super) fn new(plan: &'p Plan, head: Head) -> Self {
+        let forward = plan.rules().map(|(_, forward, _)| forward);
+        let timeout = forward.and_then(|forward| forward.timeout);
+        Self {
+            retries: Retries::new(plan.retry_policy(), &head.method),
+            deadline: timeout.map(|timeout| Instant::now() + timeout),
+            per_try: forward.and_then(|forward| forward.per_try_timeout),
+            head: Some(head),
+            tried: SmallVec::new(),
+            budget: None,
+        }
+    }
+
+    /// Tries until one attempt brings a response that is worth sending on, or nothing is left to try.
+    pub(super) async fn run(
+        &mut self,
+        exchange: &mut Exchange,
+        plan: &Plan,
+    ) -> Result<Won, Failure> {
+        loop {
+            let target = plan.target(exchange, &self.tried)?;
+            note_attempt(exchange, &target);
+            let outcome = self.attempt(exchange, &target).await;
+            if outcome.is_err() && exchange.replay.has_failed() {
+                return Err(Failure::ClientGone);
+            }
+            match self.next(exchange, &target, &outcome) {
+                Next::Nothing => {
                     exchange.replay.commit();
-                    return Ok(Won {
-                        response,
-                        lease,
-                        active,
-                        budget,
-                        deadline,
-                    });
-                };
-                drop((response, lease, active));
-                tried.push(target.address);
-                budget = Some(guard);
-                pause(delay, deadline).await?;
-                continue;
+                    return outcome.map_err(Failure::from);
+                }
+                Next::AtOnce => {}
+                Next::After(delay, guard) => {
+                    drop(outcome);
+                    self.tried.push(target.address);
+                    self.budget = Some(guard);
+                    pause(delay, self.deadline).await?;
+                }
             }
-            Err(lost) => lost,
-        };
-        if exchange.replay.has_failed() {
-            return Err(Failure::ClientGone);
         }
-        let stale = matches!(&lost, Lost::Upstream(UpstreamError::NotSent));
-        if stale && again && retries.take_stale() {
-            continue;
-        }
-        let covered = match &lost {
-            Lost::Upstream(error) => retries.covers(error),
-            Lost::TryTimeout => retries.cover_timeout(),
-            Lost::Timeout => false,
-        };
-        let retry = (covered && again).then(|| retries.take(&target.cluster));
-        let Some(Some((delay, guard))) = retry else {
-            if covered && !retries.are_left() && exchange.record.attempts > 1 {
-                exchange
-                    .record
-                    .flags
-                    .insert(ResponseFlag::UpstreamRetryLimitExceeded);
+    }
+
+    fn next(
+        &mut self,
+        exchange: &mut Exchange,
+        target: &Target,
+        outcome: &Result<Won, Lost>,
+    ) -> Next {
+        let covered = match outcome {
+            Ok(won) => {
+                let headers = won.response.headers();
+                let marked = target.identity().is_some() && headers::is_marked(headers);
+                marked || self.retries.cover_response(won.response.status(), headers)
             }
-            return Err(lost.into());
+            Err(Lost::Upstream(error)) => self.retries.covers(error),
+            Err(Lost::TryTimeout) => self.retries.cover_timeout(),
+            Err(Lost::Timeout) => false,
         };
-        tried.push(target.address);
-        budget = Some(guard);
-        pause(delay, deadline).await?;
+        if !covered || self.head.is_none() || !exchange.replay.is_replayable() {
+            return Next::Nothing;
+        }
+        let stale = matches!(outcome, Err(Lost::Upstream(UpstreamError::NotSent)));
+        if stale && self.retries.take_stale() {
+            return Next::AtOnce;
+        }
+        if !self.retries.are_left() && exchange.record.attempts > 1 {
+            exchange
+                .record
+                .flags
+                .insert(ResponseFlag::UpstreamRetryLimitExceeded);
+        }
+        let retry = self.retries.take(&target.cluster);
+        retry.map_or(Next::Nothing, |(delay, guard)| Next::After(delay, guard))
+    }
+
+    /// One attempt, within its time.
+    async fn attempt(&mut self, exchange: &mut Exchange, target: &Target) -> Result<Won, Lost> {
+        let this_try = self.per_try.map(|timeout| Instant::now() + timeout);
+        let all = self.deadline;
+        let ends = all.into_iter().chain(this_try).min();
+        tokio::select! {
+            biased;
+            outcome = self.send(exchange, target) => outcome.map_err(Lost::Upstream),
+            () = expired(ends) => Err(if ends == all { Lost::Timeout } else { Lost::TryTimeout }),
+        }
+    }
+
+    /// Sends the request. Its head stays here if it may be needed again.
+    async fn send(
+        &mut self,
+        exchange: &mut Exchange,
+        target: &Target,
+    ) -> Result<Won, UpstreamError> {
+        if target.cluster.state.active.load(Relaxed) >= target.cluster.limits.max_requests {
+            return Err(UpstreamError::Overflow("requests"));
+        }
+        let active = match &target.endpoint {
+            Some(endpoint) => ActiveGuard::new(&target.cluster, endpoint),
+            None => ActiveGuard::of_cluster(&target.cluster),
+        };
+        let worker = exchange.connection.worker.clone();
+        let version = exchange.connection.version;
+        let careful = !self.retries.is_idempotent();
+        let mut lease = worker
+            .upstream
+            .lease(&worker, target, version, careful)
+            .await?;
+        let head = if self.is_repeatable(target, version) {
+            self.head.clone()
+        } else {
+            self.head.take()
+        };
+        let head = head.ok_or(UpstreamError::NotSent)?;
+        let sent = std::time::Instant::now();
+        match lease.send(head, exchange.replay.attempt()).await {
+            Ok(response) => {
+                exchange.record.upstream_time = Some(sent.elapsed());
+                Ok(Won {
+                    response,
+                    lease,
+                    active,
+                })
+            }
+            Err(failed) => {
+                if let Some(head) = failed.head {
+                    self.head = Some(*head);
+                }
+                Err(failed.error)
+            }
+        }
+    }
+
+    /// What may have been processed is sent again only if that is harmless, or if a peer can say that it was not.
+    fn is_repeatable(&self, target: &Target, version: HttpVersion) -> bool {
+        let can_tell = target.identity().is_some() || version == HttpVersion::Http2;
+        self.retries.are_left() && (self.retries.is_idempotent() || can_tell)
     }
 }
 
@@ -239,30 +294,6 @@ fn note_attempt(exchange: &mut Exchange, target: &Target) {
     exchange.record.attempts += 1;
     exchange.record.upstream = Some(target.address);
     exchange.record.endpoint = target.endpoint.clone();
-}
-
-/// One attempt, within its time. The head stays where it is if it may be needed again.
-async fn attempt(
-    exchange: &mut Exchange,
-    target: &Target,
-    head: &mut Option<Head>,
-    retries: &Retries<'_>,
-    deadline: Option<Instant>,
-    per_try: Option<Duration>,
-) -> Result<(Response<Incoming>, Lease, ActiveGuard), Lost> {
-    let try_deadline = per_try.map(|timeout| Instant::now() + timeout);
-    let ends = match (deadline, try_deadline) {
-        (Some(total), Some(this)) => Some(total.min(this)),
-        (total, this) => total.or(this),
-    };
-    tokio::select! {
-        biased;
-        outcome = send(exchange, target, head, retries) => outcome.map_err(Lost::Upstream),
-        () = expired(ends) => {
-            let all = deadline.is_some_and(|deadline| Some(deadline) == ends);
-            Err(if all { Lost::Timeout } else { Lost::TryTimeout })
-        }
-    }
 }
 
 async fn expired(at: Option<Instant>) {
@@ -286,77 +317,32 @@ async fn pause(delay: Duration, deadline: Option<Instant>) -> Result<(), Failure
     }
 }
 
-async fn send(
-    exchange: &mut Exchange,
-    target: &Target,
-    head: &mut Option<Head>,
-    retries: &Retries<'_>,
-) -> Result<(Response<Incoming>, Lease, ActiveGuard), UpstreamError> {
-    if target.cluster.state.active.load(Relaxed) >= target.cluster.limits.max_requests {
-        return Err(UpstreamError::Overflow("requests"));
+/// Answers with the upstream's response. Where it switches protocols, so does the client's connection.
+pub(super) fn answer(
+    mut exchange: Exchange,
+    plan: &Plan,
+    attempts: Attempts<'_>,
+    won: Won,
+    upgrade: Option<OnUpgrade>,
+) -> Response<ResponseBody> {
+    if won.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return upgrade_both(exchange, plan, won, upgrade);
     }
-    let active = match &target.endpoint {
-        Some(endpoint) => ActiveGuard::new(&target.cluster, endpoint),
-        None => ActiveGuard::of_cluster(&target.cluster),
-    };
-    let worker = exchange.connection.worker.clone();
-    let version = exchange.connection.version;
-    let careful = !retries.is_idempotent();
-    let mut lease = worker
-        .upstream
-        .lease(&worker, target, version, careful)
-        .await?;
-    // What may have been processed is sent again only if that is harmless, or if a peer can say that it was not.
-    let repeatable = retries.are_left()
-        && (retries.is_idempotent()
-            || target.identity().is_some()
-            || version == HttpVersion::Http2);
-    let this = if repeatable {
-        head.clone()
-    } else {
-        head.take()
-    };
-    let Some(this) = this else {
-        return Err(UpstreamError::NotSent);
-    };
-    let sent = std::time::Instant::now();
-    match lease.send(this, exchange.replay.attempt()).await {
-        Ok(response) => {
-            exchange.record.upstream_time = Some(sent.elapsed());
-            Ok((response, lease, active))
-        }
-        Err(failed) => {
-            if failed.head.is_some() {
-                *head = failed.head.map(|head| *head);
-            }
-            Err(failed.error)
-        }
-    }
-}
-
-/// Turns the upstream's response into the client's.
-fn respond(mut exchange: Exchange, plan: &Plan, won: Won) -> Response<ResponseBody> {
     let (mut parts, body) = won.response.into_parts();
     change_response(&exchange, plan, &mut parts, false);
     exchange.record.status = parts.status;
     if exchange.record.grpc {
         exchange.note_grpc_status(&parts.headers);
     }
-    let deadline = won
-        .deadline
-        .map(|at| Box::pin(tokio::time::sleep_until(at)));
-    let Won {
-        lease,
-        active,
-        budget,
-        ..
-    } = won;
+    let Attempts {
+        budget, deadline, ..
+    } = attempts;
     let tail = Tail {
         exchange,
-        lease,
-        _active: active,
+        lease: won.lease,
+        _active: won.active,
         _budget: budget,
-        deadline,
+        deadline: deadline.map(|at| Box::pin(tokio::time::sleep_until(at))),
     };
     Response::from_parts(parts, ResponseBody::upstream(body, tail))
 }
@@ -379,15 +365,15 @@ fn change_response(
     }
 }
 
-/// The upstream switches protocols: so does the client's connection, and from then on bytes pass untouched.
+/// From now on bytes pass untouched.
 fn upgrade_both(
     mut exchange: Exchange,
     plan: &Plan,
     won: Won,
     client: Option<OnUpgrade>,
-) -> Result<Response<ResponseBody>, Box<Failed>> {
+) -> Response<ResponseBody> {
     let Some(client) = client else {
-        return Err(Failed::new(exchange, UpstreamError::UnwantedUpgrade.into()));
+        return exchange.fail(&UpstreamError::UnwantedUpgrade.into());
     };
     let mut response = won.response;
     let upstream = hyper::upgrade::on(&mut response);
@@ -396,5 +382,5 @@ fn upgrade_both(
     exchange.record.status = parts.status;
     won.lease.detach();
     upgrade::relay(exchange, won.active, client, upstream);
-    Ok(Response::from_parts(parts, ResponseBody::empty()))
+    Response::from_parts(parts, ResponseBody::empty())
 }

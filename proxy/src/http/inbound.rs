@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 
 use super::body::ResponseBody;
 use super::exchange::{Connection, Exchange};
-use super::forward::{self, Destination, Plan};
+use super::forward::{self, Attempts, Destination, Plan};
 use super::headers;
 use super::local_reply::{self, Failure};
 use crate::config::listener::Protocol;
@@ -50,9 +50,11 @@ pub(super) async fn serve(
         headers: parts.headers,
     };
     let upgrade = upgrade.then_some(client_upgrade);
-    match forward::forward(exchange, plan, head, upgrade).await {
-        Ok(response) => Ok(response),
-        Err(failed) => refuse(failed.exchange, &failed.failure).await,
+    exchange.record.cluster = Some(plan.cluster.clone());
+    let mut attempts = Attempts::new(&plan, head);
+    match attempts.run(&mut exchange, &plan).await {
+        Ok(won) => Ok(forward::answer(exchange, &plan, attempts, won, upgrade)),
+        Err(failure) => refuse(exchange, &failure).await,
     }
 }
 

@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 
 use super::body::ResponseBody;
 use super::exchange::{Connection, Exchange};
-use super::forward::{self, Destination, Plan};
+use super::forward::{self, Attempts, Destination, Plan};
 use super::headers;
 use super::local_reply::Failure;
 use crate::config::listener::{Protocol, RouteSource};
@@ -52,9 +52,11 @@ pub(super) async fn serve(
         headers: parts.headers,
     };
     let upgrade = upgrade.then_some(client_upgrade);
-    match forward::forward(exchange, plan, head, upgrade).await {
-        Ok(response) => response,
-        Err(failed) => failed.exchange.fail(&failed.failure),
+    exchange.record.cluster = Some(plan.cluster.clone());
+    let mut attempts = Attempts::new(&plan, head);
+    match attempts.run(&mut exchange, &plan).await {
+        Ok(won) => forward::answer(exchange, &plan, attempts, won, upgrade),
+        Err(failure) => exchange.fail(&failure),
     }
 }
 

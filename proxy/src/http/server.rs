@@ -1,5 +1,6 @@
 //! Runs one client connection, until it ends or drains.
 
+use std::error::Error as _;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::ResponseBody;
 use super::exchange::Connection;
+use super::linger::Linger;
 use super::{inbound, outbound};
 use crate::conn::{Direction, Downstream, HttpVersion};
 use crate::upstream::LocalExecutor;
@@ -28,28 +30,29 @@ const MAX_STREAMS: u32 = 1_000;
 /// would race with the peer's next request.
 const DRAIN_IDLE: Duration = Duration::from_secs(2);
 
-/// Serves the requests of one connection.
-///
-/// # Errors
-///
-/// When the connection ends otherwise than in peace.
-pub async fn serve<I>(
-    worker: Rc<Worker>,
-    downstream: Downstream,
-    io: I,
-    version: HttpVersion,
-) -> Result<(), hyper::Error>
+/// Serves the requests of one connection until it is closed.
+pub async fn serve<I>(worker: Rc<Worker>, downstream: Downstream, io: I, version: HttpVersion)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let connection = Rc::new(Connection::new(worker, downstream, version));
-    match version {
-        HttpVersion::Http1 => serve_http1(connection, TokioIo::new(io)).await,
+    let downstream = connection.downstream.clone();
+    let served = match version {
+        HttpVersion::Http1 => serve_http1(connection, TokioIo::new(Linger::new(io))).await,
         HttpVersion::Http2 => serve_http2(connection, TokioIo::new(io)).await,
+    };
+    if let Err(error) = served {
+        tracing::debug!(
+            client.addr = %downstream.peer,
+            server.addr = %downstream.original_dst,
+            cause = error.source().map(tracing::field::display),
+            %error,
+            "client connection ended"
+        );
     }
 }
 
-async fn handle(
+pub(super) async fn handle(
     connection: Rc<Connection>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, h2::Error> {

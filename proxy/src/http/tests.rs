@@ -2,3 +2,16 @@ mod harness;
 mod inbound;
 mod outbound;
 mod retry;
+
+use super::server;
+
+/// The size of what an async function makes of its arguments.
+fn size_of_future<A, B, F: Future>(_: impl Fn(A, B) -> F) -> usize {
+    size_of::<F>()
+}
+
+#[test]
+fn a_request_takes_little_memory() {
+    let size = size_of_future(server::handle);
+    assert!(size <= 4096, "a request's future takes {size} bytes");
+}
