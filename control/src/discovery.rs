@@ -68,15 +68,7 @@ pub(crate) struct Peer {
     /// Where it comes from.
     pub(crate) address: SocketAddr,
     /// Its verified identity, if it showed one.
-    pub(crate) svid: Option<PeerSvid>,
-}
-
-/// A verified client certificate.
-#[derive(Clone, Debug)]
-pub(crate) struct PeerSvid {
-    pub(crate) id: SpiffeId,
-    /// When it ends: a stream does not outlive the certificate that opened it.
-    pub(crate) not_after: SystemTime,
+    pub(crate) id: Option<SpiffeId>,
 }
 
 /// The discovery server. Clones are the same server.

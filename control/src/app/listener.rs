@@ -17,26 +17,31 @@ use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 use tulle_identity::{ClientAuth, Identity, peer_id};
 use tulle_runtime::tasks::Tasks;
 
-use crate::discovery::{Peer, PeerSvid};
+use crate::discovery::Peer;
 
 /// Handshakes at a time; more wait in the kernel's queue.
 const HANDSHAKES: usize = 256;
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A connection lives no longer than this, whatever its certificate says.
+const LONGEST_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Pause after accept has failed, as it does for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A connection whose other end is known.
+/// A connection whose other end is known. It ends with the certificate that opened it, so that nobody lives on an identity
+/// that he could not show again.
 #[derive(Debug)]
 pub(crate) struct Connection {
     tls: TlsStream<TcpStream>,
     peer: Peer,
+    expires: Option<Pin<Box<Sleep>>>,
 }
 
 /// What the port counts.
@@ -130,20 +135,15 @@ impl Acceptor {
     async fn handshake(&self, stream: TcpStream, address: SocketAddr) -> io::Result<Connection> {
         stream.set_nodelay(true)?;
         let tls = TlsAcceptor::from(self.config()).accept(stream).await?;
-        let svid = match tls.get_ref().1.peer_certificates() {
-            Some(chain) if !chain.is_empty() => {
-                let id = peer_id(chain).map_err(io::Error::other)?;
-                Some(PeerSvid {
-                    id,
-                    not_after: not_after(&chain[0])?,
-                })
-            }
-            _ => None,
-        };
-        Ok(Connection {
-            tls,
-            peer: Peer { address, svid },
-        })
+        let (mut peer, mut expires) = (Peer { address, id: None }, None);
+        if let Some(leaf) = tls.get_ref().1.peer_certificates().and_then(<[_]>::first) {
+            peer.id = Some(peer_id(std::slice::from_ref(leaf)).map_err(io::Error::other)?);
+            let left = not_after(leaf)?
+                .duration_since(SystemTime::now())
+                .unwrap_or_default();
+            expires = Some(Box::pin(tokio::time::sleep(left.min(LONGEST_LIFE))));
+        }
+        Ok(Connection { tls, peer, expires })
     }
 
     fn config(&self) -> Arc<ServerConfig> {
@@ -181,6 +181,11 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(expires) = &mut self.expires
+            && expires.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(io::Error::other("the client certificate has expired")));
+        }
         Pin::new(&mut self.tls).poll_read(cx, buf)
     }
 }

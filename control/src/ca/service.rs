@@ -105,7 +105,7 @@ impl CertificateService {
         let caller = self.review.review(token).await?;
         let id = SpiffeId::new(&self.domain, &caller.namespace, &caller.service_account)?;
         // A token that turns up on somebody else's connection was stolen.
-        if peer.svid.as_ref().is_some_and(|svid| svid.id != id) {
+        if peer.id.as_ref().is_some_and(|peer| *peer != id) {
             return Err(Refusal::OtherPeer(id));
         }
         self.find_pod(&caller).await?;

@@ -10,7 +10,7 @@ use tulle_identity::SpiffeId;
 use tulle_xds_proto::envoy::config::core::v3::{Node, node::UserAgentVersionType};
 
 use super::node::NodeId;
-use super::{Discovery, Peer, PeerSvid};
+use super::{Discovery, Peer};
 use crate::store::{ObjectKey, Pod, World};
 use crate::translate::{ClientKind, ProxyView};
 
@@ -23,7 +23,7 @@ pub(super) struct Admitted {
     pub(super) kind: ClientKind,
     pub(super) pod: ObjectKey,
     pub(super) view: Arc<ProxyView>,
-    pub(super) svid: PeerSvid,
+    pub(super) id: SpiffeId,
     /// What software it says it is.
     pub(super) build: String,
 }
@@ -44,7 +44,7 @@ enum Finding {
 impl Discovery {
     /// Lets a client in, or says why not. Waits a little for a pod that the world does not have yet.
     pub(super) async fn admit(&self, peer: &Peer, node: Option<&Node>) -> Result<Admitted, Status> {
-        let Some(svid) = &peer.svid else {
+        let Some(id) = &peer.id else {
             self.0.metrics.refused("no_svid");
             return Err(Status::unauthenticated(
                 "a client certificate of the mesh is required on this port",
@@ -55,16 +55,16 @@ impl Discovery {
         let domain = worlds.borrow().mesh().cluster_domain.clone();
         let claim =
             NodeId::parse(&node.id, &domain).map_err(|error| self.deny("bad_node", error))?;
-        if svid.id.namespace() != claim.namespace {
+        if id.namespace() != claim.namespace {
             return Err(self.deny(
                 "foreign_pod",
-                format_args!("pod {}/{} is not {}", claim.namespace, claim.pod, svid.id),
+                format_args!("pod {}/{} is not {}", claim.namespace, claim.pod, id),
             ));
         }
         let key = ObjectKey::new(claim.namespace.as_str(), claim.pod.as_str());
         let settled = worlds.wait_for(|world| {
             matches!(
-                find(world, &key, &claim, &svid.id),
+                find(world, &key, &claim, id),
                 Finding::Fits | Finding::Foreign
             )
         });
@@ -73,17 +73,17 @@ impl Discovery {
             Ok(Err(_)) => return Err(Status::unavailable("the control plane is shutting down")),
             Err(_) => self.world(),
         };
-        match (find(&world, &key, &claim, &svid.id), world.pod(&key)) {
+        match (find(&world, &key, &claim, id), world.pod(&key)) {
             (Finding::Fits, Some(pod)) => Ok(Admitted {
                 kind: claim.kind,
                 view: Arc::new(ProxyView::of_pod(&world, claim.kind, pod)),
                 pod: key,
-                svid: svid.clone(),
+                id: id.clone(),
                 build: build(node),
             }),
             (Finding::Fits | Finding::Foreign, _) => Err(self.deny(
                 "foreign_pod",
-                format_args!("pod {key} does not run as {}", svid.id),
+                format_args!("pod {key} does not run as {}", id),
             )),
             (Finding::OtherAddress, _) => Err(self.deny(
                 "foreign_pod",

@@ -44,7 +44,7 @@ pub(super) async fn serve<V: Variant>(
         ended = run::<V>(&discovery, &peer, requests, &responses) => ended,
     };
     let Err(status) = ended else { return };
-    let id = peer.svid.as_ref().map(|svid| svid.id.to_string());
+    let id = peer.id.as_ref().map(ToString::to_string);
     tracing::info!(client.addr = %peer.address, client.id = id, code = ?status.code(), reason = status.message(),
         "discovery stream ended");
     // Without room for the status the stream just ends.
@@ -63,7 +63,6 @@ async fn run<V: Variant>(
         Err(_) => return Err(Status::deadline_exceeded("no request on this stream")),
     };
     let admitted = discovery.admit(peer, V::node(&first)).await?;
-    let expires = until(admitted.svid.not_after);
     let mut session = Session::open(discovery.clone(), peer, admitted)?;
     session.request(V::decode(first)?)?;
     loop {
@@ -72,9 +71,6 @@ async fn run<V: Variant>(
             // In this order: requests are read before anything is sent.
             biased;
             () = responses.closed() => return Ok(()),
-            () = tokio::time::sleep_until(expires) => {
-                return Err(Status::unavailable("the client certificate of this connection has expired; reconnect"));
-            }
             request = requests.next() => match request {
                 Some(request) => session.request(V::decode(request?)?)?,
                 None => return Ok(()),
@@ -104,7 +100,7 @@ impl Session {
         let proxy = Arc::new(Proxy {
             pod: admitted.pod,
             kind: admitted.kind,
-            id: admitted.svid.id,
+            id: admitted.id,
             address: peer.address,
             build: admitted.build,
             since: SystemTime::now(),
@@ -332,10 +328,4 @@ fn relist(
         names.extend(discovery.0.catalog.names(view, kind));
     }
     names.iter().for_each(|name| subscription.changed(name, at));
-}
-
-/// The moment on tokio's clock; far times are cut to a day, when the stream may as well reconnect.
-fn until(time: SystemTime) -> Instant {
-    let left = time.duration_since(SystemTime::now()).unwrap_or_default();
-    Instant::now() + left.min(Duration::from_secs(24 * 3600))
 }
