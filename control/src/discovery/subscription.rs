@@ -555,4 +555,6 @@ impl Subscription {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;
