@@ -1,6 +1,5 @@
 //! Runs one client connection, until it ends or drains.
 
-use std::error::Error as _;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -30,25 +29,24 @@ const MAX_STREAMS: u32 = 1_000;
 /// would race with the peer's next request.
 const DRAIN_IDLE: Duration = Duration::from_secs(2);
 
-/// Serves the requests of one connection until it is closed.
-pub async fn serve<I>(worker: Rc<Worker>, downstream: Downstream, io: I, version: HttpVersion)
+/// Serves the requests of one connection.
+///
+/// # Errors
+///
+/// When the connection ends otherwise than in peace.
+pub async fn serve<I>(
+    worker: Rc<Worker>,
+    downstream: Downstream,
+    io: I,
+    version: HttpVersion,
+) -> Result<(), hyper::Error>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let connection = Rc::new(Connection::new(worker, downstream, version));
-    let downstream = connection.downstream.clone();
-    let served = match version {
+    match version {
         HttpVersion::Http1 => serve_http1(connection, TokioIo::new(Linger::new(io))).await,
         HttpVersion::Http2 => serve_http2(connection, TokioIo::new(io)).await,
-    };
-    if let Err(error) = served {
-        tracing::debug!(
-            client.addr = %downstream.peer,
-            server.addr = %downstream.original_dst,
-            cause = error.source().map(tracing::field::display),
-            %error,
-            "client connection ended"
-        );
     }
 }
 

@@ -145,7 +145,7 @@ impl Sidecar {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         let worker = self.worker.clone();
         tokio::task::spawn_local(async move {
-            super::super::serve(worker, downstream, theirs, version).await;
+            let _ = super::super::serve(worker, downstream, theirs, version).await;
         });
         ours
     }
@@ -207,7 +207,7 @@ async fn accept(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, app: Socke
         sni: None,
     };
     let io = IoStream::Server(Box::new(tls));
-    super::super::serve(worker, downstream, io, version).await;
+    let _ = super::super::serve(worker, downstream, io, version).await;
 }
 
 /// Inbound config: everything is HTTP, plaintext or not.
