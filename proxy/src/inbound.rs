@@ -15,6 +15,7 @@ use crate::handover::serve_http;
 use crate::io::{IoStream, Transport};
 use crate::net::{Captured, Reach, dial, reset};
 use crate::tcp;
+use crate::telemetry::{ConnectionRecord, ResponseFlag};
 use crate::tls;
 use crate::worker::Worker;
 
@@ -167,9 +168,17 @@ async fn secured(
 
 /// Opaque bytes to the app, for as long as policy lets them in.
 async fn to_app(client: IoStream, downstream: &Downstream, worker: &Worker) {
+    let mut record = ConnectionRecord::new(Rc::new(downstream.clone()));
+    record.upstream = Some(downstream.original_dst);
     let app = match dial(&worker.settings, downstream.original_dst, Reach::App).await {
         Ok(app) => app,
         Err(error) => {
+            tcp::failed(
+                worker,
+                record,
+                ResponseFlag::UpstreamConnectionFailure,
+                "connect_failure",
+            );
             tracing::debug!(server.addr = %downstream.original_dst, %error, "the app does not answer");
             worker
                 .connections
@@ -177,8 +186,8 @@ async fn to_app(client: IoStream, downstream: &Downstream, worker: &Worker) {
             return reset(client.tcp());
         }
     };
-    let (moved, ended) =
-        tcp::relay(client, app.into(), becomes_forbidden(worker, downstream)).await;
+    let forbidden = becomes_forbidden(worker, downstream);
+    let (moved, ended) = tcp::carry(worker, record, client, app.into(), forbidden).await;
     tracing::debug!(
         client.addr = %downstream.peer,
         client.id = downstream.peer_id().map(tracing::field::display),

@@ -17,6 +17,7 @@ use crate::handover::serve_http;
 use crate::io::{IoStream, Transport};
 use crate::net::{Captured, Reach, dial, reset};
 use crate::tcp::{self, Moved};
+use crate::telemetry::{ConnectionRecord, ResponseFlag};
 use crate::worker::Worker;
 
 /// How long a connection to a destination outside the mesh may take.
@@ -104,13 +105,19 @@ async fn look(
 
 /// Opaque bytes to a cluster of the mesh.
 async fn to_cluster(client: IoStream, downstream: &Downstream, route: &TcpRoute, worker: &Worker) {
+    let mut record = ConnectionRecord::new(Rc::new(downstream.clone()));
     match tcp::connect(worker, route).await {
         Ok(upstream) => {
             let endpoint = upstream.endpoint.address;
-            let ended = tcp::relay(client, upstream.io, std::future::pending()).await;
+            record.upstream = Some(endpoint);
+            record.cluster = Some(upstream.cluster.clone());
+            record.endpoint = Some(upstream.endpoint);
+            let never = std::future::pending();
+            let ended = tcp::carry(worker, record, client, upstream.io, never).await;
             report(downstream, &upstream.cluster.name, endpoint, ended);
         }
         Err(error) => {
+            tcp::failed(worker, record, error.flag(), error.details());
             tracing::debug!(client.addr = %downstream.peer, server.addr = %downstream.original_dst, %error, "refused");
             worker
                 .connections
@@ -123,6 +130,8 @@ async fn to_cluster(client: IoStream, downstream: &Downstream, route: &TcpRoute,
 /// Opaque bytes to a destination that the mesh does not know, until it turns out to be in the mesh.
 async fn pass_through(client: IoStream, downstream: &Downstream, worker: &Worker) {
     let destination = downstream.original_dst;
+    let mut record = ConnectionRecord::new(Rc::new(downstream.clone()));
+    record.upstream = Some(destination);
     match timeout(
         PASSTHROUGH_TIMEOUT,
         dial(&worker.settings, destination, Reach::Out),
@@ -130,14 +139,29 @@ async fn pass_through(client: IoStream, downstream: &Downstream, worker: &Worker
     .await
     {
         Ok(Ok(server)) => {
-            let ended = tcp::relay(client, server.into(), becomes_mtls(worker, destination)).await;
+            let joins = becomes_mtls(worker, destination);
+            let ended = tcp::carry(worker, record, client, server.into(), joins).await;
             report(downstream, "passthrough", destination, ended);
         }
         Ok(Err(error)) => {
             tracing::debug!(server.addr = %destination, %error, "passthrough");
+            tcp::failed(
+                worker,
+                record,
+                ResponseFlag::UpstreamConnectionFailure,
+                "connect_failure",
+            );
             reset(client.tcp());
         }
-        Err(_) => reset(client.tcp()),
+        Err(_) => {
+            tcp::failed(
+                worker,
+                record,
+                ResponseFlag::UpstreamConnectionFailure,
+                "connect_timeout",
+            );
+            reset(client.tcp());
+        }
     }
 }
 

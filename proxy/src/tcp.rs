@@ -12,13 +12,15 @@ use std::sync::Arc;
 use tokio::time::timeout;
 use tulle_runtime::names::alpn;
 
-pub use relay::{Moved, relay};
+pub use relay::Moved;
+use relay::relay;
 
 use crate::balance::{self, ActiveGuard};
 use crate::config::listener::TcpRoute;
 use crate::config::{Cluster, Endpoint};
 use crate::io::{IoStream, Transport};
 use crate::net::{Reach, dial};
+use crate::telemetry::{ConnectionRecord, ResponseFlag};
 use crate::tls::TlsError;
 use crate::worker::Worker;
 
@@ -50,6 +52,29 @@ pub enum TcpError {
         /// What went wrong.
         source: TlsError,
     },
+}
+
+impl TcpError {
+    /// How telemetry calls it.
+    #[must_use]
+    pub fn flag(&self) -> ResponseFlag {
+        match self {
+            Self::NoCluster(_) => ResponseFlag::NoCluster,
+            Self::NoEndpoint(_) => ResponseFlag::NoHealthyUpstream,
+            Self::Connect { .. } | Self::Tls { .. } => ResponseFlag::UpstreamConnectionFailure,
+        }
+    }
+
+    /// Why, in one word, for the access log.
+    #[must_use]
+    pub fn details(&self) -> &'static str {
+        match self {
+            Self::NoCluster(_) => "cluster_not_found",
+            Self::NoEndpoint(_) => "no_healthy_upstream",
+            Self::Connect { .. } => "connect_failure",
+            Self::Tls { .. } => "tls_failure",
+        }
+    }
 }
 
 /// A connection to an endpoint.
@@ -133,6 +158,36 @@ async fn attempt(
     timeout(cluster.connect_timeout, connecting)
         .await
         .map_err(late)?
+}
+
+/// Moves the bytes of a connection that has got its server, and tells telemetry when it is over.
+pub async fn carry(
+    worker: &Worker,
+    mut record: ConnectionRecord,
+    client: IoStream,
+    server: IoStream,
+    stop: impl Future<Output = &'static str>,
+) -> (Moved, io::Result<()>) {
+    let session = worker.telemetry.connection_opened(&record);
+    let (moved, ended) = relay(client, server, &session, stop).await;
+    record.bytes_received = moved.sent;
+    record.bytes_sent = moved.received;
+    record.duration = record.started.elapsed();
+    worker.telemetry.connection(&record);
+    (moved, ended)
+}
+
+/// Tells telemetry that a connection did not come about.
+pub fn failed(
+    worker: &Worker,
+    mut record: ConnectionRecord,
+    flag: ResponseFlag,
+    details: &'static str,
+) {
+    record.flags.insert(flag);
+    record.details = details;
+    record.duration = record.started.elapsed();
+    worker.telemetry.connection_failed(&record);
 }
 
 /// One of a route's clusters, by weight.

@@ -76,6 +76,8 @@ pub struct Telemetry {
     export: Option<Export>,
     #[cfg(test)]
     seen: RefCell<Vec<RequestRecord>>,
+    #[cfg(test)]
+    seen_connections: RefCell<Vec<ConnectionRecord>>,
 }
 
 #[derive(Debug)]
@@ -95,6 +97,8 @@ impl Telemetry {
             export: Some(Export { hub, cache, lines }),
             #[cfg(test)]
             seen: RefCell::default(),
+            #[cfg(test)]
+            seen_connections: RefCell::default(),
         }
     }
 
@@ -123,8 +127,16 @@ impl Telemetry {
         }
     }
 
+    /// An opaque connection did not get anywhere: it is counted as opened and closed at once.
+    pub fn connection_failed(&self, record: &ConnectionRecord) {
+        drop(self.connection_opened(record));
+        self.connection(record);
+    }
+
     /// An opaque connection is over: it goes to the access log.
     pub fn connection(&self, record: &ConnectionRecord) {
+        #[cfg(test)]
+        self.seen_connections.borrow_mut().push(record.clone());
         if let Some(lines) = self
             .export
             .as_ref()
@@ -138,6 +150,12 @@ impl Telemetry {
     #[cfg(test)]
     pub(crate) fn take(&self) -> Vec<RequestRecord> {
         self.seen.take()
+    }
+
+    /// Takes the opaque connections that were seen so far.
+    #[cfg(test)]
+    pub(crate) fn take_connections(&self) -> Vec<ConnectionRecord> {
+        self.seen_connections.take()
     }
 }
 

@@ -11,7 +11,7 @@ use tulle_runtime::drain::DrainWatch;
 use crate::config::Config;
 use crate::net;
 use crate::settings::Settings;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Hub, Telemetry};
 use crate::tls::Connector;
 use crate::upstream::Pools;
 
@@ -26,6 +26,8 @@ pub struct Handles {
     pub settings: Arc<Settings>,
     /// Counts captured connections.
     pub connections: net::Metrics,
+    /// Where telemetry goes; `None`: nowhere.
+    pub telemetry: Option<Arc<Hub>>,
     /// Held while there is something to finish.
     pub drain: DrainWatch,
 }
@@ -60,6 +62,7 @@ impl Worker {
             identity,
             settings,
             connections,
+            telemetry,
             drain,
         } = handles;
         Self {
@@ -69,7 +72,7 @@ impl Worker {
             identity,
             settings,
             connections,
-            telemetry: Telemetry::default(),
+            telemetry: telemetry.map_or_else(Telemetry::default, Telemetry::new),
             upstream: Pools::default(),
         }
     }

@@ -14,6 +14,7 @@ use crate::config::store::ConfigWriter;
 use crate::config::{Cluster, Config, Endpoint, InboundListener, InboundPort};
 use crate::inbound;
 use crate::settings::Settings;
+use crate::telemetry::{ConnectionRecord, ResponseFlag};
 use crate::worker::Handles;
 
 const SERVICE: SocketAddr = SocketAddr::new(
@@ -56,6 +57,7 @@ impl Sidecar {
             identity,
             settings: Arc::new(Settings::default()),
             connections: Default::default(),
+            telemetry: None,
             drain: watch,
         };
         Self {
@@ -63,6 +65,19 @@ impl Sidecar {
             writer,
             _drain: drain,
         }
+    }
+
+    /// The next opaque connection that telemetry is told about.
+    async fn connection(&self) -> ConnectionRecord {
+        let seen = async {
+            loop {
+                if let Some(record) = self.worker.telemetry.take_connections().pop() {
+                    return record;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(10), seen).await.unwrap()
     }
 
     fn change(&self, change: impl FnOnce(&mut Snapshot)) {
@@ -234,6 +249,12 @@ async fn opaque_bytes_go_over_mtls_and_half_close_is_kept() {
         assert_eq!(greeting, b"from 127.0.0.6\n");
         assert_eq!(&rest[..sent.len()], sent);
         assert_eq!(&rest[sent.len()..], b"bye\n");
+        for sidecar in [&mesh.client_side, &mesh.server_side] {
+            let record = sidecar.connection().await;
+            assert_eq!(record.bytes_received, sent.len() as u64);
+            assert_eq!(record.bytes_sent, received.len() as u64);
+            assert!(record.flags.is_empty());
+        }
     })
     .await;
 }
@@ -244,6 +265,13 @@ async fn a_server_with_another_identity_is_refused() {
         let mut mesh = mesh(&Ca::new(), greeter().await, false, Some("someone-else")).await;
         let error = mesh.client.read(&mut [0; 1]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        let record = mesh.client_side.connection().await;
+        assert!(
+            record
+                .flags
+                .contains(ResponseFlag::UpstreamConnectionFailure)
+        );
+        assert_eq!(record.details, "tls_failure");
         assert!(
             mesh.client_side
                 .worker

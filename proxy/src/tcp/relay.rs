@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::io::IoStream;
 use crate::net::reset;
+use crate::telemetry::TcpSession;
 
 /// Bytes read at a time, at most.
 const PIECE: usize = 64 * 1024;
@@ -36,20 +37,21 @@ pub struct Moved {
     pub received: u64,
 }
 
-/// Moves bytes between a client and a server until both have ended, either fails, nothing moves any more, or `stop`
+/// Moves bytes between a client and a server, counted live, until both have ended, either fails, nothing moves any more, or `stop`
 /// comes. An end that did not say goodbye is told on: the other one gets a reset.
 ///
 /// # Errors
 ///
 /// What was moved, and how it broke.
-pub async fn relay(
+pub(super) async fn relay(
     mut client: IoStream,
     mut server: IoStream,
+    session: &TcpSession,
     stop: impl Future<Output = &'static str>,
 ) -> (Moved, io::Result<()>) {
     let mut there = Way::default();
     let mut back = Way::default();
-    let moving = move_all(&mut client, &mut server, &mut there, &mut back);
+    let moving = move_all(&mut client, &mut server, session, &mut there, &mut back);
     let result = tokio::select! {
         biased;
         result = moving => result,
@@ -71,6 +73,7 @@ pub async fn relay(
 async fn move_all(
     client: &mut IoStream,
     server: &mut IoStream,
+    session: &TcpSession,
     there: &mut Way,
     back: &mut Way,
 ) -> io::Result<()> {
@@ -78,8 +81,12 @@ async fn move_all(
     let mut moved = 0;
     loop {
         let both = poll_fn(|cx| {
-            let there = there.poll(cx, client, server)?;
-            let back = back.poll(cx, server, client)?;
+            let (before_there, before_back) = (there.moved, back.moved);
+            let there_done = there.poll(cx, client, server);
+            let back_done = back.poll(cx, server, client);
+            session.received(there.moved - before_there);
+            session.sent(back.moved - before_back);
+            let (there, back) = (there_done?, back_done?);
             if there.is_ready() && back.is_ready() {
                 Poll::Ready(Ok(()))
             } else {

@@ -5,7 +5,7 @@
 //! unknown get their names.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -44,6 +44,7 @@ struct HopKey {
     direction: Direction,
     cluster: usize,
     endpoint: usize,
+    passthrough: bool,
     flags: ResponseFlags,
     /// Who called and which port, inbound only: outbound that is always our own app.
     caller: Option<(IpAddr, Option<SpiffeId>, u16)>,
@@ -69,6 +70,7 @@ struct Hop<'a> {
     downstream: &'a Downstream,
     cluster: Option<&'a Arc<Cluster>>,
     endpoint: Option<&'a Arc<Endpoint>>,
+    passthrough: bool,
     flags: ResponseFlags,
 }
 
@@ -80,6 +82,7 @@ impl Cache {
             downstream: &record.downstream,
             cluster: record.cluster.as_ref(),
             endpoint: record.endpoint.as_ref(),
+            passthrough: passes_through(record.cluster.as_deref(), record.upstream),
             flags: record.flags,
         };
         let http = HttpLabels {
@@ -109,6 +112,7 @@ impl Cache {
             downstream: &record.downstream,
             cluster: record.cluster.as_ref(),
             endpoint: record.endpoint.as_ref(),
+            passthrough: passes_through(record.cluster.as_deref(), record.upstream),
             flags: record.flags,
         };
         let entry = self.tcp.entry(hop.key()).or_insert_with(|| {
@@ -152,6 +156,7 @@ impl Hop<'_> {
             endpoint: self
                 .endpoint
                 .map_or(0, |endpoint| Arc::as_ptr(endpoint).addr()),
+            passthrough: self.passthrough,
             flags: self.flags,
             caller: (downstream.direction == Direction::Inbound).then(caller),
         }
@@ -193,9 +198,7 @@ impl Hop<'_> {
                 workload: self.endpoint.map(|endpoint| endpoint.workload.clone()),
                 principal: peer.cloned(),
             },
-            passthrough: self
-                .cluster
-                .is_some_and(|cluster| cluster.discovery == Discovery::OriginalDst),
+            passthrough: self.passthrough,
             ..labels
         }
     }
@@ -227,6 +230,13 @@ impl Hop<'_> {
             ..labels
         }
     }
+}
+
+/// Whether traffic goes where it meant to go without a cluster that has endpoints.
+fn passes_through(cluster: Option<&Cluster>, upstream: Option<SocketAddr>) -> bool {
+    cluster.map_or(upstream.is_some(), |cluster| {
+        cluster.discovery == Discovery::OriginalDst
+    })
 }
 
 /// Our own end; the principal counts only where it was shown.

@@ -99,6 +99,7 @@ impl Sidecar {
             identity,
             settings: Arc::new(Settings::default()),
             connections: Default::default(),
+            telemetry: None,
             drain: watch,
         }));
         Self {
