@@ -207,6 +207,28 @@ async fn protocols_that_do_not_overlap_end_the_handshake() {
 }
 
 #[tokio::test]
+async fn tls_1_2_is_not_spoken() {
+    let issuer = issuer();
+    let api = identity(&issuer, "api");
+    let mut old = ClientConfig::builder_with_provider(Arc::new(
+        rustls::crypto::aws_lc_rs::default_provider(),
+    ))
+    .with_protocol_versions(&[&rustls::version::TLS12])
+    .unwrap()
+    .with_root_certificates(issuer.bundle().store())
+    .with_no_client_auth();
+    old.alpn_protocols = vec![alpn::HTTP1.to_vec()];
+    let server = api.current().mesh_server().clone();
+    let (client, server) = handshake(Arc::new(old), server, mesh_server_name()).await;
+    assert!(client.is_err());
+    let error = server.unwrap_err().to_string();
+    assert!(
+        error.contains("TLS 1.3") || error.contains("Tls13"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn a_rotation_keeps_live_connections_and_shows_in_new_ones() {
     let issuer = issuer();
     let (web, api) = (identity(&issuer, "web"), identity(&issuer, "api"));

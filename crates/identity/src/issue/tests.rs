@@ -149,6 +149,56 @@ fn keys_of_other_kinds_and_sizes_are_refused() {
     }
 }
 
+/// One DER element.
+fn der(tag: u8, content: &[&[u8]]) -> Vec<u8> {
+    let content = content.concat();
+    let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+    [&[tag, 0x82][..], &length, &content].concat()
+}
+
+/// A request with an RSA key of any size, whose signature is nonsense.
+fn rsa_csr(bits: usize) -> String {
+    const RSA: &[u8] = &[
+        0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1, 0x05, 0,
+    ];
+    const SHA256_WITH_RSA: &[u8] = &[
+        0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 11, 0x05, 0,
+    ];
+    let modulus = der(0x02, &[&[0], &vec![0xff; bits / 8]]);
+    let key = der(0x30, &[&modulus, &[0x02, 3, 1, 0, 1]]);
+    let spki = der(0x30, &[&der(0x30, &[RSA]), &der(0x03, &[&[0], &key])]);
+    let info = der(0x30, &[&[0x02, 1, 0], &[0x30, 0], &spki, &[0xa0, 0]]);
+    let request = der(
+        0x30,
+        &[
+            &info,
+            &der(0x30, &[SHA256_WITH_RSA]),
+            &der(0x03, &[&[0; 65]]),
+        ],
+    );
+    let mut text = String::new();
+    pem::encode_into(&mut text, "CERTIFICATE REQUEST", &request);
+    text
+}
+
+#[test]
+fn an_enormous_or_tiny_rsa_key_is_refused_before_its_signature_is_looked_at() {
+    let issuer = issuer();
+    let rows = [
+        (1_024, "an RSA key of 1024 bits"),
+        (2_048, "not signed by the key in it"),
+        (4_096, "not signed by the key in it"),
+        (16_384, "an RSA key of 16384 bits; 2048 to 4096 are taken"),
+    ];
+    for (bits, words) in rows {
+        let error = issuer
+            .issue(&rsa_csr(bits), &IssueRequest::new(&id("web")))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(words), "{bits}: {error}");
+    }
+}
+
 #[test]
 fn a_request_that_its_key_did_not_sign_is_refused() {
     let issuer = issuer();
