@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use crate::config::cluster::PeerIdentity;
 use crate::config::{Cluster, Endpoint};
+use crate::net::Reach;
 
 pub use drive::LocalExecutor;
 pub use error::{ConnectError, SendError, UpstreamError};
@@ -32,17 +33,8 @@ pub struct Target {
     pub endpoint: Option<Arc<Endpoint>>,
     /// Where to connect.
     pub address: SocketAddr,
-    /// Which leg of the way this is.
-    pub leg: Leg,
-}
-
-/// Which leg of a request's way a connection serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Leg {
-    /// Outbound: to an endpoint of the mesh or beyond.
-    Out,
-    /// Inbound: to the app of this pod, from the source address that capture exempts.
-    App,
+    /// Whether it is a destination outside the pod or its app.
+    pub reach: Reach,
 }
 
 impl Target {
@@ -53,18 +45,18 @@ impl Target {
             cluster,
             address: endpoint.address,
             endpoint: Some(endpoint),
-            leg: Leg::Out,
+            reach: Reach::Out,
         }
     }
 
     /// A connection's original destination.
     #[must_use]
-    pub fn original(cluster: Arc<Cluster>, address: SocketAddr, leg: Leg) -> Self {
+    pub fn original(cluster: Arc<Cluster>, address: SocketAddr, reach: Reach) -> Self {
         Self {
             cluster,
             address,
             endpoint: None,
-            leg,
+            reach,
         }
     }
 

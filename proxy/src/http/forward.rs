@@ -19,10 +19,11 @@ use crate::balance::{self, ActiveGuard};
 use crate::config::Cluster;
 use crate::config::route::{Forward, RetryPolicy, Route, RouteAction, WeightedCluster};
 use crate::conn::HttpVersion;
+use crate::net::Reach;
 use crate::retry::{BudgetGuard, Retries};
 use crate::route;
 use crate::telemetry::ResponseFlag;
-use crate::upstream::{Head, Lease, Leg, Target, UpstreamError};
+use crate::upstream::{Head, Lease, Target, UpstreamError};
 
 /// Where a request goes and under which rules, decided once from one snapshot.
 #[derive(Debug)]
@@ -39,7 +40,7 @@ pub(super) enum Destination {
     /// By balancing.
     Balanced,
     /// It is the connection's own.
-    Original(SocketAddr, Leg),
+    Original(SocketAddr, Reach),
 }
 
 /// A response head and what it holds.
@@ -96,8 +97,8 @@ impl Plan {
     /// Picks where the next attempt goes; a retry sees the newest endpoints of the same cluster.
     fn target(&self, exchange: &Exchange, tried: &[SocketAddr]) -> Result<Target, Failure> {
         match self.destination {
-            Destination::Original(address, leg) => {
-                Ok(Target::original(self.cluster.clone(), address, leg))
+            Destination::Original(address, reach) => {
+                Ok(Target::original(self.cluster.clone(), address, reach))
             }
             Destination::Balanced => {
                 let newest = (!tried.is_empty())
@@ -244,7 +245,8 @@ impl<'p> Attempts<'p> {
         };
         let worker = exchange.connection.worker.clone();
         let version = exchange.connection.version;
-        let careful = !self.retries.is_idempotent();
+        // Where a repetition is out of the question, a pooled connection is looked at first.
+        let careful = !(self.retries.is_idempotent() && self.retries.are_left());
         let mut lease = worker
             .upstream
             .lease(&worker, target, version, careful)

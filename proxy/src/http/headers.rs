@@ -186,17 +186,23 @@ impl Provenance {
 
     /// Sets what inbound vouches for, and removes what it does not.
     pub(super) fn apply(&self, headers: &mut HeaderMap) {
-        match headers.get(FORWARDED_FOR) {
-            Some(before) if self.trusted => {
-                let joined = [before.as_bytes(), b",", self.forwarded_for.as_bytes()].concat();
-                if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(joined)) {
-                    headers.insert(FORWARDED_FOR, value);
-                }
-            }
-            _ => {
-                headers.insert(FORWARDED_FOR, self.forwarded_for.clone());
+        let mut way = Vec::new();
+        if self.trusted {
+            for before in headers.get_all(FORWARDED_FOR) {
+                way.extend_from_slice(before.as_bytes());
+                way.push(b',');
             }
         }
+        let joined = if way.is_empty() {
+            None
+        } else {
+            way.extend_from_slice(self.forwarded_for.as_bytes());
+            HeaderValue::from_maybe_shared(Bytes::from(way)).ok()
+        };
+        headers.insert(
+            FORWARDED_FOR,
+            joined.unwrap_or_else(|| self.forwarded_for.clone()),
+        );
         match &self.client_cert {
             Some(cert) => headers.insert(CLIENT_CERT, cert.clone()),
             None => headers.remove(CLIENT_CERT),

@@ -17,9 +17,10 @@ use super::local_reply::{self, Failure};
 use crate::config::listener::Protocol;
 use crate::config::route::RouteAction;
 use crate::conn::{HttpVersion, Security};
+use crate::net::Reach;
 use crate::retry::{REPLAY_CAP, Replay};
 use crate::route;
-use crate::upstream::{Head, Leg};
+use crate::upstream::Head;
 
 /// The recipe: policy, provenance, then the app. An error refuses the stream.
 pub(super) async fn serve(
@@ -70,7 +71,7 @@ fn decide(exchange: &mut Exchange, request: &Parts) -> Result<Plan, Failure> {
     if downstream.security == Security::Plaintext && !port.plaintext {
         return Err(Failure::Plaintext);
     }
-    let destination = Destination::Original(address, Leg::App);
+    let destination = Destination::Original(address, Reach::App);
     let default = || Plan {
         cluster: worker.upstream.app().clone(),
         destination,

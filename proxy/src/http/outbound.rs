@@ -12,12 +12,14 @@ use super::exchange::{Connection, Exchange};
 use super::forward::{self, Attempts, Destination, Plan};
 use super::headers;
 use super::local_reply::Failure;
+use crate::config::cluster::Discovery;
 use crate::config::listener::{Protocol, RouteSource};
 use crate::config::route::{Route, RouteAction, RouteTable};
 use crate::config::{Lookup, OutboundListener, Resolution, Snapshot};
+use crate::net::Reach;
 use crate::retry::Replay;
 use crate::route;
-use crate::upstream::{Head, Leg};
+use crate::upstream::Head;
 
 /// What a request's route says.
 enum Decision {
@@ -92,7 +94,7 @@ fn pass_through(exchange: &Exchange) -> Plan {
     let address = exchange.connection.downstream.original_dst;
     Plan {
         cluster: exchange.worker().upstream.passthrough().clone(),
-        destination: Destination::Original(address, Leg::Out),
+        destination: Destination::Original(address, Reach::Out),
         route: None,
     }
 }
@@ -119,9 +121,17 @@ fn route_of(
         RouteAction::Forward(forward) => {
             let index = route::pick_cluster(forward, &mut fastrand::Rng::new());
             let cluster = snapshot.cluster(&forward.clusters[index].name);
+            let cluster = cluster.ok_or(Failure::NoCluster)?.clone();
+            let destination = match cluster.discovery {
+                Discovery::Eds => Destination::Balanced,
+                Discovery::OriginalDst => {
+                    let address = exchange.connection.downstream.original_dst;
+                    Destination::Original(address, Reach::Out)
+                }
+            };
             Ok(Decision::Forward(Plan {
-                cluster: cluster.ok_or(Failure::NoCluster)?.clone(),
-                destination: Destination::Balanced,
+                cluster,
+                destination,
                 route: Some((route.clone(), index)),
             }))
         }

@@ -3,6 +3,8 @@
 use std::error::Error as _;
 use std::io;
 
+use crate::tls::TlsError;
+
 /// No connection could be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -14,7 +16,7 @@ pub enum ConnectError {
     Timeout,
     /// The peer did not prove to be who it must be, or TLS failed otherwise.
     #[error("the TLS handshake with the upstream failed")]
-    Tls(#[source] io::Error),
+    Tls(#[from] TlsError),
     /// The HTTP/2 preface was refused.
     #[error("the upstream did not accept an HTTP/2 connection")]
     Handshake(#[source] hyper::Error),

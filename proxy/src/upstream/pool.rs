@@ -14,13 +14,14 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ConnectError, Lease, Leg, Target, UpstreamError, connect, drive};
+use super::{ConnectError, Lease, Target, UpstreamError, connect, drive};
 use crate::balance;
 use crate::config::cluster::{
     CircuitBreaker, Discovery, Health, LbPolicy, OutlierDetection, PeerIdentity,
 };
-use crate::config::{Cluster, Snapshot};
+use crate::config::{Cluster, Config, Snapshot};
 use crate::conn::HttpVersion;
+use crate::net::Reach;
 use crate::worker::Worker;
 
 use limits::PendingGuard;
@@ -28,6 +29,8 @@ pub(super) use limits::{ConnectionGuard, Freed};
 use shelf::Connecting;
 pub(super) use shelf::{Http2Connection, Idle, Shelf};
 
+/// Name of the cluster of destinations that the mesh does not know.
+const PASSTHROUGH: &str = "passthrough";
 /// How long connecting to a destination without config may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a connection may lie idle.
@@ -50,7 +53,8 @@ struct Inner {
     /// SVID that new connections present.
     svid: u64,
     clusters: HashMap<Arc<str>, ClusterPool>,
-    reaping: bool,
+    /// Whether a task looks after idle connections.
+    tended: bool,
 }
 
 #[derive(Debug, Default)]
@@ -66,14 +70,14 @@ struct Key {
     identity: Option<Arc<PeerIdentity>>,
     svid: u64,
     version: HttpVersion,
-    leg: Leg,
+    reach: Reach,
 }
 
 impl Default for Pools {
     fn default() -> Self {
         Self {
             inner: Rc::default(),
-            passthrough: Arc::new(original_dst("passthrough")),
+            passthrough: Arc::new(original_dst(PASSTHROUGH)),
             app: Arc::new(original_dst("app")),
         }
     }
@@ -110,23 +114,7 @@ impl Pools {
     /// Compares the pools with a snapshot, once per snapshot: connections to endpoints that it removed or that drain
     /// are closed as soon as nothing runs on them.
     pub fn sync(&self, snapshot: &Snapshot) {
-        let mut inner = self.inner.borrow_mut();
-        if inner.generation == snapshot.generation {
-            return;
-        }
-        inner.generation = snapshot.generation;
-        inner.clusters.retain(|name, pool| {
-            let cluster = snapshot.cluster(name);
-            pool.shelves.retain(|key, shelf| {
-                let original = key.leg == Leg::App || **name == *self.passthrough.name;
-                let keep = original || cluster.is_some_and(|cluster| key.is_in(cluster));
-                if !keep {
-                    shelf.retire();
-                }
-                keep
-            });
-            !pool.shelves.is_empty()
-        });
+        self.inner.borrow_mut().sync(snapshot);
     }
 
     /// A connection for one exchange, pooled or fresh. `careful`: a pooled HTTP/1 connection is probed first, because
@@ -170,8 +158,10 @@ impl Pools {
             let freed = shelf.freed().clone();
             match ConnectionGuard::new(&target.cluster, freed.clone()) {
                 Some(connection) => break connection,
-                None if self.evict_idle(&target.cluster) => tokio::task::yield_now().await,
-                None => freed.wait().await,
+                None => {
+                    self.evict_idle(&target.cluster);
+                    freed.wait().await;
+                }
             }
         };
         let made = match version {
@@ -179,7 +169,7 @@ impl Pools {
             HttpVersion::Http2 => self.make_http2(worker, target, &shelf, connection).await,
         };
         report(target, &made);
-        self.reap_later();
+        self.tend_later(&worker.config);
         Ok(made?)
     }
 
@@ -234,7 +224,7 @@ impl Pools {
             identity: target.identity().cloned(),
             svid,
             version,
-            leg: target.leg,
+            reach: target.reach,
         };
         let freed = &pool.freed;
         pool.shelves
@@ -243,17 +233,18 @@ impl Pools {
             .clone()
     }
 
-    /// Makes room for a connection by closing an idle one of the same cluster. False if there is none.
-    fn evict_idle(&self, cluster: &Cluster) -> bool {
+    /// Makes room for a connection by closing an idle one of the same cluster, if there is any.
+    fn evict_idle(&self, cluster: &Cluster) {
         let inner = self.inner.borrow();
-        let pool = inner.clusters.get(&cluster.name);
-        pool.is_some_and(|pool| pool.shelves.values().any(|shelf| shelf.evict()))
+        if let Some(pool) = inner.clusters.get(&cluster.name) {
+            let _ = pool.shelves.values().any(|shelf| shelf.evict());
+        }
     }
 
     /// Makes sure that idle connections are looked at from now on.
-    fn reap_later(&self) {
-        if !std::mem::replace(&mut self.inner.borrow_mut().reaping, true) {
-            tokio::task::spawn_local(reap(Rc::downgrade(&self.inner)));
+    fn tend_later(&self, config: &Config) {
+        if !std::mem::replace(&mut self.inner.borrow_mut().tended, true) {
+            tokio::task::spawn_local(tend(Rc::downgrade(&self.inner), config.clone()));
         }
     }
 
@@ -301,14 +292,29 @@ fn report(target: &Target, made: &Result<Lease, ConnectError>) {
     }
 }
 
-/// Closes what lies idle for too long, until nothing is left.
-async fn reap(pools: Weak<RefCell<Inner>>) {
-    loop {
-        tokio::time::sleep(REAP_INTERVAL).await;
-        let Some(inner) = pools.upgrade() else { return };
-        let mut inner = inner.borrow_mut();
-        let current = inner.svid;
-        inner.clusters.retain(|_, pool| {
+impl Inner {
+    fn sync(&mut self, snapshot: &Snapshot) {
+        if self.generation == snapshot.generation {
+            return;
+        }
+        self.generation = snapshot.generation;
+        self.clusters.retain(|name, pool| {
+            let cluster = snapshot.cluster(name);
+            pool.shelves.retain(|key, shelf| {
+                let original = key.reach == Reach::App || **name == *PASSTHROUGH;
+                let keep = original || cluster.is_some_and(|cluster| key.is_in(cluster));
+                if !keep {
+                    shelf.retire();
+                }
+                keep
+            });
+            !pool.shelves.is_empty()
+        });
+    }
+
+    fn reap(&mut self) {
+        let current = self.svid;
+        self.clusters.retain(|_, pool| {
             pool.shelves.retain(|key, shelf| {
                 let stale = key.svid != 0 && key.svid != current;
                 shelf.reap(if stale { Duration::ZERO } else { IDLE_TIMEOUT });
@@ -317,8 +323,27 @@ async fn reap(pools: Weak<RefCell<Inner>>) {
             });
             !pool.shelves.is_empty()
         });
+    }
+}
+
+/// Closes what lies idle for too long, and what a new snapshot has no use for, until nothing is left.
+async fn tend(pools: Weak<RefCell<Inner>>, config: Config) {
+    let mut changed = config.changed();
+    let mut followed = true;
+    loop {
+        tokio::select! {
+            biased;
+            published = changed.changed(), if followed => followed = published.is_ok(),
+            () = tokio::time::sleep(REAP_INTERVAL) => {}
+        }
+        let Some(inner) = pools.upgrade() else {
+            return;
+        };
+        let mut inner = inner.borrow_mut();
+        inner.sync(&config.load());
+        inner.reap();
         if inner.clusters.is_empty() {
-            inner.reaping = false;
+            inner.tended = false;
             return;
         }
     }

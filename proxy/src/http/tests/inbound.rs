@@ -333,3 +333,78 @@ fn an_upload_streams_through_both_sidecars_with_bounded_memory() {
         assert_eq!(client.records()[0].bytes_received, 3_000_000);
     });
 }
+
+#[test]
+fn both_ends_of_a_grpc_stream_talk_in_turn_through_both_sidecars() {
+    run(async {
+        let app = raw_app(|tcp| async move {
+            let mut connection = h2::server::handshake(tcp).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                tokio::task::spawn_local(async move {
+                    let mut stream = respond.send_response(Response::new(()), false).unwrap();
+                    let mut body = request.into_body();
+                    while let Some(Ok(data)) = body.data().await {
+                        body.flow_control().release_capacity(data.len()).unwrap();
+                        stream.send_data(data, false).unwrap();
+                    }
+                    stream.send_trailers(HeaderMap::new()).unwrap();
+                });
+            }
+        })
+        .await;
+        let (client, server) = pair(app).await;
+        let (mut sender, connection) = h2::client::handshake(client.client(Http2)).await.unwrap();
+        tokio::task::spawn_local(connection);
+        let request = http::Request::post("http://reviews/pkg.Service/Chat")
+            .body(())
+            .unwrap();
+        let (response, mut stream) = sender.send_request(request, false).unwrap();
+        let mut body = response.await.unwrap().into_body();
+        for n in 0..20_u8 {
+            stream.send_data(Bytes::from(vec![n; 100]), false).unwrap();
+            let echoed = body.data().await.unwrap().unwrap();
+            assert_eq!(echoed, vec![n; 100]);
+            body.flow_control().release_capacity(echoed.len()).unwrap();
+        }
+        stream.send_data(Bytes::new(), true).unwrap();
+        assert!(body.data().await.is_none());
+        let record = client.record().await;
+        assert_eq!((record.bytes_received, record.bytes_sent), (2_000, 2_000));
+        assert!(server.record().await.flags.is_empty());
+    });
+}
+
+#[test]
+fn a_stream_that_the_app_ends_early_ends_everywhere_and_costs_no_connection() {
+    run(async {
+        let app = raw_app(|tcp| async move {
+            let mut connection = h2::server::handshake(tcp).await.unwrap();
+            while let Some(Ok((_request, mut respond))) = connection.accept().await {
+                respond
+                    .send_response(Response::builder().status(413).body(()).unwrap(), true)
+                    .unwrap();
+            }
+        })
+        .await;
+        let (client, _server) = pair(app).await;
+        let (mut sender, connection) = h2::client::handshake(client.client(Http2)).await.unwrap();
+        tokio::task::spawn_local(connection);
+        for _ in 0..5 {
+            let request = http::Request::post("http://reviews/").body(()).unwrap();
+            let (response, _stream) = sender.send_request(request, false).unwrap();
+            assert_eq!(
+                response.await.unwrap().status(),
+                StatusCode::PAYLOAD_TOO_LARGE
+            );
+        }
+        assert_eq!(client.worker.upstream.pooled(), 1);
+        let endpoint = &client.worker.config.load().clusters["c"].endpoints[0].clone();
+        assert_eq!(
+            endpoint
+                .state
+                .active
+                .load(std::sync::atomic::Ordering::Relaxed),
+            0
+        );
+    });
+}

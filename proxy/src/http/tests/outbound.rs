@@ -563,3 +563,55 @@ fn many_streams_share_one_upstream_connection() {
         assert_eq!(sidecar.worker.upstream.pooled(), 1);
     });
 }
+
+#[test]
+fn a_request_waits_for_the_only_connection_that_its_cluster_may_have() {
+    run(async {
+        let endpoints = [echo(Http1, "a").await, echo(Http1, "b").await];
+        let mut cluster = cluster("c", plain(&endpoints));
+        cluster.limits.max_connections = 1;
+        let state = cluster.state.clone();
+        let sidecar = Sidecar::new(outbound(vec![route_to("c")], vec![cluster]));
+        let clients = (0..8).map(|_| async {
+            let mut client = Client::new(sidecar.client(Http1), Http1).await;
+            client.get("/").await.status
+        });
+        let answers = futures_util::future::join_all(clients).await;
+        assert!(
+            answers.iter().all(|status| *status == StatusCode::OK),
+            "{answers:?}"
+        );
+        assert_eq!(state.pending.load(std::sync::atomic::Ordering::Relaxed), 0);
+    });
+}
+
+#[test]
+fn a_new_snapshot_closes_idle_connections_without_a_request() {
+    run(async {
+        let closed = Rc::new(Cell::new(false));
+        let seen = closed.clone();
+        let app = raw_app(move |mut tcp| {
+            let seen = seen.clone();
+            async move {
+                read_head(&mut tcp).await;
+                tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                    .await
+                    .unwrap();
+                let _ = tcp.read_u8().await;
+                seen.set(true);
+            }
+        })
+        .await;
+        let sidecar = Sidecar::new(service(&[app]));
+        let mut client = Client::new(sidecar.client(Http1), Http1).await;
+        assert_eq!(client.get("/").await.status, StatusCode::OK);
+        sidecar.change(|snapshot| {
+            snapshot
+                .clusters
+                .insert("c".into(), std::sync::Arc::new(cluster("c", vec![])));
+        });
+        while !closed.get() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+}
