@@ -113,7 +113,12 @@ fn route(server: &mut AdminServer, path: &str, state: &State, answer: fn(&State)
 }
 
 fn ready(discovery: &Discovery) -> Answer {
-    if discovery.world().synced() {
+    if discovery.is_ending() {
+        admin::text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not ready: shutting down\n",
+        )
+    } else if discovery.world().synced() {
         admin::text(StatusCode::OK, "ready\n")
     } else {
         admin::text(

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
@@ -20,7 +21,9 @@ use tulle_runtime::tasks::Tasks;
 use tulle_runtime::{signals, trace};
 
 use crate::admin;
-use crate::ca::{Authority, CertificateService, DirectorySink, JwksReview, Metrics, Settings};
+use crate::ca::{
+    Authority, CaError, CertificateService, DirectorySink, JwksReview, Metrics, Settings,
+};
 use crate::discovery::{Discovery, Limits};
 use crate::source::SourceReport;
 use crate::store::{MeshSettings, Store};
@@ -114,17 +117,87 @@ pub(crate) async fn serve(
     limits: Limits,
     tasks: Tasks,
 ) -> anyhow::Result<Control> {
+    let (listener, mut admin) = bind(args).await?;
+    let (drain, watch) = drain::channel();
+    let ending = CancellationToken::new();
+    let mut registry = Registry::with_prefix("tulle");
+    let ca_metrics = Metrics::register(&mut registry);
+    let handshakes = listener::Metrics::register(&mut registry);
+    let gauges = admin::Gauges::register(&mut registry);
+    let authority = authority(args, ca_metrics.clone()).context("cannot start the CA")?;
+    let (discovery, follow) =
+        Discovery::new(store, limits, &mut registry, tasks.clone(), ending.clone());
+    let certificates = CertificateService::new(
+        authority.clone(),
+        Arc::new(JwksReview::new(
+            &args.jwks,
+            &args.token_issuer,
+            names::TOKEN_AUDIENCE,
+        )),
+        discovery.worlds(),
+        args.trust_domain.clone(),
+        limits.pod_wait,
+        ca_metrics,
+    );
+    let control = Control {
+        xds_address: listener.local_addr()?,
+        admin_address: admin.local_addr(),
+        tasks: tasks.clone(),
+        drain,
+    };
+    spawn(&tasks, "store-follower", follow);
+    spawn_ca(&tasks, &authority, &discovery);
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE.0))
+        .http2_keepalive_timeout(Some(KEEPALIVE.1))
+        .max_concurrent_streams(Some(STREAMS))
+        .add_service(discovery.service())
+        .add_service(certificates.into_service());
+    let incoming = listener::accept(listener, authority.identity().clone(), &tasks, handshakes);
+    let server = server
+        .serve_with_incoming_shutdown(ReceiverStream::new(incoming), ended(watch.clone(), ending));
+    tasks.spawn("xds-server", async move {
+        if let Err(error) = server.await {
+            tracing::error!(%error, "the server for proxies ended");
+        }
+        // Kept until the last connection has ended.
+        drop(watch);
+    });
+    let registry = Arc::new(registry);
+    admin::routes(
+        &mut admin,
+        admin::State {
+            registry,
+            gauges,
+            tasks: tasks.clone(),
+            discovery,
+            authority,
+            report,
+        },
+    );
+    admin.serve("admin", &tasks);
+    tracing::info!(xds = %control.xds_address, admin = %control.admin_address, "control plane serves");
+    Ok(control)
+}
+
+/// Takes the ports, before anything else is begun.
+async fn bind(args: &Args) -> anyhow::Result<(TcpListener, AdminServer)> {
     let listener = TcpListener::bind(args.xds_address).await.with_context(|| {
-        format!("cannot listen on {} for proxies: is another process using the port? choose another with --xds-address", args.xds_address)
+        let address = args.xds_address;
+        format!("cannot listen on {address} for proxies: free the port, or choose another address with --xds-address")
     })?;
     let admin = if args.admin_address.ip().is_loopback() {
         AdminServer::bind(args.admin_address).await
     } else {
         AdminServer::bind_exposed(args.admin_address).await
     };
-    let mut admin = admin.context("choose another address with --admin-address")?;
-    let mut registry = Registry::with_prefix("tulle");
-    let ca_metrics = Metrics::register(&mut registry);
+    Ok((
+        listener,
+        admin.context("choose another address with --admin-address")?,
+    ))
+}
+
+fn authority(args: &Args, metrics: Metrics) -> Result<Arc<Authority>, CaError> {
     let settings = Settings {
         state_dir: args.state_dir.clone(),
         trust_domain: args.trust_domain.clone(),
@@ -134,65 +207,7 @@ pub(crate) async fn serve(
         sinks: vec![Box::new(DirectorySink::new(&args.bundle_dir))],
         now: Box::new(SystemTime::now),
     };
-    let authority =
-        Arc::new(Authority::open(settings, ca_metrics.clone()).context("cannot start the CA")?);
-    let ending = CancellationToken::new();
-    let (discovery, follow) =
-        Discovery::new(store, limits, &mut registry, tasks.clone(), ending.clone());
-    let review = JwksReview::new(&args.jwks, &args.token_issuer, names::TOKEN_AUDIENCE);
-    let certificates = CertificateService::new(
-        authority.clone(),
-        Arc::new(review),
-        discovery.worlds(),
-        args.trust_domain.clone(),
-        limits.pod_wait,
-        ca_metrics,
-    );
-    let handshakes = listener::Metrics::register(&mut registry);
-    let gauges = admin::Gauges::register(&mut registry);
-    admin::routes(
-        &mut admin,
-        admin::State {
-            gauges,
-            registry: Arc::new(registry),
-            tasks: tasks.clone(),
-            discovery: discovery.clone(),
-            authority: authority.clone(),
-            report,
-        },
-    );
-    let (drain, watch) = drain::channel();
-    let control = Control {
-        xds_address: listener.local_addr()?,
-        admin_address: admin.local_addr(),
-        tasks: tasks.clone(),
-        drain,
-    };
-    spawn(&tasks, "store-follower", follow);
-    spawn(&tasks, "ca", run_authority(authority.clone()));
-    spawn(
-        &tasks,
-        "bundle-follower",
-        follow_bundle(authority.clone(), discovery.clone()),
-    );
-    let incoming = listener::accept(listener, authority.identity().clone(), &tasks, handshakes);
-    let server = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE.0))
-        .http2_keepalive_timeout(Some(KEEPALIVE.1))
-        .max_concurrent_streams(Some(STREAMS))
-        .add_service(discovery.service())
-        .add_service(certificates.into_service())
-        .serve_with_incoming_shutdown(ReceiverStream::new(incoming), ended(watch.clone(), ending));
-    tasks.spawn("xds-server", async move {
-        if let Err(error) = server.await {
-            tracing::error!(%error, "the server for proxies ended");
-        }
-        // Kept until the last connection has ended.
-        drop(watch);
-    });
-    admin.serve("admin", &tasks);
-    tracing::info!(xds = %control.xds_address, admin = %control.admin_address, "control plane serves");
-    Ok(control)
+    Authority::open(settings, metrics).map(Arc::new)
 }
 
 /// Runs a part until the tasks are cancelled.
@@ -212,13 +227,19 @@ async fn ended(watch: DrainWatch, ending: CancellationToken) {
     ending.cancel();
 }
 
-async fn run_authority(authority: Arc<Authority>) {
-    authority.run().await;
+/// Drives the CA, and hands its bundles on.
+fn spawn_ca(tasks: &Tasks, authority: &Arc<Authority>, discovery: &Discovery) {
+    let driven = authority.clone();
+    spawn(tasks, "ca", async move { driven.run().await });
+    spawn(
+        tasks,
+        "bundle-follower",
+        follow_bundle(authority.bundle(), discovery.clone()),
+    );
 }
 
 /// Hands each new trust bundle to discovery.
-async fn follow_bundle(authority: Arc<Authority>, discovery: Discovery) {
-    let mut bundle = authority.bundle();
+async fn follow_bundle(mut bundle: watch::Receiver<Arc<str>>, discovery: Discovery) {
     loop {
         let pem = bundle.borrow_and_update().clone();
         discovery.set_bundle(&pem);

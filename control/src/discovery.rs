@@ -167,6 +167,11 @@ impl Discovery {
         proxies.iter().map(|proxy| proxy.status()).collect()
     }
 
+    /// Whether streams are being told to go.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.0.ending.is_cancelled()
+    }
+
     /// The newest world that is being served.
     pub(crate) fn world(&self) -> Arc<World> {
         self.0.catalog.world()
