@@ -114,6 +114,8 @@ impl Config {
     ///
     /// Cheap when the answer is there: call it for every request, which also keeps the answer in use.
     pub async fn resolve(&self, destination: SocketAddr) -> Resolution {
+        // An IPv4 connection to an IPv6 socket shows a mapped address; the control plane knows none of these.
+        let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
         if let Some(known) = self.outbound(destination) {
             return known;
         }
@@ -140,6 +142,7 @@ impl Config {
     /// The workload that has an address, if that is known now; asks for it in the background if not.
     #[must_use]
     pub fn workload(&self, address: IpAddr) -> Option<Arc<Workload>> {
+        let address = address.to_canonical();
         let snapshot = self.load();
         mark(&snapshot, Ask::Workload(address));
         match snapshot.workloads.get(&address) {

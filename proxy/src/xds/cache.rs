@@ -99,3 +99,66 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
         .open(path)?;
     file.write_all(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn responses() -> Vec<DeltaDiscoveryResponse> {
+        let named = |name: &str| DeltaDiscoveryResponse {
+            removed_resources: vec![name.to_owned()],
+            ..DeltaDiscoveryResponse::default()
+        };
+        vec![named("a"), named("b")]
+    }
+
+    #[test]
+    fn the_file_is_whole_private_and_replaced() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cache = Cache::new(dir.path(), "me");
+        assert!(cache.load().expect("no file is no error").is_empty());
+        // Left over from a crash, and readable by everyone.
+        fs::write(dir.path().join("config.tmp"), "half").expect("writable");
+        cache.save(responses()).expect("there is room");
+        cache.save(responses()).expect("again");
+        let loaded = cache.load().expect("it was written");
+        let names: Vec<_> = loaded
+            .iter()
+            .map(|response| response.removed_resources[0].as_str())
+            .collect();
+        assert_eq!(names, ["a", "b"]);
+        let mode = fs::metadata(cache.path())
+            .expect("it is there")
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 1);
+    }
+
+    #[test]
+    fn other_nodes_formats_and_damage_are_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cache = Cache::new(dir.path(), "me");
+        cache.save(responses()).expect("there is room");
+        assert!(Cache::new(dir.path(), "you").load().is_err());
+        let bytes = fs::read(cache.path()).expect("it is there");
+        fs::write(cache.path(), &bytes[..bytes.len() - 1]).expect("writable");
+        assert!(cache.load().is_err());
+        fs::write(cache.path(), "tulle-config-2\n").expect("writable");
+        assert!(cache.load().is_err());
+    }
+
+    #[test]
+    fn without_room_saving_fails_and_leaves_nothing_half_written() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cache = Cache::new(&dir.path().join("absent"), "me");
+        assert!(cache.save(responses()).is_err());
+        // The file's place is taken by something that a rename cannot replace.
+        let cache = Cache::new(dir.path(), "me");
+        fs::create_dir(cache.path()).expect("a directory");
+        assert!(cache.save(responses()).is_err());
+        assert!(!dir.path().join("config.tmp").exists());
+    }
+}

@@ -24,6 +24,8 @@ use crate::config::store::ConfigWriter;
 /// Wait before the first new attempt, doubling up to the longest; short enough for a failover within seconds.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
+/// A stream that lasted this long was a good one: the next attempt waits the shortest time again.
+const GOOD_STREAM: Duration = Duration::from_secs(10);
 /// How often unused subscriptions are looked for; they are dropped after ten times of this.
 const SWEEP: Duration = Duration::from_secs(60);
 /// Changes are gathered for this long before they are saved.
@@ -117,8 +119,12 @@ impl XdsClient {
 
     async fn follow(&mut self) {
         loop {
+            let started = Instant::now();
             let end = self.stream().await;
             self.core.disconnected(&end);
+            if started.elapsed() >= GOOD_STREAM {
+                self.backoff.reset();
+            }
             let delay = self.backoff.next_delay();
             tracing::debug!(
                 delay_ms = delay.as_millis(),
@@ -158,7 +164,6 @@ impl XdsClient {
                 },
                 response = responses.next() => match response {
                     Some(Ok(response)) => {
-                        self.backoff.reset();
                         self.core.connected();
                         self.core.take(response);
                     }
@@ -246,18 +251,25 @@ impl Core {
 
     fn disconnected(&self, end: &Status) {
         let reason = format!("{:?}: {}", end.code(), end.message());
-        if self.metrics.connected.set(0) == 1 {
+        let was_connected = self.metrics.connected.set(0) == 1;
+        let mut first = false;
+        self.status.update(|report| {
+            report.connected = false;
+            first = report.last_error.replace(reason.clone()).is_none();
+        });
+        if was_connected {
             tracing::warn!(
                 error = reason,
                 "lost the control plane; the last good config stays in use"
             );
+        } else if first {
+            tracing::warn!(
+                error = reason,
+                "cannot reach the control plane; trying again"
+            );
         } else {
-            tracing::debug!(error = reason, "cannot reach the control plane");
+            tracing::debug!(error = reason, "still cannot reach the control plane");
         }
-        self.status.update(|report| {
-            report.connected = false;
-            report.last_error = Some(reason);
-        });
     }
 
     fn take(&mut self, response: DeltaDiscoveryResponse) {

@@ -54,6 +54,19 @@ impl XdsMetrics {
         registry.register("refused_asks", help, refused_asks);
         let help = "Failures to save the last good config, or to read it back";
         registry.register("cache_failures", help, cache_failures);
+        // A series that begins at zero shows its first increase.
+        for kind in [
+            ResourceType::Cluster,
+            ResourceType::Endpoints,
+            ResourceType::Listener,
+            ResourceType::Route,
+            ResourceType::Address,
+        ] {
+            let label = TypeLabel::of(kind);
+            let _ = metrics.updates.get_or_create(&label);
+            let _ = metrics.rejects.get_or_create(&label);
+            let _ = metrics.subscriptions.get_or_create(&label);
+        }
         metrics
     }
 }
@@ -72,5 +85,43 @@ impl EncodeLabelValue for Kind {
         encoder: &mut prometheus_client::encoding::LabelValueEncoder,
     ) -> Result<(), std::fmt::Error> {
         EncodeLabelValue::encode(&self.0.short_name(), encoder)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_has_name_help_and_type() {
+        let mut registry = Registry::with_prefix("tulle");
+        let metrics = XdsMetrics::register(&mut registry);
+        metrics
+            .rejects
+            .get_or_create(&TypeLabel::of(ResourceType::Listener))
+            .inc();
+        let text = tulle_runtime::metrics::encode(&registry);
+        for (name, kind) in [
+            ("connected", "gauge"),
+            ("streams", "counter"),
+            ("updates", "counter"),
+            ("rejects", "counter"),
+            ("subscriptions", "gauge"),
+            ("refused_asks", "counter"),
+            ("cache_failures", "counter"),
+        ] {
+            assert!(
+                text.contains(&format!("# HELP tulle_xds_{name} ")),
+                "{text}"
+            );
+            assert!(
+                text.contains(&format!("# TYPE tulle_xds_{name} {kind}\n")),
+                "{text}"
+            );
+        }
+        assert!(
+            text.contains("tulle_xds_rejects_total{resource=\"LDS\"} 1\n"),
+            "{text}"
+        );
     }
 }

@@ -87,6 +87,13 @@ impl State {
 
     /// A new stream begins: everything is to be said again.
     pub(super) fn reconnect(&mut self) {
+        for cluster in &self.awaiting {
+            if let Some(spec) = self.clusters.known(cluster)
+                && let EndpointSource::Eds(eds) = &spec.source
+            {
+                self.endpoints.forget_version(eds);
+            }
+        }
         self.listeners.reconnect();
         self.routes.reconnect();
         self.clusters.reconnect();
@@ -174,9 +181,8 @@ impl State {
             ResourceType::Listener => self.listeners.apply(response, decode::listener),
             ResourceType::Route => self.routes.apply(response, decode::route_table),
             ResourceType::Cluster => {
-                let known: HashSet<_> = self.snapshot.clusters.keys().cloned().collect();
                 let applied = self.clusters.apply(response, decode::cluster);
-                self.clusters_changed(&applied, &known);
+                self.clusters_changed(&applied);
                 applied
             }
             ResourceType::Endpoints => {
@@ -283,13 +289,13 @@ impl State {
     }
 
     /// A changed cluster that is in use waits for its endpoints to be sent again, and asks for that.
-    fn clusters_changed(&mut self, applied: &Applied, in_use: &HashSet<Arc<str>>) {
+    fn clusters_changed(&mut self, applied: &Applied) {
         for name in &applied.changed {
             self.touched.insert(name.clone());
             self.awaiting.remove(name);
             if let Some(spec) = self.clusters.known(name)
                 && let EndpointSource::Eds(eds) = &spec.source
-                && in_use.contains(name)
+                && self.snapshot.clusters.contains_key(name)
             {
                 self.awaiting.insert(name.clone());
                 self.endpoints.want_again(eds);
@@ -322,3 +328,6 @@ fn ask_of(type_url: &str, name: &str) -> Option<Ask> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -146,6 +146,13 @@ impl<R> Tracker<R> {
         }
     }
 
+    /// Lets the next stream send a name whatever its version.
+    pub(super) fn forget_version(&mut self, name: &str) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.version.clear();
+        }
+    }
+
     /// Subscribes to these names and no others; the names that are let go are returned.
     pub(super) fn want_only(&mut self, names: &HashSet<Arc<str>>) -> Vec<Arc<str>> {
         if self.wildcard {
@@ -226,7 +233,7 @@ impl<R> Tracker<R> {
             request.resource_names_subscribe = names;
         }
         for (name, entry) in &self.entries {
-            if matches!(entry.answer, Answer::Known(_)) {
+            if matches!(entry.answer, Answer::Known(_)) && !entry.version.is_empty() {
                 request
                     .initial_resource_versions
                     .insert(name.to_string(), entry.version.clone());
