@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::header::{HOST, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use tokio::time::Instant as TokioInstant;
 
 use super::body::ResponseBody;
 use super::headers::{self, FORWARDED_FOR, Provenance, REQUEST_ID};
@@ -31,7 +32,7 @@ pub(super) struct Connection {
     /// Whether answers ask the client to use another connection from now on.
     closing: Cell<bool>,
     active: Cell<usize>,
-    idle_since: Cell<Instant>,
+    idle_since: Cell<TokioInstant>,
 }
 
 impl Connection {
@@ -49,7 +50,7 @@ impl Connection {
             provenance,
             closing: Cell::new(false),
             active: Cell::new(0),
-            idle_since: Cell::new(Instant::now()),
+            idle_since: Cell::new(TokioInstant::now()),
         }
     }
 
@@ -58,9 +59,9 @@ impl Connection {
         self.closing.set(true);
     }
 
-    /// How long nothing has been going on; `None` while something is.
-    pub(super) fn idle_for(&self) -> Option<Duration> {
-        (self.active.get() == 0).then(|| self.idle_since.get().elapsed())
+    /// Since when nothing has been going on; `None` while something is.
+    pub(super) fn idle_since(&self) -> Option<TokioInstant> {
+        (self.active.get() == 0).then(|| self.idle_since.get())
     }
 
     /// Says in an answer's head what the connection has to say.
@@ -183,7 +184,7 @@ impl Drop for Exchange {
         let connection = &self.connection;
         connection.active.set(connection.active.get() - 1);
         if connection.active.get() == 0 {
-            connection.idle_since.set(Instant::now());
+            connection.idle_since.set(TokioInstant::now());
         }
     }
 }

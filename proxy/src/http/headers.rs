@@ -1,12 +1,12 @@
 //! Headers that belong to one hop, and those that inbound vouches for.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 use tulle_identity::SpiffeId;
 use tulle_runtime::names::UNPROCESSED_HEADER;
 
@@ -26,7 +26,11 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 
 /// Makes of a client's request one that can be sent on: hop-by-hop headers are gone, the target has the form that
 /// the version wants. Returns whether the client asks for an upgrade, which then stays in the headers.
-pub(super) fn prepare_request(request: &mut Parts, version: HttpVersion) -> Result<bool, Failure> {
+pub(super) fn prepare_request(
+    request: &mut Parts,
+    version: HttpVersion,
+    destination: SocketAddr,
+) -> Result<bool, Failure> {
     if request.method == Method::CONNECT {
         return Err(Failure::Connect);
     }
@@ -34,6 +38,7 @@ pub(super) fn prepare_request(request: &mut Parts, version: HttpVersion) -> Resu
     match version {
         HttpVersion::Http1 => {
             origin_form(request)?;
+            name_host(request, destination);
             let chunked = request.headers.contains_key(TRANSFER_ENCODING);
             strip_hop_by_hop(&mut request.headers, upgrade);
             if chunked {
@@ -131,6 +136,16 @@ fn origin_form(request: &mut Parts) -> Result<(), Failure> {
     let path = request.uri.path_and_query().cloned();
     request.uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
     Ok(())
+}
+
+/// HTTP/1.0 knows no `Host`, but the request goes on as HTTP/1.1: it was meant for the address that it was sent to.
+fn name_host(request: &mut Parts, destination: SocketAddr) {
+    if request.version == Version::HTTP_10
+        && !request.headers.contains_key(HOST)
+        && let Ok(host) = HeaderValue::try_from(destination.to_string())
+    {
+        request.headers.insert(HOST, host);
+    }
 }
 
 /// HTTP/2 upstream wants scheme and authority in the target; `Host` must not say anything else.

@@ -30,7 +30,10 @@ pub(super) async fn serve(
     let client_upgrade = hyper::upgrade::on(&mut request);
     let (mut parts, body) = request.into_parts();
     let mut exchange = Exchange::begin(connection, &parts);
-    let upgrade = match headers::prepare_request(&mut parts, exchange.connection.version) {
+    let downstream = exchange.connection.downstream.clone();
+    let version = exchange.connection.version;
+    let prepared = headers::prepare_request(&mut parts, version, downstream.original_dst);
+    let upgrade = match prepared {
         Ok(upgrade) => upgrade,
         Err(failure) => return Ok(exchange.fail(&failure)),
     };

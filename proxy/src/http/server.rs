@@ -10,6 +10,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 use super::body::ResponseBody;
 use super::exchange::Connection;
@@ -113,13 +114,15 @@ async fn draining(connection: &Connection) {
     }
 }
 
+/// Resolves when nothing has been going on for long enough, counted from now.
 async fn idle(connection: &Connection) {
+    let begun = Instant::now();
     loop {
-        let left = match connection.idle_for() {
-            Some(idle) if idle >= DRAIN_IDLE => return,
-            Some(idle) => DRAIN_IDLE - idle,
-            None => DRAIN_IDLE,
-        };
-        tokio::time::sleep(left).await;
+        let since = connection.idle_since().map(|since| since.max(begun));
+        let until = since.unwrap_or_else(Instant::now) + DRAIN_IDLE;
+        if since.is_some() && until <= Instant::now() {
+            return;
+        }
+        tokio::time::sleep_until(until).await;
     }
 }

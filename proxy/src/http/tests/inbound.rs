@@ -408,3 +408,31 @@ fn a_stream_that_the_app_ends_early_ends_everywhere_and_costs_no_connection() {
         );
     });
 }
+
+#[test]
+fn a_draining_sidecar_keeps_an_idle_mesh_connection_for_a_while() {
+    run_paused(async {
+        // Without any config every request is answered here.
+        let mut sidecar = Sidecar::new(crate::config::Snapshot::default());
+        let mesh = sidecar.caller(CLIENT.into(), mesh_peer(), Http1);
+        let mut plain = sidecar.caller(CLIENT.into(), Security::Plaintext, Http1);
+        let mut client = Client::new(mesh, Http1).await;
+        client.get("/").await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let (drain, _) = drain::channel();
+        let begun = std::mem::replace(&mut sidecar.drain, drain);
+        tokio::task::spawn_local(begun.drain(Duration::from_secs(9)));
+        assert_eq!(
+            plain.read(&mut [0; 1]).await.unwrap(),
+            0,
+            "others are closed at once"
+        );
+        tokio::time::sleep(Duration::from_millis(1_900)).await;
+        let Client::Http1(sender) = &client else {
+            unreachable!()
+        };
+        assert!(!sender.is_closed());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(sender.is_closed());
+    });
+}

@@ -615,3 +615,12 @@ fn a_new_snapshot_closes_idle_connections_without_a_request() {
         }
     });
 }
+
+#[test]
+fn a_request_of_http_1_0_without_host_gets_one() {
+    run(async {
+        let sidecar = Sidecar::new(service(&[echo(Http1, "a").await]));
+        let answer = raw(sidecar.client(Http1), "GET / HTTP/1.0\r\n\r\n").await;
+        assert!(answer.contains("got-host: 10.96.0.1:80\r\n"), "{answer}");
+    });
+}
