@@ -3,4 +3,5 @@
 mod certificates;
 mod harness;
 mod operators;
+mod sidecars;
 mod streams;

@@ -127,6 +127,11 @@ impl Plane {
         eventually(|| TrustBundle::load(&path).ok()).await
     }
 
+    /// Where everything of this control plane lies.
+    pub(super) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     pub(super) fn state_dir(&self) -> PathBuf {
         self.dir.path().join("state")
     }
