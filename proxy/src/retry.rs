@@ -1,7 +1,7 @@
 //! Whether, when and at whose expense a request is tried again.
 //!
 //! What the app provably never got is tried again whatever the method; what it may have processed only if the method
-//! is idempotent. A budget per cluster keeps retries a small share of the traffic, so that they never make an outage
+//! is idempotent. A budget per cluster keeps the latter a small share of the traffic, so that they never make an outage
 //! worse.
 
 mod replay;
@@ -102,19 +102,22 @@ impl<'p> Retries<'p> {
         left
     }
 
-    /// Takes a retry: how long to wait before it, and its share of the budget. `None`: no retry is left, or the
-    /// cluster has too many of them under way.
-    pub fn take(&mut self, cluster: &Cluster) -> Option<(Duration, BudgetGuard)> {
-        if self.left == 0 {
-            return None;
-        }
-        let guard = BudgetGuard::new(cluster)?;
-        self.left -= 1;
+    /// Takes a retry of a request that no app got: each such request still reaches at most one app, so that its
+    /// retries make no outage worse and need no budget.
+    pub fn take_free(&mut self) -> Option<Duration> {
+        self.left = self.left.checked_sub(1)?;
         let policy = self.policy;
         let backoff = self
             .backoff
             .get_or_insert_with(|| Backoff::new(policy.backoff_base, policy.backoff_max));
-        Some((backoff.next_delay(), guard))
+        Some(backoff.next_delay())
+    }
+
+    /// Takes a retry of a request that an app may have got: how long to wait before it, and its share of the budget.
+    /// `None`: no retry is left, or the cluster has too many of them under way.
+    pub fn take(&mut self, cluster: &Cluster) -> Option<(Duration, BudgetGuard)> {
+        let guard = BudgetGuard::new(cluster)?;
+        Some((self.take_free()?, guard))
     }
 }
 

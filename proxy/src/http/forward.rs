@@ -139,7 +139,7 @@ pub(super) struct Attempts<'p> {
 enum Next {
     Nothing,
     AtOnce,
-    After(Duration, BudgetGuard),
+    After(Duration, Option<BudgetGuard>),
 }
 
 impl<'p> Attempts<'p> {
@@ -178,7 +178,7 @@ impl<'p> Attempts<'p> {
                 Next::After(delay, guard) => {
                     drop(outcome);
                     self.tried.push(target.address);
-                    self.budget = Some(guard);
+                    self.budget = guard;
                     pause(delay, self.deadline).await?;
                 }
             }
@@ -191,15 +191,16 @@ impl<'p> Attempts<'p> {
         target: &Target,
         outcome: &Result<Won, Lost>,
     ) -> Next {
-        let covered = match outcome {
+        let (covered, unprocessed) = match outcome {
             Ok(won) => {
                 let headers = won.response.headers();
                 let marked = target.identity().is_some() && headers::is_marked(headers);
-                marked || self.retries.cover_response(won.response.status(), headers)
+                let covered = self.retries.cover_response(won.response.status(), headers);
+                (marked || covered, marked)
             }
-            Err(Lost::Upstream(error)) => self.retries.covers(error),
-            Err(Lost::TryTimeout) => self.retries.cover_timeout(),
-            Err(Lost::Timeout) => false,
+            Err(Lost::Upstream(error)) => (self.retries.covers(error), error.is_unprocessed()),
+            Err(Lost::TryTimeout) => (self.retries.cover_timeout(), false),
+            Err(Lost::Timeout) => (false, false),
         };
         if !covered || self.head.is_none() || !exchange.replay.is_replayable() {
             return Next::Nothing;
@@ -209,12 +210,15 @@ impl<'p> Attempts<'p> {
             return Next::AtOnce;
         }
         if !self.retries.are_left() && exchange.record.attempts > 1 {
-            exchange
-                .record
-                .flags
-                .insert(ResponseFlag::UpstreamRetryLimitExceeded);
+            let exhausted = ResponseFlag::UpstreamRetryLimitExceeded;
+            exchange.record.flags.insert(exhausted);
         }
-        let retry = self.retries.take(&target.cluster);
+        let retry = if unprocessed {
+            self.retries.take_free().map(|delay| (delay, None))
+        } else {
+            let taken = self.retries.take(&target.cluster);
+            taken.map(|(delay, guard)| (delay, Some(guard)))
+        };
         retry.map_or(Next::Nothing, |(delay, guard)| Next::After(delay, guard))
     }
 

@@ -1,5 +1,6 @@
 mod harness;
 mod inbound;
+mod messages;
 mod outbound;
 mod retry;
 

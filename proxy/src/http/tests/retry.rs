@@ -133,10 +133,19 @@ fn the_budget_bounds_retries() {
             min_retry_concurrency: 0,
             ..CircuitBreaker::default()
         };
-        let sidecar = sidecar(route_to("c"), cluster);
-        let mut client = Client::new(sidecar.client(Http1), Http1).await;
+        let failing = sidecar(route_to("c"), cluster);
+        let mut client = Client::new(failing.client(Http1), Http1).await;
         assert_eq!(client.get("/").await.status, StatusCode::BAD_GATEWAY);
         assert_eq!(count.get(), 1);
+        // What no app got is not at its expense.
+        let mut cluster =
+            super::harness::cluster("c", plain(&[nobody().await, echo(Http1, "a").await]));
+        cluster.limits.min_retry_concurrency = 0;
+        let refusing = sidecar(route_to("c"), cluster);
+        let mut client = Client::new(refusing.client(Http1), Http1).await;
+        for _ in 0..4 {
+            assert_eq!(client.get("/").await.header("x-app"), "a");
+        }
     });
 }
 

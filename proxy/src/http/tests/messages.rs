@@ -1,0 +1,241 @@
+//! What a message looks like after it has passed: framing, hop-by-hop headers, odd clients.
+
+use http::{Method, StatusCode};
+use http_body_util::Full;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::harness::*;
+use crate::conn::HttpVersion::{Http1, Http2};
+
+#[test]
+fn hop_by_hop_headers_stay_on_their_hop() {
+    run(async {
+        let sidecar = Sidecar::new(service(&[echo(Http1, "a").await]));
+        let mut client = Client::new(sidecar.client(Http1), Http1).await;
+        let request = client
+            .build(Method::GET, "/")
+            .header("connection", "keep-alive, x-private")
+            .header("x-private", "1")
+            .header("keep-alive", "timeout=5")
+            .header("proxy-connection", "keep-alive")
+            .header("upgrade", "h2c")
+            .header("te", "gzip")
+            .header("x-kept", "1");
+        let answer = client
+            .request(request.body(Full::default()).unwrap())
+            .await
+            .unwrap();
+        for gone in [
+            "connection",
+            "x-private",
+            "keep-alive",
+            "proxy-connection",
+            "upgrade",
+        ] {
+            assert_eq!(answer.header(&format!("got-{gone}")), "", "{gone}");
+        }
+        assert_eq!(answer.header("got-te"), "trailers");
+        assert_eq!(
+            (answer.header("got-x-kept"), answer.header("got-host")),
+            ("1", "reviews")
+        );
+    });
+}
+
+#[test]
+fn http1_messages_keep_their_shape() {
+    run(async {
+        let app = raw_app(|mut tcp| async move {
+            loop {
+                let head = read_head(&mut tcp).await;
+                let answer: &[u8] = match head.split(' ').nth(1) {
+                    Some("/length") => b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nbody",
+                    Some("/chunked") => b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-t\r\n\r\n4\r\nbody\r\n0\r\nx-t: 1\r\n\r\n",
+                    Some("/head") => b"HTTP/1.1 200 OK\r\ncontent-length: 1234\r\n\r\n",
+                    Some("/empty") => b"HTTP/1.1 204 No Content\r\n\r\n",
+                    Some("/unchanged") => b"HTTP/1.1 304 Not Modified\r\ncontent-length: 9\r\netag: \"x\"\r\n\r\n",
+                    Some("/early") => b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\nHTTP/1.1 200 Fine\r\ncontent-length: 0\r\n\r\n",
+                    Some("/close") => {
+                        tcp.write_all(b"HTTP/1.0 200 OK\r\n\r\nuntil the end").await.unwrap();
+                        return;
+                    }
+                    _ => return,
+                };
+                tcp.write_all(answer).await.unwrap();
+            }
+        })
+        .await;
+        let sidecar = Sidecar::new(service(&[app]));
+        let rows = [
+            (
+                "GET /length",
+                "",
+                "HTTP/1.1 200 OK",
+                "content-length: 4",
+                "\r\n\r\nbody",
+            ),
+            (
+                "GET /chunked",
+                "te: trailers\r\n",
+                "HTTP/1.1 200 OK",
+                "transfer-encoding: chunked",
+                "4\r\nbody\r\n0\r\nx-t: 1\r\n\r\n",
+            ),
+            (
+                "GET /chunked",
+                "",
+                "HTTP/1.1 200 OK",
+                "transfer-encoding: chunked",
+                "4\r\nbody\r\n0\r\n\r\n",
+            ),
+            (
+                "HEAD /head",
+                "",
+                "HTTP/1.1 200 OK",
+                "content-length: 1234",
+                "\r\n\r\n",
+            ),
+            (
+                "GET /empty",
+                "",
+                "HTTP/1.1 204 No Content",
+                "date:",
+                "\r\n\r\n",
+            ),
+            (
+                "GET /unchanged",
+                "",
+                "HTTP/1.1 304 Not Modified",
+                "etag: \"x\"",
+                "\r\n\r\n",
+            ),
+            (
+                "GET /early",
+                "",
+                "HTTP/1.1 200 Fine",
+                "content-length: 0",
+                "\r\n\r\n",
+            ),
+            (
+                "GET /close",
+                "",
+                "HTTP/1.1 200 OK",
+                "transfer-encoding: chunked",
+                "until the end\r\n0\r\n\r\n",
+            ),
+        ];
+        for (request, header, status, has, ends) in rows {
+            let request =
+                format!("{request} HTTP/1.1\r\nhost: reviews\r\n{header}connection: close\r\n\r\n");
+            let answer = raw(sidecar.client(Http1), &request).await;
+            assert!(answer.starts_with(status), "{request}\n{answer}");
+            assert!(answer.contains(has), "{request}\n{answer}");
+            assert!(answer.ends_with(ends), "{request}\n{answer}");
+        }
+        let old = raw(
+            sidecar.client(Http1),
+            "GET /chunked HTTP/1.0\r\nhost: reviews\r\n\r\n",
+        )
+        .await;
+        assert!(
+            old.ends_with("\r\n\r\nbody") && !old.contains("chunked"),
+            "{old}"
+        );
+    });
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    run(async {
+        let sidecar = Sidecar::new(service(&[echo(Http1, "a").await]));
+        let requests = "POST /1 HTTP/1.1\r\nhost: r\r\ncontent-length: 3\r\n\r\none\
+                        GET /2 HTTP/1.1\r\nhost: r\r\n\r\n\
+                        POST /3 HTTP/1.1\r\nhost: r\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n5\r\nthree\r\n0\r\n\r\n";
+        let answers = raw(sidecar.client(Http1), requests).await;
+        let targets: Vec<_> = answers
+            .matches("x-target: /")
+            .zip(answers.split("x-target: /").skip(1))
+            .map(|(_, rest)| &rest[..1])
+            .collect();
+        assert_eq!(targets, ["1", "2", "3"]);
+        assert!(
+            answers.contains("\r\n\r\none") && answers.ends_with("three"),
+            "{answers}"
+        );
+        assert_eq!(sidecar.worker.upstream.pooled(), 1);
+    });
+}
+
+#[test]
+fn a_get_with_a_body_keeps_it() {
+    run(async {
+        let sidecar = Sidecar::new(service(&[echo(Http1, "a").await]));
+        for framing in [
+            "content-length: 4\r\n\r\nbody",
+            "transfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
+        ] {
+            let request = format!("GET / HTTP/1.1\r\nhost: r\r\nconnection: close\r\n{framing}");
+            let answer = raw(sidecar.client(Http1), &request).await;
+            assert!(answer.ends_with("\r\n\r\nbody"), "{answer}");
+        }
+    });
+}
+
+#[test]
+fn a_client_is_told_to_continue_only_when_somebody_takes_the_body() {
+    run(async {
+        let head = "POST / HTTP/1.1\r\nhost: r\r\nexpect: 100-continue\r\ncontent-length: 4\r\nconnection: close\r\n\r\n";
+        let sidecar = Sidecar::new(service(&[echo(Http1, "a").await]));
+        let mut io = sidecar.client(Http1);
+        io.write_all(head.as_bytes()).await.unwrap();
+        assert!(read_head(&mut io).await.starts_with("HTTP/1.1 100"));
+        io.write_all(b"body").await.unwrap();
+        let mut answer = String::new();
+        io.read_to_string(&mut answer).await.unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && !answer.contains("got-expect"),
+            "{answer}"
+        );
+        let sidecar = Sidecar::new(service(&[nobody().await]));
+        let answer = raw(sidecar.client(Http1), head).await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    });
+}
+
+#[test]
+fn connect_and_contradictory_hosts_are_refused() {
+    run(async {
+        let sidecar = Sidecar::new(service(&[echo(Http1, "a").await]));
+        let refused = raw(
+            sidecar.client(Http1),
+            "CONNECT r:80 HTTP/1.1\r\nhost: r\r\n\r\n",
+        )
+        .await;
+        assert!(
+            refused.starts_with("HTTP/1.1 405") && refused.contains("connection: close"),
+            "{refused}"
+        );
+        let absolute = "GET http://other/p HTTP/1.1\r\nhost: r\r\nconnection: close\r\n\r\n";
+        let answer = raw(sidecar.client(Http1), absolute).await;
+        assert!(
+            answer.contains("got-host: other") && answer.contains("x-target: /p\r\n"),
+            "{answer}"
+        );
+        let mut client = Client::new(sidecar.client(Http2), Http2).await;
+        let request = client.build(Method::GET, "/").header("host", "another");
+        let answer = client
+            .request(request.body(Full::default()).unwrap())
+            .await
+            .unwrap();
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+    });
+}
+
+#[test]
+fn a_request_of_http_1_0_without_host_gets_one() {
+    run(async {
+        let sidecar = Sidecar::new(service(&[echo(Http1, "a").await]));
+        let answer = raw(sidecar.client(Http1), "GET / HTTP/1.0\r\n\r\n").await;
+        assert!(answer.contains("got-host: 10.96.0.1:80\r\n"), "{answer}");
+    });
+}
