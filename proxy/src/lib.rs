@@ -8,6 +8,7 @@ pub mod config;
 pub mod settings;
 pub mod xds;
 
+pub mod capture;
 pub mod conn;
 pub mod io;
 
@@ -35,3 +36,7 @@ pub mod inbound;
 pub mod outbound;
 
 pub mod admin;
+pub mod app;
+pub mod args;
+
+pub use args::{main, main_from};

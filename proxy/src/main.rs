@@ -1,2 +1,7 @@
-//! The sidecar program.
-fn main() {}
+//! The sidecar program that pods run.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tulle_proxy::main()
+}

@@ -1,6 +1,18 @@
 //! What the operator decided when the sidecar was started; it never changes afterwards.
+//!
+//! Everything is read from the environment and checked at once ([`Startup::from_env`]), so that a bad pod spec is
+//! reported whole. The data path sees only [`Settings`].
 
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::str::FromStr;
 use std::time::Duration;
+
+use tulle_identity::{SpiffeId, TrustDomain};
+use tulle_runtime::env::{Env, EnvErrors};
+use tulle_runtime::names::{
+    CONTROL_NAMESPACE, DEFAULT_CLUSTER_DOMAIN, DEFAULT_TRUST_DOMAIN, PROXY_MARK, ports, variables,
+};
 
 /// Settings of the data path.
 #[derive(Clone, Debug)]
@@ -22,6 +34,185 @@ impl Default for Settings {
             drain_deadline: Duration::from_secs(25),
             socket_mark: None,
             passthrough_undiscovered: false,
+        }
+    }
+}
+
+/// Everything that a sidecar is told at its start.
+#[derive(Clone, Debug)]
+pub struct Startup {
+    /// What the data path needs of it.
+    pub settings: Settings,
+    /// Who this pod is; the CA must agree.
+    pub id: SpiffeId,
+    /// Name of the pod.
+    pub pod_name: String,
+    /// Address of the pod.
+    pub pod_ip: IpAddr,
+    /// `host:port` of the control plane.
+    pub control_address: String,
+    /// DNS domain of the cluster.
+    pub cluster_domain: String,
+    /// Log filter.
+    pub log: String,
+    /// Whether requests and connections are logged.
+    pub access_log: bool,
+    /// Whether everything is subscribed to, and not only what the app talks to.
+    pub wildcard: bool,
+}
+
+impl Startup {
+    /// Reads the sidecar's variables.
+    ///
+    /// # Errors
+    ///
+    /// Names every variable that is missing or bad.
+    pub fn from_env(env: Env) -> Result<Self, EnvErrors> {
+        let choice = |name, first, second| choose(&env, name, first, second);
+        let pod_name = env.required::<String>(variables::POD_NAME);
+        let pod_ip = env.required::<IpAddr>(variables::POD_IP);
+        let id = identity(&env);
+        let settings = settings(&env);
+        let access_log = choice(variables::ACCESS_LOG, "json", "off");
+        let wildcard = !choice(variables::DISCOVERY, "on-demand", "wildcard");
+        let control_address = or(&env, variables::CONTROL_ADDRESS, || {
+            format!("tulle-control.{CONTROL_NAMESPACE}.svc:{}", ports::XDS)
+        });
+        let cluster_domain = or(&env, variables::CLUSTER_DOMAIN, || {
+            DEFAULT_CLUSTER_DOMAIN.to_owned()
+        });
+        let log = or(&env, variables::LOG, || "info".to_owned());
+        env.finish_with(|| {
+            Some(Self {
+                settings,
+                id: id?,
+                pod_name: pod_name?,
+                pod_ip: pod_ip?,
+                control_address,
+                cluster_domain,
+                log,
+                access_log,
+                wildcard,
+            })
+        })
+    }
+}
+
+fn settings(env: &Env) -> Settings {
+    let default = Settings::default();
+    let workers = or(env, variables::WORKERS, || default.workers);
+    if workers == 0 {
+        env.reject(
+            variables::WORKERS,
+            "at least one worker is needed; leave it out for one",
+        );
+    }
+    Settings {
+        workers,
+        drain_deadline: env
+            .duration(variables::DRAIN_DEADLINE)
+            .unwrap_or(default.drain_deadline),
+        socket_mark: or(env, variables::MARK_SOCKETS, || false).then_some(PROXY_MARK),
+        passthrough_undiscovered: !choose(env, variables::UNDISCOVERED, "refuse", "passthrough"),
+    }
+}
+
+fn identity(env: &Env) -> Option<SpiffeId> {
+    let domain = or(env, variables::TRUST_DOMAIN, || {
+        DEFAULT_TRUST_DOMAIN.to_owned()
+    });
+    let domain = TrustDomain::new(&domain)
+        .inspect_err(|error| env.reject(variables::TRUST_DOMAIN, error))
+        .ok();
+    let namespace = env.required::<String>(variables::POD_NAMESPACE);
+    let account = env.required::<String>(variables::SERVICE_ACCOUNT)?;
+    SpiffeId::new(&domain?, &namespace?, &account)
+        .inspect_err(|error| env.reject(variables::SERVICE_ACCOUNT, error))
+        .ok()
+}
+
+/// True for the first word, which is the default, false for the second.
+fn choose(env: &Env, name: &str, first: &str, second: &str) -> bool {
+    match env.text(name) {
+        None => true,
+        Some(word) if word == first => true,
+        Some(word) if word == second => false,
+        Some(_) => {
+            env.reject(name, format!("use `{first}` or `{second}`"));
+            true
+        }
+    }
+}
+
+fn or<T: FromStr<Err: Display>>(env: &Env, name: &str, default: impl FnOnce() -> T) -> T {
+    env.get(name).unwrap_or_else(default)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REQUIRED: [(&str, &str); 4] = [
+        (variables::POD_NAME, "web-1"),
+        (variables::POD_NAMESPACE, "shop"),
+        (variables::POD_IP, "10.1.2.3"),
+        (variables::SERVICE_ACCOUNT, "web"),
+    ];
+
+    #[test]
+    fn a_pod_that_says_who_it_is_gets_defaults_for_the_rest() {
+        let startup = Startup::from_env(Env::from_pairs(REQUIRED)).unwrap();
+        assert_eq!(startup.id.as_str(), "spiffe://cluster.local/ns/shop/sa/web");
+        assert_eq!(
+            startup.control_address,
+            "tulle-control.tulle-system.svc:15012"
+        );
+        assert_eq!(startup.settings.workers, 1);
+        assert_eq!(startup.settings.socket_mark, None);
+        assert!(
+            startup.access_log && !startup.wildcard && !startup.settings.passthrough_undiscovered
+        );
+    }
+
+    #[test]
+    fn every_choice_can_be_made() {
+        let chosen = [
+            (variables::MARK_SOCKETS, "true"),
+            (variables::ACCESS_LOG, "off"),
+            (variables::DISCOVERY, "wildcard"),
+            (variables::UNDISCOVERED, "passthrough"),
+            (variables::DRAIN_DEADLINE, "3s"),
+        ];
+        let startup =
+            Startup::from_env(Env::from_pairs(REQUIRED.into_iter().chain(chosen))).unwrap();
+        assert_eq!(startup.settings.socket_mark, Some(PROXY_MARK));
+        assert_eq!(startup.settings.drain_deadline, Duration::from_secs(3));
+        assert!(
+            !startup.access_log && startup.wildcard && startup.settings.passthrough_undiscovered
+        );
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_reported_at_once() {
+        let bad = [
+            (variables::POD_IP, "here"),
+            (variables::TRUST_DOMAIN, "a b"),
+            (variables::WORKERS, "0"),
+            (variables::DISCOVERY, "sometimes"),
+        ];
+        let error = Startup::from_env(Env::from_pairs(bad))
+            .unwrap_err()
+            .to_string();
+        for name in [
+            variables::POD_NAME,
+            variables::POD_NAMESPACE,
+            variables::POD_IP,
+            variables::SERVICE_ACCOUNT,
+            variables::TRUST_DOMAIN,
+            variables::WORKERS,
+            variables::DISCOVERY,
+        ] {
+            assert!(error.contains(name), "{name} in {error}");
         }
     }
 }

@@ -26,6 +26,7 @@ pub struct Metrics {
     accepted: Family<DirectionLabel, Counter>,
     open: Family<DirectionLabel, Gauge>,
     refused: Family<RefusedLabels, Counter>,
+    panics: Family<DirectionLabel, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -59,7 +60,20 @@ impl Metrics {
             "Captured connections refused before they were served",
             metrics.refused.clone(),
         );
+        registry.register(
+            "downstream_connection_panics",
+            "Captured connections that ended in a panic of the proxy",
+            metrics.panics.clone(),
+        );
         metrics
+    }
+
+    /// Counts a connection whose task has panicked.
+    pub fn panicked(&self, direction: Direction) {
+        let direction = direction.name();
+        self.panics
+            .get_or_create(&DirectionLabel { direction })
+            .inc();
     }
 
     /// Counts a connection that was refused.

@@ -1,0 +1,230 @@
+//! The composition root: builds the sidecar from its parts, runs it, and takes it down again.
+//!
+//! The process's first thread runs everything that is not a byte of the app's: certificates, config, admin. Each worker
+//! has a thread and a runtime of its own ([`pool`]). Listeners are bound before anything else, so a port that is taken
+//! is said at once; they are served once there is an identity, and until then connections wait in the kernel, because a
+//! sidecar without an identity has nothing honest to do with them.
+
+mod pool;
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use prometheus_client::registry::Registry;
+use tulle_identity::{Identity, ca_client};
+use tulle_runtime::drain;
+use tulle_runtime::env::Env;
+use tulle_runtime::names::{CONTROL_DNS_NAME, files, ports};
+use tulle_runtime::signals;
+use tulle_runtime::tasks::Tasks;
+use tulle_runtime::trace::{self, TraceHandle};
+
+use crate::admin::{Addresses, Admin, Status};
+use crate::config::store::ConfigWriter;
+use crate::config::{Config, Snapshot, Workload};
+use crate::net;
+use crate::settings::Startup;
+use crate::telemetry::{AccessLog, Hub, Local};
+use crate::worker::Handles;
+use crate::xds::{XdsClient, XdsConfig, XdsMetrics, node_id};
+
+/// Time for infrastructure tasks to end after the data path has.
+const SHUTDOWN: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Runs the sidecar until it is told to end and has drained.
+///
+/// # Errors
+///
+/// When it cannot start; the message names the cause and the remedy.
+pub fn run(env: Env) -> anyhow::Result<()> {
+    let startup = Startup::from_env(env)?;
+    let trace = trace::init(&startup.log, trace::Format::default())?;
+    let files = net::raise_file_limit();
+    let listeners = Listeners::bind()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(2)
+        .thread_stack_size(pool::STACK)
+        .build()
+        .context("could not start the control runtime")?;
+    runtime.block_on(
+        Sidecar {
+            startup,
+            trace,
+            files,
+            listeners,
+        }
+        .run(),
+    )
+}
+
+/// The sockets that captured connections come to.
+struct Listeners {
+    outbound: Vec<std::net::TcpListener>,
+    inbound: Vec<std::net::TcpListener>,
+}
+
+impl Listeners {
+    fn bind() -> Result<Self, net::ListenError> {
+        Ok(Self {
+            outbound: net::listen(ports::OUTBOUND)?,
+            inbound: net::listen(ports::INBOUND)?,
+        })
+    }
+}
+
+struct Sidecar {
+    startup: Startup,
+    trace: TraceHandle,
+    files: u64,
+    listeners: Listeners,
+}
+
+/// The metrics of every room.
+struct Metrics {
+    ca: ca_client::Metrics,
+    xds: XdsMetrics,
+    connections: net::Metrics,
+    telemetry: Arc<Hub>,
+}
+
+impl Sidecar {
+    async fn run(self) -> anyhow::Result<()> {
+        let tasks = Tasks::new();
+        let status = Status::default();
+        let (config, writer) = Config::new(Snapshot::default());
+        let (registry, metrics) = self.register(&config);
+        let admin = Admin {
+            status: status.clone(),
+            config: config.clone(),
+            registry,
+            trace: self.trace.clone(),
+        };
+        admin.start(Addresses::default(), &tasks).await?;
+        tracing::info!(client.id = %self.startup.id, pod = self.startup.pod_name, "starting");
+
+        let ending = end(&status);
+        tokio::pin!(ending);
+        let identity = tokio::select! {
+            identity = ca_client::start(self.ca_config(), metrics.ca.clone(), &tasks) => identity?,
+            why = &mut ending => {
+                tracing::info!(why, "ending before there was a certificate");
+                return Ok(());
+            }
+        };
+        status.set_identity(identity.clone());
+        self.follow_config(&identity, writer, &metrics, &tasks)?;
+
+        let (drain, watch) = drain::channel();
+        let settings = Arc::new(self.startup.settings.clone());
+        let handles = Handles {
+            config,
+            identity,
+            settings: settings.clone(),
+            connections: metrics.connections,
+            telemetry: Some(metrics.telemetry),
+            drain: watch,
+        };
+        pool::start(
+            handles,
+            self.listeners.outbound,
+            self.listeners.inbound,
+            connection_limit(self.files),
+        )?;
+        status.set_listening();
+        tracing::info!("accepting connections");
+
+        let why = ending.await;
+        tracing::info!(why, deadline = ?settings.drain_deadline, "draining");
+        status.set_draining();
+        if !drain.drain(settings.drain_deadline).await {
+            tracing::warn!("the deadline came before the last connection ended; closing the rest");
+        }
+        tasks.shutdown(SHUTDOWN).await;
+        Ok(())
+    }
+
+    fn register(&self, config: &Config) -> (Arc<Registry>, Metrics) {
+        let mut registry = Registry::default();
+        let local = Local {
+            address: self.startup.pod_ip,
+            id: self.startup.id.clone(),
+            workload: Arc::new(Workload {
+                namespace: self.startup.id.namespace().into(),
+                service_account: self.startup.id.service_account().into(),
+                ..Workload::default()
+            }),
+        };
+        let log = self.startup.access_log.then(AccessLog::stdout);
+        let telemetry = Hub::new(config.clone(), local, log, &mut registry);
+        let own = registry.sub_registry_with_prefix("tulle");
+        let metrics = Metrics {
+            ca: ca_client::Metrics::register(own),
+            xds: XdsMetrics::register(own),
+            connections: net::Metrics::register(own),
+            telemetry,
+        };
+        (Arc::new(registry), metrics)
+    }
+
+    fn ca_config(&self) -> ca_client::CaClientConfig {
+        let Startup {
+            control_address,
+            id,
+            settings,
+            ..
+        } = &self.startup;
+        let mut config = ca_client::CaClientConfig::new(control_address, id.clone());
+        config.mark = settings.socket_mark;
+        config
+    }
+
+    fn follow_config(
+        &self,
+        identity: &Identity,
+        writer: ConfigWriter,
+        metrics: &Metrics,
+        tasks: &Tasks,
+    ) -> anyhow::Result<()> {
+        let Startup {
+            control_address,
+            pod_ip,
+            pod_name,
+            cluster_domain,
+            id,
+            settings,
+            wildcard,
+            ..
+        } = &self.startup;
+        let channel = ca_client::control_channel(
+            control_address,
+            CONTROL_DNS_NAME,
+            identity.clone(),
+            settings.socket_mark,
+        )?;
+        let config = XdsConfig {
+            node_id: node_id(*pod_ip, pod_name, id.namespace(), cluster_domain),
+            wildcard: *wildcard,
+            state_dir: Some(files::STATE_DIR.into()),
+        };
+        let client = XdsClient::new(config, channel, writer, metrics.xds.clone());
+        tasks.spawn("xds", client.run(tasks.cancelled()));
+        Ok(())
+    }
+}
+
+/// Resolves when the sidecar should end, with the reason.
+async fn end(status: &Status) -> &'static str {
+    tokio::select! {
+        signal = signals::shutdown() => signal,
+        () = status.drain_requested() => "drain",
+    }
+}
+
+/// How many captured connections may be open: each may need another one upstream, and some files are for ourselves.
+fn connection_limit(files: u64) -> usize {
+    const OWN: u64 = 128;
+    usize::try_from(files.saturating_sub(OWN) / 2)
+        .unwrap_or(usize::MAX)
+        .max(1)
+}

@@ -1,0 +1,169 @@
+//! The workers' threads: each accepts from every listener and serves what it accepted until the end.
+
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures_util::FutureExt as _;
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{Instant, sleep};
+use tulle_runtime::drain::DrainWatch;
+
+use crate::conn::Direction;
+use crate::net::{Acceptor, Captured};
+use crate::worker::{Handles, Worker};
+use crate::{inbound, outbound};
+
+/// Stack of a worker's thread. Futures live on the heap; what is left are call chains, TLS handshakes the deepest.
+pub(super) const STACK: usize = 512 * 1024;
+/// How long there must have been no connection before a draining worker stops accepting: peers learn of the end of
+/// this pod only after a while, and the app may still want to say goodbye to somebody.
+const QUIET: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Starts the workers. They end by themselves after a drain has begun and the last connection is gone.
+pub(super) fn start(
+    handles: Handles,
+    outbound: Vec<std::net::TcpListener>,
+    inbound: Vec<std::net::TcpListener>,
+    limit: usize,
+) -> anyhow::Result<()> {
+    let open = Arc::new(AtomicUsize::new(0));
+    for number in 0..handles.settings.workers {
+        let share = |listeners: &[std::net::TcpListener]| -> std::io::Result<Vec<_>> {
+            listeners
+                .iter()
+                .map(std::net::TcpListener::try_clone)
+                .collect()
+        };
+        let thread = Thread {
+            handles: handles.clone(),
+            outbound: share(&outbound).context("could not share the listeners")?,
+            inbound: share(&inbound).context("could not share the listeners")?,
+            open: open.clone(),
+            limit,
+        };
+        std::thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .stack_size(STACK)
+            .spawn(move || thread.run())
+            .context("could not start a worker thread")?;
+    }
+    Ok(())
+}
+
+struct Thread {
+    handles: Handles,
+    outbound: Vec<std::net::TcpListener>,
+    inbound: Vec<std::net::TcpListener>,
+    open: Arc<AtomicUsize>,
+    limit: usize,
+}
+
+impl Thread {
+    fn run(self) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        let runtime = runtime.unwrap_or_else(|error| {
+            tracing::error!(%error, "could not start a worker; raise the limit of open files");
+            std::process::exit(1)
+        });
+        let local = LocalSet::new();
+        runtime.block_on(local.run_until(self.serve()));
+        // Whatever is left is past its deadline or has nobody to talk to; dropping it closes it.
+    }
+
+    async fn serve(self) {
+        let worker = Rc::new(Worker::new(self.handles.clone()));
+        let drain = self.handles.drain.clone();
+        let open = self.open.clone();
+        for (direction, listeners) in [
+            (Direction::Outbound, self.outbound),
+            (Direction::Inbound, self.inbound),
+        ] {
+            for listener in listeners {
+                let metrics = worker.connections.clone();
+                match Acceptor::new(listener, direction, open.clone(), self.limit, metrics) {
+                    Ok(acceptor) => drop(spawn_local(accept(acceptor, direction, worker.clone()))),
+                    Err(error) => {
+                        tracing::error!(%error, "could not accept connections; raise the limit of open files");
+                        std::process::exit(1)
+                    }
+                }
+            }
+        }
+        quiet(&drain, &open).await;
+    }
+}
+
+async fn accept(acceptor: Acceptor, direction: Direction, worker: Rc<Worker>) {
+    loop {
+        let captured = acceptor.next().await;
+        spawn_local(serve(captured, direction, worker.clone()));
+    }
+}
+
+/// Serves one connection. Its panic, should there be one, is its own end and nobody else's.
+async fn serve(captured: Captured, direction: Direction, worker: Rc<Worker>) {
+    let metrics = worker.connections.clone();
+    let peer = captured.peer;
+    let serving = async {
+        match direction {
+            Direction::Inbound => inbound::serve(captured, worker).await,
+            Direction::Outbound => outbound::serve(captured, worker).await,
+        }
+    };
+    if AssertUnwindSafe(serving).catch_unwind().await.is_err() {
+        tracing::error!(client.addr = %peer, direction = direction.name(), "a connection's task panicked");
+        metrics.panicked(direction);
+    }
+}
+
+/// Resolves once a drain has begun and there has been no connection for a while.
+async fn quiet(drain: &DrainWatch, open: &AtomicUsize) {
+    drain.draining().await;
+    let mut since = Instant::now();
+    while since.elapsed() < QUIET {
+        sleep(LOOK).await;
+        if open.load(Relaxed) > 0 {
+            since = Instant::now();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tulle_runtime::drain;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_ends_only_in_a_drain_and_after_the_last_connection() {
+        let (drain, watch) = drain::channel();
+        let open = AtomicUsize::new(1);
+        let begun = Instant::now();
+        let ending = quiet(&watch, &open);
+        let closing = async {
+            sleep(Duration::from_secs(7)).await;
+            open.store(0, Relaxed);
+        };
+        let draining = async {
+            sleep(Duration::from_secs(3)).await;
+            tokio::time::timeout(
+                Duration::from_secs(60),
+                drain.drain(Duration::from_millis(1)),
+            )
+            .await
+        };
+        tokio::join!(ending, closing, draining).2.unwrap();
+        let took = begun.elapsed();
+        assert!(
+            took >= Duration::from_secs(8) && took < Duration::from_millis(8_200),
+            "{took:?}"
+        );
+    }
+}

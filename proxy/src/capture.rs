@@ -1,0 +1,198 @@
+//! The rules that bring the pod's connections to the sidecar without the app knowing.
+//!
+//! [`Capture`] says what stays out; [`Capture::ruleset`] turns it into rules, a pure function; [`Capture::apply`] puts
+//! them, and the IPv6 source address of the leg to the app, into the current network namespace. Doing so twice changes
+//! nothing. UDP is never captured.
+
+use std::io;
+use std::net::Ipv6Addr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use nix::libc::{EACCES, EADDRNOTAVAIL, EEXIST, EOPNOTSUPP};
+use tulle_nft::{Chain, Family, Hook, Match, Rule, Ruleset, Table, Test, Transport, Verdict};
+use tulle_runtime::names::{INBOUND_SOURCE_V4, INBOUND_SOURCE_V6, PROXY_MARK, PROXY_UID, ports};
+
+/// Name of the table that holds all rules.
+const TABLE: &str = "tulle_capture";
+/// Index of the loopback interface in every network namespace.
+const LOOPBACK_INDEX: u32 = 1;
+
+/// Why capture could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// The rules could not be applied.
+    #[error("could not capture the pod's connections: {0}")]
+    Rules(#[from] tulle_nft::Error),
+    /// The loopback interface could not be given the address of the leg to the app.
+    #[error(
+        "could not add {INBOUND_SOURCE_V6}/128 to lo ({0}); run with CAP_NET_ADMIN in the pod's network namespace"
+    )]
+    Address(String),
+    /// There is no netlink socket.
+    #[error("could not open a netlink socket ({0})")]
+    Netlink(#[from] io::Error),
+}
+
+/// How the proxy's own connections are told from the app's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Owner {
+    /// By its user and group.
+    #[default]
+    User,
+    /// By the mark that it puts on its sockets: where it cannot have a user of its own.
+    Mark,
+}
+
+/// What is captured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Capture {
+    /// How the proxy's own connections are told from the app's.
+    pub owner: Owner,
+    /// Ports of the pod that are reached directly.
+    pub exclude_inbound_ports: Vec<u16>,
+    /// Ports that the app reaches directly, wherever they are.
+    pub exclude_outbound_ports: Vec<u16>,
+    /// Networks that the app reaches directly.
+    pub exclude_outbound_cidrs: Vec<IpNet>,
+}
+
+impl Capture {
+    /// Puts the rules in place.
+    ///
+    /// # Errors
+    ///
+    /// Names what the kernel refused and what to do about it.
+    pub async fn apply(&self) -> Result<(), CaptureError> {
+        add_inbound_source().await?;
+        self.ruleset().apply()?;
+        Ok(())
+    }
+
+    /// The rules.
+    #[must_use]
+    pub fn ruleset(&self) -> Ruleset {
+        let jump = |chain: &str| {
+            Rule::new(Verdict::Jump(chain.to_owned())).when(Match::Protocol(Transport::Tcp))
+        };
+        Table::new(Family::Inet, TABLE)
+            .chain(Chain::at(Hook::Prerouting, "prerouting").rule(jump("inbound")))
+            .chain(Chain::at(Hook::Output, "output").rule(jump("outbound")))
+            .chain(self.inbound())
+            .chain(self.outbound())
+            .into()
+    }
+
+    fn inbound(&self) -> Chain {
+        let chain = Chain::named("inbound");
+        let chain = exclude_ports(chain, &self.exclude_inbound_ports);
+        chain.rule(redirect(ports::INBOUND))
+    }
+
+    fn outbound(&self) -> Chain {
+        // The leg from the proxy to its app: the one connection that must not come back to the proxy.
+        let source = [
+            host(INBOUND_SOURCE_V4.into()),
+            host(INBOUND_SOURCE_V6.into()),
+        ];
+        let mut chain = Chain::named("outbound");
+        for address in source {
+            chain = chain.rule(
+                Rule::new(Verdict::Return)
+                    .when(on_loopback())
+                    .when(Match::Source(Test::Is, address)),
+            );
+        }
+        chain = exclude_ports(chain, &self.exclude_outbound_ports);
+        // The app calls its own Service and the proxy picks this very pod: that is inbound, like from any other pod.
+        for own in self.own() {
+            for loopback in loopback_networks() {
+                let rule = Rule::new(Verdict::Jump("inbound".to_owned()))
+                    .when(Match::Protocol(Transport::Tcp))
+                    .when(on_loopback())
+                    .when(Match::Destination(Test::IsNot, loopback))
+                    .when(own.clone());
+                chain = chain.rule(rule);
+            }
+        }
+        // The app talks to itself.
+        chain = chain.rule(Rule::new(Verdict::Return).when(on_loopback()));
+        for own in self.own() {
+            chain = chain.rule(Rule::new(Verdict::Return).when(own));
+        }
+        for network in &self.exclude_outbound_cidrs {
+            chain = chain.rule(
+                Rule::new(Verdict::Return).when(Match::Destination(Test::Is, network.trunc())),
+            );
+        }
+        chain.rule(redirect(ports::OUTBOUND))
+    }
+
+    /// What the proxy's own connections have, each by itself.
+    fn own(&self) -> Vec<Match> {
+        match self.owner {
+            Owner::User => {
+                vec![
+                    Match::SocketUser(Test::Is, PROXY_UID),
+                    Match::SocketGroup(Test::Is, PROXY_UID),
+                ]
+            }
+            Owner::Mark => vec![Match::Mark(Test::Is, PROXY_MARK)],
+        }
+    }
+}
+
+fn exclude_ports(chain: Chain, ports: &[u16]) -> Chain {
+    ports.iter().fold(chain, |chain, port| {
+        let excluded = Match::DestinationPort(Transport::Tcp, Test::Is, *port);
+        chain.rule(Rule::new(Verdict::Return).when(excluded))
+    })
+}
+
+fn redirect(port: u16) -> Rule {
+    Rule::new(Verdict::Redirect(port))
+        .when(Match::Protocol(Transport::Tcp))
+        .counted()
+}
+
+fn on_loopback() -> Match {
+    Match::OutputInterface(Test::Is, "lo".to_owned())
+}
+
+fn host(address: std::net::IpAddr) -> IpNet {
+    address.into()
+}
+
+fn loopback_networks() -> [IpNet; 2] {
+    [
+        Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0), 8).into(),
+        Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128).into(),
+    ]
+}
+
+/// Gives `lo` the address from which the proxy connects to an app over IPv6. (All of 127.0.0.0/8 is there already.)
+async fn add_inbound_source() -> Result<(), CaptureError> {
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    let adding = handle
+        .address()
+        .add(LOOPBACK_INDEX, INBOUND_SOURCE_V6.into(), 128)
+        .execute();
+    let added = tokio::select! {
+        biased;
+        added = adding => added,
+        () = connection => return Err(CaptureError::Address("the netlink connection ended".to_owned())),
+    };
+    match added {
+        Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == -EEXIST => Ok(()),
+        Err(rtnetlink::Error::NetlinkError(message))
+            if [-EACCES, -EADDRNOTAVAIL, -EOPNOTSUPP].contains(&message.raw_code()) =>
+        {
+            tracing::info!(error = %message, "no IPv6 on lo; capturing IPv4 only");
+            Ok(())
+        }
+        Err(error) => Err(CaptureError::Address(error.to_string())),
+        Ok(()) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
