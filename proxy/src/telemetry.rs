@@ -68,6 +68,13 @@ impl Hub {
             log,
         })
     }
+
+    /// The data path has ended: writes what the access log still holds. Exiting the process would not.
+    pub fn close(&self) {
+        if let Some(log) = &self.log {
+            log.close();
+        }
+    }
 }
 
 /// Takes the records of one worker. The default one forgets them.

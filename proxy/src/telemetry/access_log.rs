@@ -7,6 +7,7 @@ use std::io::Write;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 use super::connection::ConnectionRecord;
@@ -40,11 +41,11 @@ impl FromStr for Mode {
     }
 }
 
-/// The log of a process. Whoever drops it waits until what was handed over is written.
+/// The log of a process. Dropping or closing it waits until what was handed over is written.
 #[derive(Debug)]
 pub struct AccessLog {
     writer: NonBlocking,
-    _flush: WorkerGuard,
+    flush: Mutex<Option<WorkerGuard>>,
 }
 
 impl AccessLog {
@@ -61,8 +62,13 @@ impl AccessLog {
         let (writer, flush) = builder.thread_name("access-log").finish(to);
         Self {
             writer,
-            _flush: flush,
+            flush: Mutex::new(Some(flush)),
         }
+    }
+
+    /// Waits, a second at most, until what was handed over is written; what comes later is lost.
+    pub(super) fn close(&self) {
+        drop(self.flush.lock().take());
     }
 
     pub(super) fn dropped(&self) -> Dropped {

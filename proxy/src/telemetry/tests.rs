@@ -19,6 +19,7 @@ const CLIENT: &str = "10.1.0.9";
 
 struct Rig {
     telemetry: Telemetry,
+    hub: Arc<Hub>,
     registry: Registry,
     writer: ConfigWriter,
 }
@@ -34,7 +35,8 @@ impl Rig {
         };
         let hub = Hub::new(config, local, log, &mut registry);
         Self {
-            telemetry: Telemetry::new(hub),
+            telemetry: Telemetry::new(hub.clone()),
+            hub,
             registry,
             writer,
         }
@@ -426,8 +428,7 @@ fn logged(report: impl FnOnce(&Telemetry)) -> Vec<serde_json::Value> {
     let sink = Sink::default();
     let rig = Rig::new(Snapshot::default(), Some(AccessLog::new(sink.clone(), 100)));
     report(&rig.telemetry);
-    // The last one who knows the log waits for its writer.
-    drop(rig);
+    rig.hub.close();
     let bytes = sink.0.lock();
     String::from_utf8(bytes.clone())
         .unwrap()
