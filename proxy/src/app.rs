@@ -122,7 +122,7 @@ impl Sidecar {
             identity,
             settings: settings.clone(),
             connections: metrics.connections,
-            telemetry: Some(metrics.telemetry),
+            telemetry: Some(metrics.telemetry.clone()),
             drain: watch,
         };
         pool::start(
@@ -141,6 +141,7 @@ impl Sidecar {
             tracing::warn!("the deadline came before the last connection ended; closing the rest");
         }
         tasks.shutdown(SHUTDOWN).await;
+        metrics.telemetry.close();
         Ok(())
     }
 
