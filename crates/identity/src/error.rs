@@ -54,7 +54,7 @@ pub enum Error {
         source: io::Error,
     },
     /// Keys may only lie in memory.
-    #[error("{}: not on tmpfs: a private key must not reach a disk; mount an emptyDir with medium Memory there", path.display())]
+    #[error("{}: not a directory in memory: a private key must not reach a disk; mount an emptyDir with medium Memory there", path.display())]
     NotInMemory {
         /// The directory.
         path: PathBuf,

@@ -118,28 +118,28 @@ impl<S: Default> Table<S> {
 impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let http = self.http.all();
-        counter(&mut encoder, "istio_requests", "Requests", &http, |s| {
+        counter(&mut encoder, "istio_requests", "Requests.", &http, |s| {
             s.duration.count()
         })?;
         let milliseconds = "istio_request_duration_milliseconds";
         histogram(
             &mut encoder,
             milliseconds,
-            "Duration of requests",
+            "Duration of requests.",
             &http,
             |s| &s.duration,
         )?;
         histogram(
             &mut encoder,
             "istio_request_bytes",
-            "Sizes of request bodies",
+            "Sizes of request bodies.",
             &http,
             |s| &s.request_bytes,
         )?;
         histogram(
             &mut encoder,
             "istio_response_bytes",
-            "Sizes of response bodies",
+            "Sizes of response bodies.",
             &http,
             |s| &s.response_bytes,
         )?;
@@ -148,42 +148,42 @@ impl Collector for Metrics {
         counter(
             &mut encoder,
             "istio_tcp_connections_opened",
-            "Connections opened",
+            "Connections opened.",
             &tcp,
             |s| read(&s.opened),
         )?;
         counter(
             &mut encoder,
             "istio_tcp_connections_closed",
-            "Connections closed",
+            "Connections closed.",
             &tcp,
             |s| read(&s.closed),
         )?;
         counter(
             &mut encoder,
             "istio_tcp_sent_bytes",
-            "Bytes sent in responses",
+            "Bytes sent in responses.",
             &tcp,
             |s| read(&s.sent),
         )?;
         counter(
             &mut encoder,
             "istio_tcp_received_bytes",
-            "Bytes received in requests",
+            "Bytes received in requests.",
             &tcp,
             |s| read(&s.received),
         )?;
         plain(
             &mut encoder,
             "tulle_telemetry_overflows",
-            "Sets of labels that found no place among the series",
+            "Sets of labels that found no place among the series.",
             self.overflows.load(Ordering::Relaxed),
         )?;
         if let Some(dropped) = &self.log_drops {
             plain(
                 &mut encoder,
                 "tulle_access_log_dropped_lines",
-                "Lines that did not fit the buffer",
+                "Lines that did not fit the buffer.",
                 dropped.lines(),
             )?;
         }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 
 use super::CaClientConfig;
@@ -61,9 +62,11 @@ impl StateDir {
 }
 
 fn require_memory(dir: &Path) -> Result<(), Error> {
-    let kind = statfs(dir)
-        .map_err(|e| Error::file(dir, e.into()))?
-        .filesystem_type();
+    let kind = match statfs(dir) {
+        Ok(stat) => stat.filesystem_type(),
+        Err(Errno::ENOENT) => return Err(Error::NotInMemory { path: dir.into() }),
+        Err(e) => return Err(Error::file(dir, e.into())),
+    };
     if kind == TMPFS_MAGIC || kind == FsType(RAMFS) {
         return Ok(());
     }

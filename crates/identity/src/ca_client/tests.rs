@@ -360,15 +360,17 @@ async fn saved_certificates_that_are_no_good_are_discarded() {
 }
 
 #[tokio::test]
-async fn a_state_directory_on_disk_is_refused() {
-    let config = CaClientConfig {
-        state_dir: Some("/sys".into()),
-        ..CaClientConfig::new("127.0.0.1:1", id("web"))
-    };
-    let error = start(config, Metrics::default(), &Tasks::new())
-        .await
-        .unwrap_err();
-    assert!(matches!(error, Error::NotInMemory { .. }), "{error}");
+async fn a_state_directory_that_is_not_in_memory_is_refused() {
+    for dir in ["/sys", "/no/such/directory"] {
+        let config = CaClientConfig {
+            state_dir: Some(dir.into()),
+            ..CaClientConfig::new("127.0.0.1:1", id("web"))
+        };
+        let error = start(config, Metrics::default(), &Tasks::new())
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("medium Memory"), "{error}");
+    }
 }
 
 #[tokio::test]
