@@ -55,7 +55,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             subscriptions: 10_000,
-            streams_per_pod: 8,
+            streams_per_pod: 32,
             response_bytes: 1 << 20,
             pod_wait: Duration::from_secs(5),
         }
