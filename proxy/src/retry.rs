@@ -86,9 +86,6 @@ impl<'p> Retries<'p> {
     /// Whether the policy retries a response.
     #[must_use]
     pub fn cover_response(&self, status: StatusCode, headers: &HeaderMap) -> bool {
-        if self.left == 0 {
-            return false;
-        }
         let grpc =
             || grpc_status(headers).is_some_and(|code| self.policy.grpc_codes.contains(&code));
         (self.idempotent && self.policy.status_codes.contains(&status))

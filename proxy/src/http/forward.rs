@@ -6,7 +6,8 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use http::{Response, StatusCode, Version};
-use hyper::body::Incoming;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -49,6 +50,11 @@ pub(super) struct Won {
     lease: Lease,
     active: ActiveGuard,
 }
+
+/// How much of an unwanted response is read to keep its connection ...
+const DISCARD_BYTES: usize = 64 * 1024;
+/// ... and for how long.
+const DISCARD_TIME: Duration = Duration::from_millis(20);
 
 /// How an attempt ended that brought no response.
 enum Lost {
@@ -176,7 +182,9 @@ impl<'p> Attempts<'p> {
                 }
                 Next::AtOnce => {}
                 Next::After(delay, guard) => {
-                    drop(outcome);
+                    if let Ok(won) = outcome {
+                        won.discard(exchange.replay.is_complete()).await;
+                    }
                     self.tried.push(target.address);
                     self.budget = guard;
                     pause(delay, self.deadline).await?;
@@ -284,6 +292,31 @@ impl<'p> Attempts<'p> {
     fn is_repeatable(&self, target: &Target, version: HttpVersion) -> bool {
         let can_tell = target.identity().is_some() || version == HttpVersion::Http2;
         self.retries.are_left() && (self.retries.is_idempotent() || can_tell)
+    }
+}
+
+impl Won {
+    /// Reads a response that nobody wants to its end, if that is near, so that its connection can be used again: an
+    /// HTTP/1 connection has to be at a message boundary, and HTTP/2 peers count streams that are dropped before.
+    async fn discard(self, request_complete: bool) {
+        let Self {
+            response, lease, ..
+        } = self;
+        let mut body = response.into_body();
+        let reading = async {
+            let mut read = 0;
+            while let Some(Ok(frame)) = body.frame().await {
+                read += frame.data_ref().map_or(0, bytes::Bytes::len);
+                if read > DISCARD_BYTES {
+                    return false;
+                }
+            }
+            body.is_end_stream()
+        };
+        let ended = tokio::time::timeout(DISCARD_TIME, reading).await;
+        if request_complete && ended == Ok(true) {
+            lease.release();
+        }
     }
 }
 

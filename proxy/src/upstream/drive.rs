@@ -19,6 +19,10 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// ... and is broken when none comes within this.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Streams whose late frames are still expected after their client has left; the frames of others count as errors,
+/// and too many errors end the connection.
+const RESET_STREAMS: usize = 1_000;
+
 /// Runs hyper's futures on the worker's own thread.
 #[derive(Clone, Copy, Debug)]
 pub struct LocalExecutor;
@@ -75,6 +79,7 @@ pub(super) async fn http2(
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .max_concurrent_reset_streams(RESET_STREAMS)
         .handshake(TokioIo::new(io))
         .await
         .map_err(ConnectError::Handshake)?;

@@ -124,6 +124,32 @@ fn gateway_errors_are_retried_for_get_and_passed_on_for_post() {
 }
 
 #[test]
+fn responses_that_were_retried_cost_no_connection() {
+    run(async {
+        for version in [Http1, Http2] {
+            let failing = status(version, StatusCode::BAD_GATEWAY, Rc::default()).await;
+            let route = with_forward(|forward| {
+                forward.retry.attempts = 1;
+                forward.retry.backoff_max = Duration::ZERO;
+            });
+            let sidecar = sidecar(route, cluster("c", plain(&[failing])));
+            let mut client = Client::new(sidecar.client(version), version).await;
+            for _ in 0..1_100 {
+                assert_eq!(client.get("/").await.status, StatusCode::BAD_GATEWAY);
+            }
+            let records = sidecar.records();
+            assert!(
+                records
+                    .iter()
+                    .all(|record| record.flags.to_string() == "URX"),
+                "{version:?}"
+            );
+            assert_eq!(sidecar.worker.upstream.pooled(), 1, "{version:?}");
+        }
+    });
+}
+
+#[test]
 fn the_budget_bounds_retries() {
     run(async {
         let count = Rc::new(Cell::new(0));
