@@ -210,16 +210,20 @@ impl<'p> Attempts<'p> {
             Err(Lost::TryTimeout) => (self.retries.cover_timeout(), false),
             Err(Lost::Timeout) => (false, false),
         };
-        if !covered || self.head.is_none() || !exchange.replay.is_replayable() {
+        if !covered {
             return Next::Nothing;
         }
+        let possible = self.head.is_some() && exchange.replay.is_replayable();
         let stale = matches!(outcome, Err(Lost::Upstream(UpstreamError::NotSent)));
-        if stale && self.retries.take_stale() {
+        if possible && stale && self.retries.take_stale() {
             return Next::AtOnce;
         }
         if !self.retries.are_left() && exchange.record.attempts > 1 {
             let exhausted = ResponseFlag::UpstreamRetryLimitExceeded;
             exchange.record.flags.insert(exhausted);
+        }
+        if !possible {
+            return Next::Nothing;
         }
         let retry = if unprocessed {
             self.retries.take_free().map(|delay| (delay, None))
