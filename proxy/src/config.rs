@@ -47,6 +47,19 @@ pub enum Lookup<T> {
 }
 
 impl Snapshot {
+    /// What is known of an outbound destination; asking keeps the answer in use.
+    #[must_use]
+    pub fn lookup(&self, destination: SocketAddr) -> Option<&Lookup<Arc<OutboundListener>>> {
+        self.mark(store::Ask::Outbound(destination));
+        self.outbound.get(&destination)
+    }
+
+    fn mark(&self, answered: store::Ask) {
+        if let Some(used) = self.used.get(&answered) {
+            used.mark();
+        }
+    }
+
     /// The cluster of a name, if it has arrived.
     #[must_use]
     pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {

@@ -168,6 +168,7 @@ async fn pass_through(client: IoStream, downstream: &Downstream, worker: &Worker
 /// Resolves when plaintext to a destination is no longer what its sidecar expects.
 async fn becomes_mtls(worker: &Worker, destination: SocketAddr) -> &'static str {
     let mut changed = worker.config.changed();
+    let _in_use = worker.config.hold(destination);
     loop {
         if is_mtls(&worker.config.load(), destination) {
             return "the destination has joined the mesh";

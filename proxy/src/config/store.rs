@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -28,23 +28,43 @@ pub enum Ask {
     Workload(IpAddr),
 }
 
-/// Set where an answer is used, so that the writer can drop answers that nobody uses.
+/// Whether an answer is in use, so that the writer can drop answers that nobody uses.
 #[derive(Debug, Default)]
-pub struct Used(AtomicBool);
+pub struct Used {
+    recently: AtomicBool,
+    holders: AtomicU32,
+}
+
+/// Keeps an answer in use for as long as it lives.
+#[derive(Debug)]
+pub struct Hold(Arc<Used>);
 
 impl Used {
-    /// The answer is in use.
+    /// The answer is in use now.
     pub fn mark(&self) {
         // Mostly it is set already: reading leaves the cache line shared between workers.
-        if !self.0.load(Ordering::Relaxed) {
-            self.0.store(true, Ordering::Relaxed);
+        if !self.recently.load(Ordering::Relaxed) {
+            self.recently.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Whether it was marked since the last call.
+    /// The answer is in use until the guard is dropped.
+    #[must_use]
+    pub fn hold(self: &Arc<Self>) -> Hold {
+        self.holders.fetch_add(1, Ordering::Relaxed);
+        Hold(self.clone())
+    }
+
+    /// Whether it is held, or was marked since the last call.
     #[must_use]
     pub fn take(&self) -> bool {
-        self.0.swap(false, Ordering::Relaxed)
+        self.recently.swap(false, Ordering::Relaxed) || self.holders.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.holders.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -144,7 +164,7 @@ impl Config {
     pub fn workload(&self, address: IpAddr) -> Option<Arc<Workload>> {
         let address = address.to_canonical();
         let snapshot = self.load();
-        mark(&snapshot, Ask::Workload(address));
+        snapshot.mark(Ask::Workload(address));
         match snapshot.workloads.get(&address) {
             Some(Lookup::Known(workload)) => Some(workload.clone()),
             Some(Lookup::Unknown) => None,
@@ -155,20 +175,22 @@ impl Config {
         }
     }
 
+    /// Keeps what is known of a destination up to date for as long as the guard lives: for connections that outlast
+    /// their last question.
+    #[must_use]
+    pub fn hold(&self, destination: SocketAddr) -> Option<Hold> {
+        self.load()
+            .used
+            .get(&Ask::Outbound(destination))
+            .map(Used::hold)
+    }
+
     fn outbound(&self, destination: SocketAddr) -> Option<Resolution> {
-        let snapshot = self.load();
-        mark(&snapshot, Ask::Outbound(destination));
-        match snapshot.outbound.get(&destination) {
+        match self.load().lookup(destination) {
             Some(Lookup::Known(listener)) => Some(Resolution::Known(listener.clone())),
             Some(Lookup::Unknown) => Some(Resolution::Unknown),
             None => None,
         }
-    }
-}
-
-fn mark(snapshot: &Snapshot, ask: Ask) {
-    if let Some(used) = snapshot.used.get(&ask) {
-        used.mark();
     }
 }
 

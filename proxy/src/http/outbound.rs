@@ -72,7 +72,7 @@ async fn decide(exchange: &mut Exchange, request: &Parts) -> Result<Decision, Fa
     {
         let snapshot = worker.config.load();
         worker.upstream.sync(&snapshot);
-        match snapshot.outbound.get(&destination) {
+        match snapshot.lookup(destination) {
             Some(Lookup::Known(listener)) => {
                 return route_of(exchange, &snapshot, listener, request);
             }

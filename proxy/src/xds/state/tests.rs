@@ -89,6 +89,14 @@ fn what_is_not_used_for_long_is_dropped_with_all_that_it_named() {
     for _ in 0..MAX_IDLE_SWEEPS {
         assert!(!state.sweep(), "it was used in between");
     }
+    let hold = state.snapshot().used[&Ask::Outbound(destination(1))].hold();
+    for _ in 0..2 * MAX_IDLE_SWEEPS {
+        assert!(!state.sweep(), "a connection is open");
+    }
+    drop(hold);
+    for _ in 1..MAX_IDLE_SWEEPS {
+        assert!(!state.sweep());
+    }
     assert!(state.sweep());
     assert!(state.snapshot().outbound.is_empty());
     let one = |name: &str| vec![name.to_owned()];
