@@ -137,8 +137,11 @@ fn responses_that_were_retried_cost_no_connection() {
             for _ in 0..1_100 {
                 assert_eq!(client.get("/").await.status, StatusCode::BAD_GATEWAY);
             }
-            let flags: std::collections::HashSet<_> =
-                sidecar.records().iter().map(|record| record.flags.to_string()).collect();
+            let flags: std::collections::HashSet<_> = sidecar
+                .records()
+                .iter()
+                .map(|record| record.flags.to_string())
+                .collect();
             assert_eq!(flags, ["URX".to_owned()].into(), "{version:?}");
             assert_eq!(sidecar.worker.upstream.pooled(), 1, "{version:?}");
         }

@@ -5,6 +5,7 @@
 //! and is ignored.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 use http::uri::Scheme;
@@ -25,6 +26,9 @@ use crate::config::RouteTable;
 use crate::config::route::{
     Forward, HeaderChanges, PathRewrite, Redirect, Route, RouteAction, WeightedCluster,
 };
+
+/// Envoy's timeout of a route that has none.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
 pub(super) fn decode(name: &str, any: &Any) -> Result<RouteTable, DecodeError> {
     let message: pb::RouteConfiguration = unpack(any)?;
@@ -160,14 +164,46 @@ fn route(message: &pb::Route, host_retry: Option<&pb::RetryPolicy>) -> Result<Ro
     })
 }
 
-#[expect(
-    deprecated,
-    reason = "`cors` would change the meaning, so it is looked at"
-)]
 fn forward(
     message: &pb::RouteAction,
     host_retry: Option<&pb::RetryPolicy>,
 ) -> Result<Forward, DecodeError> {
+    refuse_unsupported(message)?;
+    let retry_policy = message.retry_policy.as_ref().or(host_retry);
+    let per_try = retry_policy.and_then(|policy| policy.per_try_timeout.as_ref());
+    let (clusters, total_weight) = clusters(message.cluster_specifier.as_ref())?;
+    // Zero switches a timeout off.
+    let timeout = duration("timeout", message.timeout.as_ref())?.unwrap_or(DEFAULT_TIMEOUT);
+    Ok(Forward {
+        clusters,
+        total_weight,
+        path_rewrite: path_rewrite(message)?,
+        host_rewrite: match &message.host_rewrite_specifier {
+            None => None,
+            Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => Some(
+                host.parse()
+                    .map_err(|error| DecodeError::invalid("host_rewrite_literal", host, error))?,
+            ),
+            Some(_) => {
+                let remedy = "use host_rewrite_literal";
+                return Err(DecodeError::unsupported("host_rewrite_specifier", remedy));
+            }
+        },
+        timeout: Some(timeout).filter(|timeout| !timeout.is_zero()),
+        per_try_timeout: duration("per_try_timeout", per_try)
+            .at("retry_policy")?
+            .filter(|timeout| !timeout.is_zero()),
+        retry: retry_policy
+            .map_or_else(|| Ok(retry::none()), retry::decode)
+            .at("retry_policy")?,
+    })
+}
+
+#[expect(
+    deprecated,
+    reason = "`cors` would change the meaning, so it is looked at"
+)]
+fn refuse_unsupported(message: &pb::RouteAction) -> Result<(), DecodeError> {
     refuse(
         message.metadata_match.is_some(),
         "metadata_match",
@@ -199,36 +235,7 @@ fn forward(
         message.path_rewrite_policy.is_some(),
         "path_rewrite_policy",
         "use prefix_rewrite",
-    )?;
-    let retry_policy = message.retry_policy.as_ref().or(host_retry);
-    let per_try = retry_policy.and_then(|policy| policy.per_try_timeout.as_ref());
-    let (clusters, total_weight) = clusters(message.cluster_specifier.as_ref())?;
-    // Zero switches a timeout off; absent, it is Envoy's 15 seconds.
-    let timeout = duration("timeout", message.timeout.as_ref())?
-        .unwrap_or(std::time::Duration::from_secs(15));
-    Ok(Forward {
-        clusters,
-        total_weight,
-        path_rewrite: path_rewrite(message)?,
-        host_rewrite: match &message.host_rewrite_specifier {
-            None => None,
-            Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => Some(
-                host.parse()
-                    .map_err(|error| DecodeError::invalid("host_rewrite_literal", host, error))?,
-            ),
-            Some(_) => {
-                let remedy = "use host_rewrite_literal";
-                return Err(DecodeError::unsupported("host_rewrite_specifier", remedy));
-            }
-        },
-        timeout: Some(timeout).filter(|timeout| !timeout.is_zero()),
-        per_try_timeout: duration("per_try_timeout", per_try)
-            .at("retry_policy")?
-            .filter(|timeout| !timeout.is_zero()),
-        retry: retry_policy
-            .map_or_else(|| Ok(retry::none()), retry::decode)
-            .at("retry_policy")?,
-    })
+    )
 }
 
 fn clusters(
