@@ -65,6 +65,7 @@ async fn serve_http1<I>(connection: Rc<Connection>, io: TokioIo<I>) -> Result<()
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let late = is_draining(&connection);
     let service = service_fn(|request| handle(connection.clone(), request));
     let serving = http1::Builder::new()
         .half_close(true)
@@ -75,7 +76,7 @@ where
         ended = serving.as_mut() => return ended,
         () = draining(&connection) => connection.close_after_answers(),
     }
-    if !connection.downstream.is_mesh_peer() {
+    if !late && !connection.downstream.is_mesh_peer() {
         serving.as_mut().graceful_shutdown();
         return serving.await;
     }
@@ -90,6 +91,7 @@ async fn serve_http2<I>(connection: Rc<Connection>, io: TokioIo<I>) -> Result<()
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let late = is_draining(&connection);
     let service = service_fn(|request| handle(connection.clone(), request));
     let serving = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
@@ -101,9 +103,16 @@ where
     tokio::select! {
         biased;
         ended = serving.as_mut() => return ended,
-        () = draining(&connection) => serving.as_mut().graceful_shutdown(),
+        () = idle(&connection), if late => serving.as_mut().graceful_shutdown(),
+        () = draining(&connection), if !late => serving.as_mut().graceful_shutdown(),
     }
     serving.await
+}
+
+/// Whether a connection comes so late that the drain has begun: it is served all the same, because whoever opened it
+/// has nowhere better to go.
+fn is_draining(connection: &Connection) -> bool {
+    connection.downstream.direction == Direction::Inbound && connection.worker.drain.is_draining()
 }
 
 /// Resolves when the connection should end: only inbound drains, the app may call out until it is gone.

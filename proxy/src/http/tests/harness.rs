@@ -17,7 +17,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 use tokio_rustls::TlsAcceptor;
-use tulle_identity::{CsrPolicy, Identity, IssueRequest, Issuer, Root, SpiffeId, TrustDomain};
+use tulle_identity::{
+    CsrPolicy, Identity, IssueRequest, Issuer, Root, SpiffeId, Svid, TrustDomain,
+};
 use tulle_runtime::drain::{self, Drain};
 
 use crate::config::cluster::{
@@ -83,9 +85,12 @@ impl Ca {
         Self(Issuer::new(root, [], CsrPolicy::default()).unwrap())
     }
 
+    pub(super) fn svid(&self, account: &str) -> Svid {
+        self.0.issue_svid(&IssueRequest::new(&id(account))).unwrap()
+    }
+
     pub(super) fn identity(&self, account: &str) -> Identity {
-        let svid = self.0.issue_svid(&IssueRequest::new(&id(account))).unwrap();
-        Identity::new(svid, self.0.bundle().clone())
+        Identity::new(self.svid(account), self.0.bundle().clone())
     }
 }
 

@@ -436,3 +436,68 @@ fn a_draining_sidecar_keeps_an_idle_mesh_connection_for_a_while() {
         assert!(sender.is_closed());
     });
 }
+
+#[test]
+fn a_connection_that_is_opened_during_the_drain_is_served() {
+    run(async {
+        for version in [Http1, Http2] {
+            let (drain, _) = drain::channel();
+            let mut sidecar = Sidecar::new(inbound(true));
+            let app = echo(version, "a").await;
+            let begun = std::mem::replace(&mut sidecar.drain, drain);
+            tokio::task::spawn_local(begun.drain(Duration::from_secs(9)));
+            tokio::task::yield_now().await;
+            for security in [mesh_peer(), Security::Plaintext] {
+                let io = sidecar.caller(app, security, version);
+                let mut client = Client::new(io, version).await;
+                for _ in 0..10 {
+                    tokio::task::yield_now().await;
+                }
+                let answer = client.send(Method::POST, "/", "x").await;
+                assert_eq!(answer.status, StatusCode::OK, "{version:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn no_request_is_lost_while_the_only_peer_drains() {
+    run(async {
+        for version in [Http1, Http2] {
+            let (client, mut server) = pair(echo(version, "a").await).await;
+            let mut sender = Client::new(client.client(version), version).await;
+            for n in 0..30 {
+                if n == 10 {
+                    let begun = std::mem::replace(&mut server.drain, drain::channel().0);
+                    tokio::task::spawn_local(begun.drain(Duration::from_secs(9)));
+                }
+                let answer = sender.send(Method::POST, "/", "x").await;
+                assert_eq!(answer.status, StatusCode::OK, "{version:?}: request {n}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_new_svid_means_new_connections() {
+    run(async {
+        let ca = Ca::new();
+        let server = Sidecar::with_identity(inbound(false), ca.identity("reviews"));
+        let endpoints = meshed(&[server.listen(echo(Http1, "a").await).await], "reviews");
+        let snapshot = outbound(vec![route_to("c")], vec![cluster("c", endpoints)]);
+        let identity = ca.identity("client");
+        let client = Sidecar::with_identity(snapshot, identity.clone());
+        let mut sender = Client::new(client.client(Http1), Http1).await;
+        for expected in [1, 1] {
+            assert_eq!(sender.get("/").await.status, StatusCode::OK);
+            assert_eq!(client.worker.upstream.pooled(), expected);
+        }
+        identity.rotate(ca.svid("client")).unwrap();
+        assert_eq!(sender.get("/").await.status, StatusCode::OK);
+        assert_eq!(
+            client.worker.upstream.pooled(),
+            2,
+            "the old one ends when it is looked at"
+        );
+    });
+}
