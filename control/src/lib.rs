@@ -5,6 +5,7 @@
 //! proxies their identity. [`app`] puts it all together.
 
 mod admin;
+pub mod api;
 pub mod app;
 pub mod ca;
 mod discovery;

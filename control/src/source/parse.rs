@@ -1,0 +1,174 @@
+//! Kubernetes objects into room types: the edge at which everything is validated, once.
+
+mod endpoints;
+mod fields;
+mod grpc;
+mod http;
+mod pod;
+mod policy;
+mod route;
+mod service;
+
+#[cfg(test)]
+mod tests;
+
+use gateway_api::experimental::httproutes::HttpRoute;
+use gateway_api::grpcroutes::GrpcRoute;
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde::de::DeserializeOwned;
+
+use super::document::{Document, Header, Malformed};
+use crate::api::{self, PeerAuthentication};
+use crate::store::{Kind, Object, ObjectKey, ObjectRef};
+
+/// A field that has the right type and a wrong value.
+#[derive(Debug)]
+struct Invalid {
+    field: String,
+    message: String,
+}
+
+impl Invalid {
+    fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+}
+
+/// What a document turned out to be.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// An object of ours.
+    Object(Object),
+    /// Nothing of ours: another kind, or an object that does not concern the mesh.
+    Ignored,
+    /// An object that cannot be used, with its reference if that much could be read.
+    Bad {
+        /// Which object it was meant to be.
+        reference: Option<ObjectRef>,
+        /// Its kind and name for people.
+        object: String,
+        /// What is wrong with it.
+        problem: Malformed,
+    },
+}
+
+/// Reads one document.
+pub(super) fn document(document: &Document<'_>) -> Outcome {
+    let bad = |reference, object, problem| Outcome::Bad {
+        reference,
+        object,
+        problem,
+    };
+    let header: Header = match document.read() {
+        Ok(header) => header,
+        Err(problem) => return bad(None, String::new(), problem),
+    };
+    if header.kind.is_empty() || header.api_version.is_empty() {
+        let field = if header.kind.is_empty() {
+            "kind"
+        } else {
+            "apiVersion"
+        };
+        let message =
+            "is missing: not a Kubernetes object; move other files out of the source directory"
+                .to_owned();
+        return bad(
+            None,
+            String::new(),
+            Malformed {
+                line: document.line,
+                field: field.to_owned(),
+                message,
+            },
+        );
+    }
+    let Some(kind) = kind_of(&header) else {
+        tracing::debug!(resource.type = %header.kind, resource.name = %header.metadata.name, "kind not used, ignored");
+        return Outcome::Ignored;
+    };
+    let invalid = |error: Invalid| Malformed {
+        line: document.line_of(&error.field),
+        field: error.field,
+        message: error.message,
+    };
+    let key = match key_of(kind, &header) {
+        Ok(key) => key,
+        Err(error) => return bad(None, header.kind, invalid(error)),
+    };
+    let reference = ObjectRef {
+        kind,
+        key: key.clone(),
+    };
+    let parsed = match kind {
+        Kind::Namespace => Ok(Ok(Some(Object::Namespace(key)))),
+        Kind::ServiceAccount => Ok(Ok(Some(Object::ServiceAccount(key)))),
+        Kind::Node => read::<Node>(document, |it| pod::node(key, it).map(Some)),
+        Kind::Pod => read::<Pod>(document, |it| pod::pod(key, it).map(Some)),
+        Kind::Service => read::<Service>(document, |it| service::service(key, it).map(Some)),
+        Kind::EndpointSlice => read::<EndpointSlice>(document, |it| endpoints::slice(key, it)),
+        Kind::HttpRoute => read::<HttpRoute>(document, |it| http::route(key, it)),
+        Kind::GrpcRoute => read::<GrpcRoute>(document, |it| grpc::route(key, it)),
+        Kind::PeerAuthentication => {
+            read::<PeerAuthentication>(document, |it| policy::policy(key, it, false).map(Some))
+        }
+        Kind::IstioPeerAuthentication => {
+            read::<PeerAuthentication>(document, |it| policy::policy(key, it, true).map(Some))
+        }
+    };
+    match parsed {
+        Ok(Ok(Some(object))) => Outcome::Object(object),
+        Ok(Ok(None)) => Outcome::Ignored,
+        Ok(Err(error)) => bad(
+            Some(reference.clone()),
+            reference.to_string(),
+            invalid(error),
+        ),
+        Err(problem) => bad(Some(reference.clone()), reference.to_string(), problem),
+    }
+}
+
+fn read<T: DeserializeOwned>(
+    document: &Document<'_>,
+    parse: impl FnOnce(T) -> Result<Option<Object>, Invalid>,
+) -> Result<Result<Option<Object>, Invalid>, Malformed> {
+    document.read().map(parse)
+}
+
+/// The kind of ours that a header names. Versions of one group differ in nothing that is read here.
+fn kind_of(header: &Header) -> Option<Kind> {
+    let (group, _version) = header
+        .api_version
+        .rsplit_once('/')
+        .unwrap_or(("", &header.api_version));
+    Some(match (group, header.kind.as_str()) {
+        ("", "Namespace") => Kind::Namespace,
+        ("", "ServiceAccount") => Kind::ServiceAccount,
+        ("", "Node") => Kind::Node,
+        ("", "Pod") => Kind::Pod,
+        ("", "Service") => Kind::Service,
+        ("discovery.k8s.io", "EndpointSlice") => Kind::EndpointSlice,
+        ("gateway.networking.k8s.io", "HTTPRoute") => Kind::HttpRoute,
+        ("gateway.networking.k8s.io", "GRPCRoute") => Kind::GrpcRoute,
+        (api::GROUP, "PeerAuthentication") => Kind::PeerAuthentication,
+        (api::ISTIO_GROUP, "PeerAuthentication") => Kind::IstioPeerAuthentication,
+        _ => return None,
+    })
+}
+
+fn key_of(kind: Kind, header: &Header) -> Result<ObjectKey, Invalid> {
+    let name = header.metadata.name.as_str();
+    match kind {
+        Kind::Namespace | Kind::Service => fields::label("metadata.name", name)?,
+        _ => fields::subdomain("metadata.name", name)?,
+    };
+    if matches!(kind, Kind::Namespace | Kind::Node) {
+        return Ok(ObjectKey::new("", name));
+    }
+    let namespace = header.metadata.namespace.as_deref().unwrap_or("default");
+    fields::label("metadata.namespace", namespace)?;
+    Ok(ObjectKey::new(namespace, name))
+}

@@ -1,0 +1,152 @@
+//! Pods and nodes.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use tulle_runtime::names::{annotations, labels};
+
+use super::{Invalid, fields};
+use crate::store::pod::Workload;
+use crate::store::{Labels, Node, Object, ObjectKey, Pod};
+
+/// Reads a pod. One that has finished has no address: it may belong to another by now.
+pub(super) fn pod(key: ObjectKey, pod: core::Pod) -> Result<Object, Invalid> {
+    let spec = pod.spec.unwrap_or_default();
+    let status = pod.status.unwrap_or_default();
+    let finished = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let mut ips: Vec<IpAddr> = Vec::new();
+    if !finished {
+        let all = status.pod_ips.unwrap_or_default();
+        for (index, ip) in all.iter().enumerate() {
+            ips.push(fields::ip(format!("status.podIPs[{index}].ip"), &ip.ip)?);
+        }
+        if let Some(ip) = status.pod_ip.filter(|ip| !ip.is_empty()) {
+            ips.push(fields::ip("status.podIP", &ip)?);
+        }
+    }
+    ips.sort_unstable();
+    ips.dedup();
+
+    // A native sidecar is an init container, and its ports are as good as any other's.
+    let containers = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers);
+    let mut named_ports: Vec<_> = containers
+        .flat_map(|container| container.ports.iter().flatten())
+        .filter(|port| {
+            port.protocol
+                .as_deref()
+                .is_none_or(|protocol| protocol == "TCP")
+        })
+        .filter_map(|port| {
+            Some((
+                port.name.as_deref()?.into(),
+                u16::try_from(port.container_port).ok()?,
+            ))
+        })
+        .collect();
+    named_ports.sort();
+
+    let service_account = spec
+        .service_account_name
+        .as_deref()
+        .filter(|name| !name.is_empty())
+        .unwrap_or("default");
+    fields::subdomain("spec.serviceAccountName", service_account)?;
+    let pod_labels: Labels = pod
+        .metadata
+        .labels
+        .iter()
+        .flatten()
+        .map(|(k, v)| (k.as_str(), v.as_str()))
+        .collect();
+    Ok(Object::Pod(Pod {
+        service_account: service_account.into(),
+        node: spec
+            .node_name
+            .as_deref()
+            .filter(|name| !name.is_empty())
+            .map(Into::into),
+        host_network: spec.host_network.unwrap_or(false),
+        proxied: pod_labels
+            .get(labels::PROXIED)
+            .is_some_and(|value| &**value == "true"),
+        uncaptured_ports: uncaptured_ports(&pod.metadata)?,
+        named_ports,
+        workload: workload(&key, &pod.metadata),
+        labels: pod_labels,
+        ips,
+        key,
+    }))
+}
+
+fn uncaptured_ports(metadata: &ObjectMeta) -> Result<Vec<u16>, Invalid> {
+    let name = annotations::EXCLUDE_INBOUND_PORTS;
+    let Some(list) = metadata.annotations.as_ref().and_then(|it| it.get(name)) else {
+        return Ok(Vec::new());
+    };
+    let field = format!("metadata.annotations[{name}]");
+    let mut ports = Vec::new();
+    for item in list
+        .split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+    {
+        let number = item.parse().map_err(|_| {
+            Invalid::new(
+                field.clone(),
+                format!("{item:?} is not a port: list ports, like \"8080,9090\""),
+            )
+        })?;
+        ports.push(fields::port(field.clone(), number)?);
+    }
+    ports.sort_unstable();
+    Ok(ports)
+}
+
+/// Who owns a pod. A ReplicaSet made by a Deployment carries its name and a hash that the pod has as a label.
+fn workload(key: &ObjectKey, metadata: &ObjectMeta) -> Workload {
+    let owner = metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .find(|owner| owner.controller == Some(true));
+    let Some(owner) = owner else {
+        return Workload {
+            kind: "Pod".into(),
+            name: key.name.clone(),
+        };
+    };
+    let hash = metadata
+        .labels
+        .as_ref()
+        .and_then(|labels| labels.get("pod-template-hash"));
+    let deployment = hash
+        .filter(|_| owner.kind == "ReplicaSet")
+        .and_then(|hash| owner.name.strip_suffix(hash.as_str()))
+        .and_then(|name| name.strip_suffix('-'));
+    match deployment {
+        Some(name) => Workload {
+            kind: "Deployment".into(),
+            name: name.into(),
+        },
+        None => Workload {
+            kind: owner.kind.as_str().into(),
+            name: owner.name.as_str().into(),
+        },
+    }
+}
+
+/// Reads a node.
+pub(super) fn node(key: ObjectKey, node: core::Node) -> Result<Object, Invalid> {
+    let labels = node.metadata.labels.unwrap_or_default();
+    let label = |name: &str| labels.get(name).map(|value| value.as_str().into());
+    Ok(Object::Node(Node {
+        key,
+        region: label("topology.kubernetes.io/region"),
+        zone: label("topology.kubernetes.io/zone"),
+    }))
+}

@@ -1,0 +1,224 @@
+use super::*;
+use crate::source::document::split;
+use crate::store::Pod as PodRoom;
+use crate::store::policy::{MtlsMode, PolicyTarget};
+use crate::store::route::{Action, BackendTarget, PathMatch, PathRewrite};
+use crate::store::service::{Addressing, AppProtocol, Distribution, TargetPort};
+
+fn parse(text: &str) -> Outcome {
+    document(&split(text, false)[0])
+}
+
+fn object(text: &str) -> Object {
+    match parse(text) {
+        Outcome::Object(object) => object,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn problem(text: &str) -> (u64, String, String) {
+    match parse(text) {
+        Outcome::Bad { problem, .. } => (problem.line, problem.field, problem.message),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn route_with(rule: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r, namespace: shop}}\nspec:\n  \
+         parentRefs:\n  - {{group: \"\", kind: Service, name: web}}\n  rules:\n  - {rule}\n"
+    )
+}
+
+#[test]
+fn bad_documents_are_reported_by_line_and_field() {
+    let service = |spec: &str| {
+        format!("apiVersion: v1\nkind: Service\nmetadata:\n  name: a\nspec:\n  {spec}\n")
+    };
+    let table: [(&str, String, u64, &str, &str); 16] = [
+        ("no kind", "apiVersion: v1\nmetadata: {}\n".into(), 1, "kind", "missing"),
+        ("syntax", "kind: [\n".into(), 1, "", ""),
+        ("name", "apiVersion: v1\nkind: Service\nmetadata:\n  name: A_b\n".into(), 4, "metadata.name", "A_b"),
+        ("type", service("ports: oops"), 6, "spec.ports", ""),
+        ("port", service("ports:\n  - port: 0"), 7, "spec.ports[0].port", "1 to 65535"),
+        ("unnamed", service("ports:\n  - port: 1\n  - port: 2"), 7, "spec.ports[0].name", "missing"),
+        ("ip", service("clusterIP: 10.0.0"), 6, "spec.clusterIP", "10.0.0"),
+        ("affinity", service("sessionAffinity: Cookie"), 6, "spec.sessionAffinity", "ClientIP"),
+        ("weight", route_with("{backendRefs: [{name: a, port: 80, weight: -1}]}"), 8, "spec.rules[0].backendRefs[0].weight", "-1"),
+        ("regex", route_with("{matches: [{path: {type: RegularExpression, value: \"/(\"}}]}"), 8, "spec.rules[0].matches[0].path.value", "regular"),
+        ("path", route_with("{matches: [{path: {type: Exact, value: a}}]}"), 8, "spec.rules[0].matches[0].path.value", "start it with /"),
+        ("header", route_with("{matches: [{headers: [{name: \"a b\", value: c}]}]}"), 8, "spec.rules[0].matches[0].headers[0].name", "header name"),
+        ("duration", route_with("{timeouts: {request: 1y}}"), 8, "spec.rules[0].timeouts.request", "duration"),
+        ("mirror", route_with("{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: a}}}]}"), 8, "spec.rules[0].filters[0].type", "not supported"),
+        (
+            "group",
+            route_with("{}").replace("group: \"\", ", ""),
+            6,
+            "spec.parentRefs[0].group",
+            "core group",
+        ),
+        (
+            "policy typo",
+            "apiVersion: tulle.dev/v1alpha1\nkind: PeerAuthentication\nmetadata: {name: a}\nspec:\n  mtls:\n    mod: STRICT\n".into(),
+            6,
+            "",
+            "mod",
+        ),
+    ];
+    for (name, text, line, field, message) in table {
+        let found = problem(&text);
+        assert_eq!(found.0, line, "{name}: {found:?}");
+        assert!(found.1.starts_with(field), "{name}: {found:?}");
+        assert!(found.2.contains(message), "{name}: {found:?}");
+    }
+}
+
+#[test]
+fn kinds_that_do_not_concern_the_mesh_are_ignored() {
+    for text in [
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\nspec: {whatever: 1}\n",
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {x: y}\n",
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: a}\naddressType: IPv4\nendpoints: []\n",
+        &route_with("{}").replace("group: \"\", kind: Service", "kind: Gateway"),
+    ] {
+        assert!(matches!(parse(text), Outcome::Ignored), "{text}");
+    }
+}
+
+#[test]
+fn a_service_is_read_with_its_ports_and_policies() {
+    let Object::Service(service) = object(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec:\n  clusterIPs: [10.0.0.1, \"fd00::1\"]\n  \
+         clusterIP: 10.0.0.1\n  selector: {app: web}\n  internalTrafficPolicy: Local\n  trafficDistribution: PreferClose\n  \
+         ports:\n  - {name: http-main, port: 80, targetPort: web}\n  - {name: x, port: 81, appProtocol: kubernetes.io/h2c}\n  \
+         - {name: dns, port: 53, protocol: UDP}\n  - {name: grpc, port: 82, targetPort: 9000}\n  - {name: redis, port: 83}\n",
+    ) else {
+        panic!("a Service")
+    };
+    assert_eq!(
+        service.addressing,
+        Addressing::Virtual(vec![
+            "10.0.0.1".parse().unwrap(),
+            "fd00::1".parse().unwrap()
+        ])
+    );
+    let protocols: Vec<_> = service
+        .ports
+        .iter()
+        .map(|port| (port.port, port.protocol))
+        .collect();
+    let expected = [
+        (80, AppProtocol::Http),
+        (81, AppProtocol::Http2),
+        (82, AppProtocol::Grpc),
+        (83, AppProtocol::Tcp),
+    ];
+    assert_eq!(protocols, expected, "UDP is not the mesh's");
+    assert_eq!(service.ports[0].target, TargetPort::Name("web".into()));
+    assert_eq!(service.ports[2].target, TargetPort::Number(9000));
+    assert!(service.local_only);
+    assert_eq!(service.distribution, Distribution::SameZone);
+}
+
+#[test]
+fn a_pod_is_read_with_what_peers_must_know() {
+    let text = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web-abc-x\n  labels: {pod-template-hash: abc, tulle.dev/proxied: \"true\"}\n  \
+         annotations: {tulle.dev/exclude-inbound-ports: \"9000, 8000\"}\n  ownerReferences:\n  \
+         - {apiVersion: apps/v1, kind: ReplicaSet, name: web-abc, uid: u, controller: true}\nspec:\n  serviceAccountName: sa\n  \
+         containers:\n  - {name: c, ports: [{name: web, containerPort: 8080}]}\nstatus: {phase: Running, podIP: 10.1.0.1}\n";
+    let Object::Pod(pod) = object(text) else {
+        panic!("a Pod")
+    };
+    let PodRoom {
+        key,
+        ips,
+        service_account,
+        proxied,
+        uncaptured_ports,
+        workload,
+        ..
+    } = &pod;
+    assert_eq!(*key, ObjectKey::new("default", "web-abc-x"));
+    assert_eq!(*ips, ["10.1.0.1".parse::<std::net::IpAddr>().unwrap()]);
+    assert_eq!(
+        (&**service_account, *proxied, uncaptured_ports.as_slice()),
+        ("sa", true, &[8000, 9000][..])
+    );
+    assert_eq!((&*workload.kind, &*workload.name), ("Deployment", "web"));
+    assert_eq!(pod.named_port("web"), Some(8080));
+    let Object::Pod(finished) = object(&text.replace("Running", "Failed")) else {
+        panic!("a Pod")
+    };
+    assert!(
+        finished.ips.is_empty(),
+        "its address may be another's by now"
+    );
+}
+
+#[test]
+fn an_http_route_is_read_with_matches_filters_and_retries() {
+    let rule = "{name: main, matches: [{path: {value: /a/}, method: GET}, {}], timeouts: {request: 5s, backendRequest: 1s}, \
+         retry: {attempts: 3, codes: [503, 500], backoff: 10ms}, backendRefs: [{name: b, port: 81}, {kind: Bucket, name: c}], \
+         filters: [{type: URLRewrite, urlRewrite: {hostname: x.y, path: {type: ReplacePrefixMatch, replacePrefixMatch: /z}}}]}";
+    let Object::Route(route) = object(&route_with(rule)) else {
+        panic!("a route")
+    };
+    let rule = &route.rules[0];
+    assert_eq!(rule.matches[0].path, PathMatch::Prefix("/a".into()));
+    assert_eq!(rule.matches[1].path, PathMatch::Prefix("/".into()));
+    let Action::Forward(forward) = &rule.action else {
+        panic!("forwarding")
+    };
+    assert_eq!(
+        forward.backends[0].target,
+        BackendTarget::Service(ObjectKey::new("shop", "b"), 81)
+    );
+    assert_eq!(forward.backends[1].target, BackendTarget::Invalid);
+    assert_eq!(forward.path_rewrite, Some(PathRewrite::Prefix("/z".into())));
+    let retry = forward.retry.as_ref().expect("said");
+    assert_eq!((retry.attempts, retry.codes.len()), (3, 2));
+}
+
+#[test]
+fn a_grpc_method_becomes_a_path() {
+    let path = |method: &str| {
+        let text = format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {{name: r}}\nspec:\n  parentRefs:\n  \
+             - {{group: \"\", kind: Service, name: g}}\n  rules:\n  - matches: [{{method: {method}}}]\n"
+        );
+        let Object::Route(route) = object(&text) else {
+            panic!("a route")
+        };
+        route.rules[0].matches[0].path.clone()
+    };
+    assert_eq!(
+        path("{service: a.B, method: C}"),
+        PathMatch::Exact("/a.B/C".into())
+    );
+    assert_eq!(path("{service: a.B}"), PathMatch::Prefix("/a.B".into()));
+    assert_eq!(path("{method: C}"), PathMatch::Regex("/[^/]+/C".into()));
+    assert_eq!(
+        path("{type: RegularExpression, service: \"a.*\"}"),
+        PathMatch::Regex("/(?:a.*)/[^/]+".into())
+    );
+}
+
+#[test]
+fn peer_authentication_is_read_from_both_groups() {
+    let text = "apiVersion: GROUP\nkind: PeerAuthentication\nmetadata: {name: p, namespace: shop}\nspec:\n  \
+         selector: {matchLabels: {app: web}}\n  mtls: {mode: STRICT}\n  portLevelMtls:\n    8080: {mode: DISABLE}\n    9090: {mode: UNSET}\n";
+    for (group, istio) in [
+        ("tulle.dev/v1alpha1", false),
+        ("security.istio.io/v1", true),
+    ] {
+        let Object::PeerAuthentication(policy) = object(&text.replace("GROUP", group)) else {
+            panic!("a policy")
+        };
+        assert_eq!((policy.istio, policy.mode), (istio, Some(MtlsMode::Strict)));
+        assert_eq!(
+            policy.ports.into_iter().collect::<Vec<_>>(),
+            [(8080, MtlsMode::Disable)]
+        );
+        assert!(matches!(policy.target, PolicyTarget::Pods(_)));
+    }
+}
