@@ -1,6 +1,7 @@
 //! The command line: `run` is the sidecar, `capture` is the init container before it.
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -77,8 +78,8 @@ impl CaptureArgs {
             exclude_outbound_cidrs: self.exclude_outbound_cidrs,
         };
         if self.dry_run {
-            print!("{}", capture.ruleset());
-            return Ok(());
+            return write!(std::io::stdout(), "{}", capture.ruleset())
+                .context("could not print the rules");
         }
         trace::init(&filter, trace::Format::default())?;
         let runtime = tokio::runtime::Builder::new_current_thread()

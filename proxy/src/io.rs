@@ -4,6 +4,7 @@
 //! [`Transport`], which replays the bytes that detection has read, reads ahead under TLS, and advertises vectored
 //! writes. Everything here is `Send`, because hyper's upgrades ask for it; nothing here is shared between workers.
 
+mod guard;
 mod probe;
 mod transport;
 
@@ -15,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
+pub use guard::{Gate, Guard};
 pub use probe::Probe;
 pub use transport::Transport;
 

@@ -1,0 +1,242 @@
+//! The strict layer under hyper's HTTP/1 server.
+//!
+//! hyper accepts messages on whose framing two readers may disagree, which is how requests are smuggled past a proxy.
+//! [`Guard`] looks at what is read, in place and once, and follows the framing of messages. At the first byte that makes
+//! a message refusable it gives hyper bytes that no state of its parsers accepts, and then the end of the stream: so
+//! hyper itself answers 400 in turn, after the answers to earlier requests, and closes.
+//!
+//! After a request that may switch protocols nothing more is given to hyper until its answer is known, because only the
+//! answer says what the bytes that follow are. [`Gate`] is where the answer is announced.
+
+mod scan;
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::task::AtomicWaker;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use scan::{Scan, Scanner};
+
+/// What hyper gets instead of a refused byte. Its head parser refuses the first, and looks at a head that came in pieces
+/// only when two line feeds seem to end it; its parser of chunk lines ignores the first inside an extension and refuses
+/// the second.
+const POISON: &[u8] = b"\0\n\n";
+/// Bytes kept while an answer decides what they are; the client has to wait with more.
+const MAX_HELD: usize = 16 * 1024;
+
+const UNDECIDED: u8 = 0;
+const DECLINED: u8 = 1;
+const SWITCHED: u8 = 2;
+
+/// Announces answers to requests that asked for another protocol.
+#[derive(Clone, Debug)]
+pub struct Gate(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    answer: AtomicU8,
+    reader: AtomicWaker,
+}
+
+impl Gate {
+    /// A request with an `Upgrade` header or the method `CONNECT` is about to be answered. To be called for each of
+    /// them, before the answer is given to hyper.
+    pub fn answered(&self, switched: bool) {
+        self.0.answer.store(
+            if switched { SWITCHED } else { DECLINED },
+            Ordering::Release,
+        );
+        self.0.reader.wake();
+    }
+}
+
+/// A byte stream of which hyper sees only HTTP/1 messages that leave no doubt.
+#[derive(Debug)]
+pub struct Guard<I> {
+    inner: I,
+    scanner: Scanner,
+    state: State,
+    /// Read, but not given on yet.
+    held: BytesMut,
+    gate: Gate,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    /// Messages.
+    Scanning,
+    /// An answer decides what comes next.
+    Waiting,
+    /// Another protocol.
+    Switched,
+    /// A message was refused; the rest of the poison is still to be given on.
+    Refused(Bytes),
+}
+
+impl<I> Guard<I> {
+    /// Guards a stream that begins with an HTTP/1 request.
+    #[must_use]
+    pub fn new(inner: I) -> (Self, Gate) {
+        let shared = Shared {
+            answer: AtomicU8::new(UNDECIDED),
+            reader: AtomicWaker::new(),
+        };
+        let gate = Gate(Arc::new(shared));
+        let guard = Self {
+            inner,
+            scanner: Scanner::default(),
+            state: State::Scanning,
+            held: BytesMut::new(),
+            gate: gate.clone(),
+        };
+        (guard, gate)
+    }
+
+    /// Looks at the bytes of `buf` from `start` on, and takes back what must not go on.
+    fn scan(&mut self, buf: &mut ReadBuf<'_>, start: usize) {
+        match self.scanner.scan(&buf.filled()[start..]) {
+            Scan::Pass => {}
+            Scan::Refuse { at, why } => {
+                tracing::debug!(why, "request refused");
+                buf.set_filled(start + at);
+                self.held = BytesMut::new();
+                let mut poison = Bytes::from_static(POISON);
+                give(&mut poison, buf);
+                self.state = State::Refused(poison);
+            }
+            Scan::Wait { at } => {
+                // In front of what is held already: these bytes came first.
+                let mut held = BytesMut::from(&buf.filled()[start + at..]);
+                held.unsplit(std::mem::take(&mut self.held));
+                self.held = held;
+                buf.set_filled(start + at);
+                self.state = State::Waiting;
+            }
+        }
+    }
+}
+
+impl<I: AsyncRead + Unpin> Guard<I> {
+    fn poll_scanned(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let start = buf.filled().len();
+        if self.held.is_empty() {
+            ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        } else {
+            give(&mut self.held, buf);
+        }
+        self.scan(buf, start);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Waits for the answer; holds on to what the client sends meanwhile, and notices if it leaves.
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shared = &self.gate.0;
+        shared.reader.register(cx.waker());
+        match shared.answer.swap(UNDECIDED, Ordering::AcqRel) {
+            DECLINED => self.state = State::Scanning,
+            SWITCHED => self.state = State::Switched,
+            _ => {
+                while self.held.len() < MAX_HELD {
+                    let mut piece = [0; 1024];
+                    let mut piece = ReadBuf::new(&mut piece);
+                    ready!(Pin::new(&mut self.inner).poll_read(cx, &mut piece))?;
+                    if piece.filled().is_empty() {
+                        break;
+                    }
+                    self.held.extend_from_slice(piece.filled());
+                }
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Moves as much as there is room for.
+fn give(from: &mut impl Buf, to: &mut ReadBuf<'_>) {
+    let length = from.remaining().min(to.remaining());
+    to.put_slice(&from.chunk()[..length]);
+    from.advance(length);
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Guard<I> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let start = buf.filled().len();
+        loop {
+            match &mut this.state {
+                State::Scanning => ready!(this.poll_scanned(cx, buf))?,
+                State::Switched if this.held.is_empty() => {
+                    return Pin::new(&mut this.inner).poll_read(cx, buf);
+                }
+                State::Switched => {
+                    give(&mut this.held, buf);
+                    return Poll::Ready(Ok(()));
+                }
+                State::Waiting => {
+                    ready!(this.poll_answer(cx))?;
+                    continue;
+                }
+                State::Refused(poison) => {
+                    give(poison, buf);
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            // Nothing left to give on, although the stream has not ended: only if everything read is held back.
+            if buf.filled().len() > start || this.state != State::Waiting {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Guard<I> {
+    #[inline]
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write(cx, buf)
+    }
+
+    #[inline]
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, bufs)
+    }
+
+    #[inline]
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    #[inline]
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+    }
+
+    #[inline]
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests;

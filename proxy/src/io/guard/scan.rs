@@ -1,0 +1,304 @@
+//! Follows HTTP/1 requests through a stream of bytes, and finds what two readers could understand differently.
+//!
+//! A line that lies whole in the bytes at hand is looked at where it is; only one that a read has cut in two is put
+//! together. Bodies are skipped, not looked at. What is refused is cut off in front of the byte that would complete it.
+
+use memchr::memchr;
+
+/// Longest line of a head or trailer; what hyper takes is below it.
+const MAX_LINE: usize = 64 * 1024;
+/// Longest line in front of a chunk.
+const MAX_CHUNK_LINE: usize = 4 * 1024;
+
+/// What to do with bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scan {
+    /// All of them may go on.
+    Pass,
+    /// Those before `at` may go on, and nothing after them ever.
+    Refuse { at: usize, why: &'static str },
+    /// Those before `at` may go on. They end a request for another protocol; the rest has not been looked at.
+    Wait { at: usize },
+}
+
+/// Where in a stream of requests we are.
+#[derive(Debug, Default)]
+pub(super) struct Scanner {
+    expect: Expect,
+    /// The beginning of a line whose end has not come yet.
+    line: Vec<u8>,
+    head: Head,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Expect {
+    #[default]
+    RequestLine,
+    Field,
+    /// So many more bytes of a body or of a chunk of one.
+    Data {
+        left: u64,
+        chunk: bool,
+    },
+    ChunkLine,
+    ChunkEnd,
+    Trailer,
+}
+
+/// What comes after something.
+enum Next {
+    Expect(Expect),
+    /// Another message.
+    Message,
+}
+
+/// What a request's head has said so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Head {
+    http10: bool,
+    host: bool,
+    length: Option<u64>,
+    chunked: bool,
+    /// It asks for another protocol.
+    switches: bool,
+}
+
+type Judged<T> = Result<T, &'static str>;
+
+impl Scanner {
+    pub(super) fn scan(&mut self, bytes: &[u8]) -> Scan {
+        let mut at = 0;
+        while at < bytes.len() {
+            let rest = &bytes[at..];
+            let next = if let Expect::Data { left, chunk } = self.expect {
+                let skipped = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
+                at += skipped;
+                after_data(left - skipped as u64, chunk)
+            } else {
+                let end = match self.line_end(rest) {
+                    Ok(Some(end)) => end,
+                    Ok(None) => return Scan::Pass,
+                    Err((offset, why)) => {
+                        return Scan::Refuse {
+                            at: at + offset,
+                            why,
+                        };
+                    }
+                };
+                match self.judge(&rest[..end]) {
+                    Ok(next) => {
+                        at += end;
+                        next
+                    }
+                    // Without its line feed it is no line.
+                    Err(why) => {
+                        return Scan::Refuse {
+                            at: at + end - 1,
+                            why,
+                        };
+                    }
+                }
+            };
+            self.expect = match next {
+                Next::Expect(expect) => expect,
+                Next::Message => Expect::RequestLine,
+            };
+            if matches!(next, Next::Message) && self.head.switches {
+                return Scan::Wait { at };
+            }
+        }
+        Scan::Pass
+    }
+
+    /// Where the line that `rest` goes on with ends, its CRLF included. If it does not, `rest` is kept.
+    fn line_end(&mut self, rest: &[u8]) -> Result<Option<usize>, (usize, &'static str)> {
+        let cut_after_cr = self.line.last() == Some(&b'\r');
+        let end = memchr(b'\n', rest);
+        let content = &rest[..end.unwrap_or(rest.len())];
+        if cut_after_cr && !content.is_empty() {
+            return Err((0, "bare carriage return"));
+        }
+        let cr = memchr(b'\r', content);
+        if let Some(cr) = cr
+            && cr + 1 < content.len()
+        {
+            return Err((cr + 1, "bare carriage return"));
+        }
+        let limit = if self.expect == Expect::ChunkLine {
+            MAX_CHUNK_LINE
+        } else {
+            MAX_LINE
+        };
+        if self.line.len() + content.len() > limit {
+            return Err((0, "line too long"));
+        }
+        match end {
+            Some(end) if cr.is_some() || cut_after_cr => Ok(Some(end + 1)),
+            Some(end) => Err((end, "bare line feed")),
+            None => {
+                self.line.extend_from_slice(rest);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Judges the line that ends with `end`.
+    fn judge(&mut self, end: &[u8]) -> Judged<Next> {
+        if self.line.is_empty() {
+            return self.judge_line(&end[..end.len() - 2]);
+        }
+        let mut line = std::mem::take(&mut self.line);
+        line.extend_from_slice(end);
+        self.judge_line(&line[..line.len() - 2])
+    }
+
+    fn judge_line(&mut self, line: &[u8]) -> Judged<Next> {
+        match self.expect {
+            Expect::RequestLine if line.is_empty() => Ok(Next::Expect(Expect::RequestLine)),
+            Expect::RequestLine => {
+                self.head = request_line(line)?;
+                Ok(Next::Expect(Expect::Field))
+            }
+            Expect::Field if line.is_empty() => self.head.body(),
+            Expect::Field => {
+                self.head.field(line)?;
+                Ok(Next::Expect(Expect::Field))
+            }
+            Expect::ChunkLine => Ok(Next::Expect(match chunk_size(line)? {
+                0 => Expect::Trailer,
+                left => Expect::Data { left, chunk: true },
+            })),
+            Expect::ChunkEnd if line.is_empty() => Ok(Next::Expect(Expect::ChunkLine)),
+            Expect::ChunkEnd => Err("chunk longer than it says"),
+            Expect::Trailer if line.is_empty() => Ok(Next::Message),
+            Expect::Trailer => {
+                trailer(line)?;
+                Ok(Next::Expect(Expect::Trailer))
+            }
+            Expect::Data { .. } => unreachable!("data has no lines"),
+        }
+    }
+}
+
+impl Head {
+    fn field(&mut self, line: &[u8]) -> Judged<()> {
+        let (name, value) = field(line)?;
+        let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+        match name.len() {
+            4 if is("host") => {
+                once(self.host, "more than one host")?;
+                self.host = true;
+            }
+            7 if is("upgrade") => self.switches = true,
+            14 if is("content-length") => {
+                once(self.length.is_some(), "more than one content-length")?;
+                self.length = Some(number(value)?);
+            }
+            17 if is("transfer-encoding") => {
+                once(self.chunked, "more than one transfer-encoding")?;
+                if !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err("a transfer-encoding other than chunked");
+                }
+                self.chunked = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The head is complete: what follows it?
+    fn body(&self) -> Judged<Next> {
+        match (self.chunked, self.length) {
+            _ if !self.host && !self.http10 => Err("no host"),
+            (true, Some(_)) => Err("content-length with transfer-encoding"),
+            (true, None) if self.http10 => Err("transfer-encoding in HTTP/1.0"),
+            (true, None) => Ok(Next::Expect(Expect::ChunkLine)),
+            (false, None | Some(0)) => Ok(Next::Message),
+            (false, Some(left)) => Ok(Next::Expect(Expect::Data { left, chunk: false })),
+        }
+    }
+}
+
+fn once(before: bool, why: &'static str) -> Judged<()> {
+    if before { Err(why) } else { Ok(()) }
+}
+
+fn after_data(left: u64, chunk: bool) -> Next {
+    match (left, chunk) {
+        (0, true) => Next::Expect(Expect::ChunkEnd),
+        (0, false) => Next::Message,
+        _ => Next::Expect(Expect::Data { left, chunk }),
+    }
+}
+
+/// What hyper checks itself is left to it: the method, the characters of the target, the version.
+fn request_line(line: &[u8]) -> Judged<Head> {
+    let target = memchr(b' ', line).map_or(line, |end| &line[end..]);
+    if memchr(b'#', target).is_some() {
+        return Err("a fragment in the target");
+    }
+    Ok(Head {
+        http10: line.ends_with(b" HTTP/1.0"),
+        switches: line.starts_with(b"CONNECT "),
+        ..Head::default()
+    })
+}
+
+fn field(line: &[u8]) -> Judged<(&[u8], &[u8])> {
+    let colon = memchr(b':', line).ok_or("a field without a colon")?;
+    let (name, value) = (&line[..colon], &line[colon + 1..]);
+    match (name.first(), name.last()) {
+        (Some(first), Some(last)) if !is_blank(*first) && !is_blank(*last) => {
+            Ok((name, value.trim_ascii()))
+        }
+        _ => Err("a field without a name, or with space around it"),
+    }
+}
+
+/// Trailers must not say anything about framing.
+fn trailer(line: &[u8]) -> Judged<()> {
+    let (name, _) = field(line)?;
+    let forbidden = ["host", "content-length", "transfer-encoding"];
+    if forbidden
+        .iter()
+        .any(|forbidden| name.eq_ignore_ascii_case(forbidden.as_bytes()))
+    {
+        return Err("a trailer that belongs into the head");
+    }
+    Ok(())
+}
+
+fn number(digits: &[u8]) -> Judged<u64> {
+    const WHY: &str = "a content-length that is no number";
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(WHY);
+    }
+    let digits = std::str::from_utf8(digits).map_err(|_| WHY)?;
+    digits.parse().map_err(|_| WHY)
+}
+
+fn chunk_size(line: &[u8]) -> Judged<u64> {
+    const WHY: &str = "a chunk without a size";
+    let end = line
+        .iter()
+        .position(|byte| !byte.is_ascii_hexdigit())
+        .unwrap_or(line.len());
+    let (digits, extension) = line.split_at(end);
+    let extension = extension.trim_ascii_start();
+    let bare = extension.is_empty() && end == line.len();
+    if !bare && extension.first() != Some(&b';') {
+        return Err(WHY);
+    }
+    if extension
+        .iter()
+        .any(|byte| byte.is_ascii_control() && *byte != b'\t')
+    {
+        return Err("a control character in a chunk extension");
+    }
+    let digits = std::str::from_utf8(digits).map_err(|_| WHY)?;
+    u64::from_str_radix(digits, 16).map_err(|_| WHY)
+}
+
+fn is_blank(byte: u8) -> bool {
+    byte == b' ' || byte == b'\t'
+}
