@@ -4,7 +4,8 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::header::UPGRADE;
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -17,6 +18,7 @@ use super::exchange::Connection;
 use super::linger::Linger;
 use super::{inbound, outbound};
 use crate::conn::{Direction, Downstream, HttpVersion};
+use crate::io::{Gate, Guard};
 use crate::upstream::LocalExecutor;
 use crate::worker::Worker;
 
@@ -44,10 +46,13 @@ pub async fn serve<I>(
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let connection = Rc::new(Connection::new(worker, downstream, version));
+    let connection = Connection::new(worker, downstream, version);
     match version {
-        HttpVersion::Http1 => serve_http1(connection, TokioIo::new(Linger::new(io))).await,
-        HttpVersion::Http2 => serve_http2(connection, TokioIo::new(io)).await,
+        HttpVersion::Http1 => {
+            let (io, gate) = Guard::new(Linger::new(io));
+            serve_http1(Rc::new(connection), TokioIo::new(io), gate).await
+        }
+        HttpVersion::Http2 => serve_http2(Rc::new(connection), TokioIo::new(io)).await,
     }
 }
 
@@ -61,12 +66,31 @@ pub(super) async fn handle(
     }
 }
 
-async fn serve_http1<I>(connection: Rc<Connection>, io: TokioIo<I>) -> Result<(), hyper::Error>
+/// As [`handle`], and tells the guard whether the connection switches protocols, where the client asked for it.
+async fn handle_http1(
+    connection: Rc<Connection>,
+    gate: Gate,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, h2::Error> {
+    let asks = request.method() == Method::CONNECT || request.headers().contains_key(UPGRADE);
+    let answer = handle(connection, request).await;
+    if asks {
+        let status = answer.as_ref().map(Response::status);
+        gate.answered(status.is_ok_and(|status| status == StatusCode::SWITCHING_PROTOCOLS));
+    }
+    answer
+}
+
+async fn serve_http1<I>(
+    connection: Rc<Connection>,
+    io: TokioIo<I>,
+    gate: Gate,
+) -> Result<(), hyper::Error>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let late = is_draining(&connection);
-    let service = service_fn(|request| handle(connection.clone(), request));
+    let service = service_fn(|request| handle_http1(connection.clone(), gate.clone(), request));
     let serving = http1::Builder::new()
         .half_close(true)
         .serve_connection(io, service);

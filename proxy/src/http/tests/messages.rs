@@ -239,3 +239,35 @@ fn a_request_of_http_1_0_without_host_gets_one() {
         assert!(answer.contains("got-host: 10.96.0.1:80\r\n"), "{answer}");
     });
 }
+
+#[test]
+fn messages_that_two_readers_could_read_differently_are_refused() {
+    run(async {
+        let sidecar = Sidecar::new(service(&[echo(Http1, "a").await]));
+        let smuggled = [
+            "content-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            "transfer-encoding: identity\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            "host: another\r\n\r\n",
+        ];
+        for rest in smuggled {
+            let request = format!("POST / HTTP/1.1\r\nhost: r\r\n{rest}");
+            let answer = raw(sidecar.client(Http1), &request).await;
+            assert!(answer.starts_with("HTTP/1.1 400"), "{request}\n{answer}");
+        }
+        assert!(sidecar.records().is_empty(), "no app ever sees them");
+    });
+}
+
+#[test]
+fn an_upgrade_that_the_app_declines_leaves_an_ordinary_connection() {
+    run(async {
+        let sidecar = Sidecar::new(service(&[echo(Http1, "a").await]));
+        let requests = "GET /1 HTTP/1.1\r\nhost: r\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n\
+                        GET /2 HTTP/1.1\r\nhost: r\r\nconnection: close\r\n\r\n";
+        let answers = raw(sidecar.client(Http1), requests).await;
+        assert!(
+            answers.contains("x-target: /1") && answers.contains("x-target: /2"),
+            "{answers}"
+        );
+    });
+}
