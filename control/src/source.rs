@@ -11,3 +11,13 @@ pub mod report;
 
 pub use file::{FileSource, SourceError};
 pub use report::{Problem, SourceReport};
+
+/// The objects of a text, for tests of other rooms.
+#[cfg(test)]
+pub(crate) fn objects(text: &str) -> Vec<crate::store::Object> {
+    let parse = |document: &_| match parse::document(document) {
+        parse::Outcome::Object(object) => object,
+        other => panic!("{other:?}"),
+    };
+    document::split(text, false).iter().map(parse).collect()
+}

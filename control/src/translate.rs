@@ -184,3 +184,6 @@ pub fn names(world: &World, view: &ProxyView, resource: ResourceType) -> Vec<Str
 fn encode(message: &impl Message) -> Bytes {
     message.encode_to_vec().into()
 }
+
+#[cfg(test)]
+mod tests;

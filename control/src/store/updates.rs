@@ -131,7 +131,7 @@ impl StoreWriter {
         }
     }
 
-    fn publish(&mut self, world: World, changed: BTreeSet<ObjectRef>) {
+    fn publish(&self, world: World, changed: BTreeSet<ObjectRef>) {
         let world = Arc::new(world);
         let mut readers = self.shared.readers.lock();
         self.shared.world.store(world.clone());

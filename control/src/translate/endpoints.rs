@@ -105,7 +105,8 @@ fn candidates<'a>(
         for (_, number) in slice.ports.iter().filter(|(name, _)| **name == *port) {
             for endpoint in &slice.endpoints {
                 let ready = endpoint.ready || service.publish_not_ready;
-                if !ready && !(endpoint.serving && endpoint.terminating) {
+                let drains = endpoint.serving && endpoint.terminating;
+                if !ready && !drains {
                     continue;
                 }
                 let Ok(pod) = pod_behind(world, endpoint) else {
@@ -147,6 +148,9 @@ fn pod_behind<'a>(
     }
 }
 
+/// For which nodes or zones an endpoint is.
+type Hint = fn(&Endpoint) -> &[Arc<str>];
+
 /// Leaves out what `internalTrafficPolicy` and `trafficDistribution` leave out for this client. As in kube-proxy, hints
 /// count only if every ready endpoint has them and some endpoint is for the client.
 fn preferred<'a>(
@@ -158,7 +162,7 @@ fn preferred<'a>(
         candidates.retain(|_, it| it.endpoint.node == view.node);
         return candidates;
     }
-    let hints: [(bool, &Option<Arc<str>>, fn(&Endpoint) -> &[Arc<str>]); 2] = [
+    let hints: [(bool, &Option<Arc<str>>, Hint); 2] = [
         (
             service.distribution == Distribution::SameNode,
             &view.node,

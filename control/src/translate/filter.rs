@@ -23,7 +23,7 @@ pub(super) enum Routes {
     /// In RDS, by name.
     Named(String),
     /// In the listener itself.
-    Inline(RouteConfiguration),
+    Inline(Box<RouteConfiguration>),
 }
 
 /// The HTTP connection manager that ends a chain.
@@ -33,7 +33,7 @@ pub(super) fn http(stat_prefix: &str, routes: Routes) -> Filter {
             config_source: Some(ads()),
             route_config_name,
         }),
-        Routes::Inline(table) => http_connection_manager::RouteSpecifier::RouteConfig(table),
+        Routes::Inline(table) => http_connection_manager::RouteSpecifier::RouteConfig(*table),
     };
     let router = HttpFilter {
         name: "envoy.filters.http.router".to_owned(),
@@ -62,7 +62,7 @@ pub(super) fn http(stat_prefix: &str, routes: Routes) -> Filter {
 /// The TCP proxy that ends a chain; `by_source` hashes connections by the client's address.
 pub(super) fn tcp(cluster: &str, by_source: bool) -> Filter {
     let source = hash_policy::PolicySpecifier::SourceIp(hash_policy::SourceIp::default());
-    let hash = by_source.then(|| HashPolicy {
+    let hash = by_source.then_some(HashPolicy {
         policy_specifier: Some(source),
     });
     let proxy = TcpProxy {

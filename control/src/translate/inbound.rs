@@ -72,7 +72,7 @@ fn chains_of(world: &World, number: u16, port: &PodPort, mode: MtlsMode) -> Vec<
         .service
         .as_ref()
         .map(|key| service_metadata(host(world.mesh(), key)));
-    let http = || filter::http(&cluster, Routes::Inline(route::to_app(&cluster)));
+    let http = || filter::http(&cluster, Routes::Inline(Box::new(route::to_app(&cluster))));
     let tcp = || filter::tcp(&cluster, false);
     let chain = |kind: Chain, filter: Filter| FilterChain {
         filter_chain_match: Some(FilterChainMatch {

@@ -65,7 +65,7 @@ fn of_pod(world: &World, name: &str, address: SocketAddr, pod: &Pod) -> Option<L
     .format(world.mesh());
     let http = filter::http(
         &cluster,
-        Routes::Inline(route::to_cluster(&cluster, &cluster)),
+        Routes::Inline(Box::new(route::to_cluster(&cluster, &cluster))),
     );
     let tcp = filter::tcp(&cluster, false);
     Some(listener(
