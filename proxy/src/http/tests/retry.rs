@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -441,11 +442,16 @@ fn limits_answer_503_overflow() {
         for (limits, waiters) in [(none, 1), (pending, 2)] {
             let mut cluster = cluster("c", plain(&[waiting]));
             cluster.limits = limits;
+            let state = cluster.state.clone();
             let sidecar = sidecar(route_to("c"), cluster);
-            for _ in 0..waiters {
+            for waiting in 1..=waiters {
                 let mut client = Client::new(sidecar.client(Http1), Http1).await;
                 tokio::task::spawn_local(async move { client.get("/").await });
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                let connected = || state.connections.load(Relaxed) == 1;
+                let waits = || state.pending.load(Relaxed) == waiting - 1;
+                while !(state.active.load(Relaxed) == waiting && connected() && waits()) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
             }
             let mut client = Client::new(sidecar.client(Http1), Http1).await;
             assert_eq!(
