@@ -161,3 +161,40 @@ impl Drop for StoreWriter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Kind, Object, ObjectKey};
+
+    fn namespace(name: &str) -> Event {
+        Event::Apply(Object::Namespace(ObjectKey::new("", name)))
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_was_away_gets_all_changes_in_one_update() {
+        let (store, mut writer) = Store::new(MeshSettings::default());
+        let (_, mut updates) = store.subscribe();
+        writer.apply(vec![namespace("a")]);
+        writer.apply(vec![namespace("b")]);
+        let update = updates.next().await.expect("two changes");
+        assert_eq!(update.changed.len(), 2);
+        assert_eq!(update.world.generation(Kind::Namespace), 2);
+        drop(writer);
+        assert!(
+            updates.next().await.is_none(),
+            "nothing twice, and the end is seen"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_changes_nothing_is_not_published() {
+        let (store, mut writer) = Store::new(MeshSettings::default());
+        writer.apply(vec![namespace("a")]);
+        let (_, mut updates) = store.subscribe();
+        writer.apply(vec![namespace("a")]);
+        writer.set_synced();
+        let update = updates.next().await.expect("synced");
+        assert!(update.changed.is_empty() && update.world.synced());
+    }
+}
