@@ -1,1 +1,60 @@
-//! The tulle program: demo, sandbox, inject, and every role.
+//! The tulle program: inject, the echo workload, and every role.
+//!
+//! A library, so that tests run the very program that users run. Each command is a room of its own; [`args`] lists
+//! them, and this file runs the one that was asked for and turns its end into an exit status.
+
+mod app;
+mod args;
+mod error;
+mod inject;
+mod output;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use args::{Cli, Command};
+use error::CliError;
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    run(std::env::args_os())
+}
+
+/// Runs the command that `args` spell, the name of the program first.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(usage) => {
+            // A closed output is the only thing that can go wrong, and there is nowhere left to say so.
+            let _ = usage.print();
+            return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2));
+        }
+    };
+    match dispatch(cli.command) {
+        Ok(status) => status,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode, CliError> {
+    match command {
+        Command::Inject(args) => inject::run(&args),
+        Command::App(args) => app::run(args.command),
+        Command::Control(args) => match tulle_control::run(*args) {
+            Ok(()) => Ok(ExitCode::SUCCESS),
+            Err(error) => Err(CliError::Control(error.into())),
+        },
+        Command::Proxy { command } => Ok(command.execute()),
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "tulle", &mut script);
+            output::bytes(&script)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

@@ -1,2 +1,5 @@
 //! The tulle program.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    tulle_cli::main()
+}

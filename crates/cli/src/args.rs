@@ -1,0 +1,63 @@
+//! The commands of the program, and the help that teaches them.
+
+use clap::{Parser, Subcommand};
+
+use crate::app::AppArgs;
+use crate::inject::InjectArgs;
+
+/// A service mesh for Kubernetes.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tulle",
+    version,
+    about,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+#[command(after_help = "\
+Try it without a cluster:
+  tulle inject -f deployment.yaml          see what the mesh adds to a workload
+  tulle app serve --http 8080              an echo workload
+  tulle app call http://127.0.0.1:8080/    ask it who answered
+  tulle app load --url http://127.0.0.1:8080/ --rate 300 --duration 10s")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Add the sidecar to pods and workloads in manifest files
+    Inject(InjectArgs),
+    /// Echo workload, load generator and client, to try a mesh with
+    App(AppArgs),
+    /// Run the control plane
+    Control(Box<tulle_control::Args>),
+    /// Run the sidecar, or the capture before it, as `tulle-proxy` does
+    Proxy {
+        #[command(subcommand)]
+        command: tulle_proxy::args::Command,
+    },
+    /// Print the completion script of a shell
+    #[command(after_help = "\
+Examples:
+  tulle completion bash > ~/.local/share/bash-completion/completions/tulle
+  tulle completion zsh  > \"${fpath[1]}/_tulle\"
+  tulle completion fish > ~/.config/fish/completions/tulle.fish")]
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_commands_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+}

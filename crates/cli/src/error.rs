@@ -1,0 +1,78 @@
+//! Why a command ended early, and what to do next.
+
+use std::io;
+use std::path::PathBuf;
+
+/// A command that could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    #[error("cannot read {}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot write the output")]
+    Write(#[source] io::Error),
+    #[error("{} is not valid YAML or JSON", path.display())]
+    Parse {
+        path: PathBuf,
+        #[source]
+        source: Box<serde_saphyr::Error>,
+    },
+    #[error("{document} in {} cannot be injected", path.display())]
+    Inject {
+        path: PathBuf,
+        document: String,
+        #[source]
+        source: Box<tulle_injector::InjectError>,
+    },
+    #[error("cannot print the document")]
+    Render(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("cannot start the runtime")]
+    Runtime(#[source] io::Error),
+    #[error("cannot listen on port {port} for {protocol}")]
+    Bind {
+        port: u16,
+        protocol: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the control plane ended")]
+    Control(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("{0}")]
+    Usage(String),
+    #[error("{url} is not a URL to call: {problem}")]
+    Url { url: String, problem: String },
+    #[error("no answer from {url}: {reason}")]
+    NoAnswer { url: String, reason: String },
+}
+
+impl CliError {
+    /// What the user can do about it.
+    pub(crate) fn next_step(&self) -> &'static str {
+        match self {
+            Self::Read { .. } => "check the path and its permissions; `-` reads standard input",
+            Self::Write(_) => "check that the output is still open and has room",
+            Self::Parse { .. } => {
+                "correct the line that the message names; `---` separates documents"
+            }
+            Self::Inject { .. } => {
+                "correct the document, or leave it out with the label tulle.dev/inject=disabled"
+            }
+            Self::Render(_) => "try `--output json`",
+            Self::Runtime(_) => "check the limits of the process (`ulimit -a`)",
+            Self::Bind { .. } => "choose another port, or see who has it with `ss -ltnp`",
+            Self::Control(_) => {
+                "correct what the message names; `tulle control --help` explains the settings"
+            }
+            Self::Usage(_) => "see `--help` of the command",
+            Self::Url { .. } => {
+                "write http://HOST[:PORT]/PATH, grpc://HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT"
+            }
+            Self::NoAnswer { .. } => {
+                "check that something listens there: `tulle app call tcp://HOST:PORT`"
+            }
+        }
+    }
+}

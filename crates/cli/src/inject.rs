@@ -1,0 +1,231 @@
+//! `tulle inject`: manifests in, manifests with sidecars out; decisions and warnings go to standard error.
+//!
+//! Asking for it by hand is asking for the sidecar: a namespace counts as labelled unless its own manifest among the
+//! files says `disabled`.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+use tulle_injector::{Decision, InjectorConfig, Namespace, SkipReason, inject_document};
+use tulle_runtime::names::containers;
+
+use crate::error::CliError;
+use crate::output;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tulle inject -f deployment.yaml | kubectl apply -f -
+  kubectl get deployment web -o yaml | tulle inject -f -
+  tulle inject -f manifests/ --output patch     only the RFC 6902 patches")]
+pub(crate) struct InjectArgs {
+    /// File or directory of manifests; `-` for standard input; may be repeated
+    #[arg(short = 'f', long = "file", value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// What to print
+    #[arg(short, long, value_enum, default_value = "yaml")]
+    output: Format,
+    /// Namespace of documents that name none
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+    /// Image of the sidecar
+    #[arg(long, default_value = containers::PROXY_IMAGE)]
+    image: String,
+    /// Control plane, as host:port
+    #[arg(long, default_value_t = InjectorConfig::default().control_address)]
+    control_address: String,
+    /// Trust domain of the mesh
+    #[arg(long, default_value_t = InjectorConfig::default().trust_domain)]
+    trust_domain: String,
+    /// DNS domain of the cluster
+    #[arg(long, default_value_t = InjectorConfig::default().cluster_domain)]
+    cluster_domain: String,
+    /// Leave the kubelet's probes as they are; under STRICT mTLS they then fail
+    #[arg(long)]
+    keep_probes: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// The documents as YAML
+    Yaml,
+    /// The documents as JSON, one a line
+    Json,
+    /// The patch of each document as JSON, one a line
+    Patch,
+}
+
+/// One document and where it came from.
+struct Document {
+    path: PathBuf,
+    value: Value,
+}
+
+pub(crate) fn run(args: &InjectArgs) -> Result<ExitCode, CliError> {
+    let config = InjectorConfig {
+        image: args.image.clone(),
+        control_address: args.control_address.clone(),
+        trust_domain: args.trust_domain.clone(),
+        cluster_domain: args.cluster_domain.clone(),
+        rewrite_probes: !args.keep_probes,
+        ..InjectorConfig::default()
+    };
+    let mut documents = Vec::new();
+    for file in &args.files {
+        for path in expand(file)? {
+            read(&path, &mut documents)?;
+        }
+    }
+    let namespaces = namespaces(&documents);
+    let mut text = String::new();
+    for document in documents {
+        text.push_str(&inject(document, args, &namespaces, &config)?);
+    }
+    output::bytes(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The files that an argument stands for, in order of their names.
+fn expand(file: &Path) -> Result<Vec<PathBuf>, CliError> {
+    if !file.is_dir() {
+        return Ok(vec![file.to_owned()]);
+    }
+    let failed = |source| CliError::Read {
+        path: file.to_owned(),
+        source,
+    };
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(file).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let hidden = path
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let known = path
+            .extension()
+            .is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
+        if known && !hidden && path.is_file() {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn read(path: &Path, documents: &mut Vec<Document>) -> Result<(), CliError> {
+    let mut text = String::new();
+    let result = if path == Path::new("-") {
+        std::io::stdin().read_to_string(&mut text).map(drop)
+    } else {
+        std::fs::read_to_string(path).map(|content| text = content)
+    };
+    result.map_err(|source| CliError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let values: Vec<Value> =
+        serde_saphyr::from_multiple(&text).map_err(|source| CliError::Parse {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+    for value in values {
+        flatten(path, value, documents);
+    }
+    Ok(())
+}
+
+/// A `List` counts as its items.
+fn flatten(path: &Path, mut value: Value, documents: &mut Vec<Document>) {
+    let is_list = value["kind"]
+        .as_str()
+        .is_some_and(|kind| kind.ends_with("List"));
+    match value.get_mut("items").filter(|_| is_list).map(Value::take) {
+        Some(Value::Array(items)) => {
+            for item in items {
+                flatten(path, item, documents);
+            }
+        }
+        _ if value.is_null() => {}
+        _ => documents.push(Document {
+            path: path.to_owned(),
+            value,
+        }),
+    }
+}
+
+/// What the files say about namespaces.
+fn namespaces(documents: &[Document]) -> BTreeMap<String, Namespace> {
+    let mut namespaces = BTreeMap::new();
+    for document in documents.iter().map(|document| &document.value) {
+        let Some(name) = document["metadata"]["name"]
+            .as_str()
+            .filter(|_| document["kind"] == "Namespace")
+        else {
+            continue;
+        };
+        let mut namespace = Namespace::enabled(name);
+        for (key, value) in document["metadata"]["labels"]
+            .as_object()
+            .into_iter()
+            .flatten()
+        {
+            let value = value.as_str().unwrap_or_default().to_owned();
+            namespace.labels.insert(key.clone(), value);
+        }
+        namespaces.insert(name.to_owned(), namespace);
+    }
+    namespaces
+}
+
+fn inject(
+    document: Document,
+    args: &InjectArgs,
+    namespaces: &BTreeMap<String, Namespace>,
+    config: &InjectorConfig,
+) -> Result<String, CliError> {
+    let Document { path, value } = document;
+    let name = value["metadata"]["namespace"]
+        .as_str()
+        .unwrap_or(&args.namespace)
+        .to_owned();
+    let namespace = match namespaces.get(&name) {
+        Some(namespace) => namespace.clone(),
+        None => Namespace::enabled(name),
+    };
+    let title = format!(
+        "{} {}/{}",
+        value["kind"].as_str().unwrap_or("document"),
+        namespace.name,
+        value["metadata"]["name"].as_str().unwrap_or("(unnamed)"),
+    );
+    let outcome =
+        inject_document(value, &namespace, config).map_err(|source| CliError::Inject {
+            path,
+            document: title.clone(),
+            source: Box::new(source),
+        })?;
+    if outcome.decision != Decision::Skip(SkipReason::NotAWorkload) {
+        output::note(&format!("{title}: {}", outcome.decision));
+    }
+    for warning in &outcome.warnings {
+        output::warning(&format!("{title}: {warning}"));
+    }
+    render(args.output, &outcome)
+}
+
+fn render(format: Format, outcome: &tulle_injector::Outcome) -> Result<String, CliError> {
+    match format {
+        Format::Json => Ok(format!("{}\n", outcome.document)),
+        Format::Patch if outcome.patch.0.is_empty() => Ok(String::new()),
+        Format::Patch => Ok(format!("{}\n", outcome.patch)),
+        Format::Yaml => serde_saphyr::to_string(&outcome.document)
+            .map(|yaml| format!("---\n{}\n", yaml.trim_end()))
+            .map_err(|error| CliError::Render(Box::new(error))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

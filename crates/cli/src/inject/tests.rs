@@ -1,0 +1,75 @@
+use clap::Parser;
+
+use super::*;
+
+#[derive(Debug, Parser)]
+struct Program {
+    #[command(flatten)]
+    inject: InjectArgs,
+}
+
+fn args(extra: &[&str]) -> InjectArgs {
+    Program::parse_from([&["inject", "-f", "-"], extra].concat()).inject
+}
+
+fn inject_text(text: &str, extra: &[&str]) -> Result<String, String> {
+    let args = args(extra);
+    let values: Vec<Value> = serde_saphyr::from_multiple(text).expect("YAML");
+    let mut documents = Vec::new();
+    for value in values {
+        flatten(Path::new("-"), value, &mut documents);
+    }
+    let namespaces = namespaces(&documents);
+    let config = InjectorConfig::default();
+    let mut text = String::new();
+    for document in documents {
+        let part = inject(document, &args, &namespaces, &config);
+        text.push_str(&part.map_err(|error| output::chain(&error))?);
+    }
+    Ok(text)
+}
+
+const POD: &str = "
+kind: Pod
+metadata: { name: web, namespace: shop, annotations: { version: '1.10', yes: 'no' } }
+spec: { containers: [{ name: web, args: ['8080'] }] }
+";
+
+#[test]
+fn a_pod_in_yaml_gets_a_sidecar_and_strings_stay_strings() {
+    let yaml = inject_text(POD, &[]).expect("injected");
+    let document: Value = serde_saphyr::from_str(yaml.trim_start_matches("---\n")).expect("YAML");
+    assert_eq!(document["spec"]["initContainers"][1]["name"], "tulle-proxy");
+    assert_eq!(document["spec"]["containers"][0]["args"][0], "8080");
+    assert_eq!(document["metadata"]["annotations"]["version"], "1.10");
+    assert_eq!(document["metadata"]["annotations"]["yes"], "no");
+}
+
+#[test]
+fn a_namespace_among_the_files_can_say_no() {
+    for (label, expected) in [("disabled", false), ("enabled", true)] {
+        let text = format!(
+            "kind: Namespace\nmetadata: {{ name: shop, labels: {{ tulle.dev/inject: {label} }} }}\n---{POD}"
+        );
+        let json = inject_text(&text, &["--output", "json"]).expect("injected");
+        assert_eq!(json.contains("tulle-proxy"), expected, "{label}");
+        assert_eq!(json.lines().count(), 2);
+    }
+}
+
+#[test]
+fn a_list_counts_as_its_items_and_only_pods_have_patches() {
+    let text = "kind: List\nitems: [{ kind: Service }, { kind: Pod, spec: { containers: [] } }]";
+    let patches = inject_text(text, &["--output", "patch"]).expect("injected");
+    assert_eq!(patches.lines().count(), 1);
+    assert!(patches.starts_with('['));
+}
+
+#[test]
+fn a_bad_document_is_refused_by_name_and_cause() {
+    let error = inject_text("kind: Pod\nmetadata: { name: web }\n", &[]).expect_err("no spec");
+    assert_eq!(
+        error,
+        "Pod default/web in - cannot be injected: Pod has no spec: add it"
+    );
+}
