@@ -8,7 +8,7 @@ mod clusters;
 mod dump;
 mod status;
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -22,6 +22,8 @@ use tulle_runtime::trace::TraceHandle;
 pub use status::Status;
 
 use crate::config::Config;
+use crate::probes::{ProbeError, Probes};
+use crate::settings::Settings;
 
 /// Everything that the admin endpoint shows or changes.
 #[derive(Clone, Debug)]
@@ -34,6 +36,19 @@ pub struct Admin {
     pub registry: Arc<Registry>,
     /// The log filter.
     pub trace: TraceHandle,
+    /// The app's own probes.
+    pub app: AppProbes,
+}
+
+/// How to ask the app of this pod whether it is well.
+#[derive(Clone, Debug)]
+pub struct AppProbes {
+    /// What to ask.
+    pub probes: Probes,
+    /// Where the app is.
+    pub address: IpAddr,
+    /// How to connect to it.
+    pub settings: Arc<Settings>,
 }
 
 /// Where the three servers listen.
@@ -74,6 +89,7 @@ impl Admin {
         self.operator_routes(&mut admin);
         self.metrics_route(&mut scrape, "/stats/prometheus");
         self.metrics_route(&mut scrape, "/metrics");
+        self.probe_routes(&mut scrape);
         self.ready_route(&mut readiness, "/healthz/ready");
         admin.serve("admin", tasks);
         scrape.serve("metrics", tasks);
@@ -127,6 +143,26 @@ impl Admin {
                 metrics::CONTENT_TYPE,
                 metrics::encode(&registry),
             ))
+        });
+    }
+
+    fn probe_routes(&self, server: &mut AdminServer) {
+        let app = self.app.clone();
+        server.get("/app-health/*", move |request| {
+            let app = app.clone();
+            async move {
+                match app
+                    .probes
+                    .check(&request.path, app.address, &app.settings)
+                    .await
+                {
+                    Ok(()) => text(StatusCode::OK, "ok\n"),
+                    Err(error @ ProbeError::Unknown) => {
+                        text(StatusCode::NOT_FOUND, format!("{error}\n"))
+                    }
+                    Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
+                }
+            }
         });
     }
 

@@ -19,7 +19,7 @@ use tulle_runtime::signals;
 use tulle_runtime::tasks::Tasks;
 use tulle_runtime::trace::{self, TraceHandle};
 
-use crate::admin::{Addresses, Admin, Status};
+use crate::admin::{Addresses, Admin, AppProbes, Status};
 use crate::config::store::ConfigWriter;
 use crate::config::{Config, Snapshot, Workload};
 use crate::net;
@@ -94,11 +94,17 @@ impl Sidecar {
         let status = Status::default();
         let (config, writer) = Config::new(Snapshot::default());
         let (registry, metrics) = self.register(&config);
+        let settings = Arc::new(self.startup.settings.clone());
         let admin = Admin {
             status: status.clone(),
             config: config.clone(),
             registry,
             trace: self.trace.clone(),
+            app: AppProbes {
+                probes: self.startup.probes.clone(),
+                address: self.startup.pod_ip,
+                settings: settings.clone(),
+            },
         };
         admin.start(Addresses::default(), &tasks).await?;
         tracing::info!(client.id = %self.startup.id, pod = self.startup.pod_name, "starting");
@@ -116,7 +122,6 @@ impl Sidecar {
         self.follow_config(&identity, writer, &metrics, &tasks)?;
 
         let (drain, watch) = drain::channel();
-        let settings = Arc::new(self.startup.settings.clone());
         let handles = Handles {
             config,
             identity,

@@ -35,6 +35,8 @@ mod handover;
 pub mod inbound;
 pub mod outbound;
 
+pub mod probes;
+
 pub mod admin;
 pub mod app;
 pub mod args;

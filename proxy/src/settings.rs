@@ -14,6 +14,8 @@ use tulle_runtime::names::{
     CONTROL_NAMESPACE, DEFAULT_CLUSTER_DOMAIN, DEFAULT_TRUST_DOMAIN, PROXY_MARK, ports, variables,
 };
 
+use crate::probes::Probes;
+
 /// Settings of the data path.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -57,6 +59,8 @@ pub struct Startup {
     pub log: String,
     /// Whether requests and connections are logged.
     pub access_log: bool,
+    /// The app's own probes.
+    pub probes: Probes,
     /// Whether everything is subscribed to, and not only what the app talks to.
     pub wildcard: bool,
 }
@@ -74,6 +78,7 @@ impl Startup {
         let id = identity(&env);
         let settings = settings(&env);
         let access_log = choice(variables::ACCESS_LOG, "json", "off");
+        let probes = or(&env, variables::APP_PROBES, Probes::default);
         let wildcard = !choice(variables::DISCOVERY, "on-demand", "wildcard");
         let control_address = or(&env, variables::CONTROL_ADDRESS, || {
             format!("tulle-control.{CONTROL_NAMESPACE}.svc:{}", ports::XDS)
@@ -92,6 +97,7 @@ impl Startup {
                 cluster_domain,
                 log,
                 access_log,
+                probes,
                 wildcard,
             })
         })

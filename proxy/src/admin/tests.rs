@@ -48,6 +48,7 @@ impl Rig {
             config,
             registry: Arc::new(registry),
             trace: trace_handle(),
+            app: no_probes(),
         };
         let any = |ip: &str| format!("{ip}:0").parse().unwrap();
         let at = Addresses {
@@ -179,6 +180,7 @@ async fn the_operators_port_is_never_open_to_the_network() {
         config,
         registry: Arc::default(),
         trace: trace_handle(),
+        app: no_probes(),
     };
     for open in ["0.0.0.0:0", "[::]:0", "10.1.0.5:0"] {
         let at = Addresses {
@@ -373,4 +375,29 @@ fn config() -> Snapshot {
     );
     snapshot.clusters.insert("api".into(), Arc::new(cluster));
     snapshot
+}
+
+fn no_probes() -> AppProbes {
+    AppProbes {
+        probes: Probes::default(),
+        address: Ipv4Addr::LOCALHOST.into(),
+        settings: Arc::default(),
+    }
+}
+
+#[tokio::test]
+async fn a_probe_that_nobody_saved_is_not_found() {
+    let rig = Rig::new().await;
+    let (status, body) = ask(
+        rig.at.metrics,
+        "GET",
+        "/app-health/web/readyz",
+        "Host: 127.0.0.1\r\n",
+        "",
+    )
+    .await;
+    assert_eq!(
+        (status, body.trim()),
+        (404, "no probe of the app has this path")
+    );
 }

@@ -1,0 +1,109 @@
+//! Probes against small servers, both outcomes of each kind.
+
+use std::convert::Infallible;
+use std::net::Ipv4Addr;
+
+use http::Response;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use tokio::net::TcpListener;
+
+use super::*;
+
+const APP: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// Serves one connection: HTTP/1 or 2, always with the same status and body.
+async fn serve(status: u16, body: &'static [u8]) -> u16 {
+    let listener = TcpListener::bind((APP, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::task::spawn_local(async move {
+        let (tcp, _) = listener.accept().await.unwrap();
+        let service = service_fn(move |request: Request<Incoming>| async move {
+            let status = if request.headers().contains_key("x-fail") {
+                500
+            } else {
+                status
+            };
+            Ok::<_, Infallible>(
+                Response::builder()
+                    .status(status)
+                    .body(Full::new(Bytes::from_static(body)))
+                    .unwrap(),
+            )
+        });
+        let mut preface = [0; 3];
+        tcp.peek(&mut preface).await.unwrap();
+        if preface == *b"PRI" {
+            let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(tcp), service)
+                .await;
+        } else {
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(tcp), service)
+                .await;
+        }
+    });
+    port
+}
+
+async fn check(probe: &str) -> Result<(), String> {
+    let probes: Probes = format!("{{\"/p\": {probe}}}").parse().unwrap();
+    probes
+        .check("/p", APP, &Settings::default())
+        .await
+        .map_err(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn every_kind_of_probe_tells_a_well_app_from_an_unwell_one() {
+    let run = async {
+        let http = |port, more: &str| {
+            format!(r#"{{"httpGet": {{"path": "/ready", "port": {port}{more}}}}}"#)
+        };
+        assert_eq!(check(&http(serve(204, b"").await, "")).await, Ok(()));
+        assert_eq!(check(&http(serve(302, b"").await, "")).await, Ok(()));
+        let error = check(&http(serve(503, b"").await, "")).await.unwrap_err();
+        assert_eq!(error, "the app answered 503 Service Unavailable");
+        let header = r#", "httpHeaders": [{"name": "X-Fail", "value": "1"}]"#;
+        let error = check(&http(serve(200, b"").await, header))
+            .await
+            .unwrap_err();
+        assert_eq!(error, "the app answered 500 Internal Server Error");
+
+        let grpc = |port| {
+            format!(r#"{{"grpc": {{"port": {port}, "service": "s"}}, "timeoutSeconds": 2}}"#)
+        };
+        assert_eq!(
+            check(&grpc(serve(200, b"\0\0\0\0\x02\x08\x01").await)).await,
+            Ok(())
+        );
+        let error = check(&grpc(serve(200, b"\0\0\0\0\x02\x08\x02").await))
+            .await
+            .unwrap_err();
+        assert_eq!(error, "the app's health answer is not SERVING");
+
+        let tcp = |port| format!(r#"{{"tcpSocket": {{"port": {port}}}}}"#);
+        assert_eq!(check(&tcp(serve(200, b"").await)).await, Ok(()));
+        let gone = TcpListener::bind((APP, 0))
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        assert!(
+            check(&tcp(gone))
+                .await
+                .unwrap_err()
+                .starts_with("could not connect to 127.0.0.1:")
+        );
+    };
+    tokio::task::LocalSet::new().run_until(Box::pin(run)).await;
+}
+
+#[tokio::test]
+async fn a_path_that_stands_for_no_probe_is_unknown() {
+    let unknown = Probes::default()
+        .check("/p", APP, &Settings::default())
+        .await;
+    assert!(matches!(unknown, Err(ProbeError::Unknown)));
+}
