@@ -1,0 +1,102 @@
+//! What can go wrong in the sandbox, said so that the reader knows what to do about it.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why the sandbox, or one thing in it, does not work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel or the administrator does not let this user do it.
+    #[error("this machine does not let the sandbox {what}; {remedy}")]
+    Privilege {
+        /// What was tried.
+        what: &'static str,
+        /// What would help.
+        remedy: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// An operation on a file, process or socket failed.
+    #[error("cannot {what}")]
+    Io {
+        /// What was tried, and on what.
+        what: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// An operation on links, addresses or routes failed.
+    #[error("cannot {what}")]
+    Network {
+        /// What was tried, and on what.
+        what: String,
+        /// What the kernel said.
+        #[source]
+        source: Box<rtnetlink::Error>,
+    },
+    /// The node's translation rules could not be loaded.
+    #[error("cannot load the rules for ClusterIPs")]
+    Rules(#[source] tulle_nft::Error),
+    /// A manifest cannot be read.
+    #[error("{}:{line}: {problem}", file.display())]
+    Manifest {
+        /// The file.
+        file: PathBuf,
+        /// The line, counted from one.
+        line: u64,
+        /// What is wrong, with the field if it is known.
+        problem: String,
+    },
+    /// A pod asks for something that the sandbox does not have.
+    #[error("pod {pod}: {problem}")]
+    Refused {
+        /// `namespace/name` of the pod.
+        pod: String,
+        /// The field, its value and the remedy.
+        problem: String,
+    },
+    /// The named thing does not exist.
+    #[error("there is no {kind} {name}")]
+    Missing {
+        /// Kind of thing.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// Not everything was ready in time.
+    #[error("not ready in time: {waiting}")]
+    NotReady {
+        /// What is not ready, and why.
+        waiting: String,
+    },
+    /// A token cannot be signed.
+    #[error("cannot make service account tokens: {0}")]
+    Token(String),
+}
+
+impl Error {
+    /// An I/O error of an operation that has a name.
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+
+    /// As [`Error::io`], for the errors of system calls.
+    pub(crate) fn errno(what: impl Into<String>) -> impl FnOnce(nix::Error) -> Self {
+        let what = what.into();
+        move |errno| Self::Io {
+            what,
+            source: errno.into(),
+        }
+    }
+
+    /// A netlink error of an operation that has a name.
+    pub(crate) fn network(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Network {
+            what,
+            source: Box::new(source),
+        }
+    }
+}

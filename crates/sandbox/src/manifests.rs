@@ -1,0 +1,393 @@
+//! The user's manifests: read from directories, kept parsed by file.
+//!
+//! A document that cannot be read is reported by file and line; a file that had been good keeps its last good objects.
+//! Kinds that the sandbox does not run (routes, policies ...) are left to the control plane, which reads the same files.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::workload::Workload;
+use crate::{Error, ObjectKey};
+
+/// Everything that the manifests say and the sandbox understands.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Objects {
+    pub(crate) namespaces: BTreeMap<String, Namespace>,
+    pub(crate) services: BTreeMap<ObjectKey, Service>,
+    pub(crate) config_maps: BTreeMap<ObjectKey, ConfigMap>,
+    pub(crate) slices: BTreeMap<ObjectKey, EndpointSlice>,
+    pub(crate) workloads: BTreeMap<(&'static str, ObjectKey), Workload>,
+}
+
+/// One object of a manifest.
+#[derive(Debug, Clone)]
+enum Object {
+    Namespace(Namespace),
+    Service(Box<Service>),
+    ConfigMap(ConfigMap),
+    EndpointSlice(EndpointSlice),
+    Workload(Workload),
+}
+
+/// The directories, with what was last good in each file.
+#[derive(Debug)]
+pub(crate) struct Manifests {
+    directories: Vec<PathBuf>,
+    files: HashMap<PathBuf, Parsed>,
+}
+
+#[derive(Debug, Default)]
+struct Parsed {
+    text: String,
+    objects: Vec<(&'static str, ObjectKey, Object)>,
+    /// What is wrong with `text`; the objects may then be older than it.
+    problems: Vec<(u64, String)>,
+}
+
+impl Manifests {
+    /// Objects of later directories replace those of earlier ones.
+    pub(crate) fn new(directories: Vec<PathBuf>) -> Self {
+        Self {
+            directories,
+            files: HashMap::new(),
+        }
+    }
+
+    /// Reads what changed and returns everything, together with all that is wrong.
+    pub(crate) fn read(&mut self) -> (Objects, Vec<Error>) {
+        let mut objects = Objects::default();
+        let mut problems = Vec::new();
+        let mut previous = std::mem::take(&mut self.files);
+        for directory in &self.directories {
+            let files = match manifest_files(directory) {
+                Ok(files) => files,
+                Err(error) => {
+                    problems.push(error);
+                    continue;
+                }
+            };
+            let mut seen: HashMap<(&'static str, ObjectKey), PathBuf> = HashMap::new();
+            for file in files {
+                let parsed = match fs::read_to_string(&file) {
+                    Ok(text) => Parsed::update(previous.remove(&file).unwrap_or_default(), text),
+                    Err(error) => {
+                        problems.push(Error::io(format!("read {}", file.display()))(error));
+                        previous.remove(&file).unwrap_or_default()
+                    }
+                };
+                problems.extend(
+                    parsed
+                        .problems
+                        .iter()
+                        .map(|(line, problem)| Error::Manifest {
+                            file: file.clone(),
+                            line: *line,
+                            problem: problem.clone(),
+                        }),
+                );
+                for (kind, key, object) in &parsed.objects {
+                    if let Some(first) = seen.insert((kind, key.clone()), file.clone()) {
+                        problems.push(Error::Manifest {
+                            file: file.clone(),
+                            line: 1,
+                            problem: format!(
+                                "{kind} {key} is in {} already: remove one",
+                                first.display()
+                            ),
+                        });
+                        continue;
+                    }
+                    objects.insert(key, object);
+                }
+                self.files.insert(file, parsed);
+            }
+        }
+        (objects, problems)
+    }
+}
+
+impl Parsed {
+    fn update(last: Self, text: String) -> Self {
+        if last.text == text {
+            return last;
+        }
+        let mut next = Self {
+            text,
+            ..Self::default()
+        };
+        for (line, document) in documents(&next.text) {
+            match parse(document) {
+                Ok(Some(object)) => next.objects.push(object),
+                Ok(None) => {}
+                Err((at, problem)) => next.problems.push((line + at, problem)),
+            }
+        }
+        if !next.problems.is_empty() && !last.objects.is_empty() {
+            next.objects = last.objects;
+        }
+        next
+    }
+}
+
+impl Objects {
+    fn insert(&mut self, key: &ObjectKey, object: &Object) {
+        match object.clone() {
+            Object::Namespace(namespace) => {
+                drop(self.namespaces.insert(key.name.clone(), namespace))
+            }
+            Object::Service(service) => drop(self.services.insert(key.clone(), *service)),
+            Object::ConfigMap(map) => drop(self.config_maps.insert(key.clone(), map)),
+            Object::EndpointSlice(slice) => drop(self.slices.insert(key.clone(), slice)),
+            Object::Workload(workload) => {
+                drop(
+                    self.workloads
+                        .insert((workload.kind.as_str(), key.clone()), workload),
+                );
+            }
+        }
+    }
+}
+
+/// Manifests directly in the directory, by name; dot-files are somebody's temporary files.
+fn manifest_files(directory: &Path) -> Result<Vec<PathBuf>, Error> {
+    let what = || format!("read directory {}", directory.display());
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).map_err(Error::io(what()))? {
+        let path = entry.map_err(Error::io(what()))?.path();
+        let hidden = path
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if !hidden && matches!(extension, Some("yaml" | "yml" | "json")) && path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// The documents of a file, each with the number of lines before it.
+fn documents(text: &str) -> Vec<(u64, &str)> {
+    let mut documents = Vec::new();
+    let (mut start, mut first, mut position) = (0, 0, 0);
+    for (number, line) in (0..).zip(text.split_inclusive('\n')) {
+        if line.trim_end() == "---" || line.starts_with("--- ") {
+            documents.push((first, &text[start..position]));
+            (start, first) = (position, number);
+        }
+        position += line.len();
+    }
+    documents.push((first, &text[start..]));
+    documents
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Head {
+    api_version: Option<String>,
+    kind: Option<String>,
+}
+
+type Located = (&'static str, ObjectKey, Object);
+/// Line within the document, counted from one, and what is wrong there.
+type Problem = (u64, String);
+
+fn parse(document: &str) -> Result<Option<Located>, Problem> {
+    let Some(head) = typed::<Option<Head>>(document)? else {
+        return Ok(None);
+    };
+    let kind = head
+        .kind
+        .ok_or((1, "the document has no kind: add one".to_owned()))?;
+    let version = head
+        .api_version
+        .ok_or((1, format!("{kind} has no apiVersion: add one")))?;
+    let object = match (version.as_str(), kind.as_str()) {
+        ("v1", "Namespace") => {
+            let namespace: Namespace = typed(document)?;
+            let key = key(&kind, &namespace.metadata)?;
+            (
+                "Namespace",
+                ObjectKey::new("", key.name),
+                Object::Namespace(namespace),
+            )
+        }
+        ("v1", "Service") => {
+            let service: Service = typed(document)?;
+            (
+                "Service",
+                key(&kind, &service.metadata)?,
+                Object::Service(Box::new(service)),
+            )
+        }
+        ("v1", "ConfigMap") => {
+            let map: ConfigMap = typed(document)?;
+            (
+                "ConfigMap",
+                key(&kind, &map.metadata)?,
+                Object::ConfigMap(map),
+            )
+        }
+        ("discovery.k8s.io/v1", "EndpointSlice") => {
+            let slice: EndpointSlice = typed(document)?;
+            (
+                "EndpointSlice",
+                key(&kind, &slice.metadata)?,
+                Object::EndpointSlice(slice),
+            )
+        }
+        ("v1", "ServiceAccount") => {
+            let account: ServiceAccount = typed(document)?;
+            key(&kind, &account.metadata)?;
+            return Ok(None);
+        }
+        ("v1", "Pod") => {
+            let pod: Pod = typed(document)?;
+            let key = key(&kind, &pod.metadata)?;
+            let workload = Workload::pod(key.clone(), typed(document)?);
+            ("Pod", key, Object::Workload(workload))
+        }
+        ("apps/v1", "Deployment") => {
+            let deployment: Deployment = typed(document)?;
+            let key = key(&kind, &deployment.metadata)?;
+            let workload =
+                Workload::deployment(key.clone(), &deployment, &typed::<Value>(document)?);
+            (
+                "Deployment",
+                key,
+                Object::Workload(workload.map_err(|problem| (1, problem))?),
+            )
+        }
+        ("apps/v1", "StatefulSet") => {
+            let set: StatefulSet = typed(document)?;
+            let key = key(&kind, &set.metadata)?;
+            let workload = Workload::stateful_set(key.clone(), &set, &typed::<Value>(document)?);
+            (
+                "StatefulSet",
+                key,
+                Object::Workload(workload.map_err(|problem| (1, problem))?),
+            )
+        }
+        ("apps/v1", "DaemonSet" | "ReplicaSet")
+        | ("batch/v1", "Job" | "CronJob")
+        | ("v1", "Secret" | "List") => {
+            let remedy = "write Pods, Deployments or StatefulSets, one a document";
+            return Err((1, format!("the sandbox does not run {kind}: {remedy}")));
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(object))
+}
+
+fn key(kind: &str, metadata: &ObjectMeta) -> Result<ObjectKey, Problem> {
+    ObjectKey::of(metadata).ok_or_else(|| (1, format!("{kind} has no metadata.name: add one")))
+}
+
+fn typed<T: DeserializeOwned>(document: &str) -> Result<T, Problem> {
+    serde_saphyr::from_str(document).map_err(|error| {
+        let line = error.location().map_or(1, |location| location.line());
+        let error = error.without_snippet();
+        (line, error.to_string())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WEB: &str =
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {}\n";
+
+    fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().expect("a directory");
+        for (name, text) in files {
+            fs::write(directory.path().join(name), text).expect("written");
+        }
+        directory
+    }
+
+    #[test]
+    fn documents_are_read_and_foreign_kinds_are_left_alone() {
+        let route =
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}\n";
+        let text = format!("# a comment\n---\n{WEB}---\n{route}");
+        let directory = directory(&[("a.yaml", &text), (".hidden.yaml", "{"), ("notes.txt", "{")]);
+        let (objects, problems) = Manifests::new(vec![directory.path().into()]).read();
+        assert!(problems.is_empty(), "{problems:?}");
+        assert!(
+            objects
+                .services
+                .contains_key(&ObjectKey::new("shop", "web"))
+        );
+    }
+
+    #[test]
+    fn a_bad_document_is_reported_by_file_and_line_and_the_rest_works() {
+        let bad = "apiVersion: v1\nkind: Service\nmetadata: {name: bad}\nspec:\n  ports: 3\n";
+        let directory = directory(&[
+            ("a.yaml", WEB),
+            (
+                "b.yaml",
+                &format!("{WEB}---\n{bad}").replace("name: web", "name: b"),
+            ),
+        ]);
+        let (objects, problems) = Manifests::new(vec![directory.path().into()]).read();
+        assert_eq!(objects.services.len(), 2);
+        let [problem] = &problems[..] else {
+            panic!("{problems:?}")
+        };
+        let text = problem.to_string();
+        assert!(text.contains("b.yaml:10:"), "{text}");
+    }
+
+    #[test]
+    fn kinds_that_cannot_run_here_are_refused_by_name() {
+        let job = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: j}\n";
+        let directory = directory(&[("a.yaml", job)]);
+        let (_, problems) = Manifests::new(vec![directory.path().into()]).read();
+        assert!(
+            problems[0].to_string().contains("does not run Job"),
+            "{problems:?}"
+        );
+    }
+
+    #[test]
+    fn a_broken_file_keeps_its_last_good_objects_and_a_removed_one_does_not() {
+        let directory = directory(&[("a.yaml", WEB)]);
+        let mut manifests = Manifests::new(vec![directory.path().into()]);
+        assert_eq!(manifests.read().0.services.len(), 1);
+        fs::write(directory.path().join("a.yaml"), "kind: [").expect("written");
+        let (objects, problems) = manifests.read();
+        assert_eq!((objects.services.len(), problems.len()), (1, 1));
+        fs::remove_file(directory.path().join("a.yaml")).expect("removed");
+        assert_eq!(manifests.read().0.services.len(), 0);
+    }
+
+    #[test]
+    fn a_later_directory_replaces_and_a_duplicate_within_one_is_an_error() {
+        let first = directory(&[("a.yaml", WEB), ("b.yaml", WEB)]);
+        let second = directory(&[(
+            "a.yaml",
+            &WEB.replace("spec: {}", "spec: {clusterIP: 10.96.7.7}"),
+        )]);
+        let directories = vec![first.path().into(), second.path().into()];
+        let (objects, problems) = Manifests::new(directories).read();
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].to_string().contains("already"), "{problems:?}");
+        let service = &objects.services[&ObjectKey::new("shop", "web")];
+        let ip = service
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.cluster_ip.as_deref());
+        assert_eq!(ip, Some("10.96.7.7"));
+    }
+}

@@ -1,0 +1,370 @@
+//! A running sandbox, from another terminal: a unix socket that only its user can reach.
+//!
+//! One request for each connection, a line of JSON, with the caller's standard streams beside it; one line of answer.
+
+use std::fs::{self, DirBuilder};
+use std::io::{self, BufRead as _, BufReader, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Notify;
+
+use crate::pod::container::chain;
+use crate::sandbox::status_code;
+use crate::{Error, ObjectKey, Sandbox};
+
+/// A longer request is none.
+const REQUEST: usize = 64 << 10;
+
+/// What to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// Run a program in a container, with the caller's standard streams.
+    Exec {
+        /// `namespace/name`.
+        pod: String,
+        /// The first of the app unless named.
+        container: Option<String>,
+        /// Program and arguments.
+        argv: Vec<String>,
+    },
+    /// List the pods.
+    Status,
+    /// Write a container's output to the caller's standard output.
+    Logs {
+        /// `namespace/name`.
+        pod: String,
+        /// The first of the app unless named.
+        container: Option<String>,
+    },
+    /// End the sandbox.
+    Down,
+}
+
+/// One pod in the answer to [`Request::Status`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodLine {
+    /// `namespace/name`.
+    pub pod: String,
+    /// `2/2`: containers that are ready.
+    pub ready: String,
+    /// Phase, or why it waits.
+    pub status: String,
+    /// Restarts of all its containers.
+    pub restarts: u32,
+    /// Its first address.
+    pub ip: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Answer {
+    Ended(i32),
+    Pods(Vec<PodLine>),
+    Failed(String),
+}
+
+/// Where the sockets are: a directory that belongs to the user alone.
+fn directory() -> Result<PathBuf, Error> {
+    let uid = nix::unistd::geteuid();
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR")
+        .map(PathBuf::from)
+        .filter(|path| path.is_dir());
+    let path = match runtime {
+        Some(runtime) => runtime.join("tulle-sandbox"),
+        // Inside the node the user may be called root; the files say who it is outside.
+        None => PathBuf::from(format!("/tmp/tulle-sandbox-{}", outer_uid(uid.as_raw()))),
+    };
+    let what = || format!("use {} for the sandbox's socket", path.display());
+    match DirBuilder::new().mode(0o700).create(&path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(Error::io(what())(error));
+        }
+        _ => {}
+    }
+    let metadata = fs::symlink_metadata(&path).map_err(Error::io(what()))?;
+    if !metadata.is_dir() || metadata.uid() != uid.as_raw() || metadata.mode() & 0o077 != 0 {
+        return Err(Error::io(what())(io::Error::other(
+            "it is not a directory of this user alone: remove it",
+        )));
+    }
+    Ok(path)
+}
+
+/// The user's id outside of the node.
+fn outer_uid(uid: u32) -> u32 {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.lines()
+        .find_map(|line| {
+            let mut numbers = line
+                .split_ascii_whitespace()
+                .filter_map(|number| number.parse::<u32>().ok());
+            let (inner, outer, count) = (numbers.next()?, numbers.next()?, numbers.next()?);
+            let offset = uid.checked_sub(inner).filter(|offset| *offset < count)?;
+            outer.checked_add(offset)
+        })
+        .unwrap_or(uid)
+}
+
+impl Sandbox {
+    /// Answers requests from other terminals; resolves when one of them asks for the end.
+    pub async fn serve(&self) -> Result<(), Error> {
+        let path = directory()?.join(format!("{}.sock", self.node().launcher()));
+        let what = || format!("listen on {}", path.display());
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io(what())(error));
+            }
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path).map_err(Error::io(what()))?;
+        let _remove = RemoveOnDrop(path.clone());
+        let down = std::sync::Arc::new(Notify::new());
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => {
+                    let (stream, _) = accepted.map_err(Error::io(what()))?;
+                    let (sandbox, down) = (self.clone(), down.clone());
+                    self.tasks().spawn_connection("remote", async move {
+                        if let Err(error) = sandbox.converse(stream, &down).await {
+                            tracing::debug!(%error, "a request from another terminal broke off");
+                        }
+                    });
+                }
+                () = down.notified() => return Ok(()),
+            }
+        }
+    }
+
+    async fn converse(&self, mut stream: UnixStream, down: &Notify) -> io::Result<()> {
+        let (request, streams) = receive(&mut stream).await?;
+        let answer = match serde_json::from_slice(&request) {
+            Ok(request) => {
+                let work = self.perform(request, streams, down);
+                let mut end = [0];
+                tokio::select! {
+                    answer = work => answer.unwrap_or_else(|error| Answer::Failed(chain(&error))),
+                    // The caller is gone, and what it started goes too.
+                    _ = async { stream.readable().await?; stream.try_read(&mut end) } => return Ok(()),
+                }
+            }
+            Err(error) => Answer::Failed(format!("the request is not understood: {error}")),
+        };
+        let mut line = serde_json::to_vec(&answer)?;
+        line.push(b'\n');
+        stream.write_all(&line).await
+    }
+
+    async fn perform(
+        &self,
+        request: Request,
+        streams: Vec<OwnedFd>,
+        down: &Notify,
+    ) -> Result<Answer, Error> {
+        let parse = |pod: &str| {
+            pod.parse::<ObjectKey>().map_err(|_| Error::Missing {
+                kind: "pod",
+                name: pod.to_owned(),
+            })
+        };
+        let Ok([input, output, errors]) = <[OwnedFd; 3]>::try_from(streams) else {
+            return Ok(Answer::Failed(
+                "the request came without standard streams".to_owned(),
+            ));
+        };
+        match request {
+            Request::Status => Ok(Answer::Pods(self.pods().iter().map(PodLine::new).collect())),
+            Request::Down => {
+                down.notify_one();
+                Ok(Answer::Ended(0))
+            }
+            Request::Logs { pod, container } => {
+                let text = self.logs(&parse(&pod)?, container.as_deref())?;
+                let write = tokio::task::spawn_blocking(move || {
+                    io::Write::write_all(&mut fs::File::from(output), &text)
+                });
+                let written = write
+                    .await
+                    .unwrap_or_else(|error| Err(io::Error::other(error)));
+                written
+                    .map(|()| Answer::Ended(0))
+                    .map_err(Error::io("write the log"))
+            }
+            Request::Exec {
+                pod,
+                container,
+                argv,
+            } => {
+                let mut command = self.command(&parse(&pod)?, container.as_deref(), argv)?;
+                command
+                    .stdin(Stdio::from(input))
+                    .stdout(Stdio::from(output))
+                    .stderr(Stdio::from(errors));
+                let status = command.kill_on_drop(true).status().await;
+                status
+                    .map(status_code)
+                    .map(Answer::Ended)
+                    .map_err(Error::io("run a program"))
+            }
+        }
+    }
+}
+
+struct RemoveOnDrop(PathBuf);
+
+impl Drop for RemoveOnDrop {
+    fn drop(&mut self) {
+        // A socket that nobody listens on is passed over and harms nobody.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl PodLine {
+    fn new(pod: &crate::PodView) -> Self {
+        let lasting = pod.containers.iter().filter(|container| !container.init);
+        let ready = lasting.clone().filter(|container| container.ready).count();
+        let waits = pod
+            .containers
+            .iter()
+            .find(|container| container.message.is_some());
+        let status = if pod.terminating {
+            "Terminating".to_owned()
+        } else {
+            pod.waiting
+                .clone()
+                .or_else(|| waits.map(|container| container.state.clone()))
+                .unwrap_or(pod.phase.clone())
+        };
+        Self {
+            pod: pod.key.to_string(),
+            ready: format!("{ready}/{}", lasting.count()),
+            status,
+            restarts: pod
+                .containers
+                .iter()
+                .map(|container| container.restarts)
+                .sum(),
+            ip: pod.ips.v4.to_string(),
+        }
+    }
+}
+
+/// The first message, with the descriptors that came with it.
+async fn receive(stream: &mut UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let mut request = vec![0; REQUEST];
+    let mut streams = Vec::new();
+    let length = stream
+        .async_io(Interest::READABLE, || {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let parts = &mut [IoSliceMut::new(&mut request)];
+            let received = recvmsg(stream.as_fd(), parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+            for message in control.drain() {
+                if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                    streams.extend(descriptors);
+                }
+            }
+            Ok(received.bytes)
+        })
+        .await?;
+    request.truncate(length);
+    while request.last() != Some(&b'\n') && request.len() < REQUEST {
+        if stream.read_buf(&mut request).await? == 0 {
+            break;
+        }
+    }
+    Ok((request, streams))
+}
+
+/// The way to a running sandbox of this user.
+#[derive(Debug)]
+pub struct Client(StdStream);
+
+impl Client {
+    /// Connects to the only one there is.
+    pub fn connect() -> Result<Self, Error> {
+        let directory = directory()?;
+        let entries =
+            fs::read_dir(&directory).map_err(Error::io(format!("read {}", directory.display())))?;
+        let mut live = Vec::new();
+        for path in entries.flatten().map(|entry| entry.path()) {
+            match StdStream::connect(&path) {
+                Ok(stream) => live.push(stream),
+                // Left behind by one that was killed.
+                Err(_) => drop(fs::remove_file(&path)),
+            }
+        }
+        match (live.pop(), live.is_empty()) {
+            (Some(stream), true) => Ok(Self(stream)),
+            (Some(_), false) => Err(Error::io("choose a sandbox")(io::Error::other(
+                "several are running: end all but one",
+            ))),
+            (None, _) => Err(Error::Missing {
+                kind: "running sandbox",
+                name: "of this user: start one with `tulle sandbox up`".to_owned(),
+            }),
+        }
+    }
+
+    /// Has the program run or the log written, with this process's standard streams, and returns the exit status.
+    pub fn run(self, request: &Request) -> Result<i32, Error> {
+        match self.ask(request)? {
+            Answer::Ended(status) => Ok(status),
+            Answer::Pods(_) => Ok(0),
+            Answer::Failed(problem) => Err(Error::io("do that in the sandbox")(io::Error::other(
+                problem,
+            ))),
+        }
+    }
+
+    /// The pods.
+    pub fn status(self) -> Result<Vec<PodLine>, Error> {
+        match self.ask(&Request::Status)? {
+            Answer::Pods(pods) => Ok(pods),
+            Answer::Failed(problem) => Err(Error::io("list the pods")(io::Error::other(problem))),
+            Answer::Ended(_) => Ok(Vec::new()),
+        }
+    }
+
+    fn ask(self, request: &Request) -> Result<Answer, Error> {
+        let what = || "talk to the sandbox";
+        let mut line =
+            serde_json::to_vec(request).map_err(|error| Error::io(what())(error.into()))?;
+        line.push(b'\n');
+        let (input, output, errors) = (io::stdin(), io::stdout(), io::stderr());
+        let streams = [input.as_fd(), output.as_fd(), errors.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&streams));
+        let sent = sendmsg(
+            self.0.as_fd(),
+            &[IoSlice::new(&line)],
+            &mut control,
+            SendFlags::empty(),
+        );
+        let sent = sent.map_err(|errno| Error::io(what())(errno.into()))?;
+        io::Write::write_all(&mut &self.0, &line[sent..]).map_err(Error::io(what()))?;
+        let mut answer = String::new();
+        BufReader::new(&self.0)
+            .read_line(&mut answer)
+            .map_err(Error::io(what()))?;
+        if answer.is_empty() {
+            return Err(Error::io(what())(io::Error::other(
+                "it ended before it answered",
+            )));
+        }
+        serde_json::from_str(&answer).map_err(|error| Error::io(what())(error.into()))
+    }
+}
