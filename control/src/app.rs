@@ -25,7 +25,7 @@ use crate::ca::{
     Authority, CaError, CertificateService, DirectorySink, JwksReview, Metrics, Settings,
 };
 use crate::discovery::{Discovery, Limits};
-use crate::source::SourceReport;
+use crate::source::{FileSource, SourceReport};
 use crate::store::{MeshSettings, Store};
 
 pub use args::Args;
@@ -78,14 +78,22 @@ impl Control {
     /// # Errors
     /// If a port is taken, a directory cannot be read, or the CA's state is broken.
     pub async fn start(args: Args) -> anyhow::Result<Self> {
-        let (store, _writer) = Store::new(MeshSettings {
+        let source = FileSource::open(args.source.clone())?;
+        let (store, writer) = Store::new(MeshSettings {
             trust_domain: args.trust_domain.as_str().into(),
             cluster_domain: args.cluster_domain.as_str().into(),
             ..MeshSettings::default()
         });
-        let report = SourceReport::default();
-        let tasks = Tasks::new();
-        serve(&args, &store, report, Limits::default(), tasks).await
+        let control = serve(
+            &args,
+            &store,
+            source.report(),
+            Limits::default(),
+            Tasks::new(),
+        )
+        .await?;
+        spawn(&control.tasks, "source", source.run(writer));
+        Ok(control)
     }
 
     /// Where proxies connect to.

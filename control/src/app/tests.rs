@@ -1,6 +1,7 @@
 //! The control plane as its clients see it: over real TLS connections on loopback.
 
 mod certificates;
+mod files;
 mod harness;
 mod operators;
 mod sidecars;

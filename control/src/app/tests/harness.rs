@@ -158,18 +158,25 @@ impl Plane {
         &self,
         svid: Option<Svid>,
     ) -> Result<Channel, tonic::transport::Error> {
+        self.channel_to(self.control.xds_address(), svid).await
+    }
+
+    /// The same to another control plane with the same root.
+    pub(super) async fn channel_to(
+        &self,
+        address: SocketAddr,
+        svid: Option<Svid>,
+    ) -> Result<Channel, tonic::transport::Error> {
         let bundle = self.bundle().await;
         let config = match svid {
             Some(svid) => Identity::new(svid, bundle).current().client_by_name(b"h2"),
             None => Arc::new(anonymous(&bundle)),
         };
-        let connector = Connector {
-            address: self.control.xds_address(),
-            config,
-        };
         // The scheme is http because the connector does the TLS.
         let endpoint = Endpoint::from_shared(format!("http://{CONTROL_DNS_NAME}")).expect("a URI");
-        endpoint.connect_with_connector(connector).await
+        endpoint
+            .connect_with_connector(Connector { address, config })
+            .await
     }
 
     /// Asks the CA for a certificate for a fresh key.
