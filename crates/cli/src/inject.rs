@@ -1,7 +1,7 @@
 //! `tulle inject`: manifests in, manifests with sidecars out; decisions and warnings go to standard error.
 //!
-//! Asking for it by hand is asking for the sidecar: a namespace counts as labelled unless its own manifest among the
-//! files says `disabled`.
+//! A namespace whose manifest is among the files is what its labels say; any other counts as labelled, because asking
+//! by hand is asking for the sidecar.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -10,7 +10,9 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use serde_json::Value;
-use tulle_injector::{Decision, InjectorConfig, Namespace, SkipReason, inject_document};
+use tulle_injector::{
+    Decision, InjectReason, InjectorConfig, Namespace, SkipReason, inject_document,
+};
 use tulle_runtime::names::containers;
 
 use crate::error::CliError;
@@ -166,7 +168,10 @@ fn namespaces(documents: &[Document]) -> BTreeMap<String, Namespace> {
         else {
             continue;
         };
-        let mut namespace = Namespace::enabled(name);
+        let mut namespace = Namespace {
+            name: name.to_owned(),
+            ..Namespace::default()
+        };
         for (key, value) in document["metadata"]["labels"]
             .as_object()
             .into_iter()
@@ -191,10 +196,9 @@ fn inject(
         .as_str()
         .unwrap_or(&args.namespace)
         .to_owned();
-    let namespace = match namespaces.get(&name) {
-        Some(namespace) => namespace.clone(),
-        None => Namespace::enabled(name),
-    };
+    let known = namespaces.get(&name).cloned();
+    let by_hand = known.is_none();
+    let namespace = known.unwrap_or_else(|| Namespace::enabled(name));
     let title = format!(
         "{} {}/{}",
         value["kind"].as_str().unwrap_or("document"),
@@ -207,8 +211,12 @@ fn inject(
             document: title.clone(),
             source: Box::new(source),
         })?;
-    if outcome.decision != Decision::Skip(SkipReason::NotAWorkload) {
-        output::note(&format!("{title}: {}", outcome.decision));
+    match outcome.decision {
+        Decision::Skip(SkipReason::NotAWorkload) => {}
+        Decision::Inject(InjectReason::NamespaceLabel) if by_hand => {
+            output::note(&format!("{title}: injected"));
+        }
+        decision => output::note(&format!("{title}: {decision}")),
     }
     for warning in &outcome.warnings {
         output::warning(&format!("{title}: {warning}"));

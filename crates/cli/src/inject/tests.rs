@@ -47,7 +47,7 @@ fn a_pod_in_yaml_gets_a_sidecar_and_strings_stay_strings() {
 
 #[test]
 fn a_namespace_among_the_files_can_say_no() {
-    for (label, expected) in [("disabled", false), ("enabled", true)] {
+    for (label, expected) in [("disabled", false), ("''", false), ("enabled", true)] {
         let text = format!(
             "kind: Namespace\nmetadata: {{ name: shop, labels: {{ tulle.dev/inject: {label} }} }}\n---{POD}"
         );

@@ -10,7 +10,7 @@ use http::header::{CONNECTION, CONTENT_TYPE, TRAILER, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Frame;
-use http_body_util::{BodyExt, Full, StreamBody};
+use http_body_util::{BodyExt, BodyStream, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -175,7 +175,9 @@ async fn answer(
     Ok(match knobs.trailer {
         Some((name, value)) => response.map(|body| {
             let trailers = HeaderMap::from_iter([(name, value)]);
-            Body::new(body.with_trailers(std::future::ready(Some(Ok(trailers)))))
+            let body = body.with_trailers(std::future::ready(Some(Ok(trailers))));
+            // A body of known length would go out with a content-length, and HTTP/1 has trailers only without one.
+            Body::new(StreamBody::new(BodyStream::new(body)))
         }),
         None => response,
     })

@@ -129,7 +129,7 @@ async fn knobs_change_the_answer_and_bad_ones_are_refused() {
 #[tokio::test]
 async fn trailers_are_declared_and_sent_to_those_who_want_them() {
     let app = Running::start(&["--http", "0"]).await;
-    let request = "GET /?size=4&chunks=2&trailer=x-sum:1 HTTP/1.1\r\nhost: a\r\nte: trailers\r\nconnection: close\r\n\r\n";
+    let request = "GET /?size=4&trailer=x-sum:1 HTTP/1.1\r\nhost: a\r\nte: trailers\r\nconnection: close\r\n\r\n";
     let response = app.exchange("http", request).await;
     assert!(
         response.contains("trailer: x-sum\r\n") && response.ends_with("0\r\nx-sum: 1\r\n\r\n"),
