@@ -121,6 +121,7 @@ fn saved(original: &Value, port: u16) -> Value {
     for handler in HANDLERS {
         if let Some(target) = original[handler].as_object() {
             let mut target = target.clone();
+            target.retain(|_, value| !value.is_null());
             target.insert("port".to_owned(), json!(port));
             probe.insert(handler.to_owned(), Value::Object(target));
         }
