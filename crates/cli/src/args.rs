@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::app::AppArgs;
+use crate::demo::DemoArgs;
 use crate::inject::InjectArgs;
 
 /// A service mesh for Kubernetes.
@@ -16,6 +17,7 @@ use crate::inject::InjectArgs;
 )]
 #[command(after_help = "\
 Try it without a cluster:
+  tulle demo                               a whole mesh on this machine, in a minute
   tulle inject -f deployment.yaml          see what the mesh adds to a workload
   tulle app serve --http 8080              an echo workload
   tulle app call http://127.0.0.1:8080/    ask it who answered
@@ -27,6 +29,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Watch a real mesh carry real traffic on this machine, step by step
+    Demo(DemoArgs),
     /// Add the sidecar to pods and workloads in manifest files
     Inject(InjectArgs),
     /// Echo workload, load generator and client, to try a mesh with

@@ -40,6 +40,8 @@ pub(crate) enum CliError {
     },
     #[error("the control plane ended")]
     Control(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the demo could not run")]
+    Demo(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("{0}")]
     Usage(String),
     #[error("{url} is not a URL to call: {problem}")]
@@ -65,6 +67,9 @@ impl CliError {
             Self::Bind { .. } => "choose another port, or see who has it with `ss -ltnp`",
             Self::Control(_) => {
                 "correct what the message names; `tulle control --help` explains the settings"
+            }
+            Self::Demo(_) => {
+                "correct what the message names; `tulle demo --help` says what it needs"
             }
             Self::Usage(_) => "see `--help` of the command",
             Self::Url { .. } => {

@@ -5,6 +5,7 @@
 
 mod app;
 mod args;
+mod demo;
 mod error;
 mod inject;
 mod output;
@@ -19,6 +20,8 @@ use error::CliError;
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    // Before any thread exists: this process may be one that the sandbox started to prepare a container.
+    tulle_sandbox::dispatch();
     run(std::env::args_os())
 }
 
@@ -45,6 +48,7 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
     match command {
         Command::Inject(args) => inject::run(&args),
         Command::App(args) => app::run(args.command),
+        Command::Demo(args) => demo::run(&args).map_err(|error| CliError::Demo(error.into())),
         Command::Control(args) => match tulle_control::run(*args) {
             Ok(()) => Ok(ExitCode::SUCCESS),
             Err(error) => Err(CliError::Control(error.into())),

@@ -1,0 +1,89 @@
+//! `tulle demo`: a real mesh on this machine, shown step by step with the evidence measured there and then.
+//!
+//! `stage` brings the application up and gives the steps their tools, `steps` are the story, `report` is what is said.
+
+mod report;
+mod stage;
+mod steps;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+
+use report::{Evidence, Report};
+use stage::Stage;
+
+/// How long pods may take on their way out.
+const GRACE: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+It needs Linux with network namespaces and nf_tables, as root or with unprivileged user namespaces. Everything lives in
+namespaces of its own and ends with the command.
+
+Exit status 0 only if every step held.")]
+pub(crate) struct DemoArgs {
+    /// Leave it running after the last step, and print commands to try
+    #[arg(long)]
+    keep: bool,
+    /// How to say what happened
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+    /// Run only the steps whose names contain this; may be repeated
+    #[arg(long, value_name = "NAME")]
+    step: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// For machines: one JSON document at the end
+    Json,
+}
+
+/// Runs the demo. Call it before the process has a second thread: it moves into namespaces of its own.
+pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
+    let node = tulle_sandbox::enter_node()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let held = runtime.block_on(async {
+        let mut report = Report::new(args.output == Format::Text);
+        let stage = Stage::build(node, &report)
+            .await
+            .context("cannot bring up the demo application")?;
+        play(&stage, &mut report, &args.step).await;
+        let held = report.finish()?;
+        if args.keep {
+            stage.keep(args.output == Format::Text).await?;
+        }
+        stage.leave(GRACE).await;
+        anyhow::Ok(held)
+    })?;
+    Ok(if held {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+async fn play(stage: &Stage, report: &mut Report, only: &[String]) {
+    for step in steps::ALL {
+        if !only.is_empty() && !only.iter().any(|word| step.name.contains(word.as_str())) {
+            continue;
+        }
+        report.announce(step.name, step.promise);
+        let mut evidence = Evidence::default();
+        let started = Instant::now();
+        let result = (step.run)(stage, &mut evidence).await;
+        report.record(
+            (step.name, step.promise),
+            started.elapsed(),
+            evidence,
+            result.as_ref().err(),
+        );
+    }
+}

@@ -1,0 +1,357 @@
+//! The stage: the sandbox with the demo application and a control plane, and the tools of the steps.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::io::AsyncReadExt as _;
+use tulle_injector::InjectorConfig;
+use tulle_runtime::names::{self, ports};
+use tulle_runtime::signals;
+use tulle_sandbox::{GATEWAY_V4, HostProcess, Node, ObjectKey, Options, PodView, Sandbox};
+
+use super::report::Report;
+
+/// How long the application may take to come up.
+const BUILD_UP: Duration = Duration::from_secs(30);
+/// Life of a certificate: short, so that rotation happens while the audience watches.
+const LEAF_TTL: &str = "40s";
+
+/// The manifests of the demo application, by file name.
+const MANIFESTS: [(&str, &str); 7] = [
+    (
+        "00-namespaces.yaml",
+        include_str!("../../../../deploy/demo/00-namespaces.yaml"),
+    ),
+    (
+        "10-web.yaml",
+        include_str!("../../../../deploy/demo/10-web.yaml"),
+    ),
+    (
+        "20-reviews.yaml",
+        include_str!("../../../../deploy/demo/20-reviews.yaml"),
+    ),
+    (
+        "25-reviews-route.yaml",
+        include_str!("../../../../deploy/demo/25-reviews-route.yaml"),
+    ),
+    (
+        "30-ledger.yaml",
+        include_str!("../../../../deploy/demo/30-ledger.yaml"),
+    ),
+    (
+        "40-greeter.yaml",
+        include_str!("../../../../deploy/demo/40-greeter.yaml"),
+    ),
+    (
+        "50-clients.yaml",
+        include_str!("../../../../deploy/demo/50-clients.yaml"),
+    ),
+];
+
+/// The running application.
+#[derive(Debug)]
+pub(super) struct Stage {
+    pub(super) sandbox: Sandbox,
+    pub(super) control: HostProcess,
+    directory: PathBuf,
+}
+
+/// What `tulle app load` reports at its end.
+#[derive(Debug, Deserialize)]
+pub(super) struct Summary {
+    pub(super) sent: u64,
+    pub(super) ok: u64,
+    pub(super) failed: u64,
+    pub(super) failures: BTreeMap<String, u64>,
+    pub(super) latency_ms: Latency,
+    pub(super) versions: BTreeMap<String, u64>,
+    pub(super) pods: BTreeMap<String, u64>,
+}
+
+/// Quantiles of latency, in milliseconds from when each request was due.
+#[derive(Debug, Deserialize)]
+pub(super) struct Latency {
+    pub(super) p50: f64,
+    pub(super) p99: f64,
+}
+
+impl Summary {
+    /// One line: how many, how fast, and why some failed.
+    pub(super) fn line(&self) -> String {
+        let reasons: Vec<_> = self
+            .failures
+            .iter()
+            .map(|(reason, count)| format!("{count} × {reason}"))
+            .collect();
+        let reasons = if reasons.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", reasons.join(", "))
+        };
+        format!(
+            "{} of {} failed{reasons}; p50 {:.1} ms, p99 {:.1} ms",
+            self.failed, self.sent, self.latency_ms.p50, self.latency_ms.p99
+        )
+    }
+}
+
+/// A load generator that runs in the `shopper` pod.
+#[derive(Debug)]
+pub(super) struct Load(tokio::process::Child);
+
+impl Load {
+    /// Waits for its end.
+    pub(super) async fn summary(mut self) -> anyhow::Result<Summary> {
+        let (mut output, mut errors) = (String::new(), String::new());
+        let (mut stdout, mut stderr) = (
+            self.0
+                .stdout
+                .take()
+                .context("the load generator has no output")?,
+            self.0
+                .stderr
+                .take()
+                .context("the load generator has no errors")?,
+        );
+        let (read, _, status) = tokio::join!(
+            stdout.read_to_string(&mut output),
+            stderr.read_to_string(&mut errors),
+            self.0.wait()
+        );
+        read?;
+        ensure!(
+            status?.success(),
+            "the load generator failed: {}",
+            errors.trim()
+        );
+        let last = output
+            .lines()
+            .last()
+            .context("the load generator said nothing")?;
+        serde_json::from_str(last).with_context(|| format!("the load generator said {last}"))
+    }
+}
+
+impl Stage {
+    /// Brings everything up.
+    pub(super) async fn build(node: Node, report: &Report) -> anyhow::Result<Self> {
+        let directory = manifests()?;
+        if node.ids().mark_sockets() {
+            report.say(
+                "Rootless with a single user id: sidecars mark their sockets, and the capture rules exempt the mark.\n\
+                 An app could set the mark too; in a cluster sidecars are told apart by their user id instead.",
+            );
+        }
+        let injector = InjectorConfig {
+            control_address: format!("{GATEWAY_V4}:{}", ports::XDS),
+            drain_deadline: Some(Duration::from_secs(5)),
+            ..InjectorConfig::default()
+        };
+        let sandbox = Sandbox::start(node, Options { injector }, &directory).await?;
+        let control = sandbox.spawn_host("control", control_command(&sandbox), [])?;
+        report
+            .say("Control plane started; the application comes up, each pod with its sidecar ...");
+        let ready = sandbox.wait_ready(BUILD_UP).await;
+        if ready.is_err() {
+            report.say(String::from_utf8_lossy(&control.logs()));
+        }
+        ready?;
+        let sidecars = sandbox
+            .pods()
+            .iter()
+            .filter(|pod| pod.container(names::containers::PROXY).is_some())
+            .count();
+        report.say(format!(
+            "{} pods are ready, {sidecars} of them with a sidecar.",
+            sandbox.pods().len()
+        ));
+        Ok(Self {
+            sandbox,
+            control,
+            directory,
+        })
+    }
+
+    /// The pods of an app in `shop`, by the begin of their names.
+    pub(super) fn pods(&self, app: &str) -> Vec<PodView> {
+        let of_app = |pod: &PodView| pod.key.namespace == "shop" && pod.key.name.starts_with(app);
+        self.sandbox
+            .pods()
+            .into_iter()
+            .filter(|pod| of_app(pod) && !pod.terminating)
+            .collect()
+    }
+
+    /// One of them.
+    pub(super) fn pod(&self, app: &str) -> anyhow::Result<PodView> {
+        self.pods(app)
+            .into_iter()
+            .next()
+            .with_context(|| format!("there is no pod of {app}"))
+    }
+
+    /// Waits until an app has that many ready pods.
+    pub(super) async fn wait_for(&self, app: &str, ready: usize) -> anyhow::Result<()> {
+        let counted = |pods: &[PodView]| {
+            let of_app = pods
+                .iter()
+                .filter(|pod| pod.key.namespace == "shop" && pod.key.name.starts_with(app));
+            of_app.filter(|pod| pod.ready && !pod.terminating).count() >= ready
+        };
+        Ok(self
+            .sandbox
+            .wait_until(Duration::from_secs(15), counted)
+            .await?)
+    }
+
+    /// Runs `tulle app call` in a pod; its output, whether or not the call succeeded.
+    pub(super) async fn call(
+        &self,
+        pod: &ObjectKey,
+        arguments: &[&str],
+    ) -> anyhow::Result<(i32, Value)> {
+        let argv = ["tulle", "app", "call", "--json"]
+            .iter()
+            .chain(arguments)
+            .copied();
+        let output = self.sandbox.exec(pod, None, argv).await?;
+        let text = if output.stdout.is_empty() {
+            &output.stderr
+        } else {
+            &output.stdout
+        };
+        let value = serde_json::from_slice(text)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(text).trim().to_owned()));
+        Ok((output.status, value))
+    }
+
+    /// Reads a path of a sidecar's admin endpoint.
+    pub(super) async fn admin<T: DeserializeOwned>(
+        &self,
+        pod: &ObjectKey,
+        path: &str,
+    ) -> anyhow::Result<T> {
+        let url = format!("http://127.0.0.1:{}{path}", ports::ADMIN);
+        let (_, answer) = self.call(pod, &[&url]).await?;
+        let body = answer
+            .get("body")
+            .cloned()
+            .with_context(|| format!("{pod} {path} answered {answer}"))?;
+        Ok(serde_json::from_value(body)?)
+    }
+
+    /// Starts load from the `shopper` pod.
+    pub(super) fn load(
+        &self,
+        url: &str,
+        rate: u32,
+        seconds: f64,
+        more: &[&str],
+    ) -> anyhow::Result<Load> {
+        let (rate, duration) = (rate.to_string(), format!("{}ms", (seconds * 1000.0) as u64));
+        let argv = [
+            "tulle",
+            "app",
+            "load",
+            "--url",
+            url,
+            "--rate",
+            &rate,
+            "--duration",
+            &duration,
+        ];
+        let shopper = ObjectKey::new("shop", "shopper");
+        let mut child = self
+            .sandbox
+            .spawn_in(&shopper, None, argv.iter().chain(more).copied())?;
+        child.stdin.take();
+        Ok(Load(child))
+    }
+
+    /// Rewrites one of the manifests, as a person would with an editor.
+    pub(super) fn edit(&self, file: &str, change: impl Fn(&str) -> String) -> anyhow::Result<()> {
+        let path = self.directory.join(file);
+        let text = std::fs::read_to_string(&path)?;
+        let changed = change(&text);
+        ensure!(
+            changed != text,
+            "the edit changes nothing in {}",
+            path.display()
+        );
+        write(&path, &changed)
+    }
+
+    /// Prints commands to try and waits for a signal.
+    pub(super) async fn keep(&self, human: bool) -> anyhow::Result<()> {
+        if human {
+            anstream::println!(
+                "\nIt stays up until Ctrl-C. The manifests are in {}: edit them and watch.\n\
+                 Try, in another terminal:\n\n  \
+                 tulle sandbox status\n  \
+                 tulle sandbox exec shop/shopper -- tulle app call http://reviews/\n  \
+                 tulle sandbox exec shop/shopper -- tulle app load --url http://web/ --rate 300 --duration 10s\n  \
+                 tulle sandbox exec shop/shopper -- tulle app call http://127.0.0.1:{}/clusters\n",
+                self.directory.display(),
+                ports::ADMIN,
+            );
+        }
+        signals::shutdown().await;
+        Ok(())
+    }
+
+    /// Takes everything down.
+    pub(super) async fn leave(self, grace: Duration) {
+        self.sandbox.shutdown(grace).await;
+        // Inside the node's own mount namespace; whatever is left goes with it.
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A copy of the manifests that steps and people can edit.
+fn manifests() -> anyhow::Result<PathBuf> {
+    let directory = std::env::temp_dir().join(format!("tulle-demo-{}", nix::unistd::getppid()));
+    std::fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
+    for (name, text) in MANIFESTS {
+        write(&directory.join(name), text)?;
+    }
+    Ok(directory)
+}
+
+/// Writes a file in one step, so that nobody reads half of it.
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .context("a manifest has a name")?;
+    let temporary = path.with_file_name(format!(".{name}.new"));
+    std::fs::write(&temporary, text)
+        .with_context(|| format!("cannot write {}", temporary.display()))?;
+    std::fs::rename(&temporary, path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn control_command(sandbox: &Sandbox) -> Vec<String> {
+    let path = |path: PathBuf| path.display().to_string();
+    let mut argv = vec!["tulle".to_owned(), "control".to_owned()];
+    for source in sandbox.sources() {
+        argv.extend(["--source".to_owned(), path(source)]);
+    }
+    let more = [
+        ("--state-dir", "/run/tulle/control".to_owned()),
+        ("--bundle-dir", path(sandbox.bundles())),
+        ("--jwks", path(sandbox.jwks())),
+        ("--token-issuer", tulle_sandbox::ISSUER.to_owned()),
+        ("--leaf-ttl", LEAF_TTL.to_owned()),
+        ("--root-propagation", "3s".to_owned()),
+    ];
+    argv.extend(
+        more.into_iter()
+            .flat_map(|(name, value)| [name.to_owned(), value]),
+    );
+    argv
+}
