@@ -195,9 +195,13 @@ async fn rotate_root() -> anyhow::Result<(i32, String)> {
         .output()
         .await?;
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    let said = answer.get("body").map_or_else(
+    let stage = answer
+        .pointer("/body/stage")
+        .and_then(Value::as_object)
+        .and_then(|stage| stage.keys().next());
+    let said = stage.map_or_else(
         || String::from_utf8_lossy(&output.stderr).into_owned(),
-        Value::to_string,
+        String::clone,
     );
     Ok((output.status.code().unwrap_or(1), said))
 }
