@@ -229,6 +229,13 @@ fn node_settings(ipv6: bool) -> Result<(), Error> {
     // Pods are each other's neighbours on the bridge and must still go through the gateway.
     setting("ipv4/conf/all/send_redirects", "0")?;
     setting("ipv4/conf/default/send_redirects", "0")?;
+    // Where br_netfilter is loaded it would translate below the bridge, and packets would pass the gateway by.
+    for name in ["iptables", "ip6tables", "arptables"] {
+        let name = format!("bridge/bridge-nf-call-{name}");
+        if fs::exists(format!("/proc/sys/net/{name}")).unwrap_or(false) {
+            setting(&name, "0")?;
+        }
+    }
     if ipv6 {
         setting("ipv6/conf/all/disable_ipv6", "0")?;
         setting("ipv6/conf/all/forwarding", "1")?;
@@ -240,9 +247,12 @@ fn node_settings(ipv6: bool) -> Result<(), Error> {
 fn pod_settings() -> Result<(), Error> {
     // As container runtimes set it: every pod has all ports to itself.
     setting("ipv4/ip_unprivileged_port_start", "0")?;
+    // The gateway cannot be kept from saying over IPv6 that there is a shorter way; nobody has to listen.
+    setting("ipv4/conf/all/accept_redirects", "0")?;
     if fs::exists("/proc/net/if_inet6").unwrap_or(false) {
         setting("ipv6/conf/all/disable_ipv6", "0")?;
         setting("ipv6/conf/default/accept_dad", "0")?;
+        setting("ipv6/conf/default/accept_redirects", "0")?;
     }
     Ok(())
 }

@@ -1,0 +1,256 @@
+//! The sandbox as a whole, in real namespaces. Where the machine does not permit them it says SKIP, or fails if
+//! `TULLE_TEST_REQUIRE` names `netns`.
+
+use std::error::Error as StdError;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use tulle_sandbox::{Error, Node, ObjectKey, Options, PodView, Sandbox, enter_node};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+const MANIFESTS: &str = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: { name: settings, namespace: shop }
+data: { GREETING: hello }
+---
+apiVersion: v1
+kind: Service
+metadata: { name: web, namespace: shop }
+spec:
+  selector: { app: web }
+  ipFamilyPolicy: PreferDualStack
+  ports: [{ name: http, port: 80, targetPort: http }]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: { name: web, namespace: shop }
+spec:
+  replicas: 2
+  selector: { matchLabels: { app: web } }
+  template:
+    metadata: { labels: { app: web } }
+    spec:
+      terminationGracePeriodSeconds: 2
+      initContainers:
+      - name: page
+        command: [sh, -c, "hostname > /run/secrets/www/index.html"]
+        volumeMounts: [{ name: www, mountPath: /var/run/secrets/www }]
+      containers:
+      - name: web
+        command: [python3, -m, http.server, --bind, "::", --directory, /run/secrets/www, "8080"]
+        ports: [{ name: http, containerPort: 8080 }]
+        readinessProbe: { httpGet: { port: http, path: /index.html }, periodSeconds: 1 }
+        volumeMounts: [{ name: www, mountPath: /var/run/secrets/www }]
+      volumes: [{ name: www, emptyDir: {} }]
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: client, namespace: shop }
+spec:
+  terminationGracePeriodSeconds: 1
+  initContainers:
+  - name: helper
+    restartPolicy: Always
+    command: [sh, -c, "trap 'echo helper ends; exit 0' TERM; while :; do sleep 0.05; done"]
+    startupProbe: { exec: { command: ["true"] }, periodSeconds: 1 }
+  containers:
+  - name: client
+    command: [sh, -c, "echo $(GREETING) from $(IP); trap 'exit 0' TERM; while :; do sleep 0.05; done"]
+    env:
+    - { name: GREETING, valueFrom: { configMapKeyRef: { name: settings, key: GREETING } } }
+    - { name: IP, valueFrom: { fieldRef: { fieldPath: status.podIP } } }
+    volumeMounts: [{ name: token, mountPath: /var/run/secrets/tulle }]
+  volumes:
+  - name: token
+    projected: { sources: [{ serviceAccountToken: { path: token, audience: tulle-ca } }] }
+"#;
+
+fn main() {
+    let node = match enter_node() {
+        Ok(node) => node,
+        Err(error) => return not_permitted(&error),
+    };
+    let arguments = Arguments::from_args();
+    let trial = Trial::test("manifests_become_pods_that_reach_each_other", move || {
+        run(node)
+    });
+    libtest_mimic::run(&arguments, vec![trial]).exit();
+}
+
+fn not_permitted(error: &Error) {
+    let cause = error
+        .source()
+        .map(|cause| format!(": {cause}"))
+        .unwrap_or_default();
+    println!("SKIP netns: {error}{cause}");
+    let required = std::env::var_os("TULLE_TEST_REQUIRE").unwrap_or_default();
+    if required
+        .to_string_lossy()
+        .split(',')
+        .any(|word| word.trim() == "netns")
+    {
+        std::process::exit(1);
+    }
+}
+
+fn run(node: Node) -> Result<(), Failed> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let directory = tempfile::tempdir()?;
+        fs::write(directory.path().join("shop.yaml"), MANIFESTS)?;
+        let sandbox = Sandbox::start(node, Options::default(), directory.path()).await?;
+        let result = story(&sandbox, directory.path()).await;
+        if result.is_err() {
+            eprintln!("{:#?}", sandbox.pods());
+        }
+        result.map_err(|failure| Failed::from(failure.to_string()))
+    })
+}
+
+type Story = Result<(), Box<dyn StdError>>;
+
+async fn story(sandbox: &Sandbox, directory: &Path) -> Story {
+    sandbox.wait_ready(DEADLINE).await?;
+    let client = ObjectKey::new("shop", "client");
+    pods_are_set_up_as_their_manifests_say(sandbox, &client).await?;
+    services_are_found_and_balanced(sandbox, &client).await?;
+    failures_are_healed(sandbox).await?;
+    changes_are_followed(sandbox, directory, &client).await
+}
+
+async fn shell(
+    sandbox: &Sandbox,
+    pod: &ObjectKey,
+    script: &str,
+) -> Result<String, Box<dyn StdError>> {
+    let output = sandbox.exec(pod, None, ["sh", "-c", script]).await?;
+    let text = String::from_utf8(output.stdout)?;
+    if output.status == 0 {
+        return Ok(text.trim().to_owned());
+    }
+    Err(format!(
+        "{script}: status {}, {text}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    )
+    .into())
+}
+
+async fn pods_are_set_up_as_their_manifests_say(sandbox: &Sandbox, client: &ObjectKey) -> Story {
+    let ip = sandbox
+        .pods()
+        .iter()
+        .find(|pod| pod.key == *client)
+        .map(|pod| pod.ips.v4.to_string());
+    let log = String::from_utf8(sandbox.logs(client, None)?)?;
+    assert_eq!(log.trim(), format!("hello from {}", ip.unwrap_or_default()));
+    assert_eq!(shell(sandbox, client, "hostname").await?, "client");
+    let token = shell(sandbox, client, "cat /var/run/secrets/tulle/token").await?;
+    assert_eq!(token.split('.').count(), 3, "a JWT");
+    assert_eq!(
+        shell(sandbox, client, "ls /run/tulle").await?,
+        "",
+        "the node's files are out of sight"
+    );
+    assert!(
+        shell(sandbox, client, "unshare -n true").await.is_err(),
+        "root in a pod is no administrator"
+    );
+    let failed = sandbox.exec(client, None, ["no-such-program"]).await?;
+    assert_eq!(failed.status, 126);
+    Ok(())
+}
+
+async fn services_are_found_and_balanced(sandbox: &Sandbox, client: &ObjectKey) -> Story {
+    let capture = sandbox.capture()?;
+    for (family, address) in [
+        ("AF_INET", "web"),
+        ("AF_INET6", "web.shop.svc.cluster.local"),
+    ] {
+        let script = format!(
+            "python3 -c \"import socket, urllib.request\nf = socket.{family}\n\
+             ip = socket.getaddrinfo('{address}', 80, f, socket.SOCK_STREAM)[0][4][0]\n\
+             host = '[' + ip + ']' if f == socket.AF_INET6 else ip\n\
+             names = {{urllib.request.urlopen('http://' + host + '/index.html').read() for _ in range(40)}}\n\
+             print(len(names))\""
+        );
+        assert_eq!(shell(sandbox, client, &script).await?, "2", "{family}");
+    }
+    capture.settle().await;
+    assert!(
+        capture.contains(b"GET /index.html"),
+        "{} frames",
+        capture.frames()
+    );
+    assert!(!capture.contains(b"no such bytes"));
+    let unknown = "python3 -c \"import socket; socket.getaddrinfo('nobody', 80)\"";
+    assert!(shell(sandbox, client, unknown).await.is_err());
+    let web = web(sandbox).remove(0);
+    let itself = "python3 -c \"import urllib.request as u; [u.urlopen('http://web/index.html', timeout=2).read() for _ in range(20)]\"";
+    shell(sandbox, &web.key, itself).await?;
+    Ok(())
+}
+
+fn web(sandbox: &Sandbox) -> Vec<PodView> {
+    sandbox
+        .pods()
+        .into_iter()
+        .filter(|pod| pod.key.name.starts_with("web-") && !pod.terminating)
+        .collect()
+}
+
+async fn failures_are_healed(sandbox: &Sandbox) -> Story {
+    let victim = web(sandbox).remove(0).key;
+    sandbox.kill_pod(&victim)?;
+    let restarted = |pods: &[PodView]| {
+        let pod = pods.iter().find(|pod| pod.key == victim);
+        pod.is_some_and(|pod| {
+            pod.ready && pod.container("web").is_some_and(|web| web.restarts == 1)
+        })
+    };
+    sandbox.wait_until(DEADLINE, restarted).await?;
+    sandbox.delete_pod(&victim, None)?;
+    sandbox
+        .wait_until(DEADLINE, |pods| pods.iter().all(|pod| pod.key != victim))
+        .await?;
+    sandbox.wait_ready(DEADLINE).await?;
+    Ok(())
+}
+
+async fn changes_are_followed(sandbox: &Sandbox, directory: &Path, client: &ObjectKey) -> Story {
+    let deployment = ObjectKey::new("shop", "web");
+    sandbox.scale(&deployment, 3)?;
+    let ready = |pods: &[PodView]| {
+        pods.iter()
+            .filter(|pod| pod.key.name.starts_with("web-") && pod.ready)
+            .count()
+    };
+    sandbox
+        .wait_until(DEADLINE, |pods| ready(pods) == 3)
+        .await?;
+    sandbox.apply("bad", "apiVersion: v1\nkind: Pod\nmetadata: { name: db }\nspec: { containers: [{ name: db, image: postgres }] }\n")?;
+    let refused = async {
+        loop {
+            if sandbox
+                .problems()
+                .iter()
+                .any(|problem| problem.contains("default/db") && problem.contains("postgres"))
+            {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, refused).await?;
+    sandbox.remove("bad")?;
+    fs::remove_file(directory.join("shop.yaml"))?;
+    sandbox.wait_until(DEADLINE, <[PodView]>::is_empty).await?;
+    assert!(sandbox.logs(client, None).is_err());
+    Ok(())
+}
