@@ -107,6 +107,12 @@ pub(crate) fn sidecar(
     probes: &Probes,
 ) -> Value {
     let ready = json!({ "path": "/healthz/ready", "port": ports::READINESS });
+    let capabilities = if config.mark_sockets {
+        // Setting a mark takes it, and there is no user id of its own to tell the sidecar by.
+        json!({ "add": ["NET_ADMIN"], "drop": ["ALL"] })
+    } else {
+        json!({ "drop": ["ALL"] })
+    };
     let mut container = json!({
         "name": names::PROXY,
         "image": config.image,
@@ -119,7 +125,7 @@ pub(crate) fn sidecar(
         "resources": resources(&config.resources),
         "securityContext": {
             "allowPrivilegeEscalation": false,
-            "capabilities": { "drop": ["ALL"] },
+            "capabilities": capabilities,
             "privileged": false,
             "readOnlyRootFilesystem": true,
             "runAsGroup": PROXY_UID,

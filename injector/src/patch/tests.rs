@@ -95,6 +95,21 @@ fn a_classic_sidecar_in_a_job_earns_a_warning() {
 }
 
 #[test]
+fn a_sidecar_that_marks_its_sockets_may_do_so() {
+    let config = InjectorConfig {
+        mark_sockets: true,
+        ..InjectorConfig::default()
+    };
+    let pod =
+        json!({ "kind": "Pod", "metadata": {}, "spec": { "containers": [{ "name": "web" }] } });
+    let outcome = inject_document(pod, &Namespace::enabled("shop"), &config).expect("injected");
+    assert_eq!(
+        outcome.document["spec"]["initContainers"][1]["securityContext"]["capabilities"],
+        json!({ "add": ["NET_ADMIN"], "drop": ["ALL"] })
+    );
+}
+
+#[test]
 fn the_sidecar_has_no_privileges_and_capture_has_one() {
     let injected = inject(&pod(
         json!({}),

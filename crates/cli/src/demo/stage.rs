@@ -21,6 +21,11 @@ const BUILD_UP: Duration = Duration::from_secs(30);
 /// Life of a certificate: short, so that rotation happens while the audience watches.
 const LEAF_TTL: &str = "40s";
 
+/// Lines of a log that are shown when something does not come up.
+const LOG_TAIL: usize = 15;
+/// Where the node keeps what the demo writes: memory of its own that goes with it.
+const ROOT: &str = "/run/tulle/demo";
+
 /// The manifests of the demo application, by file name.
 const MANIFESTS: [(&str, &str); 7] = [
     (
@@ -156,11 +161,10 @@ impl Stage {
         let control = sandbox.spawn_host("control", control_command(&sandbox), [])?;
         report
             .say("Control plane started; the application comes up, each pod with its sidecar ...");
-        let ready = sandbox.wait_ready(BUILD_UP).await;
-        if ready.is_err() {
-            report.say(String::from_utf8_lossy(&control.logs()));
+        if let Err(error) = sandbox.wait_ready(BUILD_UP).await {
+            eprintln!("{}", last_words(&sandbox, &control));
+            return Err(error.into());
         }
-        ready?;
         let sidecars = sandbox
             .pods()
             .iter()
@@ -307,14 +311,35 @@ impl Stage {
     /// Takes everything down.
     pub(super) async fn leave(self, grace: Duration) {
         self.sandbox.shutdown(grace).await;
-        // Inside the node's own mount namespace; whatever is left goes with it.
-        let _ = std::fs::remove_dir_all(&self.directory);
     }
+}
+
+/// The ends of the logs that say why the application does not come up.
+fn last_words(sandbox: &Sandbox, control: &HostProcess) -> String {
+    let tail = |log: &[u8]| {
+        let text = String::from_utf8_lossy(log).into_owned();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
+    };
+    let mut words = format!("--- control plane\n{}", tail(&control.logs()));
+    let pods = sandbox.pods();
+    let blocked = pods.iter().find_map(|pod| {
+        let open = pod
+            .containers
+            .iter()
+            .find(|container| !container.ready && container.state == "Running")?;
+        Some((pod, &open.name))
+    });
+    if let Some((pod, container)) = blocked {
+        let log = sandbox.logs(&pod.key, Some(container)).unwrap_or_default();
+        words.push_str(&format!("\n--- {container} of {}\n{}", pod.key, tail(&log)));
+    }
+    words
 }
 
 /// A copy of the manifests that steps and people can edit.
 fn manifests() -> anyhow::Result<PathBuf> {
-    let directory = std::env::temp_dir().join(format!("tulle-demo-{}", nix::unistd::getppid()));
+    let directory = PathBuf::from(ROOT);
     std::fs::create_dir_all(&directory)
         .with_context(|| format!("cannot make {}", directory.display()))?;
     for (name, text) in MANIFESTS {
