@@ -434,6 +434,28 @@ fn backends_that_do_not_exist_answer_500_for_their_share() {
 }
 
 #[test]
+fn a_per_cent_sign_in_a_header_value_is_no_command() {
+    let filter =
+        "{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x, value: '5%A%'}]}}";
+    let rules = format!("[{{filters: [{filter}], backendRefs: [{{name: web, port: 80}}]}}]");
+    let world = world(&format!("{BASE}{}", http_route("r", "shop", &rules)));
+    for kind in [ClientKind::Tulle, ClientKind::Envoy] {
+        let view = ProxyView {
+            namespace: Some("shop".into()),
+            ..ProxyView::of_kind(kind)
+        };
+        let table: RouteConfiguration =
+            get(&world, &view, ResourceType::Route, WEB).expect("known");
+        let added = &table.virtual_hosts[0].routes[0].request_headers_to_add;
+        let values: Vec<_> = added
+            .iter()
+            .filter_map(|it| Some(&*it.header.as_ref()?.value))
+            .collect();
+        assert_eq!(values, ["5%%A%%"]);
+    }
+}
+
+#[test]
 fn a_workload_is_found_by_its_address() {
     let world = world(BASE);
     let found: Address =

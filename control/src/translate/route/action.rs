@@ -278,12 +278,13 @@ fn by_source(sticky: bool) -> Vec<HashPolicy> {
         .collect()
 }
 
+/// Headers that are set and added. A per cent sign is doubled: a single one begins a command for Envoy.
 fn added(changes: &HeaderChanges) -> Vec<HeaderValueOption> {
     let option =
         |(name, value): &(HeaderName, HeaderValue), action: HeaderAppendAction| HeaderValueOption {
             header: Some(WireHeader {
                 key: name.to_string(),
-                value: text(value),
+                value: text(value).replace('%', "%%"),
                 ..WireHeader::default()
             }),
             append_action: action.into(),
