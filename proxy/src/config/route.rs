@@ -115,6 +115,8 @@ pub struct Forward {
     pub clusters: Vec<WeightedCluster>,
     /// Sum of the weights.
     pub total_weight: u32,
+    /// Answer to requests whose share goes to a cluster that does not exist.
+    pub cluster_not_found: StatusCode,
     /// How the path changes.
     pub path_rewrite: Option<PathRewrite>,
     /// What `Host`/`:authority` becomes.

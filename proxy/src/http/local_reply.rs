@@ -41,7 +41,7 @@ pub(super) enum Failure {
     NoRoute,
     /// The route names a cluster that is not there.
     #[error("the route's cluster is not known")]
-    NoCluster,
+    NoCluster(StatusCode),
     /// The cluster has no endpoints.
     #[error("the service has no endpoint that could take the request")]
     NoEndpoint,
@@ -121,8 +121,8 @@ impl Failure {
                 L::DEBUG,
                 "no route matches the request",
             ),
-            Self::NoCluster => (
-                S::SERVICE_UNAVAILABLE,
+            Self::NoCluster(status) => (
+                *status,
                 14,
                 F::NoCluster,
                 L::WARN,

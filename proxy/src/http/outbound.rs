@@ -124,7 +124,9 @@ fn route_of(
         RouteAction::Forward(forward) => {
             let index = route::pick_cluster(forward, &mut fastrand::Rng::new());
             let cluster = snapshot.cluster(&forward.clusters[index].name);
-            let cluster = cluster.ok_or(Failure::NoCluster)?.clone();
+            let cluster = cluster
+                .ok_or(Failure::NoCluster(forward.cluster_not_found))?
+                .clone();
             let destination = match cluster.discovery {
                 Discovery::Eds => Destination::Balanced,
                 Discovery::OriginalDst => {

@@ -268,6 +268,7 @@ fn clusters_share_traffic_by_weight() {
     let forward = Forward {
         clusters: vec![cluster("off", 0), cluster("v1", 90), cluster("v2", 10)],
         total_weight: 100,
+        cluster_not_found: StatusCode::SERVICE_UNAVAILABLE,
         path_rewrite: None,
         host_rewrite: None,
         timeout: None,

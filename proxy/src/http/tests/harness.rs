@@ -292,6 +292,7 @@ pub(super) fn forward_to(name: &str) -> Forward {
             response_headers: HeaderChanges::default(),
         }],
         total_weight: 1,
+        cluster_not_found: StatusCode::SERVICE_UNAVAILABLE,
         path_rewrite: None,
         host_rewrite: None,
         timeout: None,

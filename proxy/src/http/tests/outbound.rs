@@ -1,6 +1,7 @@
 //! Requests of the app on their way out.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -69,6 +70,28 @@ fn a_service_without_endpoints_is_503() {
                 .flags
                 .contains(ResponseFlag::NoHealthyUpstream)
         );
+    });
+}
+
+#[test]
+fn a_cluster_that_does_not_exist_answers_its_share_as_the_route_says() {
+    run(async {
+        let mut forward = forward_to("c");
+        let mut missing = forward.clusters[0].clone();
+        missing.name = "missing".into();
+        forward.clusters.push(missing);
+        forward.total_weight = 2;
+        forward.cluster_not_found = StatusCode::INTERNAL_SERVER_ERROR;
+        let mut route = route_to("c");
+        route.action = RouteAction::Forward(forward);
+        let endpoints = plain(&[echo(Http1, "a").await]);
+        let sidecar = Sidecar::new(outbound(vec![route], vec![cluster("c", endpoints)]));
+        let mut client = Client::new(sidecar.client(Http1), Http1).await;
+        let mut seen = BTreeSet::new();
+        for _ in 0..64 {
+            seen.insert(client.get("/").await.status.as_u16());
+        }
+        assert_eq!(seen, BTreeSet::from([200, 500]));
     });
 }
 

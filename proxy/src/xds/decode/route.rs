@@ -164,6 +164,19 @@ fn route(message: &pb::Route, host_retry: Option<&pb::RetryPolicy>) -> Result<Ro
     })
 }
 
+fn cluster_not_found(message: &pb::RouteAction) -> Result<StatusCode, DecodeError> {
+    use pb::route_action::ClusterNotFoundResponseCode as Code;
+    match Code::try_from(message.cluster_not_found_response_code) {
+        Ok(Code::ServiceUnavailable) => Ok(StatusCode::SERVICE_UNAVAILABLE),
+        Ok(Code::NotFound) => Ok(StatusCode::NOT_FOUND),
+        Ok(Code::InternalServerError) => Ok(StatusCode::INTERNAL_SERVER_ERROR),
+        Err(_) => Err(DecodeError::unsupported(
+            "cluster_not_found_response_code",
+            "use SERVICE_UNAVAILABLE, NOT_FOUND or INTERNAL_SERVER_ERROR",
+        )),
+    }
+}
+
 fn forward(
     message: &pb::RouteAction,
     host_retry: Option<&pb::RetryPolicy>,
@@ -177,6 +190,7 @@ fn forward(
     Ok(Forward {
         clusters,
         total_weight,
+        cluster_not_found: cluster_not_found(message)?,
         path_rewrite: path_rewrite(message)?,
         host_rewrite: match &message.host_rewrite_specifier {
             None => None,

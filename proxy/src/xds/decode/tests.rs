@@ -526,6 +526,18 @@ fn route_actions() {
     }
 }
 
+#[test]
+fn the_answer_for_a_cluster_that_does_not_exist_is_the_routes() {
+    for (code, expected) in [(0, Some(503)), (1, Some(404)), (2, Some(500)), (3, None)] {
+        let table = with_action(|action| action.cluster_not_found_response_code = code);
+        let found = table.ok().map(|table| match &table.routes[0].action {
+            RouteAction::Forward(forward) => forward.cluster_not_found.as_u16(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(found, expected, "{code}");
+    }
+}
+
 fn seconds(seconds: i64) -> protobuf::Duration {
     protobuf::Duration { seconds, nanos: 0 }
 }
