@@ -3,6 +3,7 @@
 //! On a loopback address all of it; on any other only readiness and metrics, for kubelet and Prometheus, because the
 //! rest names every workload of the mesh or changes something.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -152,6 +153,18 @@ fn world(discovery: &Discovery) -> Answer {
         .into_iter()
         .map(|kind| (kind.to_string(), world.generation(kind).into()))
         .collect();
+    let endpoints: serde_json::Map<_, _> = world
+        .services()
+        .map(|service| {
+            let ready = world
+                .slices_of(&service.key)
+                .flat_map(|slice| &slice.endpoints)
+                .filter(|endpoint| endpoint.ready)
+                .filter_map(|endpoint| endpoint.pod.as_ref());
+            let pods: BTreeSet<_> = ready.collect();
+            (service.key.to_string(), pods.len().into())
+        })
+        .collect();
     admin::json(&json!({
         "synced": world.synced(),
         "namespaces": world.namespaces().count(),
@@ -159,6 +172,7 @@ fn world(discovery: &Discovery) -> Answer {
         "pods": world.pods().count(),
         "routes": world.routes().count(),
         "generations": generations,
+        "ready_pods_by_service": endpoints,
     }))
 }
 

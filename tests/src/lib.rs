@@ -1,1 +1,18 @@
-//! What the end-to-end tests share.
+//! What the end-to-end tests share: the harness, what it needs of the machine, and a mesh that every test may use.
+//!
+//! [`run`] is the `main` of a test program and [`cases!`] lists its tests; [`gate`] says what the machine must have;
+//! [`mesh`] brings up one sandbox and one control plane for the whole program, and [`arena`] is a test's own Kubernetes
+//! namespace in it; [`manifests`] writes what runs there.
+
+pub mod arena;
+pub mod gate;
+mod harness;
+pub mod manifests;
+pub mod mesh;
+mod metrics;
+
+pub use arena::{Arena, Load, Ran, Summary, eventually};
+pub use harness::{Case, run};
+pub use manifests::{App, app};
+pub use mesh::Mesh;
+pub use metrics::Metrics;

@@ -1,0 +1,106 @@
+//! What a test needs of the machine. What is missing is said loudly, and is a failure where `TULLE_TEST_REQUIRE` names it.
+
+use std::env;
+use std::path::PathBuf;
+
+/// Need of network namespaces, which every test over the sandbox has.
+pub const NETNS: &str = "netns";
+/// Need of a Python with the real gRPC library.
+pub const GRPCIO: &str = "grpcio";
+
+/// Why a test does not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Missing {
+    /// It is left out.
+    Skip(String),
+    /// It fails: the environment says that the need must be met.
+    Fail(String),
+}
+
+/// Checks a need: a program that must be on PATH, or [`GRPCIO`].
+pub fn require(need: &str) -> Result<(), Missing> {
+    let met = match need {
+        GRPCIO => has_grpcio(),
+        program => find(program).is_some(),
+    };
+    if met {
+        return Ok(());
+    }
+    Err(missing(
+        need,
+        "it is not installed; ./tests/run installs it",
+    ))
+}
+
+/// Says that a need is not met, and decides what follows.
+#[must_use]
+pub fn missing(need: &str, reason: &str) -> Missing {
+    let message = format!("{need}: {reason}");
+    eprintln!("SKIP {message}");
+    if required(
+        &env::var_os("TULLE_TEST_REQUIRE")
+            .unwrap_or_default()
+            .to_string_lossy(),
+        need,
+    ) {
+        return Missing::Fail(format!("{message} (TULLE_TEST_REQUIRE names it)"));
+    }
+    Missing::Skip(message)
+}
+
+fn required(list: &str, need: &str) -> bool {
+    list.split(',')
+        .map(str::trim)
+        .any(|name| name == "all" || name == need)
+}
+
+/// Where a program is.
+#[must_use]
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|directory| directory.join(program))
+        .find(|file| file.is_file())
+}
+
+/// The Python interpreter with the gRPC library: `TULLE_TEST_PYTHON`, or where ./tests/run puts it.
+#[must_use]
+pub fn python() -> PathBuf {
+    let cache = env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache"));
+    env::var_os("TULLE_TEST_PYTHON")
+        .map_or_else(|| cache.join("tulle/python/bin/python"), PathBuf::from)
+}
+
+fn has_grpcio() -> bool {
+    let imported = std::process::Command::new(python())
+        .args(["-c", "import grpc"])
+        .output();
+    imported.is_ok_and(|output| output.status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_or_the_name_itself_makes_a_need_required() {
+        for (list, need, expected) in [
+            ("all", "nginx", true),
+            ("netns, nginx", "nginx", true),
+            ("netns", "nginx", false),
+            ("nginx-light", "nginx", false),
+            ("", "nginx", false),
+        ] {
+            assert_eq!(required(list, need), expected, "{need} in {list:?}");
+        }
+    }
+
+    #[test]
+    fn a_program_on_path_is_found_and_another_is_not() {
+        assert!(find("sh").is_some());
+        assert!(find("no-such-program-anywhere").is_none());
+    }
+}

@@ -1,0 +1,123 @@
+//! The `main` of a test program over the sandbox.
+//!
+//! The process is three things by turns: a container's first program (the sandbox starts it again), `tulle` itself (so
+//! that pods run the very code under test), and the tests, inside a node of their own. Invariant: no thread exists
+//! before that is decided.
+
+use std::future::Future;
+use std::path::Path;
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use parking_lot::RwLock;
+
+use crate::gate::{self, Missing};
+use crate::mesh::{Mesh, Stage};
+
+/// At most this many tests at a time: each brings up pods, and timing is part of what is tested.
+const THREADS: usize = 2;
+
+type Running<'a> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>>;
+
+/// A test.
+#[derive(Debug)]
+pub struct Case {
+    name: &'static str,
+    needs: &'static [&'static str],
+    run: fn(&Mesh) -> Running<'_>,
+}
+
+impl Case {
+    /// A test under the name that its path gives it. It needs programs, as [`gate::require`] knows them; the word
+    /// `alone` among them keeps others from running beside it.
+    #[must_use]
+    pub fn new(
+        path: &'static str,
+        needs: &'static [&'static str],
+        run: fn(&Mesh) -> Running<'_>,
+    ) -> Self {
+        let name = path.split_once("::").map_or(path, |(_, name)| name);
+        Self { name, needs, run }
+    }
+
+    fn play(&self, stage: &Stage, turns: &RwLock<()>) -> Result<Completion, Failed> {
+        let needs = self.needs.iter().filter(|need| **need != "alone");
+        for need in needs {
+            match gate::require(need) {
+                Ok(()) => {}
+                Err(Missing::Skip(reason)) => return Ok(Completion::ignored_with(reason)),
+                Err(Missing::Fail(reason)) => return Err(reason.into()),
+            }
+        }
+        let (shared, exclusive);
+        if self.needs.contains(&"alone") {
+            exclusive = turns.write();
+            let _ = &exclusive;
+        } else {
+            shared = turns.read();
+            let _ = &shared;
+        }
+        let mesh = stage.mesh()?;
+        mesh.block_on((self.run)(mesh))
+            .map_err(|error| Failed::from(format!("{error:#}")))?;
+        Ok(Completion::Completed)
+    }
+}
+
+/// Lists the tests of a file: `cases! { name; name [need, need]; }` makes `fn cases() -> Vec<Case>`. Each is an
+/// `async fn(&Mesh) -> anyhow::Result<()>`.
+#[macro_export]
+macro_rules! cases {
+    ($($name:ident $([$($need:literal),+])?;)+) => {
+        pub(crate) fn cases() -> Vec<$crate::Case> {
+            vec![$($crate::Case::new(
+                concat!(module_path!(), "::", stringify!($name)),
+                &[$($($need),+)?],
+                |mesh| Box::pin($name(mesh)),
+            )),+]
+        }
+    };
+}
+
+/// Runs the tests as `cargo test` expects. Call it first in `main`.
+#[must_use]
+pub fn run(cases: Vec<Case>) -> ExitCode {
+    tulle_sandbox::dispatch();
+    let program = std::env::args_os().next().unwrap_or_default();
+    if Path::new(&program)
+        .file_name()
+        .is_some_and(|name| name == "tulle")
+    {
+        return tulle_cli::main();
+    }
+    let mut arguments = Arguments::from_args();
+    if arguments.list {
+        let listed = cases
+            .into_iter()
+            .map(|case| Trial::test(case.name, || Ok(())));
+        return libtest_mimic::run(&arguments, listed.collect()).exit_code();
+    }
+    arguments.test_threads = Some(arguments.test_threads.unwrap_or(THREADS).min(THREADS));
+    let stage = match tulle_sandbox::enter_node() {
+        Ok(node) => Ok(Arc::new(Stage::new(node))),
+        Err(error) => Err(gate::missing(
+            gate::NETNS,
+            &format!("{:#}", anyhow::Error::new(error)),
+        )),
+    };
+    let turns = Arc::new(RwLock::new(()));
+    let trials = cases.into_iter().map(|case| {
+        let (stage, turns) = (stage.clone(), turns.clone());
+        Trial::ignorable_test(case.name, move || match &stage {
+            Ok(stage) => case.play(stage, &turns),
+            Err(Missing::Skip(reason)) => Ok(Completion::ignored_with(reason)),
+            Err(Missing::Fail(reason)) => Err(reason.into()),
+        })
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
+
+/// Set once; what it holds lives until the process ends.
+pub(crate) type Once<T> = OnceLock<Result<T, String>>;
