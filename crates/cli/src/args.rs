@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::app::AppArgs;
 use crate::demo::DemoArgs;
 use crate::inject::InjectArgs;
+use crate::sandbox::SandboxArgs;
 
 /// A service mesh for Kubernetes.
 #[derive(Debug, Parser)]
@@ -18,6 +19,7 @@ use crate::inject::InjectArgs;
 #[command(after_help = "\
 Try it without a cluster:
   tulle demo                               a whole mesh on this machine, in a minute
+  tulle sandbox up -f manifests/           your own manifests, in the same way
   tulle inject -f deployment.yaml          see what the mesh adds to a workload
   tulle app serve --http 8080              an echo workload
   tulle app call http://127.0.0.1:8080/    ask it who answered
@@ -31,6 +33,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Watch a real mesh carry real traffic on this machine, step by step
     Demo(DemoArgs),
+    /// Run your own manifests as a mesh on this machine
+    Sandbox(SandboxArgs),
     /// Add the sidecar to pods and workloads in manifest files
     Inject(InjectArgs),
     /// Echo workload, load generator and client, to try a mesh with

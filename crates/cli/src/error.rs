@@ -42,6 +42,8 @@ pub(crate) enum CliError {
     Control(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the demo could not run")]
     Demo(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    Sandbox(#[from] tulle_sandbox::Error),
     #[error("{0}")]
     Usage(String),
     #[error("{url} is not a URL to call: {problem}")]
@@ -70,6 +72,12 @@ impl CliError {
             }
             Self::Demo(_) => {
                 "correct what the message names; `tulle demo --help` says what it needs"
+            }
+            Self::Sandbox(tulle_sandbox::Error::Missing { .. }) => {
+                "`tulle sandbox status` lists what runs"
+            }
+            Self::Sandbox(_) => {
+                "correct what the message names; `tulle sandbox --help` says what it needs"
             }
             Self::Usage(_) => "see `--help` of the command",
             Self::Url { .. } => {

@@ -8,7 +8,9 @@ mod args;
 mod demo;
 mod error;
 mod inject;
+mod mesh;
 mod output;
+mod sandbox;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -49,6 +51,7 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
         Command::Inject(args) => inject::run(&args),
         Command::App(args) => app::run(args.command),
         Command::Demo(args) => demo::run(&args).map_err(|error| CliError::Demo(error.into())),
+        Command::Sandbox(args) => sandbox::run(args.command),
         Command::Control(args) => match tulle_control::run(*args) {
             Ok(()) => Ok(ExitCode::SUCCESS),
             Err(error) => Err(CliError::Control(error.into())),

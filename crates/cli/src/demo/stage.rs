@@ -9,12 +9,12 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
-use tulle_injector::InjectorConfig;
 use tulle_runtime::names::{self, ports};
 use tulle_runtime::signals;
-use tulle_sandbox::{GATEWAY_V4, HostProcess, Node, ObjectKey, Options, PodView, Sandbox};
+use tulle_sandbox::{HostProcess, Node, ObjectKey, Options, PodView, Sandbox};
 
 use super::report::Report;
+use crate::mesh;
 
 /// How long the application may take to come up.
 const BUILD_UP: Duration = Duration::from_secs(30);
@@ -152,13 +152,9 @@ impl Stage {
                  An app could set the mark too; in a cluster sidecars are told apart by their user id instead.",
             );
         }
-        let injector = InjectorConfig {
-            control_address: format!("{GATEWAY_V4}:{}", ports::XDS),
-            drain_deadline: Some(Duration::from_secs(5)),
-            ..InjectorConfig::default()
-        };
+        let injector = mesh::injector();
         let sandbox = Sandbox::start(node, Options { injector }, &directory).await?;
-        let control = sandbox.spawn_host("control", control_command(&sandbox), [])?;
+        let control = mesh::start_control(&sandbox, Some(LEAF_TTL))?;
         report
             .say("Control plane started; the application comes up, each pod with its sidecar ...");
         if let Err(error) = sandbox.wait_ready(BUILD_UP).await {
@@ -290,7 +286,7 @@ impl Stage {
         write(&path, &changed)
     }
 
-    /// Prints commands to try and waits for a signal.
+    /// Prints commands to try, and answers them, until a signal or `tulle sandbox down`.
     pub(super) async fn keep(&self, human: bool) -> anyhow::Result<()> {
         if human {
             anstream::println!(
@@ -304,8 +300,10 @@ impl Stage {
                 ports::ADMIN,
             );
         }
-        signals::shutdown().await;
-        Ok(())
+        tokio::select! {
+            served = self.sandbox.serve() => Ok(served?),
+            _ = signals::shutdown() => Ok(()),
+        }
     }
 
     /// Takes everything down.
@@ -358,25 +356,4 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     std::fs::write(&temporary, text)
         .with_context(|| format!("cannot write {}", temporary.display()))?;
     std::fs::rename(&temporary, path).with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn control_command(sandbox: &Sandbox) -> Vec<String> {
-    let path = |path: PathBuf| path.display().to_string();
-    let mut argv = vec!["tulle".to_owned(), "control".to_owned()];
-    for source in sandbox.sources() {
-        argv.extend(["--source".to_owned(), path(source)]);
-    }
-    let more = [
-        ("--state-dir", "/run/tulle/control".to_owned()),
-        ("--bundle-dir", path(sandbox.bundles())),
-        ("--jwks", path(sandbox.jwks())),
-        ("--token-issuer", tulle_sandbox::ISSUER.to_owned()),
-        ("--leaf-ttl", LEAF_TTL.to_owned()),
-        ("--root-propagation", "3s".to_owned()),
-    ];
-    argv.extend(
-        more.into_iter()
-            .flat_map(|(name, value)| [name.to_owned(), value]),
-    );
-    argv
 }

@@ -1,0 +1,44 @@
+//! The control plane and the sidecars of a mesh in the sandbox: what `tulle demo` and `tulle sandbox up` have in common.
+
+use std::time::Duration;
+
+use tulle_injector::InjectorConfig;
+use tulle_runtime::names::ports;
+use tulle_sandbox::{Error, GATEWAY_V4, HostProcess, Sandbox};
+
+/// Name of the control plane's process on the node.
+pub(crate) const CONTROL: &str = "control";
+/// How long a sidecar may drain: short, so that nobody waits for the end of a sandbox.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How long a new root is only trusted before it signs. Every sidecar of a sandbox is on this machine.
+const ROOT_PROPAGATION: &str = "3s";
+
+/// Settings of the sidecars.
+pub(crate) fn injector() -> InjectorConfig {
+    InjectorConfig {
+        control_address: format!("{GATEWAY_V4}:{}", ports::XDS),
+        drain_deadline: Some(DRAIN),
+        ..InjectorConfig::default()
+    }
+}
+
+/// Starts the control plane on the node, with `leaf_ttl` as the life of a certificate if it is not to be the usual one.
+pub(crate) fn start_control(
+    sandbox: &Sandbox,
+    leaf_ttl: Option<&str>,
+) -> Result<HostProcess, Error> {
+    let mut argv = vec!["tulle".to_owned(), "control".to_owned()];
+    let mut option = |name: &str, value: String| argv.extend([name.to_owned(), value]);
+    for source in sandbox.sources() {
+        option("--source", source.display().to_string());
+    }
+    option("--state-dir", "/run/tulle/control".to_owned());
+    option("--bundle-dir", sandbox.bundles().display().to_string());
+    option("--jwks", sandbox.jwks().display().to_string());
+    option("--token-issuer", tulle_sandbox::ISSUER.to_owned());
+    option("--root-propagation", ROOT_PROPAGATION.to_owned());
+    if let Some(ttl) = leaf_ttl {
+        option("--leaf-ttl", ttl.to_owned());
+    }
+    sandbox.spawn_host(CONTROL, argv, [])
+}
