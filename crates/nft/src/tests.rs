@@ -138,11 +138,20 @@ fn in_namespace(act: impl FnOnce() + Send + 'static) {
     .join()
     .expect("the test holds inside its namespace");
     if let Err(errno) = result {
-        let required = std::env::var_os("TULLE_TEST_REQUIRE")
-            .is_some_and(|list| list.to_string_lossy().split(',').any(|one| one == "netns"));
-        assert!(!required, "TULLE_TEST_REQUIRE names netns, but: {errno}");
+        assert!(
+            !required("netns"),
+            "TULLE_TEST_REQUIRE wants netns, but: {errno}"
+        );
         eprintln!("SKIP: no network namespace to test in ({errno}); run as root");
     }
+}
+
+/// Whether a test may not be skipped for want of `what`.
+fn required(what: &str) -> bool {
+    std::env::var_os("TULLE_TEST_REQUIRE").is_some_and(|list| {
+        let list = list.to_string_lossy();
+        list.split(',').any(|one| one == "all" || one == what)
+    })
 }
 
 /// What the `nft` program says is in the kernel, or `None` without the program.
@@ -173,7 +182,10 @@ fn applies_what_it_prints_and_again_without_a_trace() {
             ruleset.apply().unwrap();
             match listed() {
                 Some(listed) => assert_eq!(normal(&listed), TEXT),
-                None => eprintln!("SKIP: no nft program to compare with"),
+                None => {
+                    assert!(!required("nft"), "TULLE_TEST_REQUIRE wants nft");
+                    eprintln!("SKIP: no nft program to compare with");
+                }
             }
         }
         ruleset.remove().unwrap();

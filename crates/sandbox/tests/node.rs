@@ -91,7 +91,7 @@ fn not_permitted(error: &Error) {
     if required
         .to_string_lossy()
         .split(',')
-        .any(|word| word.trim() == "netns")
+        .any(|word| matches!(word.trim(), "all" | "netns"))
     {
         std::process::exit(1);
     }

@@ -84,25 +84,30 @@ fn in_namespace(act: impl FnOnce() + Send + 'static) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        runtime.block_on(prepare());
+        runtime.block_on(prepare())?;
         act();
         io::Result::Ok(())
     })
     .join()
     .expect("the test holds inside its namespace");
     if let Err(error) = entered {
-        let required = std::env::var_os("TULLE_TEST_REQUIRE")
-            .is_some_and(|list| list.to_string_lossy().split(',').any(|one| one == "netns"));
-        assert!(!required, "TULLE_TEST_REQUIRE names netns, but: {error}");
-        eprintln!("SKIP: no network namespace to test in ({error}); run as root");
+        let required = std::env::var_os("TULLE_TEST_REQUIRE").is_some_and(|list| {
+            let list = list.to_string_lossy();
+            list.split(',').any(|one| matches!(one, "all" | "netns"))
+        });
+        assert!(!required, "TULLE_TEST_REQUIRE wants netns, but: {error}");
+        eprintln!(
+            "SKIP: no network namespace to test in: {error}; run as root, with the package iproute2"
+        );
     }
 }
 
 const POD: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3));
 const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 9, 9, 9));
 
-/// Brings `lo` up with the pod's addresses, and a link to nobody with a route to everywhere.
-async fn prepare() {
+/// Brings `lo` up with the pod's addresses, and a link to nobody with a route to everywhere. Fails without
+/// the program `ip`.
+async fn prepare() -> io::Result<()> {
     let commands = [
         "ip link set lo up",
         "ip address add 10.1.2.3/32 dev lo",
@@ -117,12 +122,14 @@ async fn prepare() {
         let mut words = command.split(' ');
         let status = std::process::Command::new(words.next().unwrap())
             .args(words)
-            .status();
-        assert!(status.is_ok_and(|status| status.success()), "{command}");
+            .status()
+            .map_err(|error| io::Error::new(error.kind(), format!("the program ip: {error}")))?;
+        assert!(status.success(), "{command}");
     }
     for _ in 0..2 {
         example_with_mark().apply().await.unwrap();
     }
+    Ok(())
 }
 
 /// With the mark, so that the test can be app and proxy at once.

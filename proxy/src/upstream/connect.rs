@@ -1,17 +1,22 @@
 //! Makes one connection: TCP, then TLS where the endpoint has a sidecar, within the cluster's connect timeout.
 
+use std::io;
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
 use tulle_runtime::names::alpn;
 
 use super::{ConnectError, Target};
 use crate::conn::HttpVersion;
 use crate::io::{IoStream, Transport};
-use crate::net::dial;
+use crate::net::{Reach, dial};
 use crate::worker::Worker;
 
-/// How long sent bytes may stay unacknowledged before a pooled connection counts as broken.
+/// How long sent bytes may stay unacknowledged, or unread by the peer's kernel, before a connection counts as broken.
 const USER_TIMEOUT: Duration = Duration::from_secs(3);
+/// Idle time after which the kernel asks whether the peer is still there, how often then, and how many times.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(5), Duration::from_secs(1), 3);
 
 pub(super) async fn connect(
     worker: &Worker,
@@ -20,7 +25,7 @@ pub(super) async fn connect(
 ) -> Result<IoStream, ConnectError> {
     let connecting = async {
         let tcp = dial(&worker.settings, target.address, target.reach).await?;
-        socket2::SockRef::from(&tcp).set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+        expect_life(&tcp, target, version)?;
         let Some(peer) = target.identity() else {
             return Ok(IoStream::from(tcp));
         };
@@ -36,3 +41,28 @@ pub(super) async fn connect(
     let connected = tokio::time::timeout(target.cluster.connect_timeout, connecting);
     connected.await.unwrap_or(Err(ConnectError::Timeout))
 }
+
+/// Has the kernel notice a peer that is gone, but never one that only takes its time.
+///
+/// Another sidecar always reads an HTTP/2 connection, whatever its app does, so bytes that stay unacknowledged mean
+/// that it is gone. Every other peer may pause and let its window fill for as long as it likes, and the app of this
+/// pod cannot be gone without its socket saying so.
+fn expect_life(tcp: &TcpStream, target: &Target, version: HttpVersion) -> io::Result<()> {
+    let socket = SockRef::from(tcp);
+    if target.reach == Reach::App {
+        return Ok(());
+    }
+    let (idle, interval, probes) = KEEPALIVE;
+    let keepalive = TcpKeepalive::new()
+        .with_time(idle)
+        .with_interval(interval)
+        .with_retries(probes);
+    socket.set_tcp_keepalive(&keepalive)?;
+    if version == HttpVersion::Http2 && target.identity().is_some() {
+        socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 use super::ConnectError;
 use super::pool::{ConnectionGuard, Http2Connection, Idle};
 use crate::io::IoStream;
+use crate::net::Reach;
 
 /// An idle HTTP/2 connection with streams on it is asked for a sign of life this often ...
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -74,10 +75,12 @@ pub(super) async fn http1(mut io: IoStream, guard: ConnectionGuard) -> Result<Id
 pub(super) async fn http2(
     io: IoStream,
     guard: ConnectionGuard,
+    reach: Reach,
 ) -> Result<Http2Connection, ConnectError> {
     let (sender, mut connection) = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
-        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        // The app of this pod may pause; if it ends, its socket says so.
+        .keep_alive_interval((reach == Reach::Out).then_some(KEEP_ALIVE_INTERVAL))
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .max_concurrent_reset_streams(RESET_STREAMS)
         .handshake(TokioIo::new(io))

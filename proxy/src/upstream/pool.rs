@@ -196,7 +196,7 @@ impl Pools {
         let connecting = Connecting::begin(shelf);
         let io = connect::connect(worker, target, HttpVersion::Http2).await;
         let made = match io {
-            Ok(io) => drive::http2(io, connection).await,
+            Ok(io) => drive::http2(io, connection, target.reach).await,
             Err(error) => Err(error),
         };
         connecting.end(made.is_ok());
