@@ -16,6 +16,13 @@ use std::time::{Duration, Instant};
 use crate::config::cluster::{ClusterState, EndpointState, Health, LbPolicy, OutlierDetection};
 use crate::config::{Cluster, Endpoint};
 
+/// How much longer a failed response makes an endpoint less attractive ...
+const TROUBLE_MS: u64 = 250;
+/// ... and how long at most, where it is passed over altogether.
+const TROUBLE_MAX_MS: u64 = 1_000;
+/// How many draws an endpoint that fails is given up for.
+const DRAWS: usize = 8;
+
 /// Milliseconds since the first call in this process; never 0.
 #[must_use]
 pub fn now_ms() -> u64 {
@@ -34,16 +41,22 @@ pub fn pick<'c>(
     rng: &mut fastrand::Rng,
 ) -> Option<&'c Arc<Endpoint>> {
     let candidates = Candidates::best(&cluster.endpoints, avoid, now)?;
-    let position = match cluster.lb_policy {
+    Some(match cluster.lb_policy {
         LbPolicy::LeastRequest => {
-            let first = candidates.at(rng.u64(..candidates.weight));
-            let second = candidates.at(rng.u64(..candidates.weight));
-            return Some(less_loaded(first, second));
+            let first = candidates.draw(rng);
+            less_loaded(first, candidates.draw(rng))
         }
-        LbPolicy::Random => rng.u64(..candidates.weight),
-        LbPolicy::RoundRobin => candidates.turn(cluster.state.next.fetch_add(1, Relaxed)),
-    };
-    Some(candidates.at(position))
+        LbPolicy::Random => candidates.draw(rng),
+        LbPolicy::RoundRobin => {
+            let turn = candidates.turn(cluster.state.next.fetch_add(1, Relaxed));
+            let next = candidates.at(turn);
+            if is_passed_over(next, now, rng) {
+                candidates.draw(rng)
+            } else {
+                next
+            }
+        }
+    })
 }
 
 /// The endpoint with fewer active requests per weight; the first one if both have as many.
@@ -139,6 +152,18 @@ impl<'c, 'a> Candidates<'c, 'a> {
         last.unwrap_or(&self.endpoints[0])
     }
 
+    /// A random candidate, rarely one that fails just now.
+    fn draw(&self, rng: &mut fastrand::Rng) -> &'c Arc<Endpoint> {
+        let mut drawn = self.at(rng.u64(..self.weight));
+        for _ in 1..DRAWS {
+            if !is_passed_over(drawn, self.now, rng) {
+                break;
+            }
+            drawn = self.at(rng.u64(..self.weight));
+        }
+        drawn
+    }
+
     /// The position of the `n`th turn: one after the other if all weigh the same, else spread evenly by weight.
     fn turn(&self, n: u32) -> u64 {
         if self.even {
@@ -160,6 +185,24 @@ fn classify(endpoint: &Endpoint, avoid: &[SocketAddr], now: u64) -> Class {
         Health::Draining => Class::Draining,
         Health::Unhealthy => Class::Never,
     }
+}
+
+/// Whether a pick looks for another endpoint, because this one fails just now: the more so the more it fails.
+fn is_passed_over(endpoint: &Endpoint, now: u64, rng: &mut fastrand::Rng) -> bool {
+    // Mostly there is no trouble, and no need for a random number.
+    let until = endpoint.state.troubled_until.load(Relaxed);
+    until > now && rng.u64(..TROUBLE_MAX_MS) < until - now
+}
+
+/// Counts a response that says that the endpoint cannot serve, or a connection that ended without one. The endpoint
+/// stays in, but is picked less until it has gone without failures for a second: an endpoint that fails at once always
+/// has the fewest active requests, and would get most of the traffic.
+pub fn report_failed_response(endpoint: &Endpoint, now: u64) {
+    let until = &endpoint.state.troubled_until;
+    // It always returns a value, so it cannot fail.
+    let _ = until.fetch_update(Relaxed, Relaxed, |until| {
+        Some((until.max(now) + TROUBLE_MS).min(now + TROUBLE_MAX_MS))
+    });
 }
 
 /// Whether an endpoint is ejected at a moment.
@@ -222,7 +265,8 @@ fn ejection_ms(outlier: &OutlierDetection, exponent: u32) -> u64 {
         .max(1)
 }
 
-/// A request (or opaque connection) in flight to an endpoint; counts it there and in its cluster until dropped.
+/// A request (or opaque connection) in flight; counts it in its cluster until dropped, and at the endpoint that it is
+/// at.
 #[derive(Debug)]
 pub struct ActiveGuard {
     cluster: Arc<ClusterState>,
@@ -233,13 +277,12 @@ impl ActiveGuard {
     /// Counts one more.
     #[must_use]
     pub fn new(cluster: &Cluster, endpoint: &Endpoint) -> Self {
-        endpoint.state.active.fetch_add(1, Relaxed);
         let mut guard = Self::of_cluster(cluster);
-        guard.endpoint = Some(endpoint.state.clone());
+        guard.enter(endpoint);
         guard
     }
 
-    /// Counts one more, for a cluster without endpoints of its own.
+    /// Counts one more, at no endpoint.
     #[must_use]
     pub fn of_cluster(cluster: &Cluster) -> Self {
         cluster.state.active.fetch_add(1, Relaxed);
@@ -248,14 +291,26 @@ impl ActiveGuard {
             endpoint: None,
         }
     }
+
+    /// Goes to an endpoint, and away from the one before.
+    pub fn enter(&mut self, endpoint: &Endpoint) {
+        self.leave();
+        endpoint.state.active.fetch_add(1, Relaxed);
+        self.endpoint = Some(endpoint.state.clone());
+    }
+
+    /// Is at no endpoint for now.
+    pub fn leave(&mut self) {
+        if let Some(endpoint) = self.endpoint.take() {
+            endpoint.active.fetch_sub(1, Relaxed);
+        }
+    }
 }
 
 impl Drop for ActiveGuard {
     fn drop(&mut self) {
         self.cluster.active.fetch_sub(1, Relaxed);
-        if let Some(endpoint) = &self.endpoint {
-            endpoint.active.fetch_sub(1, Relaxed);
-        }
+        self.leave();
     }
 }
 

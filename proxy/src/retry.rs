@@ -1,10 +1,11 @@
 //! Whether, when and at whose expense a request is tried again.
 //!
 //! What the app provably never got is tried again whatever the method; what it may have processed only if the method
-//! is idempotent. A budget per cluster keeps the latter a small share of the traffic, so that they never make an outage
-//! worse.
+//! is idempotent. A budget per cluster keeps the latter a small share of the traffic of the last seconds, so that they
+//! never make an outage worse; how long a retry waits or takes does not matter to it.
 
 mod replay;
+mod window;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,12 +14,14 @@ use std::time::Duration;
 use http::{HeaderMap, Method, StatusCode};
 use tulle_runtime::backoff::Backoff;
 
+use crate::balance;
 use crate::config::Cluster;
 use crate::config::cluster::ClusterState;
 use crate::config::route::RetryPolicy;
 use crate::upstream::UpstreamError;
 
 pub use replay::{Replay, RequestBody, RequestBodyError};
+pub use window::RetryWindow;
 
 /// Times that a pooled connection may turn out to be closed before the request counts as failed: these attempts
 /// sent nothing, cost nothing and are not retries in the sense of any policy.
@@ -37,7 +40,7 @@ pub struct Retries<'p> {
     backoff: Option<Backoff>,
 }
 
-/// A retry in flight; counted against its cluster's budget until dropped.
+/// A retry, from the decision until its response has ended.
 #[derive(Debug)]
 pub struct BudgetGuard(Arc<ClusterState>);
 
@@ -111,10 +114,10 @@ impl<'p> Retries<'p> {
     }
 
     /// Takes a retry of a request that an app may have got: how long to wait before it, and its share of the budget.
-    /// `None`: no retry is left, or the cluster has too many of them under way.
+    /// `None`: no retry is left, or the cluster has had too many of them.
     pub fn take(&mut self, cluster: &Cluster) -> Option<(Duration, BudgetGuard)> {
-        let guard = BudgetGuard::new(cluster)?;
-        Some((self.take_free()?, guard))
+        let delay = self.take_free()?;
+        Some((delay, BudgetGuard::new(cluster, balance::now_ms())?))
     }
 }
 
@@ -125,17 +128,16 @@ pub fn grpc_status(headers: &HeaderMap) -> Option<u32> {
 }
 
 impl BudgetGuard {
-    fn new(cluster: &Cluster) -> Option<Self> {
-        let active = u64::from(cluster.state.active.load(Relaxed));
-        let share = active * u64::from(cluster.limits.retry_budget_percent) / 100;
-        let allowed = share.max(u64::from(cluster.limits.min_retry_concurrency));
-        let counted = cluster
-            .state
-            .retries
-            .fetch_update(Relaxed, Relaxed, |retries| {
-                (u64::from(retries) < allowed).then_some(retries + 1)
-            });
-        counted.is_ok().then(|| Self(cluster.state.clone()))
+    fn new(cluster: &Cluster, now: u64) -> Option<Self> {
+        let state = &cluster.state;
+        let share = cluster.limits.retry_budget_percent;
+        let floor = cluster.limits.min_retry_concurrency;
+        let limit = if share == 0 { floor } else { u32::MAX };
+        let counted = state.retries.fetch_update(Relaxed, Relaxed, |retries| {
+            (retries < limit).then(|| retries + 1)
+        });
+        let guard = counted.is_ok().then(|| Self(state.clone()))?;
+        (share == 0 || state.window.take(share, floor, now)).then_some(guard)
     }
 }
 

@@ -246,3 +246,48 @@ fn ejected_endpoints_are_used_when_nothing_else_is_left() {
     };
     assert_eq!(share(&shrunk, &[], 10)[&address(1)], 10);
 }
+
+#[test]
+fn an_endpoint_that_fails_gets_little_traffic_until_it_stops() {
+    for policy in [
+        LbPolicy::LeastRequest,
+        LbPolicy::RoundRobin,
+        LbPolicy::Random,
+    ] {
+        let cluster = healthy(policy, 3);
+        // The endpoints that serve are busy, as they are where one fails at once.
+        let _busy: Vec<_> = (0..30)
+            .map(|n| ActiveGuard::new(&cluster, &cluster.endpoints[1 + n % 2]))
+            .collect();
+        let failing = &cluster.endpoints[0];
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut failures = 0;
+        for now in NOW..NOW + 1_000 {
+            let picked = pick(&cluster, &[], now, &mut rng).expect("an endpoint");
+            if picked.address == failing.address {
+                failures += 1;
+                report_failed_response(picked, now);
+            }
+        }
+        assert!((2..40).contains(&failures), "{policy:?}: {failures}");
+        assert!(failing.state.troubled_until.load(Relaxed) <= NOW + 2_000);
+        let later = NOW + 2_000;
+        let again = (0..1_000)
+            .filter(|_| {
+                let picked = pick(&cluster, &[], later, &mut rng).expect("an endpoint");
+                picked.address == failing.address
+            })
+            .count();
+        assert!(again > 300, "{policy:?}: {again}");
+    }
+}
+
+#[test]
+fn where_all_endpoints_fail_they_share_the_traffic() {
+    let cluster = healthy(LbPolicy::Random, 2);
+    for endpoint in cluster.endpoints.iter() {
+        (0..9).for_each(|_| report_failed_response(endpoint, NOW));
+    }
+    let shares = share(&cluster, &[], 1_000);
+    assert!((450..550).contains(&shares[&address(1)]), "{shares:?}");
+}

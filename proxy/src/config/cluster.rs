@@ -8,6 +8,7 @@ use std::time::Duration;
 use tulle_identity::SpiffeId;
 
 use super::listener::ServiceName;
+use crate::retry::RetryWindow;
 
 /// A set of endpoints that serve the same thing, and how to reach them.
 #[derive(Clone, Debug)]
@@ -62,9 +63,10 @@ pub struct CircuitBreaker {
     pub max_pending_requests: u32,
     /// Requests in flight.
     pub max_requests: u32,
-    /// Retry budget: retries may be this share of active requests, in percent ...
+    /// Retry budget: retries may be this share of the requests of the last ten seconds, in percent; 0: no share, but a
+    /// limit of `min_retry_concurrency` retries at a time.
     pub retry_budget_percent: u32,
-    /// ... and at least this many at a time.
+    /// Retries a second that the budget allows however few the requests are.
     pub min_retry_concurrency: u32,
 }
 
@@ -174,6 +176,8 @@ pub struct ClusterState {
     pub ejected: AtomicU32,
     /// Round-robin position.
     pub next: AtomicU32,
+    /// Requests and retries of the last seconds.
+    pub window: RetryWindow,
 }
 
 /// Counters of an endpoint, over all workers.
@@ -187,4 +191,6 @@ pub struct EndpointState {
     pub ejections: AtomicU32,
     /// Milliseconds since the process's start at which the ejection ends; 0: not ejected.
     pub ejected_until: AtomicU64,
+    /// Milliseconds since the process's start until which failed responses make it less attractive.
+    pub troubled_until: AtomicU64,
 }

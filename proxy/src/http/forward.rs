@@ -139,6 +139,8 @@ pub(super) struct Attempts<'p> {
     tried: SmallVec<[SocketAddr; 4]>,
     /// The current attempt's share of the retry budget.
     budget: Option<BudgetGuard>,
+    /// Counts the request from its first attempt on, pauses included, until a response takes it along.
+    active: Option<ActiveGuard>,
 }
 
 /// Whether an attempt is followed by another one.
@@ -159,6 +161,7 @@ impl<'p> Attempts<'p> {
             head: Some(head),
             tried: SmallVec::new(),
             budget: None,
+            active: None,
         }
     }
 
@@ -172,6 +175,7 @@ impl<'p> Attempts<'p> {
             let target = plan.target(exchange, &self.tried)?;
             note_attempt(exchange, &target);
             let outcome = self.attempt(exchange, &target).await;
+            note_failure(&target, &outcome);
             if outcome.is_err() && exchange.replay.has_failed() {
                 return Err(Failure::ClientGone);
             }
@@ -183,7 +187,11 @@ impl<'p> Attempts<'p> {
                 Next::AtOnce => {}
                 Next::After(delay, guard) => {
                     if let Ok(won) = outcome {
-                        won.discard(exchange.replay.is_complete()).await;
+                        let complete = exchange.replay.is_complete();
+                        self.active = Some(won.discard(complete).await);
+                    }
+                    if let Some(active) = &mut self.active {
+                        active.leave();
                     }
                     self.tried.push(target.address);
                     self.budget = guard;
@@ -202,7 +210,8 @@ impl<'p> Attempts<'p> {
         let (covered, unprocessed) = match outcome {
             Ok(won) => {
                 let headers = won.response.headers();
-                let marked = target.identity().is_some() && headers::is_marked(headers);
+                let refused = won.response.status() == StatusCode::SERVICE_UNAVAILABLE;
+                let marked = refused && target.identity().is_some() && headers::is_marked(headers);
                 let covered = self.retries.cover_response(won.response.status(), headers);
                 (marked || covered, marked)
             }
@@ -252,13 +261,7 @@ impl<'p> Attempts<'p> {
         exchange: &mut Exchange,
         target: &Target,
     ) -> Result<Won, UpstreamError> {
-        if target.cluster.state.active.load(Relaxed) >= target.cluster.limits.max_requests {
-            return Err(UpstreamError::Overflow("requests"));
-        }
-        let active = match &target.endpoint {
-            Some(endpoint) => ActiveGuard::new(&target.cluster, endpoint),
-            None => ActiveGuard::of_cluster(&target.cluster),
-        };
+        self.enter(target)?;
         let worker = exchange.connection.worker.clone();
         let version = exchange.connection.version;
         // Where a repetition is out of the question, a pooled connection is looked at first.
@@ -280,7 +283,7 @@ impl<'p> Attempts<'p> {
                 Ok(Won {
                     response,
                     lease,
-                    active,
+                    active: self.active.take().expect("it was entered above"),
                 })
             }
             Err(failed) => {
@@ -290,6 +293,27 @@ impl<'p> Attempts<'p> {
                 Err(failed.error)
             }
         }
+    }
+
+    /// Counts the request, once, and the attempt at its endpoint.
+    fn enter(&mut self, target: &Target) -> Result<(), UpstreamError> {
+        let active = match &mut self.active {
+            Some(active) => active,
+            none => {
+                let state = &target.cluster.state;
+                if state.active.load(Relaxed) >= target.cluster.limits.max_requests {
+                    return Err(UpstreamError::Overflow("requests"));
+                }
+                if self.retries.are_left() {
+                    state.window.note_request(balance::now_ms());
+                }
+                none.insert(ActiveGuard::of_cluster(&target.cluster))
+            }
+        };
+        if let Some(endpoint) = &target.endpoint {
+            active.enter(endpoint);
+        }
+        Ok(())
     }
 
     /// What may have been processed is sent again only if that is harmless, or if a peer can say that it was not.
@@ -302,9 +326,11 @@ impl<'p> Attempts<'p> {
 impl Won {
     /// Reads a response that nobody wants to its end, if that is near, so that its connection can be used again: an
     /// HTTP/1 connection has to be at a message boundary, and HTTP/2 peers count streams that are dropped before.
-    async fn discard(self, request_complete: bool) {
+    async fn discard(self, request_complete: bool) -> ActiveGuard {
         let Self {
-            response, lease, ..
+            response,
+            lease,
+            active,
         } = self;
         let mut body = response.into_body();
         let reading = async {
@@ -321,6 +347,7 @@ impl Won {
         if request_complete && ended == Ok(true) {
             lease.release();
         }
+        active
     }
 }
 
@@ -337,6 +364,21 @@ fn note_attempt(exchange: &mut Exchange, target: &Target) {
     exchange.record.attempts += 1;
     exchange.record.upstream = Some(target.address);
     exchange.record.endpoint = target.endpoint.clone();
+}
+
+/// Tells the balancer that an endpoint answers, but does not serve.
+fn note_failure(target: &Target, outcome: &Result<Won, Lost>) {
+    let failed = match outcome {
+        Ok(won) => matches!(
+            won.response.status(),
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+        ),
+        Err(Lost::Upstream(error)) => error.may_be_processed(),
+        Err(Lost::TryTimeout | Lost::Timeout) => false,
+    };
+    if let (true, Some(endpoint)) = (failed, &target.endpoint) {
+        balance::report_failed_response(endpoint, balance::now_ms());
+    }
 }
 
 async fn expired(at: Option<Instant>) {

@@ -3,8 +3,8 @@ use std::time::Duration;
 use super::*;
 use crate::config::cluster::{CircuitBreaker, Discovery, LbPolicy, OutlierDetection};
 
-fn cluster(active: u32, min: u32) -> Cluster {
-    let cluster = Cluster {
+fn cluster(min: u32) -> Cluster {
+    Cluster {
         name: "c".into(),
         service: None,
         discovery: Discovery::Eds,
@@ -17,20 +17,40 @@ fn cluster(active: u32, min: u32) -> Cluster {
         outlier: OutlierDetection::default(),
         endpoints: Arc::default(),
         state: Arc::default(),
+    }
+}
+
+const NOW: u64 = 5_000;
+
+#[test]
+fn a_limit_without_a_share_counts_retries_at_a_time() {
+    let mut cluster = cluster(3);
+    cluster.limits.retry_budget_percent = 0;
+    let hold = || -> Vec<_> {
+        (0..50)
+            .map_while(|_| BudgetGuard::new(&cluster, NOW))
+            .collect()
     };
-    cluster.state.active.store(active, Relaxed);
-    cluster
+    let held = hold();
+    assert_eq!(held.len(), 3);
+    drop(held);
+    assert_eq!(cluster.state.retries.load(Relaxed), 0);
+    assert_eq!(hold().len(), 3, "what has ended makes room");
 }
 
 #[test]
-fn retries_stay_within_their_share_of_active_requests() {
-    for (active, min, allowed) in [(100, 0, 20), (100, 30, 30), (4, 0, 0), (0, 3, 3)] {
-        let cluster = cluster(active, min);
-        let held: Vec<_> = (0..50).map_while(|_| BudgetGuard::new(&cluster)).collect();
-        assert_eq!(held.len(), allowed, "{active} active, at least {min}");
-        drop(held);
-        assert_eq!(cluster.state.retries.load(Relaxed), 0);
+fn when_everything_fails_retries_are_a_fifth_of_the_requests_however_fast_they_fail() {
+    let cluster = cluster(10);
+    let mut retries = 0;
+    for request in 0..10_000 {
+        let now = NOW + request;
+        cluster.state.window.note_request(now);
+        retries += (0..3)
+            .filter_map(|_| BudgetGuard::new(&cluster, now))
+            .count();
     }
+    assert!((1_900..=2_000).contains(&retries), "{retries}");
+    assert_eq!(cluster.state.retries.load(Relaxed), 0);
 }
 
 #[test]
@@ -39,7 +59,7 @@ fn a_policy_gives_as_many_retries_as_it_says_each_within_its_backoff() {
         attempts: 2,
         ..RetryPolicy::default()
     };
-    let cluster = cluster(0, 10);
+    let cluster = cluster(10);
     let mut retries = Retries::new(&policy, &Method::POST);
     for ceiling in [25, 50] {
         let (delay, _guard) = retries.take(&cluster).expect("a retry is left");

@@ -12,7 +12,7 @@ use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::harness::*;
-use crate::config::cluster::CircuitBreaker;
+use crate::config::cluster::{CircuitBreaker, LbPolicy};
 use crate::config::route::RouteAction;
 use crate::config::{Cluster, Route};
 use crate::conn::HttpVersion::{self, Http1, Http2};
@@ -133,7 +133,9 @@ fn responses_that_were_retried_cost_no_connection() {
                 forward.retry.attempts = 1;
                 forward.retry.backoff_max = Duration::ZERO;
             });
-            let sidecar = sidecar(route, cluster("c", plain(&[failing])));
+            let mut cluster = cluster("c", plain(&[failing]));
+            cluster.limits.retry_budget_percent = 100;
+            let sidecar = sidecar(route, cluster);
             let mut client = Client::new(sidecar.client(version), version).await;
             for _ in 0..1_100 {
                 assert_eq!(client.get("/").await.status, StatusCode::BAD_GATEWAY);
@@ -172,6 +174,65 @@ fn the_budget_bounds_retries() {
         for _ in 0..4 {
             assert_eq!(client.get("/").await.header("x-app"), "a");
         }
+    });
+}
+
+/// Sends GETs, so many at a time, and says how many had another answer than 200.
+async fn failures(sidecar: &Sidecar, at_a_time: usize, each: usize) -> usize {
+    let clients = (0..at_a_time).map(|_| {
+        let io = sidecar.client(Http1);
+        tokio::task::spawn_local(async move {
+            let mut client = Client::new(io, Http1).await;
+            let mut failed = 0;
+            for _ in 0..each {
+                failed += usize::from(client.get("/").await.status != StatusCode::OK);
+            }
+            failed
+        })
+    });
+    let mut failed = 0;
+    for client in clients.collect::<Vec<_>>() {
+        failed += client.await.unwrap();
+    }
+    failed
+}
+
+#[test]
+fn one_failing_endpoint_of_three_fails_no_request() {
+    run(async {
+        for policy in [LbPolicy::LeastRequest, LbPolicy::RoundRobin] {
+            let slow = || {
+                app(Http1, |_| async {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    Response::new(Full::default())
+                })
+            };
+            let count = Rc::new(Cell::new(0));
+            let failing = status(Http1, StatusCode::SERVICE_UNAVAILABLE, count.clone()).await;
+            let endpoints = plain(&[failing, slow().await, slow().await]);
+            let mut cluster = cluster("c", endpoints);
+            cluster.lb_policy = policy;
+            let state = cluster.state.clone();
+            let sidecar = sidecar(route_to("c"), cluster);
+            assert_eq!(failures(&sidecar, 100, 10).await, 0, "{policy:?}");
+            assert!(count.get() > 0, "{policy:?}");
+            assert_eq!(state.active.load(Relaxed), 0, "{policy:?}");
+        }
+    });
+}
+
+#[test]
+fn where_all_endpoints_fail_retries_add_a_fifth_at_most() {
+    run(async {
+        let count = Rc::new(Cell::new(0));
+        let failing = [
+            status(Http1, StatusCode::SERVICE_UNAVAILABLE, count.clone()).await,
+            status(Http1, StatusCode::SERVICE_UNAVAILABLE, count.clone()).await,
+        ];
+        let route = with_forward(|forward| forward.retry.attempts = 3);
+        let sidecar = sidecar(route, cluster("c", plain(&failing)));
+        assert_eq!(failures(&sidecar, 50, 20).await, 1_000);
+        assert!((1_050..=1_200).contains(&count.get()), "{}", count.get());
     });
 }
 
