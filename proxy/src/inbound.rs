@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use tokio::net::TcpStream;
 use tulle_runtime::names::alpn;
 
-use crate::config::listener::Protocol;
+use crate::admission::{Policy, becomes_forbidden};
 use crate::conn::{Direction, Downstream, HttpVersion, Security};
 use crate::detect::{self, Carries, Hello, SILENCE, detect};
 use crate::handover::serve_http;
@@ -73,25 +73,6 @@ pub(crate) async fn serve_from(
             serve_http(worker, downstream, IoStream::Plain(transport), version).await;
         }
         _ => to_app(IoStream::Plain(transport), &downstream, &worker).await,
-    }
-}
-
-/// What applies to a port, as far as it matters before the first request.
-#[derive(Clone, Copy, Debug)]
-struct Policy {
-    plaintext: bool,
-    /// Whether plaintext that looks like HTTP is HTTP.
-    http: bool,
-}
-
-impl Policy {
-    fn of(worker: &Worker, original_dst: SocketAddr) -> Option<Self> {
-        let snapshot = worker.config.load();
-        let port = snapshot.inbound.as_ref()?.port(original_dst.port());
-        Some(Self {
-            plaintext: port.plaintext,
-            http: !matches!(port.protocol, Protocol::Tcp(_)),
-        })
     }
 }
 
@@ -197,20 +178,4 @@ async fn to_app(client: IoStream, downstream: &Downstream, worker: &Worker) {
         error = ended.err().map(tracing::field::display),
         "connection closed"
     );
-}
-
-/// Resolves when a live plaintext connection is no longer allowed.
-async fn becomes_forbidden(worker: &Worker, downstream: &Downstream) -> &'static str {
-    if downstream.security != Security::Plaintext {
-        return std::future::pending().await;
-    }
-    let mut changed = worker.config.changed();
-    loop {
-        if Policy::of(worker, downstream.original_dst).is_some_and(|policy| !policy.plaintext) {
-            return "the port has become STRICT";
-        }
-        if changed.changed().await.is_err() {
-            return std::future::pending().await;
-        }
-    }
 }

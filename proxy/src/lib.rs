@@ -20,6 +20,8 @@ pub mod tls;
 
 pub mod worker;
 
+mod admission;
+
 pub mod route;
 
 pub mod balance;
@@ -27,8 +29,9 @@ pub mod retry;
 pub mod telemetry;
 pub mod upstream;
 
-pub mod http;
 pub mod tcp;
+
+pub mod http;
 
 mod handover;
 

@@ -12,14 +12,13 @@ use std::sync::Arc;
 use tokio::time::timeout;
 use tulle_runtime::names::alpn;
 
-pub use relay::Moved;
-use relay::relay;
+pub use relay::{Moved, relay};
 
 use crate::balance::{self, ActiveGuard};
 use crate::config::listener::TcpRoute;
 use crate::config::{Cluster, Endpoint};
 use crate::io::{IoStream, Transport};
-use crate::net::{Reach, dial};
+use crate::net::{Reach, dial, reset};
 use crate::telemetry::{ConnectionRecord, ResponseFlag};
 use crate::tls::TlsError;
 use crate::worker::Worker;
@@ -160,16 +159,25 @@ async fn attempt(
         .map_err(late)?
 }
 
-/// Moves the bytes of a connection that has got its server, and tells telemetry when it is over.
+/// Moves the bytes of a connection that has got its server, and tells telemetry when it is over. An end that did not
+/// say goodbye is told on: the other one gets a reset.
 pub async fn carry(
     worker: &Worker,
     mut record: ConnectionRecord,
-    client: IoStream,
-    server: IoStream,
+    mut client: IoStream,
+    mut server: IoStream,
     stop: impl Future<Output = &'static str>,
 ) -> (Moved, io::Result<()>) {
     let session = worker.telemetry.connection_opened(&record);
-    let (moved, ended) = relay(client, server, &session, stop).await;
+    let tally = |received, sent| {
+        session.received(received);
+        session.sent(sent);
+    };
+    let (moved, ended) = relay(&mut client, &mut server, tally, stop).await;
+    if ended.is_err() {
+        reset(client.tcp());
+        reset(server.tcp());
+    }
     record.bytes_received = moved.sent;
     record.bytes_sent = moved.received;
     record.duration = record.started.elapsed();

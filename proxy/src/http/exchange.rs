@@ -3,7 +3,7 @@
 //! An [`Exchange`] owns the request's record and reports it exactly once: when the response is over, or, if it is
 //! dropped before, as a client that left.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,6 +15,7 @@ use tokio::time::Instant as TokioInstant;
 use super::body::ResponseBody;
 use super::headers::{self, FORWARDED_FOR, Provenance, REQUEST_ID};
 use super::local_reply::{self, Failure};
+use super::upgrade::Tunnel;
 use crate::conn::{Direction, Downstream, HttpVersion};
 use crate::retry::{Replay, grpc_status};
 use crate::route;
@@ -33,6 +34,8 @@ pub(super) struct Connection {
     closing: Cell<bool>,
     active: Cell<usize>,
     idle_since: Cell<TokioInstant>,
+    /// What the connection goes on as after its last request, if that switched protocols.
+    tunnel: RefCell<Option<Box<Tunnel>>>,
 }
 
 impl Connection {
@@ -51,7 +54,18 @@ impl Connection {
             closing: Cell::new(false),
             active: Cell::new(0),
             idle_since: Cell::new(TokioInstant::now()),
+            tunnel: RefCell::new(None),
         }
+    }
+
+    /// The connection goes on as a tunnel once its last answer is out.
+    pub(super) fn tunnel(&self, tunnel: Tunnel) {
+        self.tunnel.replace(Some(Box::new(tunnel)));
+    }
+
+    /// The tunnel, if there is one. It owns a share of its connection: whoever serves the connection has to take it.
+    pub(super) fn take_tunnel(&self) -> Option<Box<Tunnel>> {
+        self.tunnel.take()
     }
 
     /// From now on answers carry `Connection: close`.

@@ -50,9 +50,23 @@ where
     match version {
         HttpVersion::Http1 => {
             let (io, gate) = Guard::new(Linger::new(io));
-            serve_http1(Rc::new(connection), TokioIo::new(io), gate).await
+            let connection = Owned(Rc::new(connection));
+            serve_http1(&connection.0, TokioIo::new(io), gate).await?;
+            if let Some(tunnel) = connection.0.take_tunnel() {
+                Box::pin(tunnel.run(&connection.0)).await;
+            }
+            Ok(())
         }
         HttpVersion::Http2 => serve_http2(Rc::new(connection), TokioIo::new(io)).await,
+    }
+}
+
+/// The connection as its task owns it: when that ends early, a tunnel that never began ends with it.
+struct Owned(Rc<Connection>);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.0.take_tunnel();
     }
 }
 
@@ -82,14 +96,14 @@ async fn handle_http1(
 }
 
 async fn serve_http1<I>(
-    connection: Rc<Connection>,
+    connection: &Rc<Connection>,
     io: TokioIo<I>,
     gate: Gate,
 ) -> Result<(), hyper::Error>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let late = is_draining(&connection);
+    let late = is_draining(connection);
     let service = service_fn(|request| handle_http1(connection.clone(), gate.clone(), request));
     let serving = http1::Builder::new()
         .half_close(true)
@@ -98,7 +112,7 @@ where
     tokio::select! {
         biased;
         ended = serving.as_mut() => return ended,
-        () = draining(&connection) => connection.close_after_answers(),
+        () = draining(connection) => connection.close_after_answers(),
     }
     if !late && !connection.downstream.is_mesh_peer() {
         serving.as_mut().graceful_shutdown();
@@ -107,7 +121,7 @@ where
     tokio::select! {
         biased;
         ended = serving => ended,
-        () = idle(&connection) => Ok(()),
+        () = idle(connection) => Ok(()),
     }
 }
 

@@ -3,6 +3,7 @@ mod inbound;
 mod messages;
 mod outbound;
 mod retry;
+mod upgrade;
 
 use super::server;
 

@@ -3,21 +3,42 @@
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use super::exchange::Exchange;
+use super::exchange::{Connection, Exchange};
+use crate::admission::becomes_forbidden;
 use crate::balance::ActiveGuard;
+use crate::tcp;
 use crate::telemetry::ResponseFlag;
 
-/// Bytes pass from now on; the exchange is over when both directions are. The task belongs to the two connections,
-/// which exist no longer as HTTP.
+/// What is left of an HTTP/1 connection whose client and upstream speak another protocol from now on.
+#[derive(Debug)]
+pub(super) struct Tunnel {
+    exchange: Exchange,
+    _active: ActiveGuard,
+    client: OnUpgrade,
+    upstream: OnUpgrade,
+}
+
+/// Bytes pass once hyper has let go of the client's connection. The task that serves the connection moves them, so
+/// everything that holds for a connection holds for what has become of it.
 pub(super) fn relay(
-    mut exchange: Exchange,
+    exchange: Exchange,
     active: ActiveGuard,
     client: OnUpgrade,
     upstream: OnUpgrade,
 ) {
-    tokio::task::spawn_local(async move {
-        let _active = active;
-        let (client, upstream) = match tokio::try_join!(client, upstream) {
+    let connection = exchange.connection.clone();
+    connection.tunnel(Tunnel {
+        exchange,
+        _active: active,
+        client,
+        upstream,
+    });
+}
+
+impl Tunnel {
+    /// Moves bytes until both sides are done, policy forbids it, or nothing moves any more.
+    pub(super) async fn run(mut self, connection: &Connection) {
+        let (client, upstream) = match tokio::try_join!(self.client, self.upstream) {
             Ok(both) => both,
             Err(error) => {
                 tracing::debug!(%error, "upgrade did not happen");
@@ -25,16 +46,16 @@ pub(super) fn relay(
             }
         };
         let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-        match tokio::io::copy_bidirectional(&mut client, &mut upstream).await {
-            Ok((_, sent)) => exchange.record.bytes_sent = sent,
-            Err(error) => {
-                tracing::debug!(%error, "upgraded connection ended");
-                exchange
-                    .record
-                    .flags
-                    .insert(ResponseFlag::UpstreamConnectionTermination);
-            }
+        let forbidden = becomes_forbidden(&connection.worker, &connection.downstream);
+        let (moved, ended) = tcp::relay(&mut client, &mut upstream, |_, _| {}, forbidden).await;
+        let record = &mut self.exchange.record;
+        record.bytes_sent = moved.received;
+        if let Err(error) = ended {
+            tracing::debug!(%error, "upgraded connection ended");
+            record
+                .flags
+                .insert(ResponseFlag::UpstreamConnectionTermination);
         }
-        exchange.report();
-    });
+        self.exchange.report();
+    }
 }

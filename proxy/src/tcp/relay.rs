@@ -15,10 +15,6 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 
-use crate::io::IoStream;
-use crate::net::reset;
-use crate::telemetry::TcpSession;
-
 /// Bytes read at a time, at most.
 const PIECE: usize = 64 * 1024;
 /// A connection on which nothing moved for so long is closed.
@@ -37,30 +33,30 @@ pub struct Moved {
     pub received: u64,
 }
 
-/// Moves bytes between a client and a server, counted live, until both have ended, either fails, nothing moves any more, or `stop`
-/// comes. An end that did not say goodbye is told on: the other one gets a reset.
+/// Moves bytes between a client and a server until both have ended, either fails, nothing moves any more, or `stop`
+/// comes. `tally` is told live how many bytes came from the client, and how many from the server.
 ///
 /// # Errors
 ///
 /// What was moved, and how it broke.
-pub(super) async fn relay(
-    mut client: IoStream,
-    mut server: IoStream,
-    session: &TcpSession,
+pub async fn relay<C, S>(
+    client: &mut C,
+    server: &mut S,
+    tally: impl Fn(u64, u64),
     stop: impl Future<Output = &'static str>,
-) -> (Moved, io::Result<()>) {
+) -> (Moved, io::Result<()>)
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let mut there = Way::default();
     let mut back = Way::default();
-    let moving = move_all(&mut client, &mut server, session, &mut there, &mut back);
+    let moving = move_all(client, server, tally, &mut there, &mut back);
     let result = tokio::select! {
         biased;
         result = moving => result,
         why = stop => Err(io::Error::other(why)),
     };
-    if result.is_err() {
-        reset(client.tcp());
-        reset(server.tcp());
-    }
     (
         Moved {
             sent: there.moved,
@@ -70,13 +66,17 @@ pub(super) async fn relay(
     )
 }
 
-async fn move_all(
-    client: &mut IoStream,
-    server: &mut IoStream,
-    session: &TcpSession,
+async fn move_all<C, S>(
+    client: &mut C,
+    server: &mut S,
+    tally: impl Fn(u64, u64),
     there: &mut Way,
     back: &mut Way,
-) -> io::Result<()> {
+) -> io::Result<()>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let mut idle_since = Instant::now();
     let mut moved = 0;
     loop {
@@ -84,8 +84,7 @@ async fn move_all(
             let (before_there, before_back) = (there.moved, back.moved);
             let there_done = there.poll(cx, client, server);
             let back_done = back.poll(cx, server, client);
-            session.received(there.moved - before_there);
-            session.sent(back.moved - before_back);
+            tally(there.moved - before_there, back.moved - before_back);
             let (there, back) = (there_done?, back_done?);
             if there.is_ready() && back.is_ready() {
                 Poll::Ready(Ok(()))
@@ -130,8 +129,8 @@ impl Way {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut IoStream,
-        to: &mut IoStream,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
     ) -> Poll<io::Result<()>> {
         let (mut from, mut to) = (Pin::new(from), Pin::new(to));
         loop {
@@ -166,8 +165,8 @@ impl Way {
     fn poll_piece(
         &mut self,
         cx: &mut Context<'_>,
-        from: Pin<&mut IoStream>,
-        mut to: Pin<&mut IoStream>,
+        from: Pin<&mut impl AsyncRead>,
+        mut to: Pin<&mut impl AsyncWrite>,
     ) -> Poll<io::Result<()>> {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut piece = ReadBuf::new(scratch);

@@ -1,0 +1,87 @@
+//! What holds for a connection that has switched protocols.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::task::JoinHandle;
+use tulle_runtime::drain;
+
+use super::harness::*;
+use crate::conn::HttpVersion::Http1;
+use crate::conn::{Direction, Downstream, Security};
+use crate::telemetry::ResponseFlag;
+
+/// A plaintext client that speaks WebSocket with an app that echoes; and the task that serves the connection.
+async fn websocket(sidecar: &Sidecar) -> (DuplexStream, JoinHandle<()>) {
+    let app = raw_app(|mut tcp| async move {
+        read_head(&mut tcp).await;
+        let switch =
+            b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n";
+        tcp.write_all(switch).await.unwrap();
+        let (mut read, mut write) = tcp.split();
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+    })
+    .await;
+    let downstream = Downstream {
+        direction: Direction::Inbound,
+        peer: CLIENT.into(),
+        original_dst: app,
+        security: Security::Plaintext,
+        sni: None,
+    };
+    let (ours, mut theirs) = tokio::io::duplex(1024);
+    let worker = Rc::clone(&sidecar.worker);
+    let serving = tokio::task::spawn_local(async move {
+        let _ = super::super::serve(worker, downstream, ours, Http1).await;
+    });
+    let request = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    theirs.write_all(request).await.unwrap();
+    let head = read_head(&mut theirs).await;
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    echoes(&mut theirs).await;
+    (theirs, serving)
+}
+
+async fn echoes(io: &mut DuplexStream) {
+    let mut echo = [0; 4];
+    io.write_all(b"ping").await.unwrap();
+    io.read_exact(&mut echo).await.unwrap();
+    assert_eq!(&echo, b"ping");
+}
+
+#[test]
+fn a_websocket_survives_the_drain_until_it_ends() {
+    run(async {
+        let mut sidecar = Sidecar::new(inbound(true));
+        let (mut client, serving) = websocket(&sidecar).await;
+        let begun = std::mem::replace(&mut sidecar.drain, drain::channel().0);
+        tokio::task::spawn_local(begun.drain(Duration::from_secs(9)));
+        sidecar.worker.drain.draining().await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        echoes(&mut client).await;
+        assert!(
+            !serving.is_finished(),
+            "the connection must count as open while bytes pass"
+        );
+        client.shutdown().await.unwrap();
+        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+        drop(client);
+        serving.await.unwrap();
+        let record = sidecar.record().await;
+        assert_eq!((record.bytes_sent, record.flags.is_empty()), (8, true));
+    });
+}
+
+#[test]
+fn turning_strict_on_ends_a_plaintext_websocket() {
+    run(async {
+        let sidecar = Sidecar::new(inbound(true));
+        let (mut client, serving) = websocket(&sidecar).await;
+        sidecar.change(|snapshot| *snapshot = inbound(false));
+        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+        serving.await.unwrap();
+        let flags = sidecar.record().await.flags;
+        assert!(flags.contains(ResponseFlag::UpstreamConnectionTermination));
+    });
+}
