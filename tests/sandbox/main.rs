@@ -2,8 +2,23 @@
 
 use std::process::ExitCode;
 
+mod foreign;
+mod grpc;
 mod http1;
+mod http2;
+mod ipv6;
+mod proof;
+mod tcp;
+mod tls;
 
 fn main() -> ExitCode {
-    tulle_tests::run([http1::cases()].into_iter().flatten().collect())
+    let files = [
+        http1::cases(),
+        http2::cases(),
+        grpc::cases(),
+        tls::cases(),
+        tcp::cases(),
+        ipv6::cases(),
+    ];
+    tulle_tests::run(files.into_iter().flatten().collect())
 }

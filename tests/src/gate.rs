@@ -7,6 +7,8 @@ use std::path::PathBuf;
 pub const NETNS: &str = "netns";
 /// Need of a Python with the real gRPC library.
 pub const GRPCIO: &str = "grpcio";
+/// Need of a kernel with IPv6.
+pub const IPV6: &str = "ipv6";
 
 /// Why a test does not run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,10 +19,11 @@ pub enum Missing {
     Fail(String),
 }
 
-/// Checks a need: a program that must be on PATH, or [`GRPCIO`].
+/// Checks a need: a program that must be on PATH, [`GRPCIO`] or [`IPV6`].
 pub fn require(need: &str) -> Result<(), Missing> {
     let met = match need {
         GRPCIO => has_grpcio(),
+        IPV6 => std::path::Path::new("/proc/net/if_inet6").exists(),
         program => find(program).is_some(),
     };
     if met {
@@ -28,7 +31,7 @@ pub fn require(need: &str) -> Result<(), Missing> {
     }
     Err(missing(
         need,
-        "it is not installed; ./tests/run installs it",
+        "it is not there; ./tests/run installs programs",
     ))
 }
 

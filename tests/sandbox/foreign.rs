@@ -1,0 +1,40 @@
+//! Programs that are not ours, as they run in pods.
+
+use tulle_tests::manifests::FILES;
+use tulle_tests::{App, app};
+
+/// nginx with the inside of one `server` block. It listens where that says.
+pub(crate) fn nginx(name: &str, server: &str) -> App {
+    // Everything that it writes is in the container's own memory.
+    let own = "/run/secrets";
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .iter()
+        .map(|kind| format!("  {kind}_temp_path {own}/{kind};\n"))
+        .collect();
+    let config = format!(
+        "daemon off;\nmaster_process off;\npid {own}/nginx.pid;\nerror_log stderr warn;\n\
+         events {{}}\nhttp {{\n{temporary}  access_log off;\n  default_type text/plain;\n  server {{\n{server}\n  }}\n}}\n"
+    );
+    let argv = ["nginx", "-e", "stderr", "-p", own, "-c"].map(str::to_owned);
+    app(name)
+        .command(argv.into_iter().chain([format!("{FILES}/nginx.conf")]))
+        .file("nginx.conf", config)
+}
+
+/// A Python script; the arguments follow it.
+pub(crate) fn script(interpreter: &str, script: &str, arguments: &[&str]) -> Vec<String> {
+    let argv = [interpreter, "-B", "-c", script].into_iter();
+    argv.chain(arguments.iter().copied())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Sends bytes to a host and port as they are, and prints what comes back until the server closes.
+pub(crate) const RAW: &str = r#"
+import socket, sys
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10)
+s.settimeout(10)
+s.sendall(sys.argv[3].encode('latin1'))
+while data := s.recv(65536):
+    sys.stdout.write(data.decode('latin1'))
+"#;
