@@ -51,14 +51,8 @@ impl Case {
                 Err(Missing::Fail(reason)) => return Err(reason.into()),
             }
         }
-        let (shared, exclusive);
-        if self.needs.contains(&"alone") {
-            exclusive = turns.write();
-            let _ = &exclusive;
-        } else {
-            shared = turns.read();
-            let _ = &shared;
-        }
+        let alone = self.needs.contains(&"alone");
+        let (_exclusive, _shared) = (alone.then(|| turns.write()), (!alone).then(|| turns.read()));
         let mesh = stage.mesh()?;
         mesh.block_on((self.run)(mesh))
             .map_err(|error| Failed::from(format!("{error:#}")))?;
