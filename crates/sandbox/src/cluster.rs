@@ -523,12 +523,7 @@ fn value(object: &impl serde::Serialize) -> Result<Value, Error> {
 /// The control plane runs on the node itself: a Service whose endpoint is the gateway.
 fn builtin(objects: &mut Objects) {
     let key = ObjectKey::new(CONTROL_NAMESPACE, CONTROL_SERVICE_ACCOUNT);
-    let ports = [
-        ("grpc-xds", ports::XDS),
-        ("http-admin", ports::CONTROL_ADMIN),
-    ];
-    let numbers =
-        ports.map(|(name, port)| json!({ "name": name, "port": port, "protocol": "TCP" }));
+    let numbers = [json!({ "name": "grpc-xds", "port": ports::XDS, "protocol": "TCP" })];
     let metadata = json!({
         "name": key.name,
         "namespace": key.namespace,

@@ -157,7 +157,7 @@ impl Sandbox {
                 tokio::select! {
                     answer = work => answer.unwrap_or_else(|error| Answer::Failed(chain(&error))),
                     // The caller is gone, and what it started goes too.
-                    _ = async { stream.readable().await?; stream.try_read(&mut end) } => return Ok(()),
+                    _ = stream.read(&mut end) => return Ok(()),
                 }
             }
             Err(error) => Answer::Failed(format!("the request is not understood: {error}")),

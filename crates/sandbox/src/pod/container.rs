@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::life::Pod;
 use super::log::Log;
 use super::plan::{ContainerPlan, PreStop};
+use super::process::MountNamespace;
 use super::{probe, process};
 use crate::Error;
 use crate::stage::Spec;
@@ -99,7 +100,7 @@ async fn stopped(stop: &mut Stop) -> Instant {
 struct Running {
     child: Child,
     pid: u32,
-    mounts: Option<PathBuf>,
+    mounts: Option<MountNamespace>,
     since: Timestamp,
 }
 
@@ -244,7 +245,7 @@ impl Container {
         Ok(Running {
             child,
             pid,
-            mounts: process::namespace(pid, "mnt"),
+            mounts: MountNamespace::of(pid),
             since,
         })
     }
@@ -261,7 +262,7 @@ impl Container {
             }
         };
         if let Some(mounts) = &running.mounts {
-            process::kill_all("mnt", mounts).await;
+            mounts.clear().await;
         }
         let exit = match status {
             Ok(status) => Exit::new(status, running.since),

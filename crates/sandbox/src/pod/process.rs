@@ -3,8 +3,9 @@
 //! A container has a mount namespace of its own, so "everything in this container" is whoever has that namespace, however
 //! often it forked and whatever session it started.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,8 +28,32 @@ pub(crate) fn command(spec: &Spec, environment: &[(String, String)]) -> Result<C
     Ok(command)
 }
 
+/// The mount namespace of a container, held: its number could otherwise be another's as soon as its last process ended.
+#[derive(Debug)]
+pub(crate) struct MountNamespace {
+    name: PathBuf,
+    _held: File,
+}
+
+impl MountNamespace {
+    /// That of a process which has one of its own.
+    pub(crate) fn of(pid: u32) -> Option<Self> {
+        let held = File::open(format!("/proc/{pid}/ns/mnt")).ok()?;
+        let inode = held.metadata().ok()?.ino();
+        Some(Self {
+            name: format!("mnt:[{inode}]").into(),
+            _held: held,
+        })
+    }
+
+    /// Ends every process in it.
+    pub(crate) async fn clear(&self) {
+        kill_all("mnt", &self.name).await;
+    }
+}
+
 /// A namespace of a process, in the kernel's notation, such as `mnt:[4026531841]`.
-pub(crate) fn namespace(pid: u32, kind: &str) -> Option<PathBuf> {
+fn namespace(pid: u32, kind: &str) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok()
 }
 
