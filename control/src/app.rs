@@ -1,7 +1,7 @@
 //! The composition root: builds every part in order, binds before it serves, and ends without cutting anybody off.
 
 mod args;
-mod listener;
+pub(crate) mod listener;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -147,6 +147,12 @@ pub(crate) async fn serve(
         limits.pod_wait,
         ca_metrics,
     );
+    if let Err(error) = std::fs::metadata(&args.jwks) {
+        tracing::warn!(
+            file = %args.jwks.display(), %error,
+            "no certificate can be issued until this file is there: provide the issuer's JWKS document, or name it with --jwks"
+        );
+    }
     let control = Control {
         xds_address: listener.local_addr()?,
         admin_address: admin.local_addr(),
@@ -161,7 +167,13 @@ pub(crate) async fn serve(
         .max_concurrent_streams(Some(STREAMS))
         .add_service(discovery.service())
         .add_service(certificates.into_service());
-    let incoming = listener::accept(listener, authority.identity().clone(), &tasks, handshakes);
+    let incoming = listener::accept(
+        listener,
+        authority.identity().clone(),
+        &tasks,
+        handshakes,
+        limits.connections,
+    );
     let server = server
         .serve_with_incoming_shutdown(ReceiverStream::new(incoming), ended(watch.clone(), ending));
     tasks.spawn("xds-server", async move {

@@ -23,7 +23,7 @@ pub use token::{Caller, JwksReview, TokenError, TokenReview};
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
     /// A file of the state directory cannot be read or written.
-    #[error("CA state {}", path.display())]
+    #[error("cannot use CA state {}: name a directory that this process may write with --state-dir", path.display())]
     State {
         /// The file or directory.
         path: PathBuf,

@@ -31,6 +31,7 @@ use tulle_identity::SpiffeId;
 use tulle_runtime::tasks::Tasks;
 use tulle_xds_proto::ResourceType;
 
+use crate::app::listener::Bounds;
 use crate::store::{Kind, ObjectKey, Store, Updates, World};
 use crate::translate::{Affected, ClientKind};
 use catalog::{Catalog, ROOT_CA};
@@ -49,6 +50,8 @@ pub(crate) struct Limits {
     pub(crate) response_bytes: usize,
     /// How long a stream waits for its pod to appear.
     pub(crate) pod_wait: Duration,
+    /// Connections that clients may have.
+    pub(crate) connections: Bounds,
 }
 
 impl Default for Limits {
@@ -58,6 +61,7 @@ impl Default for Limits {
             streams_per_pod: 32,
             response_bytes: 1 << 20,
             pod_wait: Duration::from_secs(5),
+            connections: Bounds::default(),
         }
     }
 }

@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -32,6 +32,12 @@ const HANDSHAKES: usize = 256;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A connection lives no longer than this, whatever its certificate says.
 const LONGEST_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Connections at a time; more wait in the kernel's queue.
+const CONNECTIONS: usize = 16_384;
+/// Of these, connections without a client certificate; more are closed, so that the others have room.
+const ANONYMOUS: usize = 1024;
+/// How long a connection without a client certificate lives: it is good for one certificate request.
+const ANONYMOUS_LIFE: Duration = Duration::from_secs(30);
 /// Pause after accept has failed, as it does for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -41,7 +47,33 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Connection {
     tls: TlsStream<TcpStream>,
     peer: Peer,
-    expires: Option<Pin<Box<Sleep>>>,
+    expires: Pin<Box<Sleep>>,
+    /// The room that it takes, given back when it ends.
+    _places: Places,
+}
+
+/// Room of one connection among all, and among those without a certificate if it is one of them.
+type Places = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+
+/// How many connections there may be, and how long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Connections at a time; more wait in the kernel's queue.
+    pub(crate) connections: usize,
+    /// Of these, connections without a client certificate; more are closed.
+    pub(crate) anonymous: usize,
+    /// How long a connection without a client certificate lives.
+    pub(crate) anonymous_life: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            connections: CONNECTIONS,
+            anonymous: ANONYMOUS,
+            anonymous_life: ANONYMOUS_LIFE,
+        }
+    }
 }
 
 /// What the port counts.
@@ -66,12 +98,16 @@ pub(crate) fn accept(
     identity: Identity,
     tasks: &Tasks,
     metrics: Metrics,
+    bounds: Bounds,
 ) -> mpsc::Receiver<io::Result<Connection>> {
     let (connections, incoming) = mpsc::channel(1);
     let acceptor = Arc::new(Acceptor {
         identity,
         config: Mutex::new(None),
         metrics,
+        connections: Arc::new(Semaphore::new(bounds.connections)),
+        anonymous: Arc::new(Semaphore::new(bounds.anonymous)),
+        anonymous_life: bounds.anonymous_life,
     });
     let (owner, cancelled) = (tasks.clone(), tasks.cancelled());
     tasks.spawn("xds-listener", async move {
@@ -90,13 +126,10 @@ async fn accept_loop(
     connections: &mpsc::Sender<io::Result<Connection>>,
     tasks: &Tasks,
 ) {
-    let places = Arc::new(Semaphore::new(HANDSHAKES));
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
     loop {
-        let place = places
-            .clone()
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed");
+        let handshaking = take(&handshakes).await;
+        let place = take(&acceptor.connections).await;
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -107,7 +140,8 @@ async fn accept_loop(
         };
         let (acceptor, connections) = (acceptor.clone(), connections.clone());
         tasks.spawn_connection("xds-handshake", async move {
-            let handshake = tokio::time::timeout(HANDSHAKE, acceptor.handshake(stream, address));
+            let handshake =
+                tokio::time::timeout(HANDSHAKE, acceptor.handshake(stream, address, place));
             match handshake
                 .await
                 .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
@@ -119,9 +153,15 @@ async fn accept_loop(
                     tracing::info!(client.addr = %address, %error, "TLS handshake failed");
                 }
             }
-            drop(place);
+            drop(handshaking);
         });
     }
+}
+
+/// Waits for room.
+async fn take(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    let place = places.clone().acquire_owned().await;
+    place.expect("the semaphore is never closed")
 }
 
 struct Acceptor {
@@ -129,21 +169,41 @@ struct Acceptor {
     /// The configuration of the identity's present generation.
     config: Mutex<Option<(u64, Arc<ServerConfig>)>>,
     metrics: Metrics,
+    connections: Arc<Semaphore>,
+    anonymous: Arc<Semaphore>,
+    anonymous_life: Duration,
 }
 
 impl Acceptor {
-    async fn handshake(&self, stream: TcpStream, address: SocketAddr) -> io::Result<Connection> {
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        place: OwnedSemaphorePermit,
+    ) -> io::Result<Connection> {
         stream.set_nodelay(true)?;
         let tls = TlsAcceptor::from(self.config()).accept(stream).await?;
-        let (mut peer, mut expires) = (Peer { address, id: None }, None);
-        if let Some(leaf) = tls.get_ref().1.peer_certificates().and_then(<[_]>::first) {
-            peer.id = Some(peer_id(std::slice::from_ref(leaf)).map_err(io::Error::other)?);
-            let left = not_after(leaf)?
-                .duration_since(SystemTime::now())
-                .unwrap_or_default();
-            expires = Some(Box::pin(tokio::time::sleep(left.min(LONGEST_LIFE))));
-        }
-        Ok(Connection { tls, peer, expires })
+        let (id, life, anonymous) = match tls.get_ref().1.peer_certificates() {
+            Some([leaf, ..]) => {
+                let id = peer_id(std::slice::from_ref(leaf)).map_err(io::Error::other)?;
+                let left = not_after(leaf)?
+                    .duration_since(SystemTime::now())
+                    .unwrap_or_default();
+                (Some(id), left.min(LONGEST_LIFE), None)
+            }
+            _ => {
+                let place = self.anonymous.clone().try_acquire_owned().map_err(|_| {
+                    io::Error::other("too many connections without a client certificate")
+                })?;
+                (None, self.anonymous_life, Some(place))
+            }
+        };
+        Ok(Connection {
+            tls,
+            peer: Peer { address, id },
+            expires: Box::pin(tokio::time::sleep(life)),
+            _places: (place, anonymous),
+        })
     }
 
     fn config(&self) -> Arc<ServerConfig> {
@@ -181,10 +241,12 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(expires) = &mut self.expires
-            && expires.as_mut().poll(cx).is_ready()
-        {
-            return Poll::Ready(Err(io::Error::other("the client certificate has expired")));
+        if self.expires.as_mut().poll(cx).is_ready() {
+            let reason = match self.peer.id {
+                Some(_) => "the client certificate has expired",
+                None => "a connection without a client certificate has had its time",
+            };
+            return Poll::Ready(Err(io::Error::other(reason)));
         }
         Pin::new(&mut self.tls).poll_read(cx, buf)
     }

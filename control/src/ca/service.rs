@@ -18,7 +18,7 @@ use tulle_xds_proto::istio::auth::{IstioCertificateRequest, IstioCertificateResp
 use super::token::CachedReview;
 use super::{Authority, Caller, Metrics, TokenError, TokenReview};
 use crate::discovery::Peer;
-use crate::store::{ObjectKey, World};
+use crate::store::{ObjectKey, Pod, World};
 
 /// Largest request: a CSR is about one kilobyte.
 const MAX_REQUEST: usize = 64 << 10;
@@ -41,7 +41,9 @@ enum Refusal {
     NoToken,
     #[error(transparent)]
     Token(#[from] TokenError),
-    #[error("pod {0} does not exist, or does not run as the token's service account")]
+    #[error(
+        "pod {0} does not exist, is not the one that the token was issued to, or does not run as its service account"
+    )]
     NoPod(ObjectKey),
     #[error("the control plane does not know all pods yet")]
     NotSynced,
@@ -117,10 +119,7 @@ impl CertificateService {
         let key = ObjectKey::new(caller.namespace.as_str(), caller.pod.as_str());
         let mut worlds = self.worlds.clone();
         let exists = |world: &Arc<World>| {
-            world.synced()
-                && world
-                    .pod(&key)
-                    .is_some_and(|pod| *pod.service_account == *caller.service_account)
+            world.synced() && world.pod(&key).is_some_and(|pod| is_callers(pod, caller))
         };
         if let Ok(Ok(_)) = tokio::time::timeout(self.pod_wait, worlds.wait_for(exists)).await {
             return Ok(());
@@ -182,6 +181,12 @@ impl CertificateService {
             }
         }
     }
+}
+
+/// Whether this is the pod that the token was issued to: a pod that is made anew under the same name is another.
+fn is_callers(pod: &Pod, caller: &Caller) -> bool {
+    let same_uid = pod.uid.as_ref().is_none_or(|uid| **uid == *caller.pod_uid);
+    same_uid && *pod.service_account == *caller.service_account
 }
 
 fn bearer(metadata: &MetadataMap) -> Option<&str> {

@@ -10,6 +10,8 @@ use super::{Labels, ObjectKey};
 pub struct Pod {
     /// Namespace and name.
     pub key: ObjectKey,
+    /// Its unique id, which tells it from an earlier pod of the same name; `None` where its object has none.
+    pub uid: Option<Arc<str>>,
     /// Its addresses, sorted; none before it has any, and none once it has finished.
     pub ips: Vec<IpAddr>,
     /// The service account that it runs as.

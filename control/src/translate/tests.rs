@@ -6,6 +6,7 @@ use tulle_xds_proto::envoy::config::cluster::v3::Cluster;
 use tulle_xds_proto::envoy::config::core::v3::HealthStatus;
 use tulle_xds_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use tulle_xds_proto::envoy::config::listener::v3::Listener;
+use tulle_xds_proto::envoy::config::route::v3::redirect_action::PathRewriteSpecifier;
 use tulle_xds_proto::envoy::config::route::v3::route_action::ClusterSpecifier;
 use tulle_xds_proto::envoy::config::route::v3::{RouteConfiguration, route};
 use tulle_xds_proto::istio::workload::{Address, address};
@@ -431,6 +432,34 @@ fn backends_that_do_not_exist_answer_500_for_their_share() {
             [format!("shop/r {expected}")]
         );
     }
+}
+
+#[test]
+fn an_empty_prefix_is_replaced_by_the_root() {
+    let matches = "[{path: {type: PathPrefix, value: /v1}}]";
+    let path = "path: {type: ReplacePrefixMatch, replacePrefixMatch: ''}";
+    let forward = format!("{{type: URLRewrite, urlRewrite: {{{path}}}}}");
+    let redirect = format!("{{type: RequestRedirect, requestRedirect: {{{path}}}}}");
+    let rules = format!(
+        "[{{matches: {matches}, filters: [{forward}], backendRefs: [{{name: web, port: 80}}]}}, \
+          {{matches: {matches}, filters: [{redirect}]}}]"
+    );
+    let world = world(&format!("{BASE}{}", http_route("r", "shop", &rules)));
+    let table: RouteConfiguration =
+        get(&world, &client("shop"), ResourceType::Route, WEB).expect("known");
+    let prefixes: Vec<_> = table.virtual_hosts[0]
+        .routes
+        .iter()
+        .filter_map(|it| match it.action.as_ref()? {
+            route::Action::Route(route) => Some(route.prefix_rewrite.clone()),
+            route::Action::Redirect(redirect) => match redirect.path_rewrite_specifier.as_ref()? {
+                PathRewriteSpecifier::PrefixRewrite(prefix) => Some(prefix.clone()),
+                _ => None,
+            },
+            _ => None,
+        })
+        .collect();
+    assert_eq!(prefixes, ["/", "/"]);
 }
 
 #[test]

@@ -12,9 +12,10 @@ use tulle_xds_proto::istio::auth::IstioCertificateRequest;
 use tulle_xds_proto::istio::auth::istio_certificate_service_client::IstioCertificateServiceClient;
 
 use super::harness::*;
+use crate::app::listener::Bounds;
 use crate::ca::token_tests::claims as token_claims;
 use crate::discovery::Limits;
-use crate::store::{Event, Object};
+use crate::store::{Event, Object, Pod};
 
 fn svid(key: PrivateKey, chain: &[String]) -> Svid {
     let chain = chain
@@ -324,4 +325,70 @@ async fn a_root_rotation_begins_on_request_and_keeps_the_old_root_trusted() {
         TrustBundle::from_pem(chain[1].as_bytes()).expect("a root"),
         before
     );
+}
+
+#[tokio::test]
+async fn row_38_the_token_of_a_deleted_pod_is_not_its_successors() {
+    let mut plane = Plane::start().await;
+    let made_anew = Pod {
+        uid: Some("u2".into()),
+        ..pod("shop", "web-1", "web", [10, 0, 0, 1])
+    };
+    plane
+        .writer
+        .apply(vec![Event::Apply(Object::Pod(made_anew))]);
+    let old = plane.tokens.token("shop", "web", "web-1", "u1");
+    let error = plane.certify(None, Some(&old)).await.unwrap_err();
+    assert_eq!(error.code(), Code::Unauthenticated);
+    let new = plane.tokens.token("shop", "web", "web-1", "u2");
+    plane.certify(None, Some(&new)).await.expect("issued");
+}
+
+fn bounded(connections: Bounds) -> Limits {
+    Limits {
+        connections,
+        ..limits()
+    }
+}
+
+/// Whether a client without a certificate gets one, over a connection of its own.
+async fn is_served(plane: &Plane, token: &str) -> bool {
+    match plane.channel(None).await {
+        Ok(channel) => ask(channel, token).await.is_ok(),
+        Err(_) => false,
+    }
+}
+
+#[tokio::test]
+async fn a_connection_without_a_certificate_is_closed_after_its_time() {
+    let bounds = Bounds {
+        anonymous: 1,
+        anonymous_life: Duration::from_millis(300),
+        ..Bounds::default()
+    };
+    let mut plane = Plane::start_with(bounded(bounds), |_| {}).await;
+    plane.pod("shop", "web-1", "web", [10, 0, 0, 1]);
+    let token = plane.tokens.token("shop", "web", "web-1", "u1");
+    // It holds the only room there is, and does not let go by itself.
+    let _held = plane.channel(None).await.expect("let in");
+    let served = async { while !is_served(&plane, &token).await {} };
+    tokio::time::timeout(Duration::from_secs(20), served)
+        .await
+        .expect("the room becomes free");
+}
+
+#[tokio::test]
+async fn those_without_a_certificate_leave_room_for_those_with_one() {
+    let full = Bounds {
+        anonymous: 0,
+        ..Bounds::default()
+    };
+    let mut plane = Plane::start_with(bounded(full), |_| {}).await;
+    plane.pod("shop", "web-1", "web", [10, 0, 0, 1]);
+    let token = plane.tokens.token("shop", "web", "web-1", "u1");
+    assert!(!is_served(&plane, &token).await, "there is no room");
+    plane
+        .certify(Some(plane.svid("shop", "web")), Some(&token))
+        .await
+        .expect("issued");
 }

@@ -248,6 +248,7 @@ impl Plane {
 pub(super) fn pod(namespace: &str, name: &str, account: &str, ip: [u8; 4]) -> Pod {
     Pod {
         key: ObjectKey::new(namespace, name),
+        uid: None,
         ips: vec![IpAddr::from(ip)],
         service_account: account.into(),
         node: None,

@@ -64,6 +64,12 @@ pub(super) fn pod(key: ObjectKey, pod: core::Pod) -> Result<Object, Invalid> {
         .map(|(k, v)| (k.as_str(), v.as_str()))
         .collect();
     Ok(Object::Pod(Pod {
+        uid: pod
+            .metadata
+            .uid
+            .as_deref()
+            .filter(|uid| !uid.is_empty())
+            .map(Into::into),
         service_account: service_account.into(),
         node: spec
             .node_name

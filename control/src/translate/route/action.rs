@@ -207,6 +207,8 @@ impl Rewrite {
                     (prefix, _) => Self::Prefix(prefix.to_owned()),
                 }
             }
+            // On the wire an empty prefix is no rewrite at all.
+            (PathRewrite::Prefix(prefix), _) if prefix.is_empty() => Self::Prefix("/".to_owned()),
             (PathRewrite::Prefix(prefix), _) => Self::Prefix(prefix.to_string()),
         }
     }
