@@ -111,6 +111,19 @@ pub fn enter_node() -> Result<Node, Error> {
     }
 }
 
+/// What a user id of this process's user namespace is called outside of it; `None` if nobody has it.
+pub(crate) fn outer_id(id: u32) -> Option<u32> {
+    let map = std::fs::read_to_string("/proc/self/uid_map").ok()?;
+    map.lines().find_map(|line| {
+        let mut numbers = line
+            .split_ascii_whitespace()
+            .filter_map(|number| number.parse::<u32>().ok());
+        let (inner, outer, count) = (numbers.next()?, numbers.next()?, numbers.next()?);
+        let offset = id.checked_sub(inner).filter(|offset| *offset < count)?;
+        outer.checked_add(offset)
+    })
+}
+
 /// What the environment says about this process.
 enum Stage {
     Init {

@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::os::unix::net::UnixStream as StdStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use rustix::net::{
@@ -20,6 +20,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
 
+use crate::node::outer_id;
 use crate::pod::container::chain;
 use crate::sandbox::status_code;
 use crate::{Error, ObjectKey, Sandbox};
@@ -85,7 +86,10 @@ fn directory() -> Result<PathBuf, Error> {
     let path = match runtime {
         Some(runtime) => runtime.join("tulle-sandbox"),
         // Inside the node the user may be called root; the files say who it is outside.
-        None => PathBuf::from(format!("/tmp/tulle-sandbox-{}", outer_uid(uid.as_raw()))),
+        None => PathBuf::from(format!(
+            "/tmp/tulle-sandbox-{}",
+            outer_id(uid.as_raw()).unwrap_or(uid.as_raw())
+        )),
     };
     let what = || format!("use {} for the sandbox's socket", path.display());
     match DirBuilder::new().mode(0o700).create(&path) {
@@ -103,32 +107,28 @@ fn directory() -> Result<PathBuf, Error> {
     Ok(path)
 }
 
-/// The user's id outside of the node.
-fn outer_uid(uid: u32) -> u32 {
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    map.lines()
-        .find_map(|line| {
-            let mut numbers = line
-                .split_ascii_whitespace()
-                .filter_map(|number| number.parse::<u32>().ok());
-            let (inner, outer, count) = (numbers.next()?, numbers.next()?, numbers.next()?);
-            let offset = uid.checked_sub(inner).filter(|offset| *offset < count)?;
-            outer.checked_add(offset)
-        })
-        .unwrap_or(uid)
+/// Sockets that somebody listens on; those that a killed sandbox left behind are removed.
+fn live(directory: &Path) -> Result<Vec<StdStream>, Error> {
+    let what = || format!("read {}", directory.display());
+    let entries = fs::read_dir(directory).map_err(Error::io(what()))?;
+    let mut live = Vec::new();
+    for path in entries.flatten().map(|entry| entry.path()) {
+        match StdStream::connect(&path) {
+            Ok(stream) => live.push(stream),
+            // Removed by somebody else is removed.
+            Err(_) => drop(fs::remove_file(&path)),
+        }
+    }
+    Ok(live)
 }
 
 impl Sandbox {
     /// Answers requests from other terminals; resolves when one of them asks for the end.
     pub async fn serve(&self) -> Result<(), Error> {
-        let path = directory()?.join(format!("{}.sock", self.node().launcher()));
+        let directory = directory()?;
+        drop(live(&directory)?);
+        let path = directory.join(format!("{}.sock", self.node().launcher()));
         let what = || format!("listen on {}", path.display());
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::io(what())(error));
-            }
-            _ => {}
-        }
         let listener = UnixListener::bind(&path).map_err(Error::io(what()))?;
         let _remove = RemoveOnDrop(path.clone());
         let down = std::sync::Arc::new(Notify::new());
@@ -295,17 +295,7 @@ pub struct Client(StdStream);
 impl Client {
     /// Connects to the only one there is.
     pub fn connect() -> Result<Self, Error> {
-        let directory = directory()?;
-        let entries =
-            fs::read_dir(&directory).map_err(Error::io(format!("read {}", directory.display())))?;
-        let mut live = Vec::new();
-        for path in entries.flatten().map(|entry| entry.path()) {
-            match StdStream::connect(&path) {
-                Ok(stream) => live.push(stream),
-                // Left behind by one that was killed.
-                Err(_) => drop(fs::remove_file(&path)),
-            }
-        }
+        let mut live = live(&directory()?)?;
         match (live.pop(), live.is_empty()) {
             (Some(stream), true) => Ok(Self(stream)),
             (Some(_), false) => Err(Error::io("choose a sandbox")(io::Error::other(

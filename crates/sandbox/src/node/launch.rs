@@ -7,10 +7,11 @@ use std::os::fd::AsRawFd;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getegid, geteuid, pipe2};
+use tulle_runtime::names::PROXY_UID;
 
 use super::idmap::{Mapper, subordinate_ids};
 use super::signals::Signals;
-use super::{Ids, Stage, same_program};
+use super::{Ids, Stage, outer_id, same_program};
 use crate::Error;
 
 const USER_NAMESPACE_REMEDY: &str = "run it as root, or allow unprivileged user namespaces \
@@ -38,7 +39,9 @@ fn enter_namespaces() -> Result<Ids, Error> {
     let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWPID;
     if geteuid().is_root() {
         match unshare(namespaces) {
-            Ok(()) => return Ok(Ids::Root),
+            Ok(()) if outer_id(PROXY_UID).is_some() => return Ok(Ids::Root),
+            // Root of a user namespace that has no id for sidecars.
+            Ok(()) => return Ok(Ids::Single),
             // Root without capabilities, as in a container: a user namespace may still be allowed.
             Err(nix::Error::EPERM) => {}
             Err(errno) => {
