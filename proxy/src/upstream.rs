@@ -15,6 +15,8 @@ mod pool;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::config::cluster::PeerIdentity;
 use crate::config::{Cluster, Endpoint};
 use crate::net::Reach;
@@ -35,6 +37,8 @@ pub struct Target {
     pub address: SocketAddr,
     /// Whether it is a destination outside the pod or its app.
     pub reach: Reach,
+    /// When the attempt has to have brought a response head.
+    pub ends: Option<Instant>,
 }
 
 impl Target {
@@ -46,6 +50,7 @@ impl Target {
             address: endpoint.address,
             endpoint: Some(endpoint),
             reach: Reach::Out,
+            ends: None,
         }
     }
 
@@ -57,6 +62,7 @@ impl Target {
             address,
             endpoint: None,
             reach,
+            ends: None,
         }
     }
 

@@ -172,9 +172,9 @@ impl<'p> Attempts<'p> {
         plan: &Plan,
     ) -> Result<Won, Failure> {
         loop {
-            let target = plan.target(exchange, &self.tried)?;
+            let mut target = plan.target(exchange, &self.tried)?;
             note_attempt(exchange, &target);
-            let outcome = self.attempt(exchange, &target).await;
+            let outcome = self.attempt(exchange, &mut target).await;
             note_failure(&target, &outcome);
             if outcome.is_err() && exchange.replay.has_failed() {
                 return Err(Failure::ClientGone);
@@ -244,10 +244,11 @@ impl<'p> Attempts<'p> {
     }
 
     /// One attempt, within its time.
-    async fn attempt(&mut self, exchange: &mut Exchange, target: &Target) -> Result<Won, Lost> {
+    async fn attempt(&mut self, exchange: &mut Exchange, target: &mut Target) -> Result<Won, Lost> {
         let this_try = self.per_try.map(|timeout| Instant::now() + timeout);
         let all = self.deadline;
         let ends = all.into_iter().chain(this_try).min();
+        target.ends = ends;
         tokio::select! {
             biased;
             outcome = self.send(exchange, target) => outcome.map_err(Lost::Upstream),

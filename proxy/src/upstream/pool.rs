@@ -15,6 +15,8 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::{ConnectError, Lease, Target, UpstreamError, connect, drive};
 use crate::balance;
 use crate::config::cluster::{
@@ -165,10 +167,12 @@ impl Pools {
                 }
             }
         };
+        let abandoned = Abandoned(Some(target));
         let made = match version {
             HttpVersion::Http1 => self.make_http1(worker, target, &shelf, connection).await,
             HttpVersion::Http2 => self.make_http2(worker, target, &shelf, connection).await,
         };
+        abandoned.disarm();
         report(target, &made);
         self.tend_later(&worker.config);
         Ok(made?)
@@ -282,6 +286,27 @@ impl Key {
             let endpoint = &cluster.endpoints[index];
             endpoint.health != Health::Draining && endpoint.mtls == self.identity
         })
+    }
+}
+
+/// An attempt to connect. Dropped before it has ended, because the request's time was up, it counts as failed: else an
+/// endpoint that swallows everything would never be ejected where requests have less time than connecting. A client
+/// that goes away says nothing about the endpoint.
+struct Abandoned<'t>(Option<&'t Target>);
+
+impl Abandoned<'_> {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Abandoned<'_> {
+    fn drop(&mut self) {
+        if let Some(target) = self.0
+            && target.ends.is_some_and(|ends| ends <= Instant::now())
+        {
+            report(target, &Err(ConnectError::Timeout));
+        }
     }
 }
 

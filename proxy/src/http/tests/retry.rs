@@ -17,6 +17,7 @@ use crate::config::route::RouteAction;
 use crate::config::{Cluster, Route};
 use crate::conn::HttpVersion::{self, Http1, Http2};
 use crate::telemetry::ResponseFlag;
+use crate::upstream::Target;
 
 /// An app that counts its requests and answers them all the same.
 async fn status(version: HttpVersion, status: StatusCode, count: Rc<Cell<u32>>) -> SocketAddr {
@@ -134,7 +135,7 @@ fn responses_that_were_retried_cost_no_connection() {
                 forward.retry.backoff_max = Duration::ZERO;
             });
             let mut cluster = cluster("c", plain(&[failing]));
-            cluster.limits.retry_budget_percent = 100;
+            cluster.limits.retry_budget_percent = 200;
             let sidecar = sidecar(route, cluster);
             let mut client = Client::new(sidecar.client(version), version).await;
             for _ in 0..1_100 {
@@ -311,6 +312,63 @@ fn an_attempt_that_takes_too_long_is_tried_elsewhere_if_idempotent() {
             late, 1,
             "the POST that the silent endpoint got is not repeated"
         );
+    });
+}
+
+#[test]
+fn an_endpoint_that_swallows_connections_is_ejected_though_attempts_end_before_connecting_does() {
+    run(async {
+        for version in [Http1, Http2] {
+            let ca = Ca::new();
+            let silent = raw_app(|tcp| async move {
+                let _tcp = tcp;
+                std::future::pending::<()>().await;
+            });
+            let endpoints = meshed(&[silent.await, nobody().await], "reviews");
+            let mut cluster = cluster("c", endpoints);
+            cluster.lb_policy = LbPolicy::RoundRobin;
+            cluster.connect_timeout = Duration::from_secs(60);
+            let endpoints = cluster.endpoints.clone();
+            let route =
+                with_forward(|forward| forward.per_try_timeout = Some(Duration::from_millis(20)));
+            let snapshot = outbound(vec![route], vec![cluster]);
+            let sidecar = Sidecar::with_identity(snapshot, ca.identity("client"));
+            let mut client = Client::new(sidecar.client(version), version).await;
+            for _ in 0..3 {
+                assert!(client.get("/").await.status.is_server_error());
+            }
+            for endpoint in endpoints.iter() {
+                let failures = endpoint.state.consecutive_failures.load(Relaxed);
+                assert!(failures >= 3, "{version:?}: {failures}");
+            }
+        }
+    });
+}
+
+#[test]
+fn an_abandoned_connection_counts_as_failed_only_if_its_time_was_up() {
+    run(async {
+        let ca = Ca::new();
+        let silent = raw_app(|tcp| async move {
+            let _tcp = tcp;
+            std::future::pending::<()>().await;
+        });
+        let mut cluster = cluster("c", meshed(&[silent.await], "reviews"));
+        cluster.connect_timeout = Duration::from_secs(60);
+        let endpoint = cluster.endpoints[0].clone();
+        let mut target = Target::endpoint(cluster.into(), endpoint.clone());
+        let sidecar = Sidecar::with_identity(outbound(vec![], vec![]), ca.identity("client"));
+        let worker = &sidecar.worker;
+        let now = tokio::time::Instant::now();
+        let later = now + Duration::from_secs(60);
+        for (ends, failures) in [(None, 0), (Some(later), 0), (Some(now), 1)] {
+            target.ends = ends;
+            let leased = worker.upstream.lease(worker, &target, Http1, false);
+            let abandoned = tokio::time::timeout(Duration::from_millis(20), leased).await;
+            assert!(abandoned.is_err());
+            let counted = endpoint.state.consecutive_failures.load(Relaxed);
+            assert_eq!(counted, failures, "{ends:?}");
+        }
     });
 }
 
