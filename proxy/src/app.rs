@@ -227,10 +227,11 @@ async fn end(status: &Status) -> &'static str {
     }
 }
 
-/// How many captured connections may be open: each may need another one upstream, and some files are for ourselves.
+/// How many captured connections may be open in each direction: each may need another one upstream, and some files are
+/// for ourselves.
 fn connection_limit(files: u64) -> usize {
     const OWN: u64 = 128;
-    usize::try_from(files.saturating_sub(OWN) / 2)
+    usize::try_from(files.saturating_sub(OWN) / 4)
         .unwrap_or(usize::MAX)
         .max(1)
 }

@@ -3,9 +3,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tulle_runtime::names::alpn;
 
 use crate::admission::{Policy, becomes_forbidden};
@@ -18,6 +20,9 @@ use crate::tcp;
 use crate::telemetry::{ConnectionRecord, ResponseFlag};
 use crate::tls;
 use crate::worker::Worker;
+
+/// How long a client may take until its first byte where only TLS is accepted, in which the client speaks first.
+const GREETING: Duration = Duration::from_secs(10);
 
 /// Serves one connection to the app.
 pub async fn serve(captured: Captured, worker: Rc<Worker>) {
@@ -86,7 +91,10 @@ async fn look(
     worker: &Worker,
 ) -> io::Result<Carries> {
     if !policy.plaintext {
-        return detect(tcp, seen, None).await;
+        return match detect(tcp, seen, Some(GREETING)).await? {
+            Carries::Silence => Err(io::ErrorKind::TimedOut.into()),
+            carries => Ok(carries),
+        };
     }
     let carries = detect(tcp, seen, Some(SILENCE)).await?;
     if carries != Carries::Silence {
@@ -95,14 +103,16 @@ async fn look(
     // A peer that is merely slow must not be taken for a silent one: its ClientHello would reach the app.
     let app = dial(&worker.settings, app, Reach::App).await?;
     let (mut client_byte, mut app_byte) = ([0; 1], [0; 1]);
-    tokio::select! {
-        biased;
-        first = tcp.peek(&mut client_byte) => first?,
-        first = app.peek(&mut app_byte) => {
-            first?;
-            return Ok(Carries::Opaque);
+    let either = async {
+        tokio::select! {
+            biased;
+            first = tcp.peek(&mut client_byte) => first.map(|_| true),
+            first = app.peek(&mut app_byte) => first.map(|_| false),
         }
     };
+    if !timeout(tcp::IDLE, either).await?? {
+        return Ok(Carries::Opaque);
+    }
     detect(tcp, seen, None).await
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::time::timeout;
 use tulle_runtime::names::alpn;
 
-pub use relay::{Moved, relay};
+pub use relay::{IDLE, Moved, relay};
 
 use crate::balance::{self, ActiveGuard};
 use crate::config::listener::TcpRoute;

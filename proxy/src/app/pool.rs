@@ -24,14 +24,35 @@ pub(super) const STACK: usize = 512 * 1024;
 const QUIET: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Starts the workers. They end by themselves after a drain has begun and the last connection is gone.
+/// Connections that are open, over all workers. Each direction has its own limit: outsiders must not use up what the
+/// app needs to call out.
+#[derive(Clone, Debug, Default)]
+struct Open {
+    outbound: Arc<AtomicUsize>,
+    inbound: Arc<AtomicUsize>,
+}
+
+impl Open {
+    fn count(&self, direction: Direction) -> &Arc<AtomicUsize> {
+        match direction {
+            Direction::Outbound => &self.outbound,
+            Direction::Inbound => &self.inbound,
+        }
+    }
+
+    fn is_none(&self) -> bool {
+        self.outbound.load(Relaxed) == 0 && self.inbound.load(Relaxed) == 0
+    }
+}
+
+/// Starts the workers; `limit` holds for each direction. They end by themselves after a drain has begun and the last connection is gone.
 pub(super) fn start(
     handles: Handles,
     outbound: Vec<std::net::TcpListener>,
     inbound: Vec<std::net::TcpListener>,
     limit: usize,
 ) -> anyhow::Result<()> {
-    let open = Arc::new(AtomicUsize::new(0));
+    let open = Open::default();
     for number in 0..handles.settings.workers {
         let share = |listeners: &[std::net::TcpListener]| -> std::io::Result<Vec<_>> {
             listeners
@@ -59,7 +80,7 @@ struct Thread {
     handles: Handles,
     outbound: Vec<std::net::TcpListener>,
     inbound: Vec<std::net::TcpListener>,
-    open: Arc<AtomicUsize>,
+    open: Open,
     limit: usize,
 }
 
@@ -87,7 +108,13 @@ impl Thread {
         ] {
             for listener in listeners {
                 let metrics = worker.connections.clone();
-                match Acceptor::new(listener, direction, open.clone(), self.limit, metrics) {
+                match Acceptor::new(
+                    listener,
+                    direction,
+                    open.count(direction).clone(),
+                    self.limit,
+                    metrics,
+                ) {
                     Ok(acceptor) => drop(spawn_local(accept(acceptor, direction, worker.clone()))),
                     Err(error) => {
                         tracing::error!(%error, "could not accept connections; raise the limit of open files");
@@ -124,12 +151,12 @@ async fn serve(captured: Captured, direction: Direction, worker: Rc<Worker>) {
 }
 
 /// Resolves once a drain has begun and there has been no connection for a while.
-async fn quiet(drain: &DrainWatch, open: &AtomicUsize) {
+async fn quiet(drain: &DrainWatch, open: &Open) {
     drain.draining().await;
     let mut since = Instant::now();
     while since.elapsed() < QUIET {
         sleep(LOOK).await;
-        if open.load(Relaxed) > 0 {
+        if !open.is_none() {
             since = Instant::now();
         }
     }
@@ -141,15 +168,24 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn connections_of_one_direction_do_not_count_in_the_other() {
+        let open = Open::default();
+        open.count(Direction::Inbound).store(9, Relaxed);
+        assert_eq!(open.count(Direction::Outbound).load(Relaxed), 0);
+        assert!(!open.is_none());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_worker_ends_only_in_a_drain_and_after_the_last_connection() {
         let (drain, watch) = drain::channel();
-        let open = AtomicUsize::new(1);
+        let open = Open::default();
+        open.inbound.store(1, Relaxed);
         let begun = Instant::now();
         let ending = quiet(&watch, &open);
         let closing = async {
             sleep(Duration::from_secs(7)).await;
-            open.store(0, Relaxed);
+            open.inbound.store(0, Relaxed);
         };
         let draining = async {
             sleep(Duration::from_secs(3)).await;

@@ -368,6 +368,31 @@ async fn an_unknown_destination_passes_until_it_joins_the_mesh() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_inbound_client_that_says_nothing_is_not_waited_for_for_ever() {
+    local(async {
+        let (silent, app) = listen().await;
+        tokio::task::spawn_local(async move {
+            let mut kept = Vec::new();
+            while let Ok((tcp, _)) = silent.accept().await {
+                kept.push(tcp);
+            }
+        });
+        for (plaintext, seconds) in [(false, 10), (true, 3600)] {
+            let mesh = mesh(&Ca::new(), app, plaintext, None).await;
+            let mut client = TcpStream::connect(mesh.server_address).await.unwrap();
+            let begun = tokio::time::Instant::now();
+            assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+            let took = begun.elapsed();
+            assert!(
+                took >= Duration::from_secs(seconds) && took < Duration::from_secs(seconds + 9),
+                "{took:?}"
+            );
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_undiscovered_destination_is_reset() {
     local(async {
         let sidecar = Sidecar::new(Ca::new().identity("web"), Snapshot::default());

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 /// Bytes read at a time, at most.
 const PIECE: usize = 64 * 1024;
 /// A connection on which nothing moved for so long is closed.
-const IDLE: Duration = Duration::from_secs(3600);
+pub const IDLE: Duration = Duration::from_secs(3600);
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; PIECE].into_boxed_slice());
