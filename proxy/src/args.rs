@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -12,7 +13,7 @@ use tulle_runtime::names::variables;
 use tulle_runtime::trace;
 
 use crate::app;
-use crate::capture::{Capture, Owner};
+use crate::capture::{Capture, CaptureError, Owner};
 
 /// The sidecar proxy of a Tulle mesh.
 #[derive(Debug, Parser)]
@@ -26,10 +27,36 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the sidecar, as the environment says
+    #[command(after_help = RUN_VARIABLES)]
     Run,
-    /// Bring this network namespace's connections to the sidecar
+    /// Bring the connections of the pod whose network namespace this is to the sidecar
+    #[command(after_help = CAPTURE_VARIABLES)]
     Capture(CaptureArgs),
 }
+
+const RUN_VARIABLES: &str = "\
+Environment, required (the injector sets it by the downward API):
+  POD_NAME, POD_NAMESPACE, POD_IP, SERVICE_ACCOUNT
+
+Environment, optional:
+  TULLE_CONTROL_ADDRESS  control plane, as host:port
+  TULLE_TRUST_DOMAIN     trust domain of the mesh
+  TULLE_CLUSTER_DOMAIN   DNS domain of the cluster
+  TULLE_LOG              log filter, such as info or tulle_proxy=debug
+  TULLE_ACCESS_LOG       json (default) or off
+  TULLE_WORKERS          number of data-path workers
+  TULLE_DRAIN_DEADLINE   how long a drain may take, such as 25s
+  TULLE_DISCOVERY        on-demand (default) or wildcard
+  TULLE_UNDISCOVERED     refuse (default) or passthrough
+  TULLE_APP_PROBES       the app's own probes by rewritten path, as JSON
+  TULLE_MARK_SOCKETS     true where the sidecar has no user id of its own";
+
+const CAPTURE_VARIABLES: &str = "\
+Environment:
+  POD_IP              address of the pod, required to change rules; nothing is captured in a network namespace
+                      that does not have it
+  TULLE_LOG           log filter
+  TULLE_MARK_SOCKETS  true where the sidecar has no user id of its own";
 
 /// What stays out of the mesh.
 #[derive(Debug, Args)]
@@ -37,6 +64,9 @@ pub struct CaptureArgs {
     /// Print the rules in nft syntax instead of applying them
     #[arg(long)]
     dry_run: bool,
+    /// Take the rules away again, so that connections go where the app sends them
+    #[arg(long, conflicts_with = "dry_run")]
+    remove: bool,
     /// Ports of the pod that are reached directly, separated by commas
     #[arg(long, value_delimiter = ',', value_name = "PORTS")]
     exclude_inbound_ports: Vec<u16>,
@@ -70,6 +100,7 @@ impl CaptureArgs {
     fn execute(self, env: Env) -> anyhow::Result<()> {
         let mark = env.get::<bool>(variables::MARK_SOCKETS).unwrap_or(false);
         let filter = env.text(variables::LOG).unwrap_or("info").to_owned();
+        let pod = env.get::<IpAddr>(variables::POD_IP);
         env.finish()?;
         let capture = Capture {
             owner: if mark { Owner::Mark } else { Owner::User },
@@ -81,14 +112,27 @@ impl CaptureArgs {
             return write!(std::io::stdout(), "{}", capture.ruleset())
                 .context("could not print the rules");
         }
+        let pod = match pod {
+            _ if self.remove => None,
+            Some(pod) => Some(pod),
+            None => return Err(CaptureError::NoPod.into()),
+        };
         trace::init(&filter, trace::Format::default())?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("could not start")?;
-        runtime.block_on(capture.apply())?;
-        tracing::info!("connections of this pod are captured");
-        Ok(())
+        runtime.block_on(async {
+            match pod {
+                None => capture.remove().await?,
+                Some(pod) => capture.apply(pod).await?,
+            }
+            tracing::info!(
+                captured = pod.is_some(),
+                "rules of this network namespace changed"
+            );
+            Ok(())
+        })
     }
 }
 
@@ -107,6 +151,64 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             // Help and version are no errors; clap knows where each belongs.
             let _ = error.print();
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn capture(flags: &[&str]) -> CaptureArgs {
+        let words = ["tulle-proxy", "capture"].iter().chain(flags);
+        match Cli::try_parse_from(words).map(|cli| cli.command) {
+            Ok(Command::Capture(args)) => args,
+            other => panic!("not a capture: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn capture_refuses_a_namespace_that_nobody_says_is_a_pods() {
+        let error = capture(&[])
+            .execute(Env::from_pairs([(variables::LOG, "off")]))
+            .unwrap_err();
+        assert!(error.to_string().contains("POD_IP"), "{error}");
+    }
+
+    #[test]
+    fn rules_are_printed_without_a_pod() {
+        let nobody = Env::from_pairs::<&str, &str>([]);
+        capture(&["--dry-run"]).execute(nobody).unwrap();
+    }
+
+    #[test]
+    fn help_lists_every_variable_that_is_read() {
+        let mut cli = Cli::command();
+        let help = cli
+            .find_subcommand_mut("run")
+            .unwrap()
+            .render_help()
+            .to_string();
+        for name in [
+            variables::POD_NAME,
+            variables::POD_NAMESPACE,
+            variables::POD_IP,
+            variables::SERVICE_ACCOUNT,
+            variables::CONTROL_ADDRESS,
+            variables::TRUST_DOMAIN,
+            variables::CLUSTER_DOMAIN,
+            variables::LOG,
+            variables::ACCESS_LOG,
+            variables::WORKERS,
+            variables::DRAIN_DEADLINE,
+            variables::MARK_SOCKETS,
+            variables::DISCOVERY,
+            variables::UNDISCOVERED,
+            variables::APP_PROBES,
+        ] {
+            assert!(help.contains(name), "{name} in {help}");
         }
     }
 }

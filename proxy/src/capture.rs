@@ -1,14 +1,17 @@
 //! The rules that bring the pod's connections to the sidecar without the app knowing.
 //!
 //! [`Capture`] says what stays out; [`Capture::ruleset`] turns it into rules, a pure function; [`Capture::apply`] puts
-//! them, and the IPv6 source address of the leg to the app, into the current network namespace. Doing so twice changes
-//! nothing. UDP is never captured.
+//! them, and the IPv6 source address of the leg to the app, into the current network namespace, if that is the pod's.
+//! Doing so twice changes nothing; [`Capture::remove`] takes both away. UDP is never captured.
 
 use std::io;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
+use futures_util::TryStreamExt as _;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::libc::{EACCES, EADDRNOTAVAIL, EEXIST, EOPNOTSUPP};
+use rtnetlink::Handle;
+use rtnetlink::packet_route::address::AddressMessage;
 use tulle_nft::{Chain, Family, Hook, Match, Rule, Ruleset, Table, Test, Transport, Verdict};
 use tulle_runtime::names::{INBOUND_SOURCE_V4, INBOUND_SOURCE_V6, PROXY_MARK, PROXY_UID, ports};
 
@@ -28,6 +31,26 @@ pub enum CaptureError {
         "could not add {INBOUND_SOURCE_V6}/128 to lo ({0}); run with CAP_NET_ADMIN in the pod's network namespace"
     )]
     Address(String),
+    /// The address of the leg to the app could not be taken away.
+    #[error(
+        "could not remove {INBOUND_SOURCE_V6}/128 from lo ({0}); run with CAP_NET_ADMIN in the pod's network namespace"
+    )]
+    Removal(String),
+    /// Nobody says whose network namespace this is.
+    #[error(
+        "POD_IP is not set, and without it nothing says that this network namespace is a pod's and not the machine's; \
+         set it from the downward API (fieldRef: status.podIP), or use --dry-run to see the rules"
+    )]
+    NoPod,
+    /// This network namespace is another's.
+    #[error(
+        "POD_IP is {0}, which this network namespace does not have as an address of its own: its connections are not \
+         the pod's, and nothing was changed; run in the pod's network namespace (hostNetwork: false)"
+    )]
+    OtherNamespace(IpAddr),
+    /// The addresses of this network namespace could not be listed.
+    #[error("could not list the addresses of this network namespace ({0})")]
+    Addresses(String),
     /// There is no netlink socket.
     #[error("could not open a netlink socket ({0})")]
     Netlink(#[from] io::Error),
@@ -57,15 +80,39 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Puts the rules in place.
+    /// Puts the rules in place for the pod with this address.
+    ///
+    /// # Errors
+    ///
+    /// Changes nothing and says so where the current network namespace does not have the address: it would be the
+    /// machine's, whose every connection would be captured. Else names what the kernel refused and what to do about it.
+    pub async fn apply(&self, pod: IpAddr) -> Result<(), CaptureError> {
+        let owned = on_netlink(async |handle| find(&handle, pod).await).await?;
+        let owned = owned.map_err(|error| CaptureError::Addresses(error.to_string()))?;
+        // Loopback is in every namespace.
+        if owned.is_none() || pod.is_loopback() {
+            return Err(CaptureError::OtherNamespace(pod));
+        }
+        add_inbound_source().await?;
+        self.ruleset().apply()?;
+        Ok(())
+    }
+
+    /// Takes the rules away, whatever they exclude, if they are there.
     ///
     /// # Errors
     ///
     /// Names what the kernel refused and what to do about it.
-    pub async fn apply(&self) -> Result<(), CaptureError> {
-        add_inbound_source().await?;
-        self.ruleset().apply()?;
-        Ok(())
+    pub async fn remove(&self) -> Result<(), CaptureError> {
+        self.ruleset().remove()?;
+        on_netlink(
+            async |handle| match find(&handle, INBOUND_SOURCE_V6.into()).await? {
+                Some(address) => handle.address().del(address).execute().await,
+                None => Ok(()),
+            },
+        )
+        .await?
+        .map_err(|error| CaptureError::Removal(error.to_string()))
     }
 
     /// The rules.
@@ -158,7 +205,7 @@ fn on_loopback() -> Match {
     Match::OutputInterface(Test::Is, "lo".to_owned())
 }
 
-fn host(address: std::net::IpAddr) -> IpNet {
+fn host(address: IpAddr) -> IpNet {
     address.into()
 }
 
@@ -171,16 +218,14 @@ fn loopback_networks() -> [IpNet; 2] {
 
 /// Gives `lo` the address from which the proxy connects to an app over IPv6. (All of 127.0.0.0/8 is there already.)
 async fn add_inbound_source() -> Result<(), CaptureError> {
-    let (connection, handle, _) = rtnetlink::new_connection()?;
-    let adding = handle
-        .address()
-        .add(LOOPBACK_INDEX, INBOUND_SOURCE_V6.into(), 128)
-        .execute();
-    let added = tokio::select! {
-        biased;
-        added = adding => added,
-        () = connection => return Err(CaptureError::Address("the netlink connection ended".to_owned())),
-    };
+    let added = on_netlink(async |handle| {
+        handle
+            .address()
+            .add(LOOPBACK_INDEX, INBOUND_SOURCE_V6.into(), 128)
+            .execute()
+            .await
+    })
+    .await?;
     match added {
         Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == -EEXIST => Ok(()),
         Err(rtnetlink::Error::NetlinkError(message))
@@ -191,6 +236,27 @@ async fn add_inbound_source() -> Result<(), CaptureError> {
         }
         Err(error) => Err(CaptureError::Address(error.to_string())),
         Ok(()) => Ok(()),
+    }
+}
+
+/// An address of this network namespace, if it has it.
+async fn find(
+    handle: &Handle,
+    address: IpAddr,
+) -> Result<Option<AddressMessage>, rtnetlink::Error> {
+    let request = handle.address().get().set_address_filter(address);
+    std::pin::pin!(request.execute()).try_next().await
+}
+
+/// Talks to the kernel over a socket of its own.
+async fn on_netlink<T>(
+    talk: impl AsyncFnOnce(Handle) -> Result<T, rtnetlink::Error>,
+) -> Result<Result<T, rtnetlink::Error>, CaptureError> {
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    tokio::select! {
+        biased;
+        said = talk(handle) => Ok(said),
+        () = connection => Ok(Err(rtnetlink::Error::RequestFailed)),
     }
 }
 

@@ -131,8 +131,13 @@ fn identity(env: &Env) -> Option<SpiffeId> {
         .inspect_err(|error| env.reject(variables::TRUST_DOMAIN, error))
         .ok();
     let namespace = env.required::<String>(variables::POD_NAMESPACE);
-    let account = env.required::<String>(variables::SERVICE_ACCOUNT)?;
-    SpiffeId::new(&domain?, &namespace?, &account)
+    let account = env.required::<String>(variables::SERVICE_ACCOUNT);
+    let (domain, namespace) = (domain?, namespace?);
+    // With an account that is good for certain, what is wrong is the namespace.
+    SpiffeId::new(&domain, &namespace, "default")
+        .inspect_err(|error| env.reject(variables::POD_NAMESPACE, error))
+        .ok()?;
+    SpiffeId::new(&domain, &namespace, &account?)
         .inspect_err(|error| env.reject(variables::SERVICE_ACCOUNT, error))
         .ok()
 }
@@ -220,5 +225,17 @@ mod tests {
         ] {
             assert!(error.contains(name), "{name} in {error}");
         }
+    }
+
+    #[test]
+    fn a_bad_namespace_is_not_blamed_on_the_service_account() {
+        let bad = REQUIRED
+            .into_iter()
+            .chain([(variables::POD_NAMESPACE, "Not A Namespace")]);
+        let error = Startup::from_env(Env::from_pairs(bad))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(variables::POD_NAMESPACE), "{error}");
+        assert!(!error.contains(variables::SERVICE_ACCOUNT), "{error}");
     }
 }

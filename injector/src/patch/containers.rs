@@ -55,7 +55,7 @@ pub(crate) fn volumes() -> [Value; 2] {
 
 /// The init container that programs the capture rules and ends.
 ///
-/// It is root because a capability that is merely added takes effect for root only; NET_ADMIN is all that it keeps.
+/// It changes rules only where the pod's address is. It is root because a capability that is merely added takes effect for root only; NET_ADMIN is all that it keeps.
 pub(crate) fn capture(options: &Options, config: &InjectorConfig) -> Value {
     let mut inbound = vec![ports::METRICS, ports::READINESS];
     inbound.extend(&options.exclude_inbound_ports);
@@ -75,7 +75,10 @@ pub(crate) fn capture(options: &Options, config: &InjectorConfig) -> Value {
             list(&options.exclude_outbound_cidrs)
         ));
     }
-    let mut env = vec![variable(variables::LOG, &options.log)];
+    let mut env = vec![
+        downward(variables::POD_IP, "status.podIP"),
+        variable(variables::LOG, &options.log),
+    ];
     if config.mark_sockets {
         env.push(variable(variables::MARK_SOCKETS, "true"));
     }

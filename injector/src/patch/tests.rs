@@ -196,6 +196,9 @@ fn annotations_reach_the_capture_rules_and_the_sidecar() {
         "--exclude-outbound-cidrs=192.0.2.0/24",
     ];
     assert_eq!(init[0]["args"], json!(expected));
+    let address =
+        json!({ "name": "POD_IP", "valueFrom": { "fieldRef": { "fieldPath": "status.podIP" } } });
+    assert_eq!(init[0]["env"][0], address, "the rules are for this pod");
     assert_eq!(variable(&init[1], "TULLE_LOG"), Some("debug"));
     assert_eq!(variable(&init[1], "TULLE_ACCESS_LOG"), Some("off"));
 }

@@ -127,7 +127,7 @@ async fn prepare() -> io::Result<()> {
         assert!(status.success(), "{command}");
     }
     for _ in 0..2 {
-        example_with_mark().apply().await.unwrap();
+        example_with_mark().apply(POD).await.unwrap();
     }
     Ok(())
 }
@@ -289,5 +289,48 @@ fn connections_go_where_the_rules_say() {
                 "{name} must leave the pod"
             );
         }
+    });
+}
+
+/// What `nft` and `ip` would show.
+async fn is_captured() -> (bool, bool) {
+    let source = on_netlink(async |handle| find(&handle, INBOUND_SOURCE_V6.into()).await);
+    let redirected = connect(SocketAddr::new(OUTSIDE, 80), None, false).is_ok();
+    (redirected, source.await.unwrap().unwrap().is_some())
+}
+
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+#[test]
+fn what_was_captured_is_given_back_and_can_be_given_back_twice() {
+    in_namespace(|| {
+        answer(ports::OUTBOUND);
+        assert_eq!(wait(is_captured()), (true, true));
+        for _ in 0..2 {
+            wait(Capture::default().remove()).unwrap();
+            assert_eq!(wait(is_captured()), (false, false));
+        }
+    });
+}
+
+#[test]
+fn a_namespace_without_the_pods_address_is_left_alone() {
+    in_namespace(|| {
+        answer(ports::OUTBOUND);
+        wait(Capture::default().remove()).unwrap();
+        for other in ["10.7.7.7", "127.0.0.1", "::1", "fd00::7", "0.0.0.0"] {
+            let other: IpAddr = other.parse().unwrap();
+            let error = wait(example_with_mark().apply(other)).unwrap_err();
+            assert!(matches!(error, CaptureError::OtherNamespace(_)), "{error}");
+            assert_eq!(wait(is_captured()), (false, false), "{other}");
+        }
+        wait(example_with_mark().apply("fd00::3".parse().unwrap())).unwrap();
+        assert_eq!(wait(is_captured()), (true, true));
     });
 }
