@@ -46,6 +46,7 @@ enum Format {
 
 /// Runs the demo. Call it before the process has a second thread: it moves into namespaces of its own.
 pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
+    known(&args.step)?;
     let node = tulle_sandbox::enter_node()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -70,6 +71,21 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// Refuses a word that is in no step's name: nothing would be shown, and all of it would have held.
+fn known(words: &[String]) -> anyhow::Result<()> {
+    let names = steps::ALL.map(|step| step.name);
+    match words
+        .iter()
+        .find(|word| !names.iter().any(|name| name.contains(word.as_str())))
+    {
+        None => Ok(()),
+        Some(word) => anyhow::bail!(
+            "--step {word:?} is in the name of no step; the steps are: {}",
+            names.join(", ")
+        ),
+    }
+}
+
 async fn play(stage: &Stage, report: &mut Report, only: &[String]) {
     for step in steps::ALL {
         if !only.is_empty() && !only.iter().any(|word| step.name.contains(word.as_str())) {
@@ -85,5 +101,22 @@ async fn play(stage: &Stage, report: &mut Report, only: &[String]) {
             evidence,
             result.as_ref().err(),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_that_does_not_exist_is_refused_with_the_names_of_those_that_do() {
+        let error = known(&["canary".to_owned(), "typo".to_owned()]).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("typo") && text.contains("mutual TLS"),
+            "{text}"
+        );
+        known(&[]).unwrap();
+        known(&["TLS".to_owned()]).unwrap();
     }
 }

@@ -20,6 +20,12 @@ pub(crate) enum CliError {
         #[source]
         source: Box<serde_saphyr::Error>,
     },
+    #[error("{}: items of {kind} is {items}, not a list of documents", path.display())]
+    Items {
+        path: PathBuf,
+        kind: String,
+        items: String,
+    },
     #[error("{document} in {} cannot be injected", path.display())]
     Inject {
         path: PathBuf,
@@ -61,6 +67,7 @@ impl CliError {
             Self::Parse { .. } => {
                 "correct the line that the message names; `---` separates documents"
             }
+            Self::Items { .. } => "write the documents as a YAML sequence: `items: [...]`",
             Self::Inject { .. } => {
                 "correct the document, or leave it out with the label tulle.dev/inject=disabled"
             }

@@ -134,21 +134,28 @@ fn read(path: &Path, documents: &mut Vec<Document>) -> Result<(), CliError> {
             source: Box::new(source),
         })?;
     for value in values {
-        flatten(path, value, documents);
+        flatten(path, value, documents)?;
     }
     Ok(())
 }
 
 /// A `List` counts as its items.
-fn flatten(path: &Path, mut value: Value, documents: &mut Vec<Document>) {
+fn flatten(path: &Path, mut value: Value, documents: &mut Vec<Document>) -> Result<(), CliError> {
     let is_list = value["kind"]
         .as_str()
         .is_some_and(|kind| kind.ends_with("List"));
     match value.get_mut("items").filter(|_| is_list).map(Value::take) {
         Some(Value::Array(items)) => {
             for item in items {
-                flatten(path, item, documents);
+                flatten(path, item, documents)?;
             }
+        }
+        Some(items) if !items.is_null() => {
+            return Err(CliError::Items {
+                path: path.to_owned(),
+                kind: value["kind"].as_str().unwrap_or_default().to_owned(),
+                items: items.to_string(),
+            });
         }
         _ if value.is_null() => {}
         _ => documents.push(Document {
@@ -156,6 +163,7 @@ fn flatten(path: &Path, mut value: Value, documents: &mut Vec<Document>) {
             value,
         }),
     }
+    Ok(())
 }
 
 /// What the files say about namespaces.

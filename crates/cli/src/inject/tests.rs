@@ -17,7 +17,7 @@ fn inject_text(text: &str, extra: &[&str]) -> Result<String, String> {
     let values: Vec<Value> = serde_saphyr::from_multiple(text).expect("YAML");
     let mut documents = Vec::new();
     for value in values {
-        flatten(Path::new("-"), value, &mut documents);
+        flatten(Path::new("-"), value, &mut documents).map_err(|error| output::chain(&error))?;
     }
     let namespaces = namespaces(&documents);
     let config = InjectorConfig::default();
@@ -72,4 +72,12 @@ fn a_bad_document_is_refused_by_name_and_cause() {
         error,
         "Pod default/web in - cannot be injected: Pod has no spec: add it"
     );
+}
+
+#[test]
+fn a_list_whose_items_are_no_list_is_refused_and_not_lost() {
+    let error = inject_text("{ kind: List, items: 5 }", &[]).unwrap_err();
+    for part in ["-", "List", "items", "5"] {
+        assert!(error.contains(part), "{part} in {error}");
+    }
 }
