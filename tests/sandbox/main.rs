@@ -8,6 +8,7 @@ mod http1;
 mod http2;
 mod ipv6;
 mod proof;
+mod rules;
 mod tcp;
 mod tls;
 
@@ -17,6 +18,7 @@ fn main() -> ExitCode {
         http2::cases(),
         grpc::cases(),
         tls::cases(),
+        rules::cases(),
         tcp::cases(),
         ipv6::cases(),
     ];
