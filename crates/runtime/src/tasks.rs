@@ -6,10 +6,12 @@
 //! connection's task ends that connection and is counted.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -34,9 +36,15 @@ impl Tasks {
 
     /// Runs an infrastructure task: it should end when [`Tasks::cancelled`] resolves, and its panic ends the process.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        // Caught in the task itself: a runtime that is dropped by a panic elsewhere drops its tasks, and that is not theirs.
         let guarded = async move {
-            let _guard = ExitOnPanic(name);
-            task.await;
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                tracing::error!(
+                    task = name,
+                    "an infrastructure task panicked; the process ends"
+                );
+                std::process::exit(PANIC_EXIT_STATUS);
+            }
         };
         self.tracker
             .spawn(guarded.instrument(tracing::info_span!("task", name)));
@@ -50,8 +58,13 @@ impl Tasks {
     ) {
         let panics = self.panics.clone();
         let guarded = async move {
-            let _guard = CountPanic(name, panics);
-            task.await;
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                panics.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(
+                    task = name,
+                    "a connection's task panicked; only that connection ends"
+                );
+            }
         };
         self.tracker
             .spawn(guarded.instrument(tracing::info_span!("connection", name)));
@@ -90,34 +103,6 @@ impl Tasks {
     }
 }
 
-struct ExitOnPanic(&'static str);
-
-impl Drop for ExitOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            tracing::error!(
-                task = self.0,
-                "an infrastructure task panicked; the process ends"
-            );
-            std::process::exit(PANIC_EXIT_STATUS);
-        }
-    }
-}
-
-struct CountPanic(&'static str, Arc<AtomicU64>);
-
-impl Drop for CountPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.1.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(
-                task = self.0,
-                "a connection's task panicked; only that connection ends"
-            );
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,6 +132,25 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(tasks.shutdown(DEADLINE).await);
+    }
+
+    #[test]
+    fn a_panic_elsewhere_that_drops_the_tasks_is_not_theirs() {
+        let tasks = Tasks::new();
+        let inner = tasks.clone();
+        let panicked = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .build()
+                .expect("a runtime");
+            runtime.block_on(async {
+                inner.spawn("innocent", std::future::pending());
+                inner.spawn_connection("innocent", std::future::pending());
+                tokio::task::yield_now().await;
+                panic!("expected by the test");
+            });
+        });
+        assert!(panicked.join().is_err());
+        assert_eq!(tasks.connection_panics(), 0);
     }
 
     /// Set for the child process of the test below.

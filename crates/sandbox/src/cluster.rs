@@ -13,7 +13,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tulle_injector::{InjectorConfig, Namespace, inject_pod};
 use tulle_runtime::names::{CONTROL_NAMESPACE, CONTROL_SERVICE_ACCOUNT, ports};
 
@@ -42,8 +42,6 @@ pub(crate) struct View {
     pub(crate) problems: Vec<String>,
     /// Workloads that do not have all their pods ready, and why.
     pub(crate) waiting: Vec<String>,
-    /// The manifests have been read.
-    pub(crate) complete: bool,
 }
 
 /// The state of that task.
@@ -78,6 +76,10 @@ pub(crate) struct Memory {
     /// Pods of this turn that are to be started, or ended, once everything is written.
     starting: Vec<Arc<Pod>>,
     ending: Vec<Arc<Pod>>,
+    /// To be answered once this turn can be seen.
+    looks: Vec<oneshot::Sender<()>>,
+    /// The sandbox ends: no pod is started any more.
+    closing: bool,
 }
 
 impl Cluster {
@@ -99,6 +101,17 @@ impl Cluster {
             Update::Manifests => self.read(),
             Update::Scale(owner, replicas) => drop(self.memory.replicas.insert(owner, replicas)),
             Update::Delete(key, grace) => self.delete(&key, grace),
+            Update::Look(seen) => {
+                if self.manifests.stale() {
+                    self.read();
+                }
+                self.memory.looks.push(seen);
+            }
+            Update::Shutdown(grace) => {
+                self.memory.closing = true;
+                let keys: Vec<_> = self.pods.lock().keys().cloned().collect();
+                keys.iter().for_each(|key| self.delete(key, Some(grace)));
+            }
             Update::Gone(key) => {
                 self.pods.lock().remove(&key);
                 self.memory.deleting.remove(&key);
@@ -154,9 +167,16 @@ impl Cluster {
             pod.terminate(grace);
         }
         self.show(&objects);
+        for seen in std::mem::take(&mut self.memory.looks) {
+            // Whoever asked may have stopped waiting.
+            let _ = seen.send(());
+        }
     }
 
     fn actions(&self, objects: &Objects) -> Vec<Action> {
+        if self.memory.closing {
+            return Vec::new();
+        }
         let pods = self.pods.lock();
         let existing = pods.values().map(|pod| Existing {
             key: pod.key.clone(),
@@ -448,12 +468,12 @@ impl Cluster {
             .pods
             .lock()
             .values()
-            .map(|pod| (pod.owner.clone(), status::view(pod)))
+            .map(|pod| (pod.owner.clone(), pod.hash.clone(), status::view(pod)))
             .collect();
         let ready: BTreeSet<_> = pods
             .iter()
-            .filter(|(_, pod)| pod.ready)
-            .map(|(_, pod)| pod.key.clone())
+            .filter(|(_, _, pod)| pod.ready)
+            .map(|(_, _, pod)| pod.key.clone())
             .collect();
         for key in ready.difference(&self.memory.ready) {
             self.kubelet.tell(format!("pod {key}"), What::Ready, "");
@@ -470,15 +490,16 @@ impl Cluster {
         let mut waiting = Vec::new();
         for workload in objects.workloads.values() {
             let owner = workload.owner();
-            let of = pods
-                .iter()
-                .filter(|(of, pod)| *of == owner && !pod.terminating);
+            // Pods of an older manifest do not stand for those that replace them.
+            let of = pods.iter().filter(|(of, hash, pod)| {
+                *of == owner && *hash == workload.hash && !pod.terminating
+            });
             let done = of
                 .clone()
-                .filter(|(_, pod)| pod.ready || pod.phase == "Succeeded")
+                .filter(|(_, _, pod)| pod.ready || pod.phase == "Succeeded")
                 .count();
             if done < self.replicas(workload) {
-                let blocker = of.filter_map(|(_, pod)| pod.blocker()).next();
+                let blocker = of.filter_map(|(_, _, pod)| pod.blocker()).next();
                 waiting.push(
                     blocker.unwrap_or_else(|| format!("{} {}: pods are missing", owner.0, owner.1)),
                 );
@@ -490,7 +511,7 @@ impl Cluster {
             .iter()
             .map(|(key, (_, problem))| format!("pod {key}: {problem}"));
         self.view.send_replace(View {
-            pods: pods.into_iter().map(|(_, pod)| pod).collect(),
+            pods: pods.into_iter().map(|(_, _, pod)| pod).collect(),
             problems: self
                 .memory
                 .problems
@@ -499,7 +520,6 @@ impl Cluster {
                 .chain(refused)
                 .collect(),
             waiting,
-            complete: true,
         });
     }
 }

@@ -76,6 +76,31 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether this machine does not permit, or its kernel does not have, what a sandbox needs.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        let denied = |error: &io::Error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::PermissionDenied
+                    | io::ErrorKind::ReadOnlyFilesystem
+                    | io::ErrorKind::Unsupported
+            )
+        };
+        match self {
+            Self::Privilege { .. }
+            | Self::Rules(tulle_nft::Error::NoNfTables(_) | tulle_nft::Error::NotPermitted(_)) => {
+                true
+            }
+            Self::Io { source, .. } => denied(source),
+            Self::Network { source, .. } => match source.as_ref() {
+                rtnetlink::Error::NetlinkError(error) => denied(&error.to_io()),
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
     /// An I/O error of an operation that has a name.
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
@@ -98,5 +123,24 @@ impl Error {
             what,
             source: Box::new(source),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_machine_refuses_is_denied() {
+        let error = |errno: nix::Error| Error::errno("make a bridge")(errno);
+        assert!(error(nix::Error::EPERM).is_denied());
+        assert!(error(nix::Error::EROFS).is_denied());
+        assert!(error(nix::Error::EOPNOTSUPP).is_denied());
+        assert!(!error(nix::Error::ENOENT).is_denied());
+        let missing = Error::Missing {
+            kind: "pod",
+            name: "shop/web".to_owned(),
+        };
+        assert!(!missing.is_denied());
     }
 }

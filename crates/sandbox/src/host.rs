@@ -188,6 +188,8 @@ impl Supervisor {
             .stdin(Stdio::null())
             .stdout(Stdio::from(output))
             .stderr(Stdio::from(errors))
+            // Not in the terminal's group: Ctrl-C ends the pods first, and this with the sandbox.
+            .process_group(0)
             .kill_on_drop(true);
         command.spawn().map_err(Error::io(what()))
     }

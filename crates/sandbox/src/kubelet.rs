@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tulle_runtime::names::{CA_CONFIG_MAP, files};
 use tulle_runtime::tasks::Tasks;
 
@@ -51,6 +51,10 @@ pub(crate) enum Update {
     Scale(Owner, usize),
     /// A pod shall end, within this time or its own.
     Delete(ObjectKey, Option<Duration>),
+    /// Somebody wants to know when all that was told so far, and the manifests as they are now, are taken in.
+    Look(oneshot::Sender<()>),
+    /// Every pod shall end within this time, and none shall follow.
+    Shutdown(Duration),
 }
 
 impl Kubelet {

@@ -62,6 +62,22 @@ impl Manifests {
         }
     }
 
+    /// Whether the directories say something else than when they were read.
+    pub(crate) fn stale(&self) -> bool {
+        let mut unseen = self.files.len();
+        for directory in &self.directories {
+            for file in manifest_files(directory).unwrap_or_default() {
+                let same =
+                    |parsed: &Parsed| fs::read_to_string(&file).unwrap_or_default() == parsed.text;
+                if !self.files.get(&file).is_some_and(same) {
+                    return true;
+                }
+                unseen = unseen.saturating_sub(1);
+            }
+        }
+        unseen > 0
+    }
+
     /// Reads what changed and returns everything, together with all that is wrong.
     pub(crate) fn read(&mut self) -> (Objects, Vec<Error>) {
         let mut objects = Objects::default();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use notify::{RecursiveMode, Watcher as _};
 use parking_lot::RwLock;
 use tokio::process::Child;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tulle_injector::InjectorConfig;
 use tulle_runtime::tasks::Tasks;
@@ -172,47 +172,45 @@ impl Sandbox {
         )
     }
 
-    /// Waits until every workload has all its pods ready. What cannot become ready is an error at once.
+    /// Waits until every workload has all its pods ready, by the manifests and wishes as they are at the time of the call.
+    /// What cannot become ready is an error at once.
     pub async fn wait_ready(&self, deadline: Duration) -> Result<(), Error> {
-        let mut view = self.view.clone();
-        let settled =
-            |view: &View| view.complete && (view.waiting.is_empty() || !view.problems.is_empty());
-        let ended = timeout(deadline, view.wait_for(settled)).await;
-        let (problems, waiting) = match ended {
-            Ok(Ok(view)) => (view.problems.clone(), view.waiting.clone()),
-            _ => {
-                let view = self.view.borrow();
-                (view.problems.clone(), view.waiting.clone())
-            }
+        let settled = |view: &View| view.waiting.is_empty() || !view.problems.is_empty();
+        let met = timeout(deadline, self.wait_for(settled)).await;
+        let waiting: Vec<_> = match met {
+            Ok(Some(view)) if view.problems.is_empty() => return Ok(()),
+            Ok(Some(view)) => view.problems.into_iter().chain(view.waiting).collect(),
+            _ => self.view.borrow().waiting.clone(),
         };
-        let waiting: Vec<_> = problems.into_iter().chain(waiting).collect();
-        if waiting.is_empty() {
-            return Ok(());
-        }
         Err(Error::NotReady {
             waiting: waiting.join("; "),
         })
     }
 
-    /// Waits until the pods are as `wanted` says.
+    /// Waits until the pods are as `wanted` says; what it is shown is not older than the call.
     pub async fn wait_until(
         &self,
         deadline: Duration,
         wanted: impl Fn(&[PodView]) -> bool,
     ) -> Result<(), Error> {
-        let mut view = self.view.clone();
-        let met = timeout(
-            deadline,
-            view.wait_for(|view| view.complete && wanted(&view.pods)),
-        )
-        .await;
-        if let Ok(Ok(_)) = met {
+        let met = self.wait_for(|view| wanted(&view.pods));
+        if let Ok(Some(_)) = timeout(deadline, met).await {
             return Ok(());
         }
         let blockers: Vec<_> = self.pods().iter().filter_map(PodView::blocker).collect();
         Err(Error::NotReady {
             waiting: blockers.join("; "),
         })
+    }
+
+    /// Waits for a view that knows of everything asked for so far and is as `wanted`; none if the sandbox ended.
+    async fn wait_for(&self, wanted: impl Fn(&View) -> bool) -> Option<View> {
+        let (seen, answer) = oneshot::channel();
+        self.kubelet.update(Update::Look(seen));
+        answer.await.ok()?;
+        let mut view = self.view.clone();
+        let met = view.wait_for(|view| wanted(view)).await.ok()?;
+        Some(met.clone())
     }
 
     /// The pods as they are now.
@@ -339,20 +337,10 @@ impl Sandbox {
 
     /// Ends all pods in order and then everything else. Without it, the end of the process does the same, less politely.
     pub async fn shutdown(self, grace: Duration) {
-        let pods: Vec<_> = self.pods.lock().values().cloned().collect();
-        for pod in &pods {
-            self.kubelet
-                .update(Update::Delete(pod.key.clone(), Some(grace)));
-        }
-        let mut view = self.view.clone();
-        let gone = |view: &View| {
-            view.pods.iter().all(|shown| {
-                pods.iter()
-                    .all(|pod| pod.key != shown.key || !shown.terminating)
-            })
-        };
+        self.kubelet.update(Update::Shutdown(grace));
         // Those that do not end in time end with the process.
-        let _ = timeout(grace + TEARDOWN, view.wait_for(gone)).await;
+        let gone = self.wait_for(|view| view.pods.is_empty());
+        let _ = timeout(grace + TEARDOWN, gone).await;
         self.kubelet.tasks.cancel();
     }
 

@@ -42,7 +42,7 @@ pub(crate) struct Workload {
     /// Raw JSON of a pod, with the fields that our types do not know.
     pod: Value,
     /// Of the above: pods with another one are out of date.
-    hash: String,
+    pub(crate) hash: String,
 }
 
 /// Who a pod belongs to.

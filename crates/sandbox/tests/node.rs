@@ -1,5 +1,5 @@
 //! The sandbox as a whole, in real namespaces. Where the machine does not permit them it says SKIP, or fails if
-//! `TULLE_TEST_REQUIRE` names `netns`.
+//! `TULLE_TEST_REQUIRE` names `netns` or `all`.
 
 use std::error::Error as StdError;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use tulle_sandbox::{Error, Node, ObjectKey, Options, PodView, Sandbox, enter_node};
+use tulle_sandbox::{Error, Node, ObjectKey, Options, PodView, Sandbox, What, enter_node};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -72,7 +72,8 @@ spec:
 fn main() {
     let node = match enter_node() {
         Ok(node) => node,
-        Err(error) => return not_permitted(&error),
+        Err(error) if not_permitted(&error) => return,
+        Err(_) => std::process::exit(1),
     };
     let arguments = Arguments::from_args();
     let trial = Trial::test("manifests_become_pods_that_reach_each_other", move || {
@@ -81,20 +82,18 @@ fn main() {
     libtest_mimic::run(&arguments, vec![trial]).exit();
 }
 
-fn not_permitted(error: &Error) {
+/// Says SKIP; false if the machine is required to permit it.
+fn not_permitted(error: &Error) -> bool {
     let cause = error
         .source()
         .map(|cause| format!(": {cause}"))
         .unwrap_or_default();
     println!("SKIP netns: {error}{cause}");
     let required = std::env::var_os("TULLE_TEST_REQUIRE").unwrap_or_default();
-    if required
+    !required
         .to_string_lossy()
         .split(',')
         .any(|word| matches!(word.trim(), "all" | "netns"))
-    {
-        std::process::exit(1);
-    }
 }
 
 fn run(node: Node) -> Result<(), Failed> {
@@ -104,7 +103,11 @@ fn run(node: Node) -> Result<(), Failed> {
     runtime.block_on(async {
         let directory = tempfile::tempdir()?;
         fs::write(directory.path().join("shop.yaml"), MANIFESTS)?;
-        let sandbox = Sandbox::start(node, Options::default(), directory.path()).await?;
+        let started = Sandbox::start(node, Options::default(), directory.path()).await;
+        let sandbox = match started {
+            Err(error) if error.is_denied() && not_permitted(&error) => return Ok(()),
+            started => started?,
+        };
         let result = story(&sandbox, directory.path()).await;
         if result.is_err() {
             eprintln!("{:#?}", sandbox.pods());
@@ -121,7 +124,8 @@ async fn story(sandbox: &Sandbox, directory: &Path) -> Story {
     pods_are_set_up_as_their_manifests_say(sandbox, &client).await?;
     services_are_found_and_balanced(sandbox, &client).await?;
     failures_are_healed(sandbox).await?;
-    changes_are_followed(sandbox, directory, &client).await
+    changes_are_followed(sandbox, directory, &client).await?;
+    the_end_waits_for_the_pods(sandbox).await
 }
 
 async fn shell(
@@ -216,41 +220,50 @@ async fn failures_are_healed(sandbox: &Sandbox) -> Story {
     };
     sandbox.wait_until(DEADLINE, restarted).await?;
     sandbox.delete_pod(&victim, None)?;
+    // What is ready now is its successor: nobody is shown the pods from before the deletion.
+    sandbox.wait_ready(DEADLINE).await?;
+    assert_eq!(web(sandbox).len(), 2);
+    assert!(
+        web(sandbox)
+            .iter()
+            .all(|pod| pod.key != victim && pod.ready)
+    );
     sandbox
         .wait_until(DEADLINE, |pods| pods.iter().all(|pod| pod.key != victim))
         .await?;
-    sandbox.wait_ready(DEADLINE).await?;
     Ok(())
 }
 
 async fn changes_are_followed(sandbox: &Sandbox, directory: &Path, client: &ObjectKey) -> Story {
     let deployment = ObjectKey::new("shop", "web");
     sandbox.scale(&deployment, 3)?;
-    let ready = |pods: &[PodView]| {
-        pods.iter()
-            .filter(|pod| pod.key.name.starts_with("web-") && pod.ready)
-            .count()
-    };
-    sandbox
-        .wait_until(DEADLINE, |pods| ready(pods) == 3)
-        .await?;
+    sandbox.wait_ready(DEADLINE).await?;
+    assert_eq!(web(sandbox).iter().filter(|pod| pod.ready).count(), 3);
     sandbox.apply("bad", "apiVersion: v1\nkind: Pod\nmetadata: { name: db }\nspec: { containers: [{ name: db, image: postgres }] }\n")?;
-    let refused = async {
-        loop {
-            if sandbox
-                .problems()
-                .iter()
-                .any(|problem| problem.contains("default/db") && problem.contains("postgres"))
-            {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, refused).await?;
+    let refused = sandbox.wait_ready(DEADLINE).await;
+    let problem = refused.err().map(|error| error.to_string());
+    assert!(
+        problem.is_some_and(|text| text.contains("default/db") && text.contains("postgres")),
+        "what cannot run is an error at once"
+    );
     sandbox.remove("bad")?;
-    fs::remove_file(directory.join("shop.yaml"))?;
+    sandbox.wait_ready(DEADLINE).await?;
+    let file = directory.join("shop.yaml");
+    fs::rename(&file, directory.join("shop.yaml.away"))?;
     sandbox.wait_until(DEADLINE, <[PodView]>::is_empty).await?;
     assert!(sandbox.logs(client, None).is_err());
+    fs::rename(directory.join("shop.yaml.away"), &file)?;
+    Ok(sandbox.wait_ready(DEADLINE).await?)
+}
+
+/// The manifests still ask for pods, and yet none is left and none has come.
+async fn the_end_waits_for_the_pods(sandbox: &Sandbox) -> Story {
+    assert!(!sandbox.pods().is_empty());
+    let mut events = sandbox.events();
+    sandbox.clone().shutdown(Duration::from_secs(1)).await;
+    assert_eq!(sandbox.pods(), []);
+    while let Ok(event) = events.try_recv() {
+        assert_ne!(event.what, What::Created, "{event}");
+    }
     Ok(())
 }

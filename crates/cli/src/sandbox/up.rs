@@ -45,6 +45,11 @@ async fn stay_up(
     directory: &Path,
     leaf_ttl: Option<&str>,
 ) -> Result<ExitCode, CliError> {
+    if node.ids().mark_sockets() {
+        output::note(
+            "Rootless with a single user id: sidecars mark their sockets, and an app could set the mark too.",
+        );
+    }
     let options = Options {
         injector: mesh::injector(),
     };
@@ -102,7 +107,7 @@ async fn announce(sandbox: &Sandbox) {
     if let Err(error) = sandbox.wait_ready(PATIENCE).await {
         output::warning(&output::chain(&error));
         output::note("Correct the manifests: the sandbox follows.");
-        while sandbox.wait_ready(Duration::ZERO).await.is_err() {
+        while sandbox.wait_ready(PATIENCE).await.is_err() {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
