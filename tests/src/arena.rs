@@ -2,18 +2,16 @@
 
 mod documents;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use parking_lot::Mutex;
-use serde::Deserialize;
 use serde_json::Value;
-use tokio::io::AsyncReadExt as _;
 use tokio::process::Child;
 use tokio::time::{Instant, sleep, timeout};
+use tulle_cli::mesh::{Load, Summary};
 use tulle_runtime::names::{containers, ports};
 use tulle_sandbox::{ObjectKey, Output, PodView};
 
@@ -202,21 +200,8 @@ impl<'a> Arena<'a> {
         seconds: f64,
         more: &[&str],
     ) -> anyhow::Result<Load> {
-        let (rate, duration) = (rate.to_string(), format!("{}ms", (seconds * 1000.0) as u64));
-        let argv = [
-            "tulle",
-            "app",
-            "load",
-            "--url",
-            url,
-            "--rate",
-            &rate,
-            "--duration",
-            &duration,
-        ];
-        let mut child = self.spawn(from, argv.iter().chain(more).copied())?;
-        child.stdin.take();
-        Ok(Load(child))
+        let pod = self.pod(from)?.key;
+        Load::start(&self.mesh.sandbox, &pod, url, rate, seconds, more)
     }
 
     /// Reads a path of a sidecar's admin endpoint; what is not JSON comes as a string.
@@ -354,59 +339,5 @@ impl Drop for Arena<'_> {
     fn drop(&mut self) {
         // The test's own verdict counts; what stays ends with the process.
         let _ = self.mesh.sandbox.remove(&self.file());
-    }
-}
-
-/// What `tulle app load` reports at its end.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Summary {
-    /// Requests sent.
-    pub sent: u64,
-    /// Those that succeeded.
-    pub ok: u64,
-    /// Those that did not.
-    pub failed: u64,
-    /// Why not, and how often.
-    pub failures: BTreeMap<String, u64>,
-    /// Answers by version of the app.
-    pub versions: BTreeMap<String, u64>,
-    /// Answers by pod.
-    pub pods: BTreeMap<String, u64>,
-}
-
-/// A running load generator.
-#[derive(Debug)]
-pub struct Load(Child);
-
-impl Load {
-    /// Waits for its end.
-    pub async fn summary(mut self) -> anyhow::Result<Summary> {
-        let (mut output, mut errors) = (String::new(), String::new());
-        let mut stdout = self
-            .0
-            .stdout
-            .take()
-            .context("the load generator has no output")?;
-        let mut stderr = self
-            .0
-            .stderr
-            .take()
-            .context("the load generator has no errors")?;
-        let (read, _, status) = tokio::join!(
-            stdout.read_to_string(&mut output),
-            stderr.read_to_string(&mut errors),
-            self.0.wait()
-        );
-        read?;
-        ensure!(
-            status?.success(),
-            "the load generator failed: {}",
-            errors.trim()
-        );
-        let last = output
-            .lines()
-            .last()
-            .context("the load generator said nothing")?;
-        serde_json::from_str(last).with_context(|| format!("the load generator said {last}"))
     }
 }

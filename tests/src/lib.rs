@@ -11,8 +11,9 @@ pub mod manifests;
 pub mod mesh;
 mod metrics;
 
-pub use arena::{Arena, Load, Ran, Summary, eventually};
+pub use arena::{Arena, Ran, eventually};
 pub use harness::{Case, run};
 pub use manifests::{App, app};
 pub use mesh::Mesh;
 pub use metrics::Metrics;
+pub use tulle_cli::mesh::{Load, Summary};

@@ -9,9 +9,9 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tulle_injector::InjectorConfig;
+use tulle_cli::mesh;
 use tulle_runtime::names::ports;
-use tulle_sandbox::{GATEWAY_V4, HostProcess, Node, Options, Sandbox};
+use tulle_sandbox::{HostProcess, Node, Options, Sandbox};
 
 use crate::arena::{Arena, eventually};
 use crate::harness::Once;
@@ -70,13 +70,9 @@ impl Mesh {
 
     async fn start(node: Node, runtime: Handle) -> anyhow::Result<Self> {
         let manifests = tempfile::tempdir()?;
-        let injector = InjectorConfig {
-            control_address: format!("{GATEWAY_V4}:{}", ports::XDS),
-            drain_deadline: Some(Duration::from_secs(5)),
-            ..InjectorConfig::default()
-        };
+        let injector = mesh::injector();
         let sandbox = Sandbox::start(node, Options { injector }, manifests.path()).await?;
-        let control = sandbox.spawn_host("control", control_command(&sandbox), [])?;
+        let control = mesh::start_control(&sandbox, None)?;
         let mesh = Self {
             sandbox,
             control,
@@ -139,23 +135,4 @@ impl Mesh {
         }
         Ok(serde_json::from_str(body).unwrap_or_else(|_| Value::String(body.to_owned())))
     }
-}
-
-fn control_command(sandbox: &Sandbox) -> Vec<String> {
-    let mut argv = vec!["tulle".to_owned(), "control".to_owned()];
-    for source in sandbox.sources() {
-        argv.extend(["--source".to_owned(), source.display().to_string()]);
-    }
-    let more = [
-        ("--state-dir", "/run/tulle/control".to_owned()),
-        ("--bundle-dir", sandbox.bundles().display().to_string()),
-        ("--jwks", sandbox.jwks().display().to_string()),
-        ("--token-issuer", tulle_sandbox::ISSUER.to_owned()),
-        ("--root-propagation", "2s".to_owned()),
-    ];
-    argv.extend(
-        more.into_iter()
-            .flat_map(|(name, value)| [name.to_owned(), value]),
-    );
-    argv
 }

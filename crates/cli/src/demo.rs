@@ -53,7 +53,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         .build()?;
     let held = runtime.block_on(async {
         let mut report = Report::new(args.output == Format::Text);
-        let stage = Stage::build(node, &report)
+        let stage = Stage::build(node, args.keep, &report)
             .await
             .context("cannot bring up the demo application")?;
         play(&stage, &mut report, &args.step).await;

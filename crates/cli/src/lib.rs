@@ -8,7 +8,7 @@ mod args;
 mod demo;
 mod error;
 mod inject;
-mod mesh;
+pub mod mesh;
 mod output;
 mod sandbox;
 

@@ -1,10 +1,15 @@
-//! The control plane and the sidecars of a mesh in the sandbox: what `tulle demo` and `tulle sandbox up` have in common.
+//! The control plane, the sidecars and the load of a mesh in the sandbox: what `tulle demo`, `tulle sandbox up` and the
+//! end-to-end tests have in common.
+
+mod load;
 
 use std::time::Duration;
 
 use tulle_injector::InjectorConfig;
 use tulle_runtime::names::ports;
 use tulle_sandbox::{Error, GATEWAY_V4, HostProcess, Sandbox};
+
+pub use load::{Latency, Load, Summary};
 
 /// Name of the control plane's process on the node.
 pub(crate) const CONTROL: &str = "control";
@@ -14,7 +19,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 const ROOT_PROPAGATION: &str = "3s";
 
 /// Settings of the sidecars.
-pub(crate) fn injector() -> InjectorConfig {
+#[must_use]
+pub fn injector() -> InjectorConfig {
     InjectorConfig {
         control_address: format!("{GATEWAY_V4}:{}", ports::XDS),
         drain_deadline: Some(DRAIN),
@@ -23,10 +29,10 @@ pub(crate) fn injector() -> InjectorConfig {
 }
 
 /// Starts the control plane on the node, with `leaf_ttl` as the life of a certificate if it is not to be the usual one.
-pub(crate) fn start_control(
-    sandbox: &Sandbox,
-    leaf_ttl: Option<&str>,
-) -> Result<HostProcess, Error> {
+///
+/// # Errors
+/// If its log cannot be written.
+pub fn start_control(sandbox: &Sandbox, leaf_ttl: Option<&str>) -> Result<HostProcess, Error> {
     let mut argv = vec!["tulle".to_owned(), "control".to_owned()];
     let mut option = |name: &str, value: String| argv.extend([name.to_owned(), value]);
     for source in sandbox.sources() {

@@ -1,20 +1,18 @@
 //! The stage: the sandbox with the demo application and a control plane, and the tools of the steps.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::io::AsyncReadExt as _;
 use tulle_runtime::names::{self, ports};
 use tulle_runtime::signals;
 use tulle_sandbox::{HostProcess, Node, ObjectKey, Options, PodView, Sandbox};
 
 use super::report::Report;
-use crate::mesh;
+use crate::mesh::{self, Load};
+use crate::output;
 
 /// How long the application may take to come up.
 const BUILD_UP: Duration = Duration::from_secs(30);
@@ -23,7 +21,7 @@ const LEAF_TTL: &str = "40s";
 
 /// Lines of a log that are shown when something does not come up.
 const LOG_TAIL: usize = 15;
-/// Where the node keeps what the demo writes: memory of its own that goes with it.
+/// Where the manifests are while nobody else is to edit them: memory of the node that goes with it.
 const ROOT: &str = "/run/tulle/demo";
 
 /// The manifests of the demo application, by file name.
@@ -66,86 +64,10 @@ pub(super) struct Stage {
     directory: PathBuf,
 }
 
-/// What `tulle app load` reports at its end.
-#[derive(Debug, Deserialize)]
-pub(super) struct Summary {
-    pub(super) sent: u64,
-    pub(super) ok: u64,
-    pub(super) failed: u64,
-    pub(super) failures: BTreeMap<String, u64>,
-    pub(super) latency_ms: Latency,
-    pub(super) versions: BTreeMap<String, u64>,
-    pub(super) pods: BTreeMap<String, u64>,
-}
-
-/// Quantiles of latency, in milliseconds from when each request was due.
-#[derive(Debug, Deserialize)]
-pub(super) struct Latency {
-    pub(super) p50: f64,
-    pub(super) p99: f64,
-}
-
-impl Summary {
-    /// One line: how many, how fast, and why some failed.
-    pub(super) fn line(&self) -> String {
-        let reasons: Vec<_> = self
-            .failures
-            .iter()
-            .map(|(reason, count)| format!("{count} × {reason}"))
-            .collect();
-        let reasons = if reasons.is_empty() {
-            String::new()
-        } else {
-            format!(" ({})", reasons.join(", "))
-        };
-        format!(
-            "{} of {} failed{reasons}; p50 {:.1} ms, p99 {:.1} ms",
-            self.failed, self.sent, self.latency_ms.p50, self.latency_ms.p99
-        )
-    }
-}
-
-/// A load generator that runs in the `shopper` pod.
-#[derive(Debug)]
-pub(super) struct Load(tokio::process::Child);
-
-impl Load {
-    /// Waits for its end.
-    pub(super) async fn summary(mut self) -> anyhow::Result<Summary> {
-        let (mut output, mut errors) = (String::new(), String::new());
-        let (mut stdout, mut stderr) = (
-            self.0
-                .stdout
-                .take()
-                .context("the load generator has no output")?,
-            self.0
-                .stderr
-                .take()
-                .context("the load generator has no errors")?,
-        );
-        let (read, _, status) = tokio::join!(
-            stdout.read_to_string(&mut output),
-            stderr.read_to_string(&mut errors),
-            self.0.wait()
-        );
-        read?;
-        ensure!(
-            status?.success(),
-            "the load generator failed: {}",
-            errors.trim()
-        );
-        let last = output
-            .lines()
-            .last()
-            .context("the load generator said nothing")?;
-        serde_json::from_str(last).with_context(|| format!("the load generator said {last}"))
-    }
-}
-
 impl Stage {
     /// Brings everything up.
-    pub(super) async fn build(node: Node, report: &Report) -> anyhow::Result<Self> {
-        let directory = manifests()?;
+    pub(super) async fn build(node: Node, keep: bool, report: &Report) -> anyhow::Result<Self> {
+        let directory = manifests(keep)?;
         if node.ids().mark_sockets() {
             report.say(
                 "Rootless with a single user id: sidecars mark their sockets, and the capture rules exempt the mark.\n\
@@ -253,24 +175,8 @@ impl Stage {
         seconds: f64,
         more: &[&str],
     ) -> anyhow::Result<Load> {
-        let (rate, duration) = (rate.to_string(), format!("{}ms", (seconds * 1000.0) as u64));
-        let argv = [
-            "tulle",
-            "app",
-            "load",
-            "--url",
-            url,
-            "--rate",
-            &rate,
-            "--duration",
-            &duration,
-        ];
         let shopper = ObjectKey::new("shop", "shopper");
-        let mut child = self
-            .sandbox
-            .spawn_in(&shopper, None, argv.iter().chain(more).copied())?;
-        child.stdin.take();
-        Ok(Load(child))
+        Load::start(&self.sandbox, &shopper, url, rate, seconds, more)
     }
 
     /// Rewrites one of the manifests, as a person would with an editor.
@@ -309,6 +215,12 @@ impl Stage {
     /// Takes everything down.
     pub(super) async fn leave(self, grace: Duration) {
         self.sandbox.shutdown(grace).await;
+        if let Err(error) = std::fs::remove_dir_all(&self.directory) {
+            output::warning(&format!(
+                "cannot remove {}: {error}",
+                self.directory.display()
+            ));
+        }
     }
 }
 
@@ -335,11 +247,18 @@ fn last_words(sandbox: &Sandbox, control: &HostProcess) -> String {
     words
 }
 
-/// A copy of the manifests that steps and people can edit.
-fn manifests() -> anyhow::Result<PathBuf> {
-    let directory = PathBuf::from(ROOT);
-    std::fs::create_dir_all(&directory)
-        .with_context(|| format!("cannot make {}", directory.display()))?;
+/// A copy of the manifests that steps can edit, and people too if it is to be kept up.
+fn manifests(keep: bool) -> anyhow::Result<PathBuf> {
+    let directory = if keep {
+        let template = std::env::temp_dir().join("tulle-demo-XXXXXX");
+        nix::unistd::mkdtemp(&template)
+            .with_context(|| format!("cannot make {}", template.display()))?
+    } else {
+        let directory = PathBuf::from(ROOT);
+        std::fs::create_dir_all(&directory)
+            .with_context(|| format!("cannot make {}", directory.display()))?;
+        directory
+    };
     for (name, text) in MANIFESTS {
         write(&directory.join(name), text)?;
     }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::RATE;
 use crate::demo::report::Evidence;
-use crate::demo::stage::{Stage, Summary};
+use crate::demo::stage::Stage;
+use crate::mesh::Summary;
 
 pub(super) async fn protocols(stage: &Stage, evidence: &mut Evidence) -> anyhow::Result<()> {
     let runs = [
