@@ -9,6 +9,7 @@ use crate::proof::encrypted_requests;
 
 tulle_tests::cases! {
     a_unary_call_says_who_answered;
+    load_over_grpc_loses_nothing;
     grpcio_calls_grpcio_in_all_four_ways ["grpcio"];
 }
 
@@ -76,6 +77,23 @@ async fn a_unary_call_says_who_answered(mesh: &Mesh) -> anyhow::Result<()> {
         "{answer}"
     );
     encrypted_requests(&arena, "ledger", 1).await
+}
+
+async fn load_over_grpc_loses_nothing(mesh: &Mesh) -> anyhow::Result<()> {
+    let ledger = app("ledger").grpc(9000).replicas(2);
+    let arena = mesh.apply("grpc-load", ledger + app("client")).await?;
+    let summary = arena
+        .load("client", "grpc://ledger:9000", 50, 1.0, &[])
+        .await?;
+    ensure!(
+        summary.failed == 0 && summary.ok == summary.sent,
+        "{summary:?}"
+    );
+    ensure!(
+        summary.pods.len() == 2,
+        "calls on one connection went to one pod: {summary:?}"
+    );
+    Ok(())
 }
 
 async fn grpcio_calls_grpcio_in_all_four_ways(mesh: &Mesh) -> anyhow::Result<()> {

@@ -9,6 +9,7 @@ use crate::proof::encrypted_requests;
 tulle_tests::cases! {
     http2_by_prior_knowledge_reaches_an_app_as_http2;
     http1_is_detected_on_an_undeclared_port;
+    http2_is_detected_on_an_undeclared_port;
     nghttp_gets_several_streams_from_nginx ["nghttp", "nginx"];
 }
 
@@ -33,6 +34,19 @@ async fn http1_is_detected_on_an_undeclared_port(mesh: &Mesh) -> anyhow::Result<
     let arena = mesh.apply("http1-detected", web + app("client")).await?;
     let answer = arena.app_call("client", &["http://web:8080/"]).await?;
     ensure!(answer["status"] == 200, "{answer}");
+    encrypted_requests(&arena, "web", 1).await
+}
+
+async fn http2_is_detected_on_an_undeclared_port(mesh: &Mesh) -> anyhow::Result<()> {
+    let web = app("web").serve("--http", 8080, "web");
+    let arena = mesh.apply("http2-detected", web + app("client")).await?;
+    let answer = arena
+        .app_call("client", &["http://web:8080/", "--http2"])
+        .await?;
+    ensure!(
+        answer["version"] == "HTTP/2.0" && answer["status"] == 200,
+        "{answer}"
+    );
     encrypted_requests(&arena, "web", 1).await
 }
 

@@ -27,6 +27,9 @@ use crate::Error;
 
 /// Name of the bridge.
 pub const BRIDGE: &str = "tulle0";
+/// Hardware address of the bridge. One that is not set is the lowest of its ports': it would change as pods come and go,
+/// and every pod that knows the old one would lose its gateway until it asks again, ten seconds later.
+const BRIDGE_MAC: [u8; 6] = [0x02, b'T', b'U', b'L', b'L', b'E'];
 /// The node's own addresses, every pod's gateway, DNS server and the host of the control plane.
 pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 /// As [`GATEWAY_V4`], for IPv6.
@@ -82,7 +85,12 @@ impl Network {
         up(&links, "lo").await?;
         links
             .link()
-            .add(LinkBridge::new(BRIDGE).up().build())
+            .add(
+                LinkBridge::new(BRIDGE)
+                    .address(BRIDGE_MAC.to_vec())
+                    .up()
+                    .build(),
+            )
             .execute()
             .await
             .map_err(Error::network(what()))?;

@@ -7,7 +7,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use tulle_sandbox::{Error, Node, ObjectKey, Options, PodView, Sandbox, What, enter_node};
+use tulle_sandbox::{
+    Error, GATEWAY_V4, Node, ObjectKey, Options, PodView, Sandbox, What, enter_node,
+};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -123,6 +125,7 @@ async fn story(sandbox: &Sandbox, directory: &Path) -> Story {
     let client = ObjectKey::new("shop", "client");
     pods_are_set_up_as_their_manifests_say(sandbox, &client).await?;
     services_are_found_and_balanced(sandbox, &client).await?;
+    the_gateway_keeps_its_hardware_address(sandbox, &client).await?;
     failures_are_healed(sandbox).await?;
     changes_are_followed(sandbox, directory, &client).await?;
     the_end_waits_for_the_pods(sandbox).await
@@ -198,6 +201,20 @@ async fn services_are_found_and_balanced(sandbox: &Sandbox, client: &ObjectKey) 
     let web = web(sandbox).remove(0);
     let itself = "python3 -c \"import urllib.request as u; [u.urlopen('http://web/index.html', timeout=2).read() for _ in range(20)]\"";
     shell(sandbox, &web.key, itself).await?;
+    Ok(())
+}
+
+/// A bridge without one of its own has the lowest of its ports', which come and go with the pods; whoever knows the old
+/// one is cut off until it asks again.
+async fn the_gateway_keeps_its_hardware_address(sandbox: &Sandbox, client: &ObjectKey) -> Story {
+    let neighbours = shell(sandbox, client, "cat /proc/net/arp").await?;
+    let gateway = neighbours
+        .lines()
+        .find(|line| line.starts_with(&format!("{GATEWAY_V4} ")));
+    assert!(
+        gateway.is_some_and(|line| line.contains(" 02:54:55:4c:4c:45 ")),
+        "{neighbours}"
+    );
     Ok(())
 }
 
