@@ -5,15 +5,24 @@ use tulle_tests::{App, app};
 
 /// nginx with the inside of one `server` block. It listens where that says.
 pub(crate) fn nginx(name: &str, server: &str) -> App {
+    nginx_of(name, &[server])
+}
+
+/// nginx with the insides of several `server` blocks.
+pub(crate) fn nginx_of(name: &str, servers: &[&str]) -> App {
     // Everything that it writes is in the container's own memory.
     let own = "/run/secrets";
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .iter()
         .map(|kind| format!("  {kind}_temp_path {own}/{kind};\n"))
         .collect();
+    let servers: String = servers
+        .iter()
+        .map(|server| format!("  server {{\n{server}\n  }}\n"))
+        .collect();
     let config = format!(
         "daemon off;\nmaster_process off;\npid {own}/nginx.pid;\nerror_log stderr warn;\n\
-         events {{}}\nhttp {{\n{temporary}  access_log off;\n  default_type text/plain;\n  server {{\n{server}\n  }}\n}}\n"
+         events {{}}\nhttp {{\n{temporary}  access_log off;\n  default_type text/plain;\n{servers}}}\n"
     );
     let argv = ["nginx", "-e", "stderr", "-p", own, "-c"].map(str::to_owned);
     app(name)

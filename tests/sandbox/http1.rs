@@ -16,7 +16,10 @@ tulle_tests::cases! {
     an_upgraded_connection_carries_bytes_both_ways ["python3"];
     curl_reuses_its_connection_to_nginx ["curl", "nginx"];
     nginx_answers_a_body_that_curl_sends_in_chunks ["curl", "nginx"];
+    trailers_pass_from_nginx_to_curl ["curl", "nginx"];
     python_talks_to_an_http_1_0_server ["python3"];
+    http_1_0_of_curl_is_kept_alive_only_when_it_asks ["curl", "nginx"];
+    nginx_as_an_http_1_0_proxy_reaches_nginx ["curl", "nginx"];
 }
 
 async fn an_answer_says_who_answered_over_mutual_tls(mesh: &Mesh) -> anyhow::Result<()> {
@@ -264,4 +267,105 @@ async fn python_talks_to_an_http_1_0_server(mesh: &Mesh) -> anyhow::Result<()> {
     ensure!(out.starts_with("200 SimpleHTTP"), "{out}");
     ensure!(out.contains("hello from a file"), "{out}");
     encrypted_requests(&arena, "web", 1).await
+}
+
+async fn trailers_pass_from_nginx_to_curl(mesh: &Mesh) -> anyhow::Result<()> {
+    // A second server makes the body, because only what is not already at its end gets trailers.
+    let server = "listen 8080;\nlocation /body { return 200 \"the body\\n\"; }\n\
+        location / { proxy_pass http://127.0.0.1:8080/body; add_header Trailer x-end; add_trailer x-end 42; }";
+    let web = nginx("web", server).port("http", 8080, 8080);
+    let arena = mesh.apply("http1-trailers", web + app("client")).await?;
+    let get = async |headers: &[&str]| {
+        let argv = [
+            "curl",
+            "-sS",
+            "--max-time",
+            "15",
+            "-D",
+            "-",
+            "http://web:8080/",
+        ];
+        let argv = argv.iter().chain(headers).copied();
+        arena.exec("client", argv).await?.ok()
+    };
+    let out = get(&["-H", "TE: trailers", "-H", "Connection: TE"]).await?;
+    let lower = out.to_lowercase();
+    ensure!(lower.contains("transfer-encoding: chunked"), "{out}");
+    ensure!(out.contains("the body\n"), "{out}");
+    ensure!(lower.contains("x-end: 42\r\n"), "no trailer came: {out}");
+    let out = get(&[]).await?;
+    ensure!(out.contains("the body\n"), "{out}");
+    ensure!(
+        !out.contains("x-end: 42"),
+        "a trailer that was not wanted: {out}"
+    );
+    encrypted_requests(&arena, "web", 2).await
+}
+
+async fn http_1_0_of_curl_is_kept_alive_only_when_it_asks(mesh: &Mesh) -> anyhow::Result<()> {
+    let server = "listen 8080;\nlocation / { return 200 \"$request_uri\\n\"; }";
+    let web = nginx("web", server).port("http", 8080, 8080);
+    let arena = mesh.apply("http1-curl-1-0", web + app("client")).await?;
+    let get = async |more: &[&str]| {
+        let argv = [
+            "curl",
+            "-sS0",
+            "--max-time",
+            "15",
+            "-w",
+            "HTTP/%{http_version} connects=%{num_connects}\n",
+            "http://web:8080/a",
+            "http://web:8080/b",
+        ];
+        arena
+            .exec("client", argv.iter().chain(more).copied())
+            .await?
+            .ok()
+    };
+    let out = get(&["-H", "Connection: keep-alive"]).await?;
+    ensure!(
+        out == "/a\nHTTP/1 connects=1\n/b\nHTTP/1 connects=0\n",
+        "{out}"
+    );
+    let out = get(&[]).await?;
+    ensure!(
+        out == "/a\nHTTP/1 connects=1\n/b\nHTTP/1 connects=1\n",
+        "{out}"
+    );
+    encrypted_requests(&arena, "web", 4).await
+}
+
+async fn nginx_as_an_http_1_0_proxy_reaches_nginx(mesh: &Mesh) -> anyhow::Result<()> {
+    let web = nginx(
+        "web",
+        "listen 8080;\nlocation / { return 200 \"$request_method $request_uri $http_host\\n\"; }",
+    )
+    .port("http", 8080, 8080);
+    let edge = nginx(
+        "edge",
+        "listen 127.0.0.1:8081;\nresolver_timeout 10s;\n\
+         location / { proxy_http_version 1.0; proxy_pass http://web:8080; }",
+    );
+    let arena = mesh.apply("http1-nginx-1-0", web + edge).await?;
+    let argv = [
+        "curl",
+        "-sS",
+        "--max-time",
+        "15",
+        "http://127.0.0.1:8081/a",
+        "http://127.0.0.1:8081/b",
+        "--next",
+        "-sS",
+        "--max-time",
+        "15",
+        "-d",
+        "hello",
+        "http://127.0.0.1:8081/c",
+    ];
+    let out = arena.exec("edge", argv).await?.ok()?;
+    ensure!(
+        out == "GET /a web:8080\nGET /b web:8080\nPOST /c web:8080\n",
+        "{out}"
+    );
+    encrypted_requests(&arena, "web", 3).await
 }

@@ -1,6 +1,7 @@
 //! HTTP/2 by prior knowledge through two sidecars.
 
 use anyhow::ensure;
+use tulle_tests::manifests::FILES;
 use tulle_tests::{Mesh, app};
 
 use crate::foreign::nginx;
@@ -11,6 +12,7 @@ tulle_tests::cases! {
     http1_is_detected_on_an_undeclared_port;
     http2_is_detected_on_an_undeclared_port;
     nghttp_gets_several_streams_from_nginx ["nghttp", "nginx"];
+    trailers_pass_between_nghttp_and_nghttpd ["nghttp", "nghttpd"];
 }
 
 async fn http2_by_prior_knowledge_reaches_an_app_as_http2(mesh: &Mesh) -> anyhow::Result<()> {
@@ -66,6 +68,48 @@ async fn nghttp_gets_several_streams_from_nginx(mesh: &Mesh) -> anyhow::Result<(
     ensure!(
         out.contains("HTTP/2.0 /a\n") && out.contains("HTTP/2.0 /b\n"),
         "{out}"
+    );
+    encrypted_requests(&arena, "web", 2).await
+}
+
+async fn trailers_pass_between_nghttp_and_nghttpd(mesh: &Mesh) -> anyhow::Result<()> {
+    let web = app("web")
+        .command([
+            "nghttpd",
+            "--no-tls",
+            "-v",
+            "--echo-upload",
+            "--trailer",
+            "x-end: 42",
+            "--htdocs",
+            FILES,
+            "8080",
+        ])
+        .file("greeting.txt", "hello from a file\n")
+        .port("http2", 8080, 8080);
+    let client = app("client").file("upload.txt", "hello back\n");
+    let arena = mesh.apply("http2-nghttpd", web + client).await?;
+    let upload = format!("{FILES}/upload.txt");
+    let get = ["nghttp", "-v", "-t", "10", "http://web:8080/greeting.txt"];
+    let post = [
+        "nghttp",
+        "-v",
+        "-t",
+        "10",
+        "-d",
+        &upload,
+        "--trailer",
+        "x-sum: 7",
+        "http://web:8080/",
+    ];
+    for (argv, body) in [(&get[..], "hello from a file"), (&post[..], "hello back")] {
+        let out = arena.exec("client", argv.iter().copied()).await?.ok()?;
+        ensure!(out.contains(body) && out.contains("x-end: 42"), "{out}");
+    }
+    let log = arena.logs("web", None)?;
+    ensure!(
+        log.contains("x-sum: 7"),
+        "the server did not get the trailer: {log}"
     );
     encrypted_requests(&arena, "web", 2).await
 }

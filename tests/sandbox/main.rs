@@ -9,8 +9,10 @@ mod http2;
 mod ipv6;
 mod proof;
 mod rules;
+mod smtp;
 mod tcp;
 mod tls;
+mod websocket;
 
 fn main() -> ExitCode {
     let files = [
@@ -20,6 +22,8 @@ fn main() -> ExitCode {
         tls::cases(),
         rules::cases(),
         tcp::cases(),
+        smtp::cases(),
+        websocket::cases(),
         ipv6::cases(),
     ];
     tulle_tests::run(files.into_iter().flatten().collect())

@@ -5,8 +5,12 @@ use std::path::PathBuf;
 
 /// Need of network namespaces, which every test over the sandbox has.
 pub const NETNS: &str = "netns";
-/// Need of a Python with the real gRPC library.
-pub const GRPCIO: &str = "grpcio";
+/// Needs of a Python with a library, and the module that proves it is there.
+const LIBRARIES: [(&str, &str); 3] = [
+    ("grpcio", "grpc"),
+    ("aiosmtpd", "aiosmtpd"),
+    ("websockets", "websockets"),
+];
 /// Need of a kernel with IPv6.
 pub const IPV6: &str = "ipv6";
 
@@ -19,12 +23,13 @@ pub enum Missing {
     Fail(String),
 }
 
-/// Checks a need: a program that must be on PATH, [`GRPCIO`] or [`IPV6`].
+/// Checks a need: a program that must be on PATH, a library of the Python environment, or [`IPV6`].
 pub fn require(need: &str) -> Result<(), Missing> {
-    let met = match need {
-        GRPCIO => has_grpcio(),
-        IPV6 => std::path::Path::new("/proc/net/if_inet6").exists(),
-        program => find(program).is_some(),
+    let library = LIBRARIES.iter().find(|(library, _)| *library == need);
+    let met = match (need, library) {
+        (_, Some((_, module))) => has_module(module),
+        (IPV6, None) => std::path::Path::new("/proc/net/if_inet6").exists(),
+        (program, None) => find(program).is_some(),
     };
     if met {
         return Ok(());
@@ -67,7 +72,7 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// The Python interpreter with the gRPC library: `TULLE_TEST_PYTHON`, or where ./tests/run puts it.
+/// The Python interpreter with the libraries: `TULLE_TEST_PYTHON`, or where ./tests/run puts it.
 #[must_use]
 pub fn python() -> PathBuf {
     let cache = env::var_os("XDG_CACHE_HOME")
@@ -77,9 +82,9 @@ pub fn python() -> PathBuf {
         .map_or_else(|| cache.join("tulle/python/bin/python"), PathBuf::from)
 }
 
-fn has_grpcio() -> bool {
+fn has_module(module: &str) -> bool {
     let imported = std::process::Command::new(python())
-        .args(["-c", "import grpc"])
+        .args(["-c", &format!("import {module}")])
         .output();
     imported.is_ok_and(|output| output.status.success())
 }

@@ -21,7 +21,7 @@ pub struct App {
     files: Vec<(String, String)>,
     annotations: Vec<(String, String)>,
     grace: u64,
-    dual_stack: bool,
+    families: Option<(&'static str, &'static [&'static str])>,
     headless: bool,
     serves: bool,
 }
@@ -42,7 +42,7 @@ pub fn app(name: &str) -> App {
         files: Vec::new(),
         annotations: Vec::new(),
         grace: 2,
-        dual_stack: false,
+        families: None,
         headless: false,
         serves: false,
     }
@@ -145,7 +145,14 @@ impl App {
     /// Gives the Service an address of each family.
     #[must_use]
     pub fn dual_stack(mut self) -> Self {
-        self.dual_stack = true;
+        self.families = Some(("RequireDualStack", &["IPv4", "IPv6"]));
+        self
+    }
+
+    /// Gives the Service an IPv6 address and no other.
+    #[must_use]
+    pub fn ipv6_only(mut self) -> Self {
+        self.families = Some(("SingleStack", &["IPv6"]));
         self
     }
 
@@ -189,8 +196,9 @@ impl App {
 
     fn service(&self, name: &str) -> Value {
         let mut spec = json!({ "selector": { "app": name }, "ports": self.ports });
-        if self.dual_stack {
-            spec["ipFamilyPolicy"] = "RequireDualStack".into();
+        if let Some((policy, families)) = self.families {
+            spec["ipFamilyPolicy"] = policy.into();
+            spec["ipFamilies"] = json!(families);
         }
         if self.headless {
             spec["clusterIP"] = "None".into();
