@@ -1,11 +1,16 @@
 //! Picks an endpoint of a cluster, and takes those out that cannot be reached.
 //!
-//! A pick walks the cluster's endpoints without a lock or an allocation. What it counts lives in atomics beside the
-//! snapshot ([`ClusterState`], [`EndpointState`]), so it outlives config changes and is shared by all workers. Time
-//! comes in as milliseconds since the process's start ([`now_ms`]), so that tests need no clock.
+//! A pick takes no lock and allocates nothing, and mostly looks at one or two endpoints, however many there are: it
+//! draws from those that the control plane calls healthy and draws again if it hits one that is ejected, which leaves
+//! the shares of the others as they are. What it counts lives in atomics beside the snapshot ([`ClusterState`],
+//! [`EndpointState`]), so it outlives config changes and is shared by all workers. Time comes in as milliseconds since
+//! the process's start ([`now_ms`]), so that tests need no clock.
 //!
 //! An endpoint is preferred in this order: healthy and not tried yet for this request; healthy; draining; ejected
 //! (panic: everything is ejected, and trying is better than refusing). An unhealthy endpoint is never picked.
+
+mod candidates;
+mod key;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,15 +18,20 @@ use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use crate::config::cluster::{ClusterState, EndpointState, Health, LbPolicy, OutlierDetection};
+use crate::config::cluster::{ClusterState, EndpointState, LbPolicy, OutlierDetection};
 use crate::config::{Cluster, Endpoint};
+
+use candidates::Candidates;
+pub use key::{of_client, of_request};
 
 /// How much longer a failed response makes an endpoint less attractive ...
 const TROUBLE_MS: u64 = 250;
 /// ... and how long at most, where it is passed over altogether.
 const TROUBLE_MAX_MS: u64 = 1_000;
-/// How many draws an endpoint that fails is given up for.
+/// How many draws an endpoint that is ejected or fails is given up for.
 const DRAWS: usize = 8;
+/// How many points of the ring are looked at for one whose endpoint can be used.
+const STEPS: usize = 64;
 
 /// Milliseconds since the first call in this process; never 0.
 #[must_use]
@@ -33,30 +43,92 @@ pub fn now_ms() -> u64 {
 
 /// Picks the endpoint for one attempt; `None`: the cluster has none that may be used (response flag `UH`).
 ///
-/// `avoid` holds the endpoints that earlier attempts of the same request used.
+/// `key` is what the request is hashed by, if its route says so; where the cluster hashes and there is none, any
+/// endpoint will do. `avoid` holds the endpoints that earlier attempts of the same request used.
 pub fn pick<'c>(
     cluster: &'c Cluster,
+    key: Option<u64>,
     avoid: &[SocketAddr],
     now: u64,
     rng: &mut fastrand::Rng,
 ) -> Option<&'c Arc<Endpoint>> {
-    let candidates = Candidates::best(&cluster.endpoints, avoid, now)?;
-    Some(match cluster.lb_policy {
-        LbPolicy::LeastRequest => {
-            let first = candidates.draw(rng);
-            less_loaded(first, candidates.draw(rng))
-        }
-        LbPolicy::Random => candidates.draw(rng),
-        LbPolicy::RoundRobin => {
-            let turn = candidates.turn(cluster.state.next.fetch_add(1, Relaxed));
-            let next = candidates.at(turn);
-            if is_passed_over(next, now, rng) {
-                candidates.draw(rng)
-            } else {
-                next
+    let key = key.filter(|_| cluster.lb_policy == LbPolicy::ConsistentHash);
+    let quick = Quick {
+        cluster,
+        avoid,
+        now,
+    };
+    let picked = match (cluster.lb_policy, key) {
+        (LbPolicy::LeastRequest, _) => quick.less_loaded(rng),
+        (LbPolicy::RoundRobin, _) => quick.turn(rng),
+        (LbPolicy::ConsistentHash, Some(key)) => quick.preferred(key),
+        (LbPolicy::Random | LbPolicy::ConsistentHash, _) => quick.draw(rng),
+    };
+    picked.or_else(|| {
+        let candidates = Candidates::best(&cluster.endpoints, avoid, now)?;
+        Some(match (cluster.lb_policy, key) {
+            (LbPolicy::LeastRequest, _) => {
+                let first = candidates.draw(rng);
+                less_loaded(first, candidates.draw(rng))
+            }
+            (_, Some(key)) => candidates.preferred(key),
+            (_, None) => candidates.draw(rng),
+        })
+    })
+}
+
+/// The quick way to pick, without a look at all endpoints. It may find nobody though somebody is there.
+struct Quick<'c, 'a> {
+    cluster: &'c Cluster,
+    avoid: &'a [SocketAddr],
+    now: u64,
+}
+
+impl<'c> Quick<'c, '_> {
+    /// An endpoint of the lineup, if it can be used.
+    fn usable(&self, position: usize) -> Option<&'c Arc<Endpoint>> {
+        let endpoint = self.cluster.endpoints.get(position)?;
+        let usable = !is_ejected(endpoint, self.now) && !self.avoid.contains(&endpoint.address);
+        usable.then_some(endpoint)
+    }
+
+    /// A random one, rarely one that fails just now.
+    fn draw(&self, rng: &mut fastrand::Rng) -> Option<&'c Arc<Endpoint>> {
+        let lineup = self.cluster.endpoints.lineup();
+        let mut drawn = None;
+        for _ in 0..DRAWS {
+            let Some(endpoint) = self.usable(lineup.draw(rng)?) else {
+                continue;
+            };
+            drawn = Some(endpoint);
+            if !is_passed_over(endpoint, self.now, rng) {
+                break;
             }
         }
-    })
+        drawn
+    }
+
+    fn less_loaded(&self, rng: &mut fastrand::Rng) -> Option<&'c Arc<Endpoint>> {
+        let first = self.draw(rng)?;
+        Some(less_loaded(first, self.draw(rng)?))
+    }
+
+    /// The next in turn. The turn of one that cannot be used goes to any other, not to its neighbour.
+    fn turn(&self, rng: &mut fastrand::Rng) -> Option<&'c Arc<Endpoint>> {
+        let turn = self.cluster.state.next.fetch_add(1, Relaxed);
+        let next = self.usable(self.cluster.endpoints.lineup().turn(turn)?);
+        next.filter(|endpoint| !is_passed_over(endpoint, self.now, rng))
+            .or_else(|| self.draw(rng))
+    }
+
+    /// The one that a hash prefers. Failed responses do not end an affinity: other endpoints know nothing of the
+    /// client.
+    fn preferred(&self, key: u64) -> Option<&'c Arc<Endpoint>> {
+        let ring = self.cluster.endpoints.ring()?;
+        ring.walk(key)
+            .take(STEPS)
+            .find_map(|position| self.usable(position))
+    }
 }
 
 /// The endpoint with fewer active requests per weight; the first one if both have as many.
@@ -68,122 +140,6 @@ fn less_loaded<'c>(first: &'c Arc<Endpoint>, second: &'c Arc<Endpoint>) -> &'c A
         second
     } else {
         first
-    }
-}
-
-/// The best non-empty class of endpoints.
-struct Candidates<'c, 'a> {
-    endpoints: &'c [Arc<Endpoint>],
-    avoid: &'a [SocketAddr],
-    now: u64,
-    class: Class,
-    /// How many they are.
-    count: u64,
-    /// Sum of their weights, greater than zero.
-    weight: u64,
-    /// Whether all of them weigh the same.
-    even: bool,
-}
-
-/// Classes of endpoints, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Class {
-    Fresh,
-    Tried,
-    Draining,
-    Ejected,
-    EjectedDraining,
-    Never,
-}
-
-impl<'c, 'a> Candidates<'c, 'a> {
-    fn best(endpoints: &'c [Arc<Endpoint>], avoid: &'a [SocketAddr], now: u64) -> Option<Self> {
-        const CLASSES: usize = Class::Never as usize;
-        let mut weights = [0_u64; CLASSES];
-        let mut counts = [0_u64; CLASSES];
-        let mut even = [true; CLASSES];
-        let mut seen = [0_u32; CLASSES];
-        for endpoint in endpoints {
-            let class = classify(endpoint, avoid, now) as usize;
-            if class == CLASSES {
-                continue;
-            }
-            weights[class] += u64::from(endpoint.weight.max(1));
-            counts[class] += 1;
-            even[class] &= seen[class] == 0 || seen[class] == endpoint.weight;
-            seen[class] = endpoint.weight;
-        }
-        let all = [
-            Class::Fresh,
-            Class::Tried,
-            Class::Draining,
-            Class::Ejected,
-            Class::EjectedDraining,
-        ];
-        let class = all.into_iter().find(|class| counts[*class as usize] > 0)?;
-        let (count, weight) = (counts[class as usize], weights[class as usize]);
-        Some(Self {
-            endpoints,
-            avoid,
-            now,
-            class,
-            count,
-            weight,
-            even: even[class as usize],
-        })
-    }
-
-    /// The candidate at a position below the sum of weights.
-    fn at(&self, position: u64) -> &'c Arc<Endpoint> {
-        let mut left = position;
-        let mut last = None;
-        for endpoint in self.endpoints {
-            if classify(endpoint, self.avoid, self.now) != self.class {
-                continue;
-            }
-            last = Some(endpoint);
-            let weight = u64::from(endpoint.weight.max(1));
-            if left < weight {
-                return endpoint;
-            }
-            left -= weight;
-        }
-        // An endpoint left the class on another thread since it was counted.
-        last.unwrap_or(&self.endpoints[0])
-    }
-
-    /// A random candidate, rarely one that fails just now.
-    fn draw(&self, rng: &mut fastrand::Rng) -> &'c Arc<Endpoint> {
-        let mut drawn = self.at(rng.u64(..self.weight));
-        for _ in 1..DRAWS {
-            if !is_passed_over(drawn, self.now, rng) {
-                break;
-            }
-            drawn = self.at(rng.u64(..self.weight));
-        }
-        drawn
-    }
-
-    /// The position of the `n`th turn: one after the other if all weigh the same, else spread evenly by weight.
-    fn turn(&self, n: u32) -> u64 {
-        if self.even {
-            return (u64::from(n) % self.count) * (self.weight / self.count);
-        }
-        // Multiples of the golden ratio fall evenly into [0, 1), here scaled to 2^32.
-        let spread = n.wrapping_mul(0x9e37_79b9);
-        (u64::from(spread) * self.weight) >> 32
-    }
-}
-
-fn classify(endpoint: &Endpoint, avoid: &[SocketAddr], now: u64) -> Class {
-    let ejected = is_ejected(endpoint, now);
-    match endpoint.health {
-        Health::Healthy if ejected => Class::Ejected,
-        Health::Healthy if avoid.contains(&endpoint.address) => Class::Tried,
-        Health::Healthy => Class::Fresh,
-        Health::Draining if ejected => Class::EjectedDraining,
-        Health::Draining => Class::Draining,
-        Health::Unhealthy => Class::Never,
     }
 }
 

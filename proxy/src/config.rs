@@ -5,6 +5,7 @@
 //! [`cluster::Cluster`] and its endpoints as shared state of atomics, carried over from the snapshot before.
 
 pub mod cluster;
+pub mod endpoints;
 pub mod listener;
 pub mod route;
 pub mod store;
@@ -14,6 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 pub use cluster::{Cluster, Endpoint, Workload};
+pub use endpoints::Endpoints;
 pub use listener::{InboundListener, InboundPort, OutboundListener, Protocol};
 pub use route::{Route, RouteTable};
 pub use store::{Config, Resolution};

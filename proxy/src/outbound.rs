@@ -106,7 +106,7 @@ async fn look(
 /// Opaque bytes to a cluster of the mesh.
 async fn to_cluster(client: IoStream, downstream: &Downstream, route: &TcpRoute, worker: &Worker) {
     let mut record = ConnectionRecord::new(Rc::new(downstream.clone()));
-    match tcp::connect(worker, route).await {
+    match tcp::connect(worker, route, downstream.peer.ip()).await {
         Ok(upstream) => {
             let endpoint = upstream.endpoint.address;
             record.upstream = Some(endpoint);

@@ -6,7 +6,7 @@
 mod relay;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::time::timeout;
@@ -89,19 +89,25 @@ pub struct Upstream {
     pub active: ActiveGuard,
 }
 
-/// Connects to an endpoint of a route's clusters.
+/// Connects a client to an endpoint of a route's clusters.
 ///
 /// # Errors
 ///
 /// When there is nothing to connect to, or the last attempt failed.
-pub async fn connect(worker: &Worker, route: &TcpRoute) -> Result<Upstream, TcpError> {
+pub async fn connect(
+    worker: &Worker,
+    route: &TcpRoute,
+    client: IpAddr,
+) -> Result<Upstream, TcpError> {
     let name = choose(route);
+    let key = route.by_source.then(|| balance::of_client(client));
     let mut tried: Vec<SocketAddr> = Vec::new();
     loop {
         let cluster = worker.config.load().cluster(name).cloned();
         let cluster = cluster.ok_or_else(|| TcpError::NoCluster(name.clone()))?;
         let endpoint = balance::pick(
             &cluster,
+            key,
             &tried,
             balance::now_ms(),
             &mut fastrand::Rng::new(),

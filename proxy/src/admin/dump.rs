@@ -9,7 +9,8 @@ use serde_json::{Map, Value, json};
 use crate::config::cluster::{Discovery, Health, LbPolicy};
 use crate::config::listener::{RouteSource, ServiceName, TcpRoute};
 use crate::config::route::{
-    Forward, HeaderChanges, PathMatch, PathRewrite, Redirect, RouteAction, RouteMatch, StringMatch,
+    Forward, HashOn, HashPolicy, HeaderChanges, PathMatch, PathRewrite, Redirect, RouteAction,
+    RouteMatch, StringMatch,
 };
 use crate::config::{
     Cluster, Endpoint, InboundPort, Lookup, Protocol, Route, RouteTable, Snapshot, Workload,
@@ -93,12 +94,16 @@ fn route_source(source: &RouteSource) -> Value {
 }
 
 fn tcp(route: &TcpRoute) -> Value {
-    object(
-        route
-            .clusters
-            .iter()
-            .map(|(name, weight)| (name.to_string(), (*weight).into())),
-    )
+    let weights = route
+        .clusters
+        .iter()
+        .map(|(name, weight)| (name.to_string(), (*weight).into()));
+    let clusters = object(weights);
+    if route.by_source {
+        json!({ "clusters": clusters, "hash": ["source_ip"] })
+    } else {
+        clusters
+    }
 }
 
 fn routes(table: &RouteTable) -> Value {
@@ -171,7 +176,16 @@ fn forward(to: &Forward) -> Value {
             "backoff_max_ms": millis(to.retry.backoff_max),
             "max_replay_bytes": to.retry.max_replay_bytes,
         },
+        "hash": to.hash.iter().map(hash_policy).collect::<Vec<_>>(),
     })
+}
+
+fn hash_policy(policy: &HashPolicy) -> Value {
+    let on: Value = match &policy.on {
+        HashOn::SourceIp => "source_ip".into(),
+        HashOn::Header(name) => json!({ "header": name.as_str() }),
+    };
+    json!({ "on": on, "terminal": policy.terminal })
 }
 
 fn redirect(to: &Redirect) -> Value {
@@ -231,6 +245,7 @@ fn cluster(cluster: &Cluster) -> Value {
             LbPolicy::LeastRequest => "least_request",
             LbPolicy::RoundRobin => "round_robin",
             LbPolicy::Random => "random",
+            LbPolicy::ConsistentHash => "consistent_hash",
         },
         "connect_timeout_ms": millis(cluster.connect_timeout),
         "limits": {

@@ -1,7 +1,10 @@
+//! Which endpoint is picked how often, and what takes one out.
+
 use std::collections::HashMap;
 
 use super::*;
-use crate::config::cluster::{CircuitBreaker, Discovery};
+use crate::config::Endpoints;
+use crate::config::cluster::{CircuitBreaker, Discovery, Health};
 
 const NOW: u64 = 1_000;
 
@@ -48,7 +51,7 @@ fn share(cluster: &Cluster, avoid: &[SocketAddr], picks: u32) -> HashMap<SocketA
     let mut rng = fastrand::Rng::with_seed(7);
     let mut share = HashMap::new();
     for _ in 0..picks {
-        let picked = pick(cluster, avoid, NOW, &mut rng).expect("an endpoint");
+        let picked = pick(cluster, None, avoid, NOW, &mut rng).expect("an endpoint");
         *share.entry(picked.address).or_default() += 1;
     }
     share
@@ -68,9 +71,9 @@ fn no_endpoint_is_picked_from_an_empty_or_unhealthy_cluster() {
         LbPolicy::RoundRobin,
         LbPolicy::Random,
     ] {
-        assert!(pick(&healthy(policy, 0), &[], NOW, &mut rng).is_none());
+        assert!(pick(&healthy(policy, 0), None, &[], NOW, &mut rng).is_none());
         let unhealthy = cluster(policy, vec![endpoint(1, 1, Health::Unhealthy)]);
-        assert!(pick(&unhealthy, &[], NOW, &mut rng).is_none());
+        assert!(pick(&unhealthy, None, &[], NOW, &mut rng).is_none());
     }
 }
 
@@ -121,7 +124,7 @@ fn round_robin_takes_turns_whatever_the_common_weight() {
         let mut rng = fastrand::Rng::with_seed(1);
         let turns: Vec<_> = (0..6)
             .map(|_| {
-                pick(&cluster, &[], NOW, &mut rng)
+                pick(&cluster, None, &[], NOW, &mut rng)
                     .expect("an endpoint")
                     .address
             })
@@ -241,7 +244,7 @@ fn ejected_endpoints_are_used_when_nothing_else_is_left() {
     assert!(fail(&cluster, 0, 3, NOW));
     // The other endpoint went away with a later config.
     let shrunk = Cluster {
-        endpoints: cluster.endpoints[..1].into(),
+        endpoints: cluster.endpoints.iter().take(1).cloned().collect(),
         ..cluster
     };
     assert_eq!(share(&shrunk, &[], 10)[&address(1)], 10);
@@ -263,7 +266,7 @@ fn an_endpoint_that_fails_gets_little_traffic_until_it_stops() {
         let mut rng = fastrand::Rng::with_seed(7);
         let mut failures = 0;
         for now in NOW..NOW + 1_000 {
-            let picked = pick(&cluster, &[], now, &mut rng).expect("an endpoint");
+            let picked = pick(&cluster, None, &[], now, &mut rng).expect("an endpoint");
             if picked.address == failing.address {
                 failures += 1;
                 report_failed_response(picked, now);
@@ -274,7 +277,7 @@ fn an_endpoint_that_fails_gets_little_traffic_until_it_stops() {
         let later = NOW + 2_000;
         let again = (0..1_000)
             .filter(|_| {
-                let picked = pick(&cluster, &[], later, &mut rng).expect("an endpoint");
+                let picked = pick(&cluster, None, &[], later, &mut rng).expect("an endpoint");
                 picked.address == failing.address
             })
             .count();
@@ -290,4 +293,194 @@ fn where_all_endpoints_fail_they_share_the_traffic() {
     }
     let shares = share(&cluster, &[], 1_000);
     assert!((450..550).contains(&shares[&address(1)]), "{shares:?}");
+}
+
+/// A cluster that hashes, with endpoints of these numbers.
+fn hashing(numbers: impl IntoIterator<Item = u8>) -> Cluster {
+    let endpoints = numbers
+        .into_iter()
+        .map(|n| endpoint(n, 1, Health::Healthy))
+        .collect();
+    hashing_over(endpoints)
+}
+
+fn hashing_over(endpoints: Vec<Arc<Endpoint>>) -> Cluster {
+    Cluster {
+        endpoints: Endpoints::with_ring(endpoints),
+        ..cluster(LbPolicy::ConsistentHash, Vec::new())
+    }
+}
+
+/// The endpoint of each of many clients.
+fn of_clients(cluster: &Cluster, avoid: &[SocketAddr]) -> Vec<SocketAddr> {
+    // Whatever the random numbers.
+    let mut rng = fastrand::Rng::new();
+    let clients = (0..3_000_u16).map(|n| {
+        let [high, low] = n.to_be_bytes();
+        of_client([10, 244, high, low].into())
+    });
+    clients
+        .map(|key| {
+            let picked = pick(cluster, Some(key), avoid, NOW, &mut rng);
+            picked.expect("an endpoint").address
+        })
+        .collect()
+}
+
+#[test]
+fn a_client_stays_with_one_endpoint_and_clients_are_spread() {
+    let cluster = hashing(1..=3);
+    let first = of_clients(&cluster, &[]);
+    assert_eq!(
+        of_clients(&cluster, &[]),
+        first,
+        "it depends on nothing else"
+    );
+    for n in 1..=3 {
+        let share = first.iter().filter(|of| **of == address(n)).count();
+        assert!((750..1_250).contains(&share), "{n}: {share}");
+    }
+}
+
+#[test]
+fn shares_of_clients_follow_the_weights() {
+    let endpoints = (1..=4).map(|n| endpoint(n, u32::from(n) * 10, Health::Healthy));
+    let found = of_clients(&hashing_over(endpoints.collect()), &[]);
+    for n in 1..=4 {
+        let share = found.iter().filter(|of| **of == address(n)).count();
+        let fair = 300 * usize::from(n);
+        assert!(
+            (fair * 7 / 10..fair * 13 / 10).contains(&share),
+            "{n}: {share}"
+        );
+    }
+}
+
+#[test]
+fn without_a_hash_any_endpoint_will_do_and_other_policies_do_not_hash() {
+    let shares = share(&hashing(1..=3), &[], 3_000);
+    assert!(
+        shares.values().all(|share| (900..1_100).contains(share)),
+        "{shares:?}"
+    );
+    let picked = of_clients(&healthy(LbPolicy::Random, 3), &[]);
+    assert_ne!(picked, of_clients(&healthy(LbPolicy::Random, 3), &[]));
+}
+
+/// Who has moved away from where.
+fn moved(before: &[SocketAddr], after: &[SocketAddr]) -> Vec<(SocketAddr, SocketAddr)> {
+    let both = before.iter().copied().zip(after.iter().copied());
+    both.filter(|(before, after)| before != after).collect()
+}
+
+#[test]
+fn when_an_endpoint_leaves_only_its_clients_move_and_they_spread() {
+    let before = of_clients(&hashing(1..=5), &[]);
+    let of_third = before.iter().filter(|of| **of == address(3)).count();
+    let draining = (1..=5).map(|n| match n {
+        3 => endpoint(n, 1, Health::Draining),
+        n => endpoint(n, 1, Health::Healthy),
+    });
+    let ejected = hashing(1..=5);
+    assert!(fail(&ejected, 2, 3, NOW));
+    let cases = [
+        ("gone", of_clients(&hashing([1, 2, 4, 5]), &[])),
+        (
+            "draining",
+            of_clients(&hashing_over(draining.collect()), &[]),
+        ),
+        ("ejected", of_clients(&ejected, &[])),
+        ("tried", of_clients(&hashing(1..=5), &[address(3)])),
+    ];
+    for (name, after) in cases {
+        let moved = moved(&before, &after);
+        assert_eq!(moved.len(), of_third, "{name}");
+        assert!(moved.iter().all(|(from, _)| *from == address(3)), "{name}");
+        for n in [1, 2, 4, 5] {
+            let taken = moved.iter().filter(|(_, to)| *to == address(n)).count();
+            assert!(
+                taken * 10 > of_third,
+                "{name}: {n} took {taken} of {of_third}"
+            );
+        }
+    }
+    report_connect_success(&ejected.endpoints[2]);
+    assert_eq!(
+        of_clients(&ejected, &[]),
+        before,
+        "back, and all is as before"
+    );
+}
+
+#[test]
+fn failed_responses_do_not_end_an_affinity() {
+    let cluster = hashing(1..=3);
+    let before = of_clients(&cluster, &[]);
+    (0..9).for_each(|_| report_failed_response(&cluster.endpoints[0], NOW));
+    assert_eq!(of_clients(&cluster, &[]), before);
+}
+
+#[test]
+fn clients_stay_even_where_every_endpoint_is_ejected_or_tried() {
+    let mut cluster = hashing(1..=3);
+    cluster.outlier.max_ejection_percent = 100;
+    for index in 0..3 {
+        assert!(fail(&cluster, index, 3, NOW));
+    }
+    let all = [1, 2, 3].map(address);
+    for (cluster, avoid) in [(&cluster, &[][..]), (&hashing(1..=3), &all[..])] {
+        let found = of_clients(cluster, avoid);
+        assert_eq!(of_clients(cluster, avoid), found);
+        for n in 1..=3 {
+            let share = found.iter().filter(|of| **of == address(n)).count();
+            assert!((750..1_250).contains(&share), "{n}: {share}");
+        }
+    }
+}
+
+#[test]
+fn what_ejected_endpoints_do_not_get_is_shared_evenly() {
+    for policy in [
+        LbPolicy::LeastRequest,
+        LbPolicy::RoundRobin,
+        LbPolicy::Random,
+    ] {
+        // With most of them out, the quick way often finds nobody.
+        for out in [1, 5, 18] {
+            let mut cluster = healthy(policy, 20);
+            cluster.outlier.max_ejection_percent = 100;
+            for index in 0..out {
+                assert!(fail(&cluster, index, 3, NOW));
+            }
+            let left = 20 - u32::try_from(out).expect("a small number");
+            let shares = share(&cluster, &[], left * 1_000);
+            assert_eq!(shares.len(), left as usize, "{policy:?} {out}");
+            assert!(
+                shares.values().all(|share| (870..1_130).contains(share)),
+                "{policy:?} {out}: {shares:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_ejected_endpoints_do_not_get_is_shared_by_weight() {
+    for policy in [
+        LbPolicy::LeastRequest,
+        LbPolicy::RoundRobin,
+        LbPolicy::Random,
+    ] {
+        let endpoints = (1..=6).map(|n| endpoint(n, u32::from(n), Health::Healthy));
+        let cluster = cluster(policy, endpoints.collect());
+        assert!(fail(&cluster, 3, 3, NOW));
+        assert!(fail(&cluster, 5, 3, NOW));
+        let shares = share(&cluster, &[], 11_000);
+        for n in [1, 2, 3, 5] {
+            let (share, fair) = (shares[&address(n)], u32::from(n) * 1_000);
+            assert!(
+                (fair * 9 / 10..fair * 11 / 10).contains(&share),
+                "{policy:?}: {shares:?}"
+            );
+        }
+    }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tulle_identity::SpiffeId;
 
+use super::endpoints::Endpoints;
 use super::listener::ServiceName;
 use crate::retry::RetryWindow;
 
@@ -28,7 +29,7 @@ pub struct Cluster {
     /// When an endpoint is taken out.
     pub outlier: OutlierDetection,
     /// The endpoints, sorted by address. Empty for [`Discovery::OriginalDst`].
-    pub endpoints: Arc<[Arc<Endpoint>]>,
+    pub endpoints: Endpoints,
     /// Counters shared by every snapshot that has a cluster of this name.
     pub state: Arc<ClusterState>,
 }
@@ -52,6 +53,8 @@ pub enum LbPolicy {
     RoundRobin,
     /// Any.
     Random,
+    /// The one that the request's hash prefers; any where its route does not hash.
+    ConsistentHash,
 }
 
 /// Limits of one sidecar towards one cluster (Envoy circuit breaker thresholds).

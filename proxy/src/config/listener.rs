@@ -47,6 +47,8 @@ pub enum RouteSource {
 pub struct TcpRoute {
     /// Cluster names with their weights. Never empty.
     pub clusters: Vec<(Arc<str>, u32)>,
+    /// Whether connections are hashed by the client's address.
+    pub by_source: bool,
 }
 
 /// Everything about connections that arrive at the pod.

@@ -127,6 +127,26 @@ pub struct Forward {
     pub per_try_timeout: Option<Duration>,
     /// Retries.
     pub retry: RetryPolicy,
+    /// What clusters that hash find the endpoint by.
+    pub hash: Vec<HashPolicy>,
+}
+
+/// One part of what a request is hashed by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HashPolicy {
+    /// What is hashed.
+    pub on: HashOn,
+    /// Whether those that follow are left out where this one applies.
+    pub terminal: bool,
+}
+
+/// What a request is hashed by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashOn {
+    /// The client's address.
+    SourceIp,
+    /// The value of a header, if it is there.
+    Header(HeaderName),
 }
 
 /// One of the clusters that a route splits over.

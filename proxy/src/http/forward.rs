@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use http::{Response, StatusCode, Version};
+use http::{HeaderMap, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
@@ -100,8 +100,20 @@ impl Plan {
         Ok(())
     }
 
+    /// What the request is hashed by, if its route says so.
+    fn hash(&self, exchange: &Exchange, headers: &HeaderMap) -> Option<u64> {
+        let (_, forward, _) = self.rules()?;
+        let client = exchange.connection.downstream.peer.ip();
+        balance::of_request(&forward.hash, client, headers)
+    }
+
     /// Picks where the next attempt goes; a retry sees the newest endpoints of the same cluster.
-    fn target(&self, exchange: &Exchange, tried: &[SocketAddr]) -> Result<Target, Failure> {
+    fn target(
+        &self,
+        exchange: &Exchange,
+        key: Option<u64>,
+        tried: &[SocketAddr],
+    ) -> Result<Target, Failure> {
         match self.destination {
             Destination::Original(address, reach) => {
                 Ok(Target::original(self.cluster.clone(), address, reach))
@@ -119,7 +131,7 @@ impl Plan {
                     .flatten();
                 let cluster = newest.as_ref().unwrap_or(&self.cluster);
                 let mut rng = fastrand::Rng::new();
-                let endpoint = balance::pick(cluster, tried, balance::now_ms(), &mut rng);
+                let endpoint = balance::pick(cluster, key, tried, balance::now_ms(), &mut rng);
                 let endpoint = endpoint.ok_or(Failure::NoEndpoint)?.clone();
                 Ok(Target::endpoint(cluster.clone(), endpoint))
             }
@@ -171,8 +183,10 @@ impl<'p> Attempts<'p> {
         exchange: &mut Exchange,
         plan: &Plan,
     ) -> Result<Won, Failure> {
+        let head = self.head.as_ref();
+        let key = head.and_then(|head| plan.hash(exchange, &head.headers));
         loop {
-            let mut target = plan.target(exchange, &self.tried)?;
+            let mut target = plan.target(exchange, key, &self.tried)?;
             note_attempt(exchange, &target);
             let outcome = self.attempt(exchange, &mut target).await;
             note_failure(&target, &outcome);

@@ -1,3 +1,4 @@
+mod affinity;
 mod harness;
 mod inbound;
 mod messages;

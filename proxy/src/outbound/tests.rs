@@ -91,6 +91,7 @@ impl Sidecar {
 fn inbound_config(plaintext: bool) -> Snapshot {
     let route = TcpRoute {
         clusters: vec![("inbound|6379||".into(), 1)],
+        by_source: false,
     };
     let port = InboundPort {
         plaintext,
@@ -137,6 +138,7 @@ fn outbound_config(endpoint: SocketAddr, peer: Option<&str>) -> Snapshot {
         address: SERVICE,
         protocol: Protocol::Tcp(TcpRoute {
             clusters: vec![(name.clone(), 1)],
+            by_source: false,
         }),
     };
     let mut snapshot = Snapshot::default();

@@ -1,3 +1,5 @@
+//! How often a request is tried again, and at whose expense.
+
 use std::time::Duration;
 
 use super::*;
@@ -15,7 +17,7 @@ fn cluster(min: u32) -> Cluster {
             ..CircuitBreaker::default()
         },
         outlier: OutlierDetection::default(),
-        endpoints: Arc::default(),
+        endpoints: Default::default(),
         state: Arc::default(),
     }
 }

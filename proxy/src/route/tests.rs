@@ -274,6 +274,7 @@ fn clusters_share_traffic_by_weight() {
         timeout: None,
         per_try_timeout: None,
         retry: RetryPolicy::default(),
+        hash: Vec::new(),
     };
     let mut rng = fastrand::Rng::with_seed(3);
     let picks: Vec<_> = (0..1_000)

@@ -22,7 +22,7 @@ use crate::balance;
 use crate::config::cluster::{
     CircuitBreaker, Discovery, Health, LbPolicy, OutlierDetection, PeerIdentity,
 };
-use crate::config::{Cluster, Config, Snapshot};
+use crate::config::{Cluster, Config, Endpoints, Snapshot};
 use crate::conn::HttpVersion;
 use crate::net::Reach;
 use crate::worker::Worker;
@@ -96,7 +96,7 @@ fn original_dst(name: &str) -> Cluster {
         connect_timeout: CONNECT_TIMEOUT,
         limits: CircuitBreaker::default(),
         outlier: OutlierDetection::default(),
-        endpoints: Arc::default(),
+        endpoints: Endpoints::default(),
         state: Arc::default(),
     }
 }

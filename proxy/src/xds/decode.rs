@@ -5,6 +5,7 @@
 //! rejects only itself.
 
 mod address;
+mod balancing;
 mod cluster;
 mod endpoint;
 mod error;

@@ -302,6 +302,7 @@ pub(super) fn forward_to(name: &str) -> Forward {
             backoff_max: Duration::from_millis(1),
             ..RetryPolicy::default()
         },
+        hash: Vec::new(),
     }
 }
 

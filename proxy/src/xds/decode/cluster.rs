@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tulle_xds_proto::envoy::config::cluster::v3 as pb;
-use tulle_xds_proto::envoy::config::cluster::v3::cluster::{
-    ClusterDiscoveryType, DiscoveryType, LbPolicy as PbLbPolicy,
-};
+use tulle_xds_proto::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
 use tulle_xds_proto::envoy::config::core::v3::RoutingPriority;
 use tulle_xds_proto::google::protobuf::{Any, UInt32Value};
 
+use super::balancing::lb_policy;
 use super::error::{At, DecodeError, duration, refuse, same_name, unpack};
 use crate::config::cluster::{CircuitBreaker, LbPolicy, OutlierDetection};
 use crate::config::listener::ServiceName;
@@ -120,46 +119,6 @@ fn source(message: &pb::Cluster) -> Result<EndpointSource, DecodeError> {
         }
         Some(DiscoveryType::OriginalDst) => Ok(EndpointSource::OriginalDst),
         _ => Err(DecodeError::unsupported("type", remedy)),
-    }
-}
-
-/// The first policy of the list that is known here counts, as in Envoy; the legacy field only without a list.
-fn lb_policy(message: &pb::Cluster) -> Result<LbPolicy, DecodeError> {
-    if let Some(list) = &message.load_balancing_policy {
-        let known = list.policies.iter().find_map(|policy| {
-            let any = policy
-                .typed_extension_config
-                .as_ref()?
-                .typed_config
-                .as_ref()?;
-            match any.type_url.rsplit('/').next()? {
-                "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest" => {
-                    Some(LbPolicy::LeastRequest)
-                }
-                "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin" => {
-                    Some(LbPolicy::RoundRobin)
-                }
-                "envoy.extensions.load_balancing_policies.random.v3.Random" => {
-                    Some(LbPolicy::Random)
-                }
-                // The original destination has nothing to choose from.
-                "envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided" => {
-                    Some(LbPolicy::default())
-                }
-                _ => None,
-            }
-        });
-        let remedy = "name least_request, round_robin or random";
-        return known.ok_or_else(|| DecodeError::unsupported("load_balancing_policy", remedy));
-    }
-    match message.lb_policy() {
-        PbLbPolicy::RoundRobin => Ok(LbPolicy::RoundRobin),
-        PbLbPolicy::LeastRequest | PbLbPolicy::ClusterProvided => Ok(LbPolicy::LeastRequest),
-        PbLbPolicy::Random => Ok(LbPolicy::Random),
-        _ => Err(DecodeError::unsupported(
-            "lb_policy",
-            "use LEAST_REQUEST, ROUND_ROBIN or RANDOM",
-        )),
     }
 }
 

@@ -18,7 +18,7 @@ use tulle_xds_proto::google::protobuf::{Any, value};
 
 use super::cluster::service_of_host;
 use super::error::{At, DecodeError, refuse, same_name, unpack};
-use super::{INBOUND, address, listener_address, route};
+use super::{INBOUND, address, balancing, listener_address, route};
 use crate::config::listener::{RouteSource, TcpRoute};
 use crate::config::{InboundListener, InboundPort, OutboundListener, Protocol, RouteTable};
 
@@ -273,7 +273,10 @@ fn opaque(message: &tcp::TcpProxy) -> Result<TcpRoute, DecodeError> {
         let remedy = "the sum of weights must be greater than zero and fit 32 bits";
         return Err(DecodeError::invalid("weighted_clusters", total, remedy));
     }
-    Ok(TcpRoute { clusters })
+    Ok(TcpRoute {
+        clusters,
+        by_source: balancing::by_source(&message.hash_policy)?,
+    })
 }
 
 fn outbound(

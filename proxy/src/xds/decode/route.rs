@@ -1,8 +1,7 @@
 //! `RouteConfiguration`: the routes of one listener.
 //!
 //! A listener stands for one destination, so its routes are those of a single virtual host `*`: the Host header does
-//! not choose. A hash policy is a wish about balancing, as Envoy takes it too where the cluster's policy does not hash,
-//! and is ignored.
+//! not choose. A hash policy counts where the cluster's policy hashes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +20,7 @@ use tulle_xds_proto::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
 use tulle_xds_proto::google::protobuf::Any;
 
 use super::error::{At, DecodeError, duration, refuse, same_name, unpack};
-use super::{header, matching, retry};
+use super::{balancing, header, matching, retry};
 use crate::config::RouteTable;
 use crate::config::route::{
     Forward, HeaderChanges, PathRewrite, Redirect, Route, RouteAction, WeightedCluster,
@@ -210,6 +209,7 @@ fn forward(
         retry: retry_policy
             .map_or_else(|| Ok(retry::none()), retry::decode)
             .at("retry_policy")?,
+        hash: balancing::of_requests(&message.hash_policy)?,
     })
 }
 

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::State;
-use crate::config::cluster::{Discovery, Endpoint};
+use crate::config::cluster::{Discovery, Endpoint, LbPolicy};
 use crate::config::listener::RouteSource;
 use crate::config::route::RouteAction;
 use crate::config::store::Ask;
 use crate::config::{
-    Cluster, InboundListener, Lookup, OutboundListener, Protocol, RouteTable, Snapshot,
+    Cluster, Endpoints, InboundListener, Lookup, OutboundListener, Protocol, RouteTable, Snapshot,
 };
 use crate::xds::decode::{ClusterSpec, EndpointSource, EndpointSpec, INBOUND, Listener};
 use crate::xds::tracker::Answer;
@@ -314,7 +314,10 @@ fn build_cluster(
         connect_timeout: spec.connect_timeout,
         limits: spec.limits,
         outlier: spec.outlier,
-        endpoints: endpoints.iter().map(build).collect(),
+        endpoints: match spec.lb_policy {
+            LbPolicy::ConsistentHash => Endpoints::with_ring(endpoints.iter().map(build)),
+            _ => endpoints.iter().map(build).collect(),
+        },
         state: old.map(|old| old.state.clone()).unwrap_or_default(),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use tulle_xds_proto::envoy::config::cluster::v3::cluster::LbPolicy;
 use tulle_xds_proto::envoy::service::discovery::v3::Resource;
 use tulle_xds_proto::pack;
 use tulle_xds_proto::prost::{Message, Name};
@@ -308,4 +309,27 @@ fn what_was_exported_can_be_imported() {
         !other.snapshot().workloads.contains_key(&ip),
         "what does not decode is left out"
     );
+}
+
+#[test]
+fn a_cluster_that_hashes_has_a_ring_whenever_its_endpoints_change_and_others_have_none() {
+    let mut state = opaque();
+    let rings = |state: &State| {
+        state.snapshot().clusters[SERVICE]
+            .endpoints
+            .ring()
+            .is_some()
+    };
+    assert!(!rings(&state));
+    let mut hashing = cluster(SERVICE, 1);
+    hashing.lb_policy = LbPolicy::Maglev.into();
+    state.apply(response(ResourceType::Cluster, SERVICE, &hashing));
+    for count in [1, 2] {
+        let addresses = ["10.1.0.2", "10.1.0.3"].into_iter().take(count);
+        let endpoints = load_assignment(SERVICE, addresses.map(endpoint).collect());
+        state.apply(response(ResourceType::Endpoints, SERVICE, &endpoints));
+        assert!(state.assemble());
+        assert!(rings(&state), "{count}");
+        assert_eq!(state.snapshot().clusters[SERVICE].endpoints.len(), count);
+    }
 }
