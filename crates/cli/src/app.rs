@@ -15,6 +15,8 @@ use clap::{Args, Subcommand};
 
 use crate::error::CliError;
 
+pub(crate) use call::presented;
+
 /// Messages and services of `proto/`.
 mod pb {
     #![expect(unreachable_pub, unused_qualifications, reason = "generated")]

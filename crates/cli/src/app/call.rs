@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use http::{HeaderName, HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Full};
+use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::body::Body;
@@ -23,6 +24,9 @@ use crate::app::serve::listed;
 use crate::app::target::{Scheme, Target};
 use crate::error::CliError;
 use crate::output;
+
+/// What sidecars offer each other for HTTP/1.1.
+const MESH_ALPN: &str = "tulle-http1";
 
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
@@ -50,7 +54,7 @@ pub(crate) struct CallArgs {
     #[arg(long)]
     http2: bool,
     /// Protocol to offer in the TLS handshake
-    #[arg(long, default_value = "tulle-http1")]
+    #[arg(long, default_value = MESH_ALPN)]
     alpn: String,
     /// How long it may take
     #[arg(long, value_parser = parse_duration, default_value = "10s")]
@@ -113,6 +117,15 @@ async fn call(args: &CallArgs, target: &Arc<Target>) -> Result<Reply, CliError> 
             Ok(tls::probe(stream, target, &args.alpn).await)
         }
     }
+}
+
+/// What the server of a `tls://` URL presents to a client without a certificate, its own certificate first.
+pub(crate) async fn presented(url: &str) -> Result<Vec<CertificateDer<'static>>, CliError> {
+    let target = Target::parse(url)?;
+    let stream = client::connect(&target)
+        .await
+        .map_err(|error| failed(&target, &error))?;
+    Ok(tls::look(stream, &target, MESH_ALPN).await.chain)
 }
 
 fn failed(target: &Target, error: &dyn std::error::Error) -> CliError {

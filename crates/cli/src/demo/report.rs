@@ -133,13 +133,11 @@ impl Report {
         self.seconds = self.started.elapsed().as_secs_f64();
         if self.human {
             let failed = self.steps.iter().filter(|step| !step.held).count();
-            let (style, verdict) = if self.held {
-                (GOOD, format!("All {} steps held", self.steps.len()))
-            } else {
-                (
-                    BAD,
-                    format!("{failed} of {} steps did not hold", self.steps.len()),
-                )
+            let (style, verdict) = match (failed, self.steps.len()) {
+                (0, 1) => (GOOD, "The step held".to_owned()),
+                (0, steps) => (GOOD, format!("All {steps} steps held")),
+                (_, 1) => (BAD, "The step did not hold".to_owned()),
+                (failed, steps) => (BAD, format!("{failed} of {steps} steps did not hold")),
             };
             anstream::println!("\n{style}{verdict}{style:#} in {:.1} s.", self.seconds);
         } else {

@@ -2,6 +2,8 @@
 
 mod failures;
 mod identity;
+mod rotation;
+mod secrecy;
 mod traffic;
 
 use std::future::Future;
@@ -32,7 +34,7 @@ pub(super) const ALL: [Step; 11] = [
     Step {
         name: "mutual TLS",
         promise: "nothing travels in the clear, and nobody without an identity gets in",
-        run: |stage, evidence| Box::pin(identity::mutual_tls(stage, evidence)),
+        run: |stage, evidence| Box::pin(secrecy::mutual_tls(stage, evidence)),
     },
     Step {
         name: "protocols",
@@ -76,7 +78,7 @@ pub(super) const ALL: [Step; 11] = [
     },
     Step {
         name: "rotation",
-        promise: "certificates are replaced under load",
-        run: |stage, evidence| Box::pin(identity::rotation(stage, evidence)),
+        promise: "the root and the certificates under it are replaced under load",
+        run: |stage, evidence| Box::pin(rotation::rotation(stage, evidence)),
     },
 ];

@@ -24,10 +24,18 @@ use crate::output;
 /// How long a server may take to refuse; one that wants to hear more first is not refusing.
 const REFUSAL: Duration = Duration::from_millis(500);
 
+/// What a handshake without a client certificate shows.
+#[derive(Debug)]
+pub(super) struct Look {
+    /// What the server presented, its own certificate first.
+    pub(super) chain: Vec<CertificateDer<'static>>,
+    /// Why it did not let the client in.
+    pub(super) refusal: Option<String>,
+}
+
 pub(super) async fn probe(stream: TcpStream, target: &Target, alpn: &str) -> Reply {
-    let seen = Arc::new(parking_lot::Mutex::new(Vec::new()));
-    let refusal = handshake(stream, target, alpn, seen.clone()).await.err();
-    let identities = seen.lock().clone();
+    let Look { chain, refusal } = look(stream, target, alpn).await;
+    let identities = chain.first().map(names).unwrap_or_default();
     let peer = if identities.is_empty() {
         "nobody".to_owned()
     } else {
@@ -44,11 +52,19 @@ pub(super) async fn probe(stream: TcpStream, target: &Target, alpn: &str) -> Rep
     }
 }
 
+/// Shakes hands and waits whether the server refuses.
+pub(super) async fn look(stream: TcpStream, target: &Target, alpn: &str) -> Look {
+    let seen = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let refusal = handshake(stream, target, alpn, seen.clone()).await.err();
+    let chain = std::mem::take(&mut *seen.lock());
+    Look { chain, refusal }
+}
+
 async fn handshake(
     stream: TcpStream,
     target: &Target,
     alpn: &str,
-    seen: Arc<parking_lot::Mutex<Vec<String>>>,
+    seen: Arc<parking_lot::Mutex<Vec<CertificateDer<'static>>>>,
 ) -> Result<(), String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = Arc::new(Onlooker {
@@ -72,23 +88,24 @@ async fn handshake(
     }
 }
 
-/// Believes any certificate and notes its names: nothing is ever sent to the server, so nothing is at stake.
+/// Believes any certificate and keeps it: nothing is ever sent to the server, so nothing is at stake.
 #[derive(Debug)]
 struct Onlooker {
     provider: Arc<CryptoProvider>,
-    seen: Arc<parking_lot::Mutex<Vec<String>>>,
+    seen: Arc<parking_lot::Mutex<Vec<CertificateDer<'static>>>>,
 }
 
 impl ServerCertVerifier for Onlooker {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
+        intermediates: &[CertificateDer<'_>],
         _server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        *self.seen.lock() = names(end_entity);
+        let presented = std::iter::once(end_entity).chain(intermediates);
+        *self.seen.lock() = presented.map(|one| one.clone().into_owned()).collect();
         Ok(ServerCertVerified::assertion())
     }
 
