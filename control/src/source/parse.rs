@@ -36,6 +36,14 @@ impl Invalid {
             message: message.into(),
         }
     }
+
+    fn in_line(self, line: u64) -> Malformed {
+        Malformed {
+            line,
+            field: self.field,
+            message: self.message,
+        }
+    }
 }
 
 /// What a document turned out to be.
@@ -58,52 +66,51 @@ pub(super) enum Outcome {
 
 /// Reads one document.
 pub(super) fn document(document: &Document<'_>) -> Outcome {
-    let bad = |reference, object, problem| Outcome::Bad {
-        reference,
+    let nameless = |object: String, problem| Outcome::Bad {
+        reference: None,
         object,
         problem,
     };
     let header: Header = match document.read() {
         Ok(header) => header,
-        Err(problem) => return bad(None, String::new(), problem),
+        Err(problem) => return nameless(String::new(), problem),
     };
-    if header.kind.is_empty() || header.api_version.is_empty() {
-        let field = if header.kind.is_empty() {
-            "kind"
-        } else {
-            "apiVersion"
-        };
-        let message =
-            "is missing: not a Kubernetes object; move other files out of the source directory"
-                .to_owned();
-        return bad(
-            None,
-            String::new(),
-            Malformed {
-                line: document.line,
-                field: field.to_owned(),
-                message,
-            },
-        );
+    if let Err(error) = is_object(&header) {
+        return nameless(String::new(), error.in_line(document.line));
     }
     let Some(kind) = kind_of(&header) else {
         tracing::debug!(resource.type = %header.kind, resource.name = %header.metadata.name, "kind not used, ignored");
         return Outcome::Ignored;
     };
-    let invalid = |error: Invalid| Malformed {
-        line: document.line_of(&error.field),
-        field: error.field,
-        message: error.message,
+    let at_field = |error: Invalid| {
+        let line = document.line_of(&error.field);
+        error.in_line(line)
     };
     let key = match key_of(kind, &header) {
         Ok(key) => key,
-        Err(error) => return bad(None, header.kind, invalid(error)),
+        Err(error) => return nameless(header.kind, at_field(error)),
     };
     let reference = ObjectRef {
         kind,
         key: key.clone(),
     };
-    let parsed = match kind {
+    match object(document, kind, key).and_then(|parsed| parsed.map_err(at_field)) {
+        Ok(Some(object)) => Outcome::Object(object),
+        Ok(None) => Outcome::Ignored,
+        Err(problem) => Outcome::Bad {
+            object: reference.to_string(),
+            reference: Some(reference),
+            problem,
+        },
+    }
+}
+
+/// A document of the right shape: an object, one that does not concern the mesh, or one with a wrong value.
+type Parsed = Result<Option<Object>, Invalid>;
+
+/// Reads the whole of an object whose kind and key are known.
+fn object(document: &Document<'_>, kind: Kind, key: ObjectKey) -> Result<Parsed, Malformed> {
+    match kind {
         Kind::Namespace => Ok(Ok(Some(Object::Namespace(key)))),
         Kind::ServiceAccount => Ok(Ok(Some(Object::ServiceAccount(key)))),
         Kind::Node => read::<Node>(document, |it| pod::node(key, it).map(Some)),
@@ -118,23 +125,25 @@ pub(super) fn document(document: &Document<'_>) -> Outcome {
         Kind::IstioPeerAuthentication => {
             read::<PeerAuthentication>(document, |it| policy::policy(key, it, true).map(Some))
         }
-    };
-    match parsed {
-        Ok(Ok(Some(object))) => Outcome::Object(object),
-        Ok(Ok(None)) => Outcome::Ignored,
-        Ok(Err(error)) => bad(
-            Some(reference.clone()),
-            reference.to_string(),
-            invalid(error),
-        ),
-        Err(problem) => bad(Some(reference.clone()), reference.to_string(), problem),
+    }
+}
+
+/// Whether a header begins a Kubernetes object at all.
+fn is_object(header: &Header) -> Result<(), Invalid> {
+    let missing = [("kind", &header.kind), ("apiVersion", &header.api_version)];
+    match missing.into_iter().find(|(_, value)| value.is_empty()) {
+        None => Ok(()),
+        Some((field, _)) => Err(Invalid::new(
+            field,
+            "is missing: not a Kubernetes object; move other files out of the source directory",
+        )),
     }
 }
 
 fn read<T: DeserializeOwned>(
     document: &Document<'_>,
-    parse: impl FnOnce(T) -> Result<Option<Object>, Invalid>,
-) -> Result<Result<Option<Object>, Invalid>, Malformed> {
+    parse: impl FnOnce(T) -> Parsed,
+) -> Result<Parsed, Malformed> {
     document.read().map(parse)
 }
 

@@ -87,6 +87,22 @@ pub struct Match {
     pub headers: Vec<HeaderMatch>,
     /// Query parameters, sorted by name.
     pub query: Vec<QueryMatch>,
+    /// For GRPCRoutes, which have an order of their own: how many characters of the service and of the method are named.
+    pub named: (usize, usize),
+}
+
+impl Match {
+    /// What every request looks like.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self {
+            path: PathMatch::Prefix("/".into()),
+            method: None,
+            headers: Vec::new(),
+            query: Vec::new(),
+            named: (0, 0),
+        }
+    }
 }
 
 /// How a path is compared.

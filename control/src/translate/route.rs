@@ -140,8 +140,9 @@ fn ordered<'a>(routes: &[&'a Arc<Route>]) -> Vec<(&'a Route, &'a Rule, &'a Match
     matches
 }
 
-/// Smaller is matched first: an exact path, a regular expression, the longest prefix; then a method, the most headers, the
-/// most query parameters.
+/// Smaller is matched first. For GRPCRoutes the longest service, then the longest method; for HTTPRoutes, where none is
+/// named, an exact path, a regular expression, the longest prefix; then a method, the most headers, the most query
+/// parameters.
 fn precedence(matches: &Match) -> impl Ord {
     let path = match &matches.path {
         PathMatch::Exact(path) => (0, Reverse(path.len())),
@@ -149,6 +150,7 @@ fn precedence(matches: &Match) -> impl Ord {
         PathMatch::Prefix(path) => (2, Reverse(path.len())),
     };
     (
+        Reverse(matches.named),
         path,
         Reverse(matches.method.is_some()),
         Reverse(matches.headers.len()),

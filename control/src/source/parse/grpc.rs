@@ -41,39 +41,9 @@ fn rule(field: &str, key: &ObjectKey, rule: &GrpcRouteRules) -> Result<Rule, Inv
         matches.push(one_match(&format!("{field}.matches[{index}]"), it)?);
     }
     if matches.is_empty() {
-        matches.push(Match {
-            path: PathMatch::Prefix("/".into()),
-            method: None,
-            headers: vec![],
-            query: vec![],
-        });
+        matches.push(Match::everything());
     }
-    let (mut request_headers, mut response_headers) =
-        (HeaderChanges::default(), HeaderChanges::default());
-    for (index, filter) in rule.filters.iter().flatten().enumerate() {
-        let field = format!("{field}.filters[{index}]");
-        match (
-            &filter.r#type,
-            &filter.request_header_modifier,
-            &filter.response_header_modifier,
-        ) {
-            (Filter::RequestHeaderModifier, Some(it), _) => {
-                modify_headers!(
-                    format!("{field}.requestHeaderModifier"),
-                    it,
-                    &mut request_headers
-                );
-            }
-            (Filter::ResponseHeaderModifier, _, Some(it)) => {
-                modify_headers!(
-                    format!("{field}.responseHeaderModifier"),
-                    it,
-                    &mut response_headers
-                );
-            }
-            (kind, ..) => return Err(route::unsupported(&field, kind)),
-        }
-    }
+    let (request_headers, response_headers) = header_changes(field, rule)?;
     let mut backends = Vec::new();
     for (index, it) in rule.backend_refs.iter().flatten().enumerate() {
         backends.push(backend_of!(
@@ -100,10 +70,44 @@ fn rule(field: &str, key: &ObjectKey, rule: &GrpcRouteRules) -> Result<Rule, Inv
     })
 }
 
+/// What the filters of a rule change of requests, and of responses.
+fn header_changes(
+    field: &str,
+    rule: &GrpcRouteRules,
+) -> Result<(HeaderChanges, HeaderChanges), Invalid> {
+    let (mut request_headers, mut response_headers) =
+        (HeaderChanges::default(), HeaderChanges::default());
+    for (index, filter) in rule.filters.iter().flatten().enumerate() {
+        let field = format!("{field}.filters[{index}]");
+        match (
+            &filter.r#type,
+            &filter.request_header_modifier,
+            &filter.response_header_modifier,
+        ) {
+            (Filter::RequestHeaderModifier, Some(it), _) => {
+                modify_headers!(
+                    format!("{field}.requestHeaderModifier"),
+                    it,
+                    &mut request_headers
+                );
+            }
+            (Filter::ResponseHeaderModifier, _, Some(it)) => {
+                modify_headers!(
+                    format!("{field}.responseHeaderModifier"),
+                    it,
+                    &mut response_headers
+                );
+            }
+            (kind, ..) => return Err(route::unsupported(&field, kind)),
+        }
+    }
+    Ok((request_headers, response_headers))
+}
+
 fn one_match(field: &str, it: &GrpcRouteRulesMatches) -> Result<Match, Invalid> {
-    let path = match &it.method {
-        Some(method) => path(&format!("{field}.method"), method)?,
-        None => PathMatch::Prefix("/".into()),
+    let mut matches = match &it.method {
+        Some(method) => of_method(&format!("{field}.method"), method)?,
+        None => Match::everything(),
     };
     let mut headers: Vec<HeaderMatch> = Vec::new();
     for (index, header) in it.headers.iter().flatten().enumerate() {
@@ -120,50 +124,52 @@ fn one_match(field: &str, it: &GrpcRouteRulesMatches) -> Result<Match, Invalid> 
         }
     }
     headers.sort_by(|a, b| a.name.as_str().cmp(b.name.as_str()));
-    Ok(Match {
-        path,
-        method: None,
-        headers,
-        query: vec![],
-    })
+    matches.headers = headers;
+    Ok(matches)
 }
 
 /// A method of a service is the path `/service/method`.
-fn path(field: &str, it: &GrpcRouteRulesMatchesMethod) -> Result<PathMatch, Invalid> {
-    let word = |name: &str, value: &Option<String>| match value
-        .as_deref()
-        .filter(|value| !value.is_empty())
-    {
-        Some(value) if value.contains('/') => Err(Invalid::new(
-            format!("{field}.{name}"),
-            format!("{value:?} must not contain /"),
-        )),
-        value => Ok(value.map(str::to_owned)),
-    };
+fn of_method(field: &str, it: &GrpcRouteRulesMatchesMethod) -> Result<Match, Invalid> {
     let regex = matches!(it.r#type, Some(MethodType::RegularExpression));
-    match (word("service", &it.service)?, word("method", &it.method)?) {
-        (None, None) => Err(Invalid::new(field, "needs a service or a method")),
+    let service = word(&format!("{field}.service"), it.service.as_deref(), regex)?;
+    let method = word(&format!("{field}.method"), it.method.as_deref(), regex)?;
+    let named = (service.map_or(0, str::len), method.map_or(0, str::len));
+    let path = match (service, method) {
+        (None, None) => return Err(Invalid::new(field, "needs a service or a method")),
         (Some(service), Some(method)) if !regex => {
-            Ok(PathMatch::Exact(format!("/{service}/{method}").into()))
+            PathMatch::Exact(format!("/{service}/{method}").into())
         }
-        (Some(service), None) if !regex => Ok(PathMatch::Prefix(format!("/{service}").into())),
+        (Some(service), None) if !regex => PathMatch::Prefix(format!("/{service}").into()),
         (service, method) => {
-            let any = || "[^/]+".to_owned();
-            let quote = |text: String| {
-                if regex {
-                    format!("(?:{text})")
-                } else {
-                    text.replace('.', r"\.")
-                }
+            let part = |word: Option<&str>| match word {
+                None => "[^/]+".to_owned(),
+                Some(text) if regex => format!("(?:{text})"),
+                // Checked above: nothing but dots has a meaning.
+                Some(text) => text.replace('.', r"\."),
             };
-            let (service, method) = (
-                service.map_or_else(any, quote),
-                method.map_or_else(any, quote),
-            );
-            Ok(PathMatch::Regex(fields::regex(
-                field,
-                &format!("/{service}/{method}"),
-            )?))
+            let pattern = format!("/{}/{}", part(service), part(method));
+            PathMatch::Regex(fields::regex(field, &pattern)?)
         }
+    };
+    Ok(Match {
+        path,
+        named,
+        ..Match::everything()
+    })
+}
+
+/// The name of a service or method, or a regular expression for it.
+fn word<'a>(field: &str, value: Option<&'a str>, regex: bool) -> Result<Option<&'a str>, Invalid> {
+    let Some(value) = value.filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.');
+    if value.contains('/') {
+        Err(Invalid::new(field, format!("{value:?} must not contain /")))
+    } else if !regex && !value.bytes().all(plain) {
+        let message = format!("{value:?} is not a name in gRPC: use a-z, A-Z, 0-9, `_`, `.`");
+        Err(Invalid::new(field, message))
+    } else {
+        Ok(Some(value))
     }
 }

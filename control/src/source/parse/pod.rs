@@ -1,6 +1,7 @@
 //! Pods and nodes.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -14,42 +15,8 @@ use crate::store::{Labels, Node, Object, ObjectKey, Pod};
 pub(super) fn pod(key: ObjectKey, pod: core::Pod) -> Result<Object, Invalid> {
     let spec = pod.spec.unwrap_or_default();
     let status = pod.status.unwrap_or_default();
-    let finished = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    let mut ips: Vec<IpAddr> = Vec::new();
-    if !finished {
-        let all = status.pod_ips.unwrap_or_default();
-        for (index, ip) in all.iter().enumerate() {
-            ips.push(fields::ip(format!("status.podIPs[{index}].ip"), &ip.ip)?);
-        }
-        if let Some(ip) = status.pod_ip.filter(|ip| !ip.is_empty()) {
-            ips.push(fields::ip("status.podIP", &ip)?);
-        }
-    }
-    ips.sort_unstable();
-    ips.dedup();
-
-    // A native sidecar is an init container, and its ports are as good as any other's.
-    let containers = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .chain(&spec.containers);
-    let mut named_ports: Vec<_> = containers
-        .flat_map(|container| container.ports.iter().flatten())
-        .filter(|port| {
-            port.protocol
-                .as_deref()
-                .is_none_or(|protocol| protocol == "TCP")
-        })
-        .filter_map(|port| {
-            Some((
-                port.name.as_deref()?.into(),
-                u16::try_from(port.container_port).ok()?,
-            ))
-        })
-        .collect();
-    named_ports.sort();
-
+    let ips = ips(status)?;
+    let named_ports = named_ports(&spec);
     let service_account = spec
         .service_account_name
         .as_deref()
@@ -87,6 +54,45 @@ pub(super) fn pod(key: ObjectKey, pod: core::Pod) -> Result<Object, Invalid> {
         ips,
         key,
     }))
+}
+
+/// Its addresses, sorted.
+fn ips(status: core::PodStatus) -> Result<Vec<IpAddr>, Invalid> {
+    let mut ips: Vec<IpAddr> = Vec::new();
+    if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+        return Ok(ips);
+    }
+    let all = status.pod_ips.unwrap_or_default();
+    for (index, ip) in all.iter().enumerate() {
+        ips.push(fields::ip(format!("status.podIPs[{index}].ip"), &ip.ip)?);
+    }
+    if let Some(ip) = status.pod_ip.filter(|ip| !ip.is_empty()) {
+        ips.push(fields::ip("status.podIP", &ip)?);
+    }
+    ips.sort_unstable();
+    ips.dedup();
+    Ok(ips)
+}
+
+/// Names of TCP ports, sorted. A native sidecar is an init container, and its ports are as good as any other's.
+fn named_ports(spec: &core::PodSpec) -> Vec<(Arc<str>, u16)> {
+    let containers = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers);
+    let is_tcp =
+        |port: &&core::ContainerPort| matches!(port.protocol.as_deref(), None | Some("TCP"));
+    let mut named: Vec<_> = containers
+        .flat_map(|container| container.ports.iter().flatten())
+        .filter(is_tcp)
+        .filter_map(|port| {
+            let name = port.name.as_deref()?.into();
+            Some((name, u16::try_from(port.container_port).ok()?))
+        })
+        .collect();
+    named.sort();
+    named
 }
 
 fn uncaptured_ports(metadata: &ObjectMeta) -> Result<Vec<u16>, Invalid> {

@@ -29,6 +29,12 @@ pub(super) fn policy(
             ));
         }
     };
+    if target == PolicyTarget::Namespace && !spec.port_level_mtls.is_empty() {
+        return Err(Invalid::new(
+            "spec.portLevelMtls",
+            "names container ports, which only a workload has: add spec.selector or spec.targetRefs",
+        ));
+    }
     let mut ports = BTreeMap::new();
     for (port, mtls) in spec.port_level_mtls {
         let field = format!("spec.portLevelMtls.{port}");

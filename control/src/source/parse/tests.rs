@@ -1,3 +1,5 @@
+//! Documents into room types: what is read, what is left out, what is reported and where.
+
 use super::*;
 use crate::source::document::split;
 use crate::store::Pod as PodRoom;
@@ -35,7 +37,7 @@ fn bad_documents_are_reported_by_line_and_field() {
     let service = |spec: &str| {
         format!("apiVersion: v1\nkind: Service\nmetadata:\n  name: a\nspec:\n  {spec}\n")
     };
-    let table: [(&str, String, u64, &str, &str); 16] = [
+    let table: [(&str, String, u64, &str, &str); 19] = [
         ("no kind", "apiVersion: v1\nmetadata: {}\n".into(), 1, "kind", "missing"),
         ("syntax", "kind: [\n".into(), 1, "", ""),
         ("name", "apiVersion: v1\nkind: Service\nmetadata:\n  name: A_b\n".into(), 4, "metadata.name", "A_b"),
@@ -50,6 +52,21 @@ fn bad_documents_are_reported_by_line_and_field() {
         ("header", route_with("{matches: [{headers: [{name: \"a b\", value: c}]}]}"), 8, "spec.rules[0].matches[0].headers[0].name", "header name"),
         ("duration", route_with("{timeouts: {request: 1y}}"), 8, "spec.rules[0].timeouts.request", "duration"),
         ("mirror", route_with("{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: a}}}]}"), 8, "spec.rules[0].filters[0].type", "not supported"),
+        ("timeouts", route_with("{timeouts: {request: 1s, backendRequest: 2s}}"), 8, "spec.rules[0].timeouts.backendRequest", "longer than request"),
+        (
+            "grpc method",
+            route_with("{matches: [{method: {service: a.B, method: \"C+\"}}]}").replace("HTTPRoute", "GRPCRoute"),
+            8,
+            "spec.rules[0].matches[0].method.method",
+            "not a name in gRPC",
+        ),
+        (
+            "ports of no workload",
+            "apiVersion: tulle.dev/v1alpha1\nkind: PeerAuthentication\nmetadata: {name: a}\nspec:\n  portLevelMtls:\n    80: {mode: STRICT}\n".into(),
+            6,
+            "spec.portLevelMtls",
+            "spec.selector",
+        ),
         (
             "group",
             route_with("{}").replace("group: \"\", ", ""),

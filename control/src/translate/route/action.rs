@@ -90,40 +90,12 @@ fn forward_to(
     forward: &Forward,
     matches: &Match,
 ) -> route::Action {
-    let mut clusters = Vec::new();
-    let mut any_exists = false;
-    let mut sticky = false;
-    for backend in &forward.backends {
-        let (name, exists) = match &backend.target {
-            BackendTarget::Service(key, port) => {
-                sticky |= world
-                    .service(key)
-                    .is_some_and(|service| service.client_ip_affinity.is_some());
-                backend_cluster(world, key, *port)
-            }
-            BackendTarget::Invalid => ("invalid".to_owned(), false),
-        };
-        // What does not exist and gets nothing is not worth a name that clients would ask for.
-        if !exists && backend.weight == 0 {
-            continue;
-        }
-        any_exists |= exists && backend.weight > 0;
-        clusters.push(ClusterWeight {
-            name,
-            weight: number(backend.weight),
-            request_headers_to_add: added(&backend.request_headers),
-            request_headers_to_remove: removed(&backend.request_headers),
-            response_headers_to_add: added(&backend.response_headers),
-            response_headers_to_remove: removed(&backend.response_headers),
-            ..ClusterWeight::default()
-        });
-    }
-    if !any_exists {
+    let Some(backends) = Backends::of(world, forward) else {
         return route::Action::DirectResponse(DirectResponseAction {
             status: 500,
             ..DirectResponseAction::default()
         });
-    }
+    };
     let mut action = RouteAction {
         cluster_not_found_response_code: ClusterNotFoundResponseCode::InternalServerError.into(),
         timeout: Some(duration(forward.timeout.unwrap_or_default())),
@@ -132,9 +104,9 @@ fn forward_to(
             forward.retry.as_ref(),
             forward.backend_timeout,
         )),
-        hash_policy: by_source(sticky),
+        hash_policy: by_source(backends.sticky),
         cluster_specifier: Some(ClusterSpecifier::WeightedClusters(WeightedCluster {
-            clusters,
+            clusters: backends.clusters,
             ..WeightedCluster::default()
         })),
         host_rewrite_specifier: forward
@@ -153,6 +125,48 @@ fn forward_to(
         None => {}
     }
     route::Action::Route(action)
+}
+
+/// The backends of a rule, on the wire.
+struct Backends {
+    clusters: Vec<ClusterWeight>,
+    /// Whether a client stays with one endpoint.
+    sticky: bool,
+}
+
+impl Backends {
+    /// `None` if nothing that exists gets a share.
+    fn of(world: &World, forward: &Forward) -> Option<Self> {
+        let mut clusters = Vec::new();
+        let mut any_exists = false;
+        let mut sticky = false;
+        for backend in &forward.backends {
+            let (name, exists) = match &backend.target {
+                BackendTarget::Service(key, port) => {
+                    sticky |= world
+                        .service(key)
+                        .is_some_and(|service| service.client_ip_affinity.is_some());
+                    backend_cluster(world, key, *port)
+                }
+                BackendTarget::Invalid => ("invalid".to_owned(), false),
+            };
+            // What does not exist and gets nothing is not worth a name that clients would ask for.
+            if !exists && backend.weight == 0 {
+                continue;
+            }
+            any_exists |= exists && backend.weight > 0;
+            clusters.push(ClusterWeight {
+                name,
+                weight: number(backend.weight),
+                request_headers_to_add: added(&backend.request_headers),
+                request_headers_to_remove: removed(&backend.request_headers),
+                response_headers_to_add: added(&backend.response_headers),
+                response_headers_to_remove: removed(&backend.response_headers),
+                ..ClusterWeight::default()
+            });
+        }
+        any_exists.then_some(Self { clusters, sticky })
+    }
 }
 
 fn redirect_to(redirect: &Redirect, kind: ClientKind, matches: &Match) -> RedirectAction {
