@@ -18,6 +18,7 @@ use crate::ca::{Authority, RotateError};
 use crate::discovery::Discovery;
 use crate::source::SourceReport;
 use crate::store::Kind;
+use crate::translate;
 
 /// What the routes need.
 #[derive(Clone)]
@@ -36,6 +37,7 @@ pub(crate) struct Gauges {
     services: Gauge,
     pods: Gauge,
     problems: Gauge,
+    overruled: Gauge,
     panics: Gauge,
 }
 
@@ -52,6 +54,11 @@ impl Gauges {
             g.problems,
         );
         registry.register(
+            "policies_overruled",
+            "Policies that do not count where another one of the same scope comes first",
+            g.overruled,
+        );
+        registry.register(
             "connection_panics",
             "Connections and streams that ended by a panic",
             g.panics,
@@ -65,6 +72,7 @@ impl Gauges {
         set(&self.services, world.services().count());
         set(&self.pods, world.pods().count());
         set(&self.problems, state.report.len());
+        set(&self.overruled, translate::overruled(&world).len());
         self.panics
             .set(i64::try_from(state.tasks.connection_panics()).unwrap_or(i64::MAX));
     }
@@ -91,7 +99,7 @@ pub(crate) fn routes(server: &mut AdminServer, state: State) {
         admin::json(&state.discovery.proxies())
     });
     route(server, "/debug/source", &state, |state| {
-        source(&state.report)
+        source(&state.report, &state.discovery)
     });
     route(server, "/debug/world", &state, |state| {
         world(&state.discovery)
@@ -129,7 +137,7 @@ fn ready(discovery: &Discovery) -> Answer {
     }
 }
 
-fn source(report: &SourceReport) -> Answer {
+fn source(report: &SourceReport, discovery: &Discovery) -> Answer {
     let problems: Vec<_> = report
         .problems()
         .into_iter()
@@ -144,7 +152,18 @@ fn source(report: &SourceReport) -> Answer {
             })
         })
         .collect();
-    admin::json(&json!({ "problems": problems }))
+    let overruled: Vec<_> = translate::overruled(&discovery.world())
+        .into_iter()
+        .map(|it| {
+            json!({
+                "object": it.policy.to_string(),
+                "by": it.by.to_string(),
+                "pods": it.pods.len(),
+                "message": it.to_string(),
+            })
+        })
+        .collect();
+    admin::json(&json!({ "problems": problems, "overruled": overruled }))
 }
 
 fn world(discovery: &Discovery) -> Answer {

@@ -32,8 +32,8 @@ use tulle_runtime::tasks::Tasks;
 use tulle_xds_proto::ResourceType;
 
 use crate::app::listener::Bounds;
-use crate::store::{Kind, ObjectKey, Store, Updates, World};
-use crate::translate::{Affected, ClientKind};
+use crate::store::{Kind, ObjectKey, Store, Update, Updates, World};
+use crate::translate::{self, Affected, ClientKind, Overruled};
 use catalog::{Catalog, ROOT_CA};
 use index::{Index, Mailbox, StreamId};
 use metrics::Metrics;
@@ -143,7 +143,7 @@ impl Discovery {
         let metrics = Metrics::register(registry);
         let discovery = Self(Arc::new(Shared {
             catalog: Catalog::new(world.clone(), metrics.clone()),
-            index: Index::default(),
+            index: Index::new(world.mesh().clone()),
             worlds: watch::Sender::new(world.clone()),
             proxies: Mutex::default(),
             next_stream: AtomicU64::new(1),
@@ -158,10 +158,9 @@ impl Discovery {
     /// Replaces the trust bundle (PEM) that `ROOTCA` serves.
     pub(crate) fn set_bundle(&self, pem: &str) {
         if self.0.catalog.set_bundle(pem) {
-            let is_secret = |kind| kind == ResourceType::Secret;
             self.0
                 .index
-                .tell(is_secret, |_, name, _| name == ROOT_CA, Instant::now());
+                .tell_of(ResourceType::Secret, ROOT_CA, Instant::now());
         }
     }
 
@@ -193,11 +192,12 @@ impl Discovery {
             self.0.catalog.update(update.world.clone(), &affected);
             self.0.worlds.send_replace(update.world.clone());
             let told = self.0.index.tell(
-                |kind| affected.touches_type(kind),
-                |kind, name, view| affected.touches(kind, name, view),
+                |kind| affected.reach(kind),
+                |kind, subject, view| affected.touches(kind, subject, view),
                 at,
             );
             self.check_pods(&update.changed);
+            report_overruled(&before, &update);
             tracing::debug!(
                 changed = update.changed.len(),
                 streams = told,
@@ -228,6 +228,26 @@ impl Discovery {
 
     fn new_stream(&self) -> StreamId {
         StreamId(self.0.next_stream.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// Says which policies no longer count where they say they do.
+fn report_overruled(before: &World, update: &Update) {
+    let is_policy = |kind| {
+        matches!(
+            kind,
+            Kind::PeerAuthentication | Kind::IstioPeerAuthentication
+        )
+    };
+    if !update.changed.iter().any(|object| is_policy(object.kind)) {
+        return;
+    }
+    let known = translate::overruled(before);
+    for overruled in translate::overruled(&update.world) {
+        let is_same = |it: &Overruled| it.policy == overruled.policy && it.by == overruled.by;
+        if !known.iter().any(is_same) {
+            tracing::warn!(resource.name = %overruled.policy, reason = %overruled, "policy overruled");
+        }
     }
 }
 

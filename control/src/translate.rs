@@ -15,6 +15,7 @@ mod mtls;
 mod name;
 mod protocol;
 mod route;
+mod subject;
 mod workload;
 
 use std::sync::Arc;
@@ -24,7 +25,9 @@ use prost::Message;
 use tulle_xds_proto::{ResourceType, prost};
 
 pub use affected::Affected;
+pub use mtls::{Overruled, overruled};
 pub use name::ResourceName;
+pub use subject::{Reach, Subject};
 
 use crate::store::{ObjectKey, Pod, World};
 

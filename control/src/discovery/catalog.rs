@@ -15,11 +15,10 @@ use tulle_xds_proto::envoy::extensions::transport_sockets::tls::v3::{
 };
 use tulle_xds_proto::prost::Message;
 
-use super::index::Key;
 use super::metrics::Metrics;
 use super::resource::{Encoded, Name};
 use crate::store::World;
-use crate::translate::{self, Affected, ProxyView};
+use crate::translate::{self, Affected, ProxyView, Reach, Subject};
 
 /// The one secret that the control plane serves: the trust bundle. Private keys never leave their workload.
 pub(crate) const ROOT_CA: &str = "ROOTCA";
@@ -35,9 +34,12 @@ pub(crate) struct Catalog {
 struct State {
     world: Arc<World>,
     generation: u64,
-    entries: HashMap<Key, Vec<(ProxyView, Arc<Encoded>)>>,
+    entries: HashMap<ResourceType, Shelf>,
     bundle: Option<Arc<Encoded>>,
 }
+
+/// The encoded resources of one type: by what they are about, so that a change need not look at all others.
+type Shelf = HashMap<Subject, HashMap<Name, Vec<(ProxyView, Arc<Encoded>)>>>;
 
 impl Catalog {
     pub(crate) fn new(world: Arc<World>, metrics: Metrics) -> Self {
@@ -68,12 +70,28 @@ impl Catalog {
         let mut state = self.state.write();
         state.world = world;
         state.generation += 1;
-        state.entries.retain(|(kind, name), views| {
-            if affected.touches_type(*kind) {
-                views.retain(|(view, _)| !affected.touches(*kind, name, view));
+        for (kind, shelf) in &mut state.entries {
+            let forget = |subject: &Subject, named: &mut HashMap<Name, Vec<(ProxyView, _)>>| {
+                named.retain(|_, views| {
+                    views.retain(|(view, _)| !affected.touches(*kind, subject, view));
+                    !views.is_empty()
+                });
+                !named.is_empty()
+            };
+            match affected.reach(*kind) {
+                Reach::Nothing => {}
+                Reach::Everything => shelf.retain(forget),
+                Reach::Subjects(subjects) => {
+                    for subject in subjects {
+                        if let Some(named) = shelf.get_mut(&subject)
+                            && !forget(&subject, named)
+                        {
+                            shelf.remove(&subject);
+                        }
+                    }
+                }
             }
-            !views.is_empty()
-        });
+        }
     }
 
     /// Replaces the trust bundle (PEM); says whether it differs.
@@ -96,7 +114,7 @@ impl Catalog {
         kind: ResourceType,
         name: &Name,
     ) -> Option<Arc<Encoded>> {
-        let (world, generation, shared) = {
+        let (world, generation, subject, shared) = {
             let state = self.state.read();
             if kind == ResourceType::Secret {
                 return if &**name == ROOT_CA {
@@ -106,7 +124,11 @@ impl Catalog {
                 };
             }
             let shared = translate::view_for(&state.world, view, kind, name);
-            let known = state.entries.get(&(kind, name.clone()));
+            let subject = Subject::of(state.world.mesh(), kind, name, &shared);
+            let known = state
+                .entries
+                .get(&kind)
+                .and_then(|shelf| shelf.get(&subject)?.get(name));
             if let Some((_, encoded)) = known
                 .into_iter()
                 .flatten()
@@ -114,7 +136,7 @@ impl Catalog {
             {
                 return Some(encoded.clone());
             }
-            (state.world.clone(), state.generation, shared)
+            (state.world.clone(), state.generation, subject, shared)
         };
         let encoded = Arc::new(Encoded::new(
             kind,
@@ -126,7 +148,9 @@ impl Catalog {
             // The world moved on meanwhile. The stream will be told if that concerns it.
             return Some(encoded);
         }
-        let views = state.entries.entry((kind, name.clone())).or_default();
+        let shelf = state.entries.entry(kind).or_default();
+        let named = shelf.entry(subject).or_default();
+        let views = named.entry(name.clone()).or_default();
         if let Some((_, known)) = views.iter().find(|(view, _)| *view == shared) {
             return Some(known.clone());
         }

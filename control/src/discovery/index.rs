@@ -1,8 +1,8 @@
 //! Which stream wants which resource, and how it hears that one changed.
 //!
 //! A stream has a [`Mailbox`], a set of names that changed since it last looked: telling it twice costs nothing, and a
-//! stream that does not look keeps one entry a name. The [`Index`] leads from a name to the mailboxes of its
-//! subscribers, so that a change reaches those whom it concerns and nobody else.
+//! stream that does not look keeps one entry a name. The [`Index`] leads from what a resource is about to the mailboxes
+//! of its subscribers, so that a change reaches those whom it concerns, and looks at nobody else.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use tulle_xds_proto::ResourceType;
 
 use super::resource::Name;
-use crate::translate::ProxyView;
+use crate::store::MeshSettings;
+use crate::translate::{ProxyView, Reach, Subject};
 
 /// A resource, whoever asks for it.
 pub(crate) type Key = (ResourceType, Name);
@@ -84,21 +85,32 @@ impl Mailbox {
     }
 }
 
-/// From names to subscribers.
-#[derive(Debug, Default)]
+/// From what a resource is about to its subscribers.
+#[derive(Debug)]
 pub(crate) struct Index {
+    mesh: MeshSettings,
     shelves: RwLock<HashMap<ResourceType, Shelf>>,
 }
 
 type Subscribers = HashMap<StreamId, Arc<Mailbox>>;
 
+/// The subscribers of one type.
 #[derive(Debug, Default)]
 struct Shelf {
-    named: HashMap<Name, Subscribers>,
+    /// By subject first, so that a change costs what it concerns, and not what there is.
+    named: HashMap<Subject, HashMap<Name, Subscribers>>,
     wildcard: Subscribers,
 }
 
 impl Index {
+    /// Without subscribers.
+    pub(crate) fn new(mesh: MeshSettings) -> Self {
+        Self {
+            mesh,
+            shelves: RwLock::default(),
+        }
+    }
+
     /// From now on this stream hears of changes under these names.
     pub(crate) fn watch(
         &self,
@@ -106,11 +118,13 @@ impl Index {
         names: impl IntoIterator<Item = Name>,
         mailbox: &Arc<Mailbox>,
     ) {
+        let view = mailbox.view();
         let mut shelves = self.shelves.write();
         let shelf = shelves.entry(kind).or_default();
         for name in names {
-            shelf
-                .named
+            let subject = Subject::of(&self.mesh, kind, &name, &view);
+            let named = shelf.named.entry(subject).or_default();
+            named
                 .entry(name)
                 .or_default()
                 .insert(mailbox.id, mailbox.clone());
@@ -124,14 +138,22 @@ impl Index {
         names: impl IntoIterator<Item = Name>,
         mailbox: &Mailbox,
     ) {
+        let view = mailbox.view();
         let mut shelves = self.shelves.write();
         let shelf = shelves.entry(kind).or_default();
         for name in names {
-            if let Some(subscribers) = shelf.named.get_mut(&name) {
+            let subject = Subject::of(&self.mesh, kind, &name, &view);
+            let Some(named) = shelf.named.get_mut(&subject) else {
+                continue;
+            };
+            if let Some(subscribers) = named.get_mut(&name) {
                 subscribers.remove(&mailbox.id);
                 if subscribers.is_empty() {
-                    shelf.named.remove(&name);
+                    named.remove(&name);
                 }
+            }
+            if named.is_empty() {
+                shelf.named.remove(&subject);
             }
         }
     }
@@ -157,48 +179,72 @@ impl Index {
     pub(crate) fn leave(&self, mailbox: &Mailbox) {
         for shelf in self.shelves.write().values_mut() {
             shelf.wildcard.remove(&mailbox.id);
-            shelf.named.retain(|_, subscribers| {
-                subscribers.remove(&mailbox.id);
-                !subscribers.is_empty()
+            shelf.named.retain(|_, named| {
+                named.retain(|_, subscribers| {
+                    subscribers.remove(&mailbox.id);
+                    !subscribers.is_empty()
+                });
+                !named.is_empty()
             });
         }
     }
 
-    /// Tells the streams whom a change at `at` may concern: `kinds` says of which types anything may differ, `touches`
-    /// whether a resource may differ for a view. Returns how many streams that were.
+    /// Tells the streams whom a change at `at` may concern: `reach` says how far it reaches among the resources of a type,
+    /// `touches` whether one with a subject may differ for a view. Returns how many streams that were.
     pub(crate) fn tell(
         &self,
-        kinds: impl Fn(ResourceType) -> bool,
-        touches: impl Fn(ResourceType, &str, &ProxyView) -> bool,
+        reach: impl Fn(ResourceType) -> Reach,
+        touches: impl Fn(ResourceType, &Subject, &ProxyView) -> bool,
         at: Instant,
     ) -> usize {
         let shelves = self.shelves.read();
-        let mut told: Subscribers = HashMap::new();
-        for (kind, shelf) in shelves.iter().filter(|(kind, _)| kinds(**kind)) {
-            for mailbox in shelf.wildcard.values() {
-                mailbox.news.lock().relist.entry(*kind).or_insert(at);
-                told.insert(mailbox.id, mailbox.clone());
-            }
-            for (name, subscribers) in &shelf.named {
-                for mailbox in subscribers
-                    .values()
-                    .filter(|mailbox| touches(*kind, name, &mailbox.view.read()))
-                {
-                    mailbox
-                        .news
-                        .lock()
-                        .changed
-                        .entry((*kind, name.clone()))
-                        .or_insert(at);
-                    told.insert(mailbox.id, mailbox.clone());
+        let mut told = Told::at(at);
+        for (kind, shelf) in shelves.iter() {
+            let mut look = |subject: &Subject, named: &HashMap<Name, Subscribers>| {
+                for (name, subscribers) in named {
+                    let concerned =
+                        |mailbox: &&Arc<Mailbox>| touches(*kind, subject, &mailbox.view.read());
+                    for mailbox in subscribers.values().filter(concerned) {
+                        told.changed(mailbox, (*kind, name.clone()));
+                    }
+                }
+            };
+            match reach(*kind) {
+                Reach::Nothing => continue,
+                Reach::Everything => {
+                    for (subject, named) in &shelf.named {
+                        look(subject, named);
+                    }
+                }
+                Reach::Subjects(subjects) => {
+                    for subject in subjects {
+                        if let Some(named) = shelf.named.get(&subject) {
+                            look(&subject, named);
+                        }
+                    }
                 }
             }
+            for mailbox in shelf.wildcard.values() {
+                told.relist(mailbox, *kind);
+            }
         }
-        // Rung once everything is in the box, so that a stream sees one update as one.
-        for mailbox in told.values() {
-            mailbox.bell.notify_one();
+        told.ring()
+    }
+
+    /// Tells the streams that want the resource of a name that depends on nothing in the world.
+    pub(crate) fn tell_of(&self, kind: ResourceType, name: &str, at: Instant) {
+        let shelves = self.shelves.read();
+        let named = shelves
+            .get(&kind)
+            .and_then(|shelf| shelf.named.get(&Subject::Nothing))
+            .and_then(|named| named.get_key_value(name));
+        let mut told = Told::at(at);
+        if let Some((name, subscribers)) = named {
+            for mailbox in subscribers.values() {
+                told.changed(mailbox, (kind, name.clone()));
+            }
         }
-        told.len()
+        told.ring();
     }
 
     /// How many names have a subscriber.
@@ -207,49 +253,95 @@ impl Index {
         self.shelves
             .read()
             .values()
-            .map(|shelf| shelf.named.len())
+            .flat_map(|shelf| shelf.named.values())
+            .map(HashMap::len)
             .sum()
+    }
+}
+
+/// Whom a change was told, before their bells ring.
+struct Told {
+    at: Instant,
+    mailboxes: Subscribers,
+}
+
+impl Told {
+    fn at(at: Instant) -> Self {
+        Self {
+            at,
+            mailboxes: HashMap::new(),
+        }
+    }
+
+    fn changed(&mut self, mailbox: &Arc<Mailbox>, key: Key) {
+        mailbox.news.lock().changed.entry(key).or_insert(self.at);
+        self.mailboxes.insert(mailbox.id, mailbox.clone());
+    }
+
+    fn relist(&mut self, mailbox: &Arc<Mailbox>, kind: ResourceType) {
+        mailbox.news.lock().relist.entry(kind).or_insert(self.at);
+        self.mailboxes.insert(mailbox.id, mailbox.clone());
+    }
+
+    /// Rung once everything is in the boxes, so that a stream sees one update as one.
+    fn ring(self) -> usize {
+        for mailbox in self.mailboxes.values() {
+            mailbox.bell.notify_one();
+        }
+        self.mailboxes.len()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::ObjectKey;
     use crate::translate::ClientKind;
+
+    const X: &str = "outbound|80||x.shop.svc.cluster.local";
+    const Y: &str = "outbound|80||y.shop.svc.cluster.local";
+
+    fn index() -> Index {
+        Index::new(MeshSettings::default())
+    }
 
     fn mailbox(id: u64) -> Arc<Mailbox> {
         let view = ProxyView {
-            kind: ClientKind::Tulle,
-            namespace: None,
-            pod: None,
-            node: None,
-            zone: None,
+            pod: Some(ObjectKey::new("shop", format!("pod-{id}"))),
+            ..ProxyView::of_kind(ClientKind::Tulle)
         };
         Mailbox::new(StreamId(id), Arc::new(view))
     }
 
-    /// Tells that cluster `x` changed.
+    fn subject() -> Subject {
+        Subject::Service(ObjectKey::new("shop", "x"))
+    }
+
+    /// Tells that the cluster of Service `x` changed.
     fn tell(index: &Index) -> usize {
         index.tell(
-            |kind| kind == ResourceType::Cluster,
-            |_, name, _| name == "x",
+            |kind| match kind {
+                ResourceType::Cluster => Reach::Subjects(vec![subject()]),
+                _ => Reach::Nothing,
+            },
+            |_, about, _| *about == subject(),
             Instant::now(),
         )
     }
 
     #[test]
     fn only_subscribers_hear_of_a_change() {
-        let index = Index::default();
+        let index = index();
         let [cluster, other, endpoints, all] = [1, 2, 3, 4].map(mailbox);
-        index.watch(ResourceType::Cluster, ["x".into(), "y".into()], &cluster);
-        index.watch(ResourceType::Cluster, ["y".into()], &other);
-        index.watch(ResourceType::Endpoints, ["x".into()], &endpoints);
+        index.watch(ResourceType::Cluster, [X.into(), Y.into()], &cluster);
+        index.watch(ResourceType::Cluster, [Y.into()], &other);
+        index.watch(ResourceType::Endpoints, [X.into()], &endpoints);
         index.watch_all(ResourceType::Cluster, &all);
         assert_eq!(tell(&index), 2);
         let news = cluster.take();
         assert_eq!(
             news.changed.into_keys().collect::<Vec<_>>(),
-            [(ResourceType::Cluster, "x".into())]
+            [(ResourceType::Cluster, X.into())]
         );
         assert_eq!(
             all.take().relist.into_keys().collect::<Vec<_>>(),
@@ -260,30 +352,89 @@ mod tests {
     }
 
     #[test]
+    fn subscribers_of_other_things_are_not_even_looked_at() {
+        let index = index();
+        for id in 0..1000 {
+            let name = format!("outbound|80||s{id}.shop.svc.cluster.local");
+            index.watch(ResourceType::Endpoints, [name.into()], &mailbox(id));
+            index.watch(ResourceType::Listener, ["inbound".into()], &mailbox(id));
+        }
+        let asked = std::cell::Cell::new(0);
+        let told = |reach: fn(ResourceType) -> Reach| {
+            asked.set(0);
+            let touches = |_, subject: &Subject, _: &ProxyView| {
+                asked.set(asked.get() + 1);
+                *subject == Subject::Service(ObjectKey::new("shop", "s7"))
+            };
+            (index.tell(reach, touches, Instant::now()), asked.get())
+        };
+        let one = |kind| match kind {
+            ResourceType::Endpoints => {
+                Reach::Subjects(vec![Subject::Service(ObjectKey::new("shop", "s7"))])
+            }
+            _ => Reach::Nothing,
+        };
+        assert_eq!(told(one), (1, 1));
+        assert_eq!(told(|_| Reach::Everything), (1, 2000));
+        assert_eq!(told(|_| Reach::Nothing), (0, 0));
+    }
+
+    #[test]
+    fn one_pods_inbound_is_no_other_pods() {
+        let index = index();
+        let [mine, other] = [1, 2].map(mailbox);
+        for mailbox in [&mine, &other] {
+            index.watch(ResourceType::Listener, ["inbound".into()], mailbox);
+        }
+        let subject = Subject::Pod(ObjectKey::new("shop", "pod-1"));
+        let reach = |_| Reach::Subjects(vec![subject.clone()]);
+        assert_eq!(index.tell(reach, |_, _, _| true, Instant::now()), 1);
+        assert_eq!(mine.take().changed.len(), 1);
+        assert!(other.take().changed.is_empty());
+    }
+
+    #[test]
+    fn what_depends_on_nothing_in_the_world_is_told_by_name() {
+        let index = index();
+        let [roots, other] = [1, 2].map(mailbox);
+        index.watch(ResourceType::Secret, ["ROOTCA".into()], &roots);
+        index.watch(ResourceType::Secret, ["default".into()], &other);
+        index.tell_of(ResourceType::Secret, "ROOTCA", Instant::now());
+        assert_eq!(roots.take().changed.len(), 1);
+        assert!(other.take().changed.is_empty());
+    }
+
+    #[test]
     fn nobody_is_told_after_leaving() {
-        let index = Index::default();
-        let mailbox = mailbox(1);
-        index.watch(ResourceType::Cluster, ["x".into(), "y".into()], &mailbox);
-        index.watch_all(ResourceType::Cluster, &mailbox);
-        index.unwatch(
-            ResourceType::Cluster,
-            ["x".into(), "y".into(), "never".into()],
-            &mailbox,
-        );
-        index.unwatch_all(ResourceType::Cluster, &mailbox);
-        assert_eq!(tell(&index), 0);
-        assert_eq!(
-            index.names(),
-            0,
-            "an index does not remember names that nobody wants"
-        );
+        let leaving: [fn(&Index, &Mailbox); 2] = [
+            |index, mailbox| {
+                let names = [X.into(), Y.into(), "never".into()];
+                index.unwatch(ResourceType::Cluster, names, mailbox);
+                index.unwatch_all(ResourceType::Cluster, mailbox);
+            },
+            |index, mailbox| index.leave(mailbox),
+        ];
+        for leave in leaving {
+            let index = index();
+            let mailbox = mailbox(1);
+            index.watch(ResourceType::Cluster, [X.into(), Y.into()], &mailbox);
+            index.watch_all(ResourceType::Cluster, &mailbox);
+            assert_eq!(tell(&index), 1);
+            leave(&index, &mailbox);
+            assert_eq!(tell(&index), 0);
+            assert_eq!(
+                index.names(),
+                0,
+                "an index does not remember names that nobody wants"
+            );
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_that_does_not_look_keeps_one_entry_and_the_first_moment() {
-        let index = Index::default();
+        let index = index();
         let mailbox = mailbox(1);
-        index.watch(ResourceType::Cluster, ["x".into()], &mailbox);
+        index.watch(ResourceType::Cluster, [X.into()], &mailbox);
         let first = Instant::now();
         for _ in 0..1000 {
             tell(&index);
@@ -292,7 +443,7 @@ mod tests {
         mailbox.rung().await;
         assert_eq!(
             mailbox.take().changed,
-            HashMap::from([((ResourceType::Cluster, "x".into()), first)])
+            HashMap::from([((ResourceType::Cluster, X.into()), first)])
         );
     }
 }

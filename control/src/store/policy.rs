@@ -39,7 +39,7 @@ impl PeerAuthentication {
 pub enum PolicyTarget {
     /// Every pod of its namespace; of the mesh, if it lies in the control plane's namespace.
     Namespace,
-    /// Pods of its namespace with these labels.
+    /// Pods of its namespace with these labels; of every namespace, if it lies in the control plane's.
     Pods(Labels),
     /// Pods that these Services of its namespace select.
     Services(Vec<ObjectKey>),

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use tulle_xds_proto::ResourceType;
 
-use super::name::ResourceName;
+use super::subject::{Reach, Subject};
 use super::{ClientKind, ProxyView};
 use crate::store::policy::PolicyTarget;
 use crate::store::route::{Action, BackendTarget, RouteKind};
-use crate::store::{Kind, MeshSettings, ObjectKey, ObjectRef, World};
+use crate::store::{Kind, ObjectKey, ObjectRef, World};
 
 /// The resources that may differ.
 #[derive(Clone, Debug, Default)]
@@ -30,7 +30,6 @@ pub struct Affected {
     service_endpoints: HashSet<ObjectKey>,
     /// Route tables of any port of a Service.
     service_routes: HashSet<ObjectKey>,
-    mesh: MeshSettings,
 }
 
 impl Affected {
@@ -38,10 +37,9 @@ impl Affected {
     #[must_use]
     pub fn between(before: &World, after: &World, changed: &BTreeSet<ObjectRef>) -> Self {
         let mut affected = Self {
-            mesh: after.mesh().clone(),
+            everything: before.synced() != after.synced(),
             ..Self::default()
         };
-        affected.everything = before.synced() != after.synced();
         for reference in changed {
             for world in [before, after] {
                 affected.add(world, reference);
@@ -50,61 +48,65 @@ impl Affected {
         affected
     }
 
-    /// Whether any resource of a type may differ for any client; if not, no name of it needs asking.
+    /// How far the change reaches among the resources of a type.
     #[must_use]
-    pub fn touches_type(&self, resource: ResourceType) -> bool {
-        let endpoints =
-            self.all_endpoints || !self.service_endpoints.is_empty() || !self.pods.is_empty();
-        self.everything
-            || match resource {
-                ResourceType::Listener => {
-                    self.all_inbound || !self.addresses.is_empty() || !self.pods.is_empty()
+    pub fn reach(&self, resource: ResourceType) -> Reach {
+        let services = |keys: &HashSet<ObjectKey>| -> Vec<Subject> {
+            keys.iter().cloned().map(Subject::Service).collect()
+        };
+        let pods = || self.pods.iter().cloned().map(Subject::Pod);
+        let addresses = || self.addresses.iter().copied().map(Subject::Address);
+        let (anything, subjects) = match resource {
+            ResourceType::Listener => (self.all_inbound, addresses().chain(pods()).collect()),
+            ResourceType::Address => (false, addresses().collect()),
+            ResourceType::Route => (false, services(&self.service_routes)),
+            ResourceType::Cluster | ResourceType::Endpoints => {
+                let mut subjects = services(&self.service_endpoints);
+                if resource == ResourceType::Cluster {
+                    let more = self.service_clusters.difference(&self.service_endpoints);
+                    subjects.extend(more.cloned().map(Subject::Service));
                 }
-                ResourceType::Address => !self.addresses.is_empty(),
-                ResourceType::Route => !self.service_routes.is_empty(),
-                ResourceType::Cluster => endpoints || !self.service_clusters.is_empty(),
-                ResourceType::Endpoints => endpoints,
-                ResourceType::Secret => false,
+                subjects.extend(pods());
+                (self.all_endpoints, subjects)
             }
+            ResourceType::Secret => (false, Vec::new()),
+        };
+        if self.everything || anything {
+            Reach::Everything
+        } else if subjects.is_empty() {
+            Reach::Nothing
+        } else {
+            Reach::Subjects(subjects)
+        }
     }
 
-    /// Whether a resource may differ for a client.
+    /// Whether a resource with a subject may differ for a client.
     #[must_use]
-    pub fn touches(&self, resource: ResourceType, name: &str, view: &ProxyView) -> bool {
+    pub fn touches(&self, resource: ResourceType, subject: &Subject, view: &ProxyView) -> bool {
         if self.everything {
             return true;
         }
-        if resource == ResourceType::Address {
-            let ip = name
-                .strip_prefix('/')
-                .and_then(|ip| ip.parse::<IpAddr>().ok());
-            return ip.is_some_and(|ip| self.addresses.contains(&ip));
-        }
-        match (resource, ResourceName::parse(&self.mesh, name)) {
-            (ResourceType::Listener, Some(ResourceName::Outbound(address))) => {
-                self.addresses.contains(&address.ip())
+        match (resource, subject) {
+            (ResourceType::Listener | ResourceType::Address, Subject::Address(ip)) => {
+                self.addresses.contains(ip)
             }
-            (ResourceType::Listener, Some(ResourceName::Inbound)) => {
-                self.all_inbound || view.pod.as_ref().is_some_and(|pod| self.pods.contains(pod))
+            (ResourceType::Listener, Subject::Pod(key)) => {
+                self.all_inbound || self.pods.contains(key)
             }
-            (ResourceType::Route, Some(ResourceName::Service { key, .. })) => {
-                self.service_routes.contains(&key)
-            }
-            (ResourceType::Cluster, Some(ResourceName::Service { key, .. })) => {
+            (ResourceType::Route, Subject::Service(key)) => self.service_routes.contains(key),
+            (ResourceType::Cluster, Subject::Service(key)) => {
                 // Foreign clients have the identities of the endpoints in the cluster.
-                self.service_clusters.contains(&key)
+                self.service_clusters.contains(key)
                     || (view.kind != ClientKind::Tulle
-                        && (self.all_endpoints || self.service_endpoints.contains(&key)))
+                        && (self.all_endpoints || self.service_endpoints.contains(key)))
             }
-            (ResourceType::Endpoints, Some(ResourceName::Service { key, .. })) => {
-                self.all_endpoints || self.service_endpoints.contains(&key)
+            (ResourceType::Endpoints, Subject::Service(key)) => {
+                self.all_endpoints || self.service_endpoints.contains(key)
             }
-            (ResourceType::Endpoints, Some(ResourceName::Pod { key, .. })) => {
-                self.all_endpoints || self.pods.contains(&key)
+            (ResourceType::Endpoints, Subject::Pod(key)) => {
+                self.all_endpoints || self.pods.contains(key)
             }
-            (ResourceType::Cluster, Some(ResourceName::Pod { key, .. })) => {
-                self.pods.contains(&key)
-            }
+            (ResourceType::Cluster, Subject::Pod(key)) => self.pods.contains(key),
             _ => false,
         }
     }

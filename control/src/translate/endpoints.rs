@@ -159,7 +159,8 @@ fn preferred<'a>(
     mut candidates: BTreeMap<SocketAddr, Candidate<'a>>,
 ) -> BTreeMap<SocketAddr, Candidate<'a>> {
     if service.local_only {
-        candidates.retain(|_, it| it.endpoint.node == view.node);
+        // A node that is not known is nobody's.
+        candidates.retain(|_, it| view.node.is_some() && it.endpoint.node == view.node);
         return candidates;
     }
     let hints: [(bool, &Option<Arc<str>>, Hint); 2] = [
