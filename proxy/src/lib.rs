@@ -22,6 +22,7 @@ pub mod worker;
 
 mod admission;
 
+pub mod grpc;
 pub mod route;
 
 pub mod balance;

@@ -1,8 +1,10 @@
 //! gRPC through two sidecars.
 
+use std::time::Duration;
+
 use anyhow::ensure;
 use tulle_tests::manifests::FILES;
-use tulle_tests::{Mesh, app, gate};
+use tulle_tests::{Arena, Mesh, app, eventually, gate};
 
 use crate::foreign::script;
 use crate::proof::encrypted_requests;
@@ -114,5 +116,22 @@ async fn grpcio_calls_grpcio_in_all_four_ways(mesh: &Mesh) -> anyhow::Result<()>
     let expected = "unary HELLO 42\nfailing FAILED_PRECONDITION not today\nserver 0,1,2,3,4\nclient a+b+c\n\
         both eno,owt,eerht 0\n";
     ensure!(out == expected, "{out}");
-    encrypted_requests(&arena, "echo", 5).await
+    encrypted_requests(&arena, "echo", 5).await?;
+    for (pod, reporter) in [("client", "source"), ("echo", "destination")] {
+        counted_messages(&arena, pod, reporter).await?;
+    }
+    Ok(())
+}
+
+/// Both ends count what the five calls sent: 1, 1, 1, 3 and 3 messages, answered by 1, 0, 5, 1 and 3.
+async fn counted_messages(arena: &Arena<'_>, pod: &str, reporter: &str) -> anyhow::Result<()> {
+    eventually(Duration::from_secs(5), async || {
+        let metrics = arena.metrics(pod).await?;
+        let labels = [("reporter", reporter), ("request_protocol", "grpc")];
+        let counted = ["request", "response"]
+            .map(|side| metrics.sum(&format!("istio_{side}_messages_total"), &labels));
+        ensure!(counted == [9.0, 10.0], "{pod} counted {counted:?}");
+        Ok(())
+    })
+    .await
 }

@@ -91,7 +91,11 @@ impl Tail {
 
     fn note(&mut self, frame: &Frame<Bytes>) {
         if let Some(data) = frame.data_ref() {
-            self.exchange.record.bytes_sent += data.len() as u64;
+            let record = &mut self.exchange.record;
+            record.bytes_sent += data.len() as u64;
+            if record.grpc {
+                record.messages_sent.note(data);
+            }
         } else if let Some(trailers) = frame.trailers_ref() {
             self.exchange.note_grpc_status(trailers);
         }

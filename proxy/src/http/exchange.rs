@@ -17,6 +17,7 @@ use super::headers::{self, FORWARDED_FOR, Provenance, REQUEST_ID};
 use super::local_reply::{self, Failure};
 use super::upgrade::Tunnel;
 use crate::conn::{Direction, Downstream, HttpVersion};
+use crate::grpc::Messages;
 use crate::retry::{Replay, grpc_status};
 use crate::route;
 use crate::telemetry::{RequestRecord, ResponseFlag, ResponseFlags};
@@ -127,6 +128,8 @@ impl Exchange {
             attempts: 0,
             bytes_received: 0,
             bytes_sent: 0,
+            messages_received: Messages::default(),
+            messages_sent: Messages::default(),
         };
         Self {
             connection,
@@ -182,6 +185,7 @@ impl Exchange {
         }
         self.record.duration = self.record.started.elapsed();
         self.record.bytes_received = self.replay.bytes();
+        self.record.messages_received = self.replay.messages();
         self.connection.worker.telemetry.request(&self.record);
     }
 }

@@ -47,7 +47,7 @@ pub(super) async fn serve(
     exchange.connection.provenance.apply(&mut parts.headers);
     exchange.record.request_id = parts.headers.get(headers::REQUEST_ID).cloned();
     exchange.record.forwarded_for = parts.headers.get(headers::FORWARDED_FOR).cloned();
-    exchange.replay = Replay::new(body, REPLAY_CAP);
+    exchange.replay = Replay::new(body, REPLAY_CAP, exchange.record.grpc);
     let head = Head {
         method: parts.method,
         uri: parts.uri,

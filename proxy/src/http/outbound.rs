@@ -50,7 +50,8 @@ pub(super) async fn serve(
     if let Err(failure) = plan.change_request(&mut parts) {
         return exchange.fail(&failure);
     }
-    exchange.replay = Replay::new(body, plan.retry_policy().max_replay_bytes);
+    let cap = plan.retry_policy().max_replay_bytes;
+    exchange.replay = Replay::new(body, cap, exchange.record.grpc);
     let head = Head {
         method: parts.method,
         uri: parts.uri,

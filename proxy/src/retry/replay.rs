@@ -15,6 +15,8 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::grpc::Messages;
+
 /// Why a body that an attempt reads ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestBodyError {
@@ -60,6 +62,8 @@ struct Shared {
     state: State,
     /// Bytes read from the client.
     bytes: u64,
+    /// Messages read from the client, if it is a gRPC call.
+    messages: Option<Messages>,
     /// The current attempt, waiting for the client.
     waker: Option<Waker>,
 }
@@ -81,9 +85,9 @@ enum State {
 }
 
 impl Replay {
-    /// Takes the body of a request, to keep up to `cap` bytes of it.
+    /// Takes the body of a request, to keep up to `cap` bytes of it. That of a gRPC call is counted in messages too.
     #[must_use]
-    pub fn new(source: Incoming, cap: usize) -> Self {
+    pub fn new(source: Incoming, cap: usize, grpc: bool) -> Self {
         if source.is_end_stream() {
             return Self(None);
         }
@@ -99,6 +103,7 @@ impl Replay {
             attempt: 0,
             state: State::Kept,
             bytes: 0,
+            messages: grpc.then(Messages::default),
             waker: None,
         }))))
     }
@@ -150,6 +155,15 @@ impl Replay {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.0.as_ref().map_or(0, |shared| shared.borrow().bytes)
+    }
+
+    /// Messages of a gRPC call read from the client so far.
+    #[must_use]
+    pub fn messages(&self) -> Messages {
+        self.0
+            .as_ref()
+            .and_then(|shared| shared.borrow().messages)
+            .unwrap_or_default()
     }
 
     /// There will be no more attempts: nothing is kept from here on.
@@ -231,6 +245,9 @@ impl Shared {
             return;
         }
         self.bytes += data.len() as u64;
+        if let Some(messages) = &mut self.messages {
+            messages.note(data);
+        }
         if self.kept_bytes + data.len() <= self.cap && self.state == State::Kept {
             self.kept_bytes += data.len();
             self.kept.push_back(data.clone());

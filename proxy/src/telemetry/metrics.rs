@@ -19,6 +19,8 @@ use super::histogram::Histogram;
 use super::labels::Labels;
 use super::record::RequestRecord;
 
+/// `request_protocol` of gRPC calls.
+pub(super) const GRPC: &str = "grpc";
 /// Series of HTTP, and again of TCP, that get labels of their own.
 const MAX_SERIES: usize = 1_000;
 
@@ -38,6 +40,8 @@ pub(super) struct HttpSeries {
     duration: Histogram,
     request_bytes: Histogram,
     response_bytes: Histogram,
+    request_messages: AtomicU64,
+    response_messages: AtomicU64,
 }
 
 /// What is counted about the connections of one set of labels.
@@ -78,6 +82,13 @@ impl HttpSeries {
         self.duration.observe_thousandths(micros);
         self.request_bytes.observe(record.bytes_received);
         self.response_bytes.observe(record.bytes_sent);
+        if record.grpc {
+            let (received, sent) = (record.messages_received, record.messages_sent);
+            self.request_messages
+                .fetch_add(received.count(), Ordering::Relaxed);
+            self.response_messages
+                .fetch_add(sent.count(), Ordering::Relaxed);
+        }
     }
 }
 
@@ -117,62 +128,8 @@ impl<S: Default> Table<S> {
 
 impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let http = self.http.all();
-        counter(&mut encoder, "istio_requests", "Requests.", &http, |s| {
-            s.duration.count()
-        })?;
-        let milliseconds = "istio_request_duration_milliseconds";
-        histogram(
-            &mut encoder,
-            milliseconds,
-            "Duration of requests.",
-            &http,
-            |s| &s.duration,
-        )?;
-        histogram(
-            &mut encoder,
-            "istio_request_bytes",
-            "Sizes of request bodies.",
-            &http,
-            |s| &s.request_bytes,
-        )?;
-        histogram(
-            &mut encoder,
-            "istio_response_bytes",
-            "Sizes of response bodies.",
-            &http,
-            |s| &s.response_bytes,
-        )?;
-        let tcp = self.tcp.all();
-        let read = |field: &AtomicU64| field.load(Ordering::Relaxed);
-        counter(
-            &mut encoder,
-            "istio_tcp_connections_opened",
-            "Connections opened.",
-            &tcp,
-            |s| read(&s.opened),
-        )?;
-        counter(
-            &mut encoder,
-            "istio_tcp_connections_closed",
-            "Connections closed.",
-            &tcp,
-            |s| read(&s.closed),
-        )?;
-        counter(
-            &mut encoder,
-            "istio_tcp_sent_bytes",
-            "Bytes sent in responses.",
-            &tcp,
-            |s| read(&s.sent),
-        )?;
-        counter(
-            &mut encoder,
-            "istio_tcp_received_bytes",
-            "Bytes received in requests.",
-            &tcp,
-            |s| read(&s.received),
-        )?;
+        encode_http(&mut encoder, &self.http.all())?;
+        encode_tcp(&mut encoder, &self.tcp.all())?;
         plain(
             &mut encoder,
             "tulle_telemetry_overflows",
@@ -191,10 +148,87 @@ impl Collector for Metrics {
     }
 }
 
+type All<S> = [(Arc<Labels>, Arc<S>)];
+
+fn encode_http(out: &mut DescriptorEncoder<'_>, all: &All<HttpSeries>) -> fmt::Result {
+    counter(out, "istio_requests", "Requests.", all, |s| {
+        s.duration.count()
+    })?;
+    let rows: [(_, _, fn(&HttpSeries) -> &Histogram); 3] = [
+        (
+            "istio_request_duration_milliseconds",
+            "Duration of requests.",
+            |s| &s.duration,
+        ),
+        ("istio_request_bytes", "Sizes of request bodies.", |s| {
+            &s.request_bytes
+        }),
+        ("istio_response_bytes", "Sizes of response bodies.", |s| {
+            &s.response_bytes
+        }),
+    ];
+    for (name, help, value) in rows {
+        histogram(out, name, help, all, value)?;
+    }
+    let calls: Vec<_> = all
+        .iter()
+        .filter(|(labels, _)| labels.protocol == GRPC)
+        .cloned()
+        .collect();
+    counters(
+        out,
+        &calls,
+        &[
+            (
+                "istio_request_messages",
+                "gRPC messages sent by clients.",
+                |s| &s.request_messages,
+            ),
+            (
+                "istio_response_messages",
+                "gRPC messages sent by servers.",
+                |s| &s.response_messages,
+            ),
+        ],
+    )
+}
+
+fn encode_tcp(out: &mut DescriptorEncoder<'_>, all: &All<TcpSeries>) -> fmt::Result {
+    counters(
+        out,
+        all,
+        &[
+            ("istio_tcp_connections_opened", "Connections opened.", |s| {
+                &s.opened
+            }),
+            ("istio_tcp_connections_closed", "Connections closed.", |s| {
+                &s.closed
+            }),
+            ("istio_tcp_sent_bytes", "Bytes sent in responses.", |s| {
+                &s.sent
+            }),
+            (
+                "istio_tcp_received_bytes",
+                "Bytes received in requests.",
+                |s| &s.received,
+            ),
+        ],
+    )
+}
+
+/// Name, help and field of a counter.
+type Row<S> = (&'static str, &'static str, fn(&S) -> &AtomicU64);
+
+fn counters<S>(out: &mut DescriptorEncoder<'_>, all: &All<S>, rows: &[Row<S>]) -> fmt::Result {
+    rows.iter().try_for_each(|(name, help, field)| {
+        counter(out, name, help, all, |s| field(s).load(Ordering::Relaxed))
+    })
+}
+
 fn family<S>(
     encoder: &mut DescriptorEncoder<'_>,
     (name, help, kind): (&str, &str, MetricType),
-    series: &[(Arc<Labels>, Arc<S>)],
+    series: &All<S>,
     one: impl Fn(&S, MetricEncoder<'_>) -> fmt::Result,
 ) -> fmt::Result {
     let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
@@ -208,7 +242,7 @@ fn counter<S>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
-    series: &[(Arc<Labels>, Arc<S>)],
+    series: &All<S>,
     value: impl Fn(&S) -> u64,
 ) -> fmt::Result {
     family(
@@ -223,7 +257,7 @@ fn histogram<S>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
-    series: &[(Arc<Labels>, Arc<S>)],
+    series: &All<S>,
     value: impl Fn(&S) -> &Histogram,
 ) -> fmt::Result {
     family(

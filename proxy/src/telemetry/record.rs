@@ -13,6 +13,7 @@ use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
 use crate::config::{Cluster, Endpoint, Route};
 use crate::conn::Downstream;
+use crate::grpc::Messages;
 
 /// One HTTP exchange, as far as telemetry and the access log want to know.
 #[derive(Clone, Debug)]
@@ -65,6 +66,10 @@ pub struct RequestRecord {
     pub bytes_received: u64,
     /// Bytes of the response body handed to the client.
     pub bytes_sent: u64,
+    /// Messages of a gRPC call that the client sent.
+    pub messages_received: Messages,
+    /// Messages of a gRPC call that were handed to the client.
+    pub messages_sent: Messages,
 }
 
 /// Why a response is not simply the app's; the short names are Envoy's.

@@ -13,7 +13,7 @@ use tulle_identity::SpiffeId;
 
 use super::connection::ConnectionRecord;
 use super::labels::{HttpLabels, Labels, Party, Policy};
-use super::metrics::{HttpSeries, TcpSeries};
+use super::metrics::{GRPC, HttpSeries, TcpSeries};
 use super::record::{RequestRecord, ResponseFlags};
 use super::{Hub, Local};
 use crate::config::cluster::Discovery;
@@ -95,7 +95,7 @@ impl Cache {
             http,
         };
         let entry = self.http.entry(key).or_insert_with(|| {
-            let protocol = if record.grpc { "grpc" } else { "http" };
+            let protocol = if record.grpc { GRPC } else { "http" };
             let labels = hop.labels(hub, protocol, Some(http));
             HttpEntry {
                 series: hub.metrics.http(&labels),

@@ -13,6 +13,7 @@ use crate::config::listener::ServiceName;
 use crate::config::store::ConfigWriter;
 use crate::config::{Cluster, Endpoint, InboundListener, InboundPort, Lookup, Protocol, Snapshot};
 use crate::conn::{Direction, Downstream, Security};
+use crate::grpc::Messages;
 
 const POD: &str = "10.1.0.5";
 const CLIENT: &str = "10.1.0.9";
@@ -157,6 +158,8 @@ fn request(downstream: Rc<Downstream>) -> RequestRecord {
         attempts: 1,
         bytes_received: 3,
         bytes_sent: 1_500,
+        messages_received: Messages::default(),
+        messages_sent: Messages::default(),
     }
 }
 
@@ -251,6 +254,29 @@ fn outcomes_have_series_of_their_own() {
         rig.value("istio_requests_total", &grpc).as_deref(),
         Some("1")
     );
+}
+
+#[test]
+fn messages_of_grpc_calls_are_counted_and_other_requests_have_none() {
+    let rig = Rig::new(Snapshot::default(), None);
+    let mut call = RequestRecord {
+        grpc: true,
+        grpc_status: Some(0),
+        ..outbound()
+    };
+    call.messages_received.note(&[0; 5]);
+    call.messages_sent.note(&[0; 15]);
+    rig.telemetry.request(&call);
+    rig.telemetry.request(&call);
+    rig.telemetry.request(&outbound());
+    let labels = [("request_protocol", "grpc"), ("grpc_response_status", "0")];
+    for (metric, expected) in [
+        ("istio_request_messages_total", "2"),
+        ("istio_response_messages_total", "6"),
+    ] {
+        assert_eq!(rig.value(metric, &labels).as_deref(), Some(expected));
+        assert_eq!(rig.value(metric, &[("request_protocol", "http")]), None);
+    }
 }
 
 #[test]
