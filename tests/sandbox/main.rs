@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+mod affinity;
 mod foreign;
 mod grpc;
 mod http1;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         grpc::cases(),
         tls::cases(),
         rules::cases(),
+        affinity::cases(),
         tcp::cases(),
         smtp::cases(),
         websocket::cases(),

@@ -23,6 +23,7 @@ pub struct App {
     grace: u64,
     families: Option<(&'static str, &'static [&'static str])>,
     headless: bool,
+    sticky: bool,
     serves: bool,
 }
 
@@ -44,6 +45,7 @@ pub fn app(name: &str) -> App {
         grace: 2,
         families: None,
         headless: false,
+        sticky: false,
         serves: false,
     }
 }
@@ -163,6 +165,13 @@ impl App {
         self
     }
 
+    /// Has the Service keep each client with one pod.
+    #[must_use]
+    pub fn sticky(mut self) -> Self {
+        self.sticky = true;
+        self
+    }
+
     /// The manifests of this app alone; `+` puts several together.
     #[must_use]
     pub fn yaml(&self) -> String {
@@ -202,6 +211,9 @@ impl App {
         }
         if self.headless {
             spec["clusterIP"] = "None".into();
+        }
+        if self.sticky {
+            spec["sessionAffinity"] = "ClientIP".into();
         }
         json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": name }, "spec": spec })
     }
