@@ -14,6 +14,10 @@ use clap::{Args, ValueEnum};
 
 use report::{Evidence, Report};
 use stage::Stage;
+use tulle_runtime::signals;
+use tulle_sandbox::Node;
+
+use crate::output;
 
 /// How long pods may take on their way out.
 const GRACE: Duration = Duration::from_secs(1);
@@ -51,24 +55,41 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let held = runtime.block_on(async {
+    runtime.block_on(async {
         let mut report = Report::new(args.output == Format::Text);
-        let stage = Stage::build(node, args.keep, &report)
-            .await
-            .context("cannot bring up the demo application")?;
-        play(&stage, &mut report, &args.step).await;
+        let shown = tokio::select! {
+            biased;
+            // Nobody waits for the end of a step that he does not want to see. Dropping the stage takes it down.
+            signal = signals::shutdown() => Err(signal),
+            stage = show(node, args, &mut report) => Ok(stage?),
+        };
+        let stage = match shown {
+            Ok(stage) => stage,
+            Err(signal) => {
+                output::note(&format!("Ended by {signal}."));
+                return Ok(ExitCode::from(if signal == "SIGINT" { 130 } else { 143 }));
+            }
+        };
         let held = report.finish()?;
         if args.keep {
             stage.keep(args.output == Format::Text).await?;
         }
         stage.leave(GRACE).await;
-        anyhow::Ok(held)
-    })?;
-    Ok(if held {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+        Ok(if held {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     })
+}
+
+/// Brings everything up and plays the steps.
+async fn show(node: Node, args: &DemoArgs, report: &mut Report) -> anyhow::Result<Stage> {
+    let stage = Stage::build(node, args.keep, report)
+        .await
+        .context("cannot bring up the demo application")?;
+    play(&stage, report, &args.step).await;
+    Ok(stage)
 }
 
 /// Refuses a word that is in no step's name: nothing would be shown, and all of it would have held.

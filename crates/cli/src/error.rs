@@ -80,8 +80,12 @@ impl CliError {
             Self::Demo(_) => {
                 "correct what the message names; `tulle demo --help` says what it needs"
             }
+            // Only a client misses things: there is no sandbox that it could ask.
             Self::Sandbox(tulle_sandbox::Error::Missing { .. }) => {
-                "`tulle sandbox status` lists what runs"
+                "start one in another terminal with `tulle sandbox up -f DIR` or `tulle demo --keep`"
+            }
+            Self::Sandbox(tulle_sandbox::Error::Answered(_)) => {
+                "`tulle sandbox status` lists the pods"
             }
             Self::Sandbox(_) => {
                 "correct what the message names; `tulle sandbox --help` says what it needs"

@@ -1,10 +1,15 @@
 //! What the program says: results on standard output, everything else on standard error, colours only on a terminal.
 
+use std::ffi::OsStr;
 use std::io::{self, Write};
+use std::path::Path;
 
 use anstyle::{AnsiColor, Style};
 
 use crate::error::CliError;
+
+/// Name of the program.
+const NAME: &str = "tulle";
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const NEXT: Style = AnsiColor::Cyan.on_default();
@@ -44,6 +49,30 @@ pub(crate) fn note(text: &str) {
     anstream::eprintln!("{text}");
 }
 
+/// How this program is called in a shell: by its name if that finds it, else by its path.
+pub(crate) fn program() -> String {
+    let Ok(this) = std::env::current_exe() else {
+        return NAME.to_owned();
+    };
+    call_of(&this, std::env::var_os("PATH").unwrap_or_default())
+}
+
+fn call_of(this: &Path, search: impl AsRef<OsStr>) -> String {
+    let found = std::env::split_paths(&search)
+        .map(|directory| directory.join(NAME))
+        .find(|file| file.is_file());
+    if found.and_then(|file| file.canonicalize().ok()) == this.canonicalize().ok() {
+        return NAME.to_owned();
+    }
+    let path = this.display().to_string();
+    let plain = |character: char| character.is_alphanumeric() || "/._-+@".contains(character);
+    if path.chars().all(plain) {
+        path
+    } else {
+        format!("'{}'", path.replace('\'', r"'\''"))
+    }
+}
+
 /// An error with its causes on one line. Control characters of foreign text are escaped.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -57,4 +86,26 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_is_called_by_name_only_where_that_finds_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (own, other) = (directory.path().join("a b"), directory.path().join("c"));
+        for folder in [&own, &other] {
+            std::fs::create_dir(folder).expect("a folder");
+            std::fs::write(folder.join(NAME), "").expect("a file");
+        }
+        let this = own.join(NAME);
+        assert_eq!(call_of(&this, &own), "tulle");
+        let path = format!("'{}'", this.display());
+        assert_eq!(call_of(&this, &other), path);
+        assert_eq!(call_of(&this, ""), path);
+        let plain = other.join(NAME);
+        assert_eq!(call_of(&plain, &own), plain.display().to_string());
+    }
 }

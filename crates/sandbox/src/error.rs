@@ -64,6 +64,9 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// A running sandbox did not do what it was asked.
+    #[error("{0}")]
+    Answered(String),
     /// Not everything was ready in time.
     #[error("not ready in time: {waiting}")]
     NotReady {

@@ -77,20 +77,25 @@ enum Answer {
     Failed(String),
 }
 
-/// Where the sockets are: a directory that belongs to the user alone.
-fn directory() -> Result<PathBuf, Error> {
+/// Where the sockets are.
+fn place() -> PathBuf {
     let uid = nix::unistd::geteuid();
     let runtime = std::env::var_os("XDG_RUNTIME_DIR")
         .map(PathBuf::from)
         .filter(|path| path.is_dir());
-    let path = match runtime {
+    match runtime {
         Some(runtime) => runtime.join("tulle-sandbox"),
         // Inside the node the user may be called root; the files say who it is outside.
         None => PathBuf::from(format!(
             "/tmp/tulle-sandbox-{}",
             outer_id(uid.as_raw()).unwrap_or(uid.as_raw())
         )),
-    };
+    }
+}
+
+/// Makes a directory that belongs to the user alone, or sees to it that it is one.
+fn directory() -> Result<PathBuf, Error> {
+    let path = place();
     let what = || format!("use {} for the sandbox's socket", path.display());
     match DirBuilder::new().mode(0o700).create(&path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -99,7 +104,8 @@ fn directory() -> Result<PathBuf, Error> {
         _ => {}
     }
     let metadata = fs::symlink_metadata(&path).map_err(Error::io(what()))?;
-    if !metadata.is_dir() || metadata.uid() != uid.as_raw() || metadata.mode() & 0o077 != 0 {
+    let uid = nix::unistd::geteuid().as_raw();
+    if !metadata.is_dir() || metadata.uid() != uid || metadata.mode() & 0o077 != 0 {
         return Err(Error::io(what())(io::Error::other(
             "it is not a directory of this user alone: remove it",
         )));
@@ -125,11 +131,8 @@ fn live(directory: &Path) -> Result<Vec<StdStream>, Error> {
 impl Sandbox {
     /// Answers requests from other terminals; resolves when one of them asks for the end.
     pub async fn serve(&self) -> Result<(), Error> {
-        let directory = directory()?;
-        drop(live(&directory)?);
-        let path = directory.join(format!("{}.sock", self.node().launcher()));
+        let (path, listener) = self.listen()?;
         let what = || format!("listen on {}", path.display());
-        let listener = UnixListener::bind(&path).map_err(Error::io(what()))?;
         let _remove = RemoveOnDrop(path.clone());
         let down = std::sync::Arc::new(Notify::new());
         loop {
@@ -144,6 +147,23 @@ impl Sandbox {
                     });
                 }
                 () = down.notified() => return Ok(()),
+            }
+        }
+    }
+
+    fn listen(&self) -> Result<(PathBuf, UnixListener), Error> {
+        let mut again = true;
+        loop {
+            let directory = directory()?;
+            drop(live(&directory)?);
+            let path = directory.join(format!("{}.sock", self.node().launcher()));
+            match UnixListener::bind(&path) {
+                Ok(listener) => return Ok((path, listener)),
+                // Another sandbox that ended took the directory along, just now.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && again => again = false,
+                Err(error) => {
+                    return Err(Error::io(format!("listen on {}", path.display()))(error));
+                }
             }
         }
     }
@@ -228,6 +248,8 @@ impl Drop for RemoveOnDrop {
     fn drop(&mut self) {
         // A socket that nobody listens on is passed over and harms nobody.
         let _ = fs::remove_file(&self.0);
+        // And the directory, unless another sandbox of this user has a socket in it.
+        let _ = self.0.parent().map(fs::remove_dir);
     }
 }
 
@@ -295,15 +317,19 @@ pub struct Client(StdStream);
 impl Client {
     /// Connects to the only one there is.
     pub fn connect() -> Result<Self, Error> {
-        let mut live = live(&directory()?)?;
+        let mut live = if place().exists() {
+            live(&directory()?)?
+        } else {
+            Vec::new()
+        };
         match (live.pop(), live.is_empty()) {
             (Some(stream), true) => Ok(Self(stream)),
             (Some(_), false) => Err(Error::io("choose a sandbox")(io::Error::other(
-                "several are running: end all but one",
+                "several are running: end all but one, each with Ctrl-C where it was started",
             ))),
             (None, _) => Err(Error::Missing {
                 kind: "running sandbox",
-                name: "of this user: start one with `tulle sandbox up`".to_owned(),
+                name: "of this user".to_owned(),
             }),
         }
     }
@@ -313,9 +339,7 @@ impl Client {
         match self.ask(request)? {
             Answer::Ended(status) => Ok(status),
             Answer::Pods(_) => Ok(0),
-            Answer::Failed(problem) => Err(Error::io("do that in the sandbox")(io::Error::other(
-                problem,
-            ))),
+            Answer::Failed(problem) => Err(Error::Answered(problem)),
         }
     }
 
@@ -323,7 +347,7 @@ impl Client {
     pub fn status(self) -> Result<Vec<PodLine>, Error> {
         match self.ask(&Request::Status)? {
             Answer::Pods(pods) => Ok(pods),
-            Answer::Failed(problem) => Err(Error::io("list the pods")(io::Error::other(problem))),
+            Answer::Failed(problem) => Err(Error::Answered(problem)),
             Answer::Ended(_) => Ok(Vec::new()),
         }
     }

@@ -367,7 +367,16 @@ fn container_index(pod: &Pod, name: Option<&str>) -> Result<usize, Error> {
     });
     position.ok_or_else(|| Error::Missing {
         kind: "container",
-        name: format!("{} in pod {}", name.unwrap_or("of the app"), pod.key),
+        name: format!(
+            "{} in pod {}, which has {}",
+            name.unwrap_or("of the app"),
+            pod.key,
+            pod.containers
+                .iter()
+                .map(|container| container.plan.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", ")
+        ),
     })
 }
 

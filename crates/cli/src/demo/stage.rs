@@ -61,7 +61,7 @@ const MANIFESTS: [(&str, &str); 7] = [
 pub(super) struct Stage {
     pub(super) sandbox: Sandbox,
     pub(super) control: HostProcess,
-    directory: PathBuf,
+    directory: Directory,
 }
 
 impl Stage {
@@ -75,7 +75,7 @@ impl Stage {
             );
         }
         let injector = mesh::injector();
-        let sandbox = Sandbox::start(node, Options { injector }, &directory).await?;
+        let sandbox = Sandbox::start(node, Options { injector }, &directory.0).await?;
         let control = mesh::start_control(&sandbox, Some(LEAF_TTL))?;
         report
             .say("Control plane started; the application comes up, each pod with its sidecar ...");
@@ -181,7 +181,7 @@ impl Stage {
 
     /// Rewrites one of the manifests, as a person would with an editor.
     pub(super) fn edit(&self, file: &str, change: impl Fn(&str) -> String) -> anyhow::Result<()> {
-        let path = self.directory.join(file);
+        let path = self.directory.0.join(file);
         let text = std::fs::read_to_string(&path)?;
         let changed = change(&text);
         ensure!(
@@ -194,17 +194,23 @@ impl Stage {
 
     /// Prints commands to try, and answers them, until a signal or `tulle sandbox down`.
     pub(super) async fn keep(&self, human: bool) -> anyhow::Result<()> {
+        let tulle = output::program();
+        let try_these = format!(
+            "\nIt stays up until Ctrl-C. The manifests are in {}: edit them and watch.\n\
+             Try, in another terminal:\n\n  \
+             {tulle} sandbox status\n  \
+             {tulle} sandbox exec shop/shopper -- tulle app call http://reviews/\n  \
+             {tulle} sandbox exec shop/shopper -- tulle app load --url http://web/ --rate 300 --duration 10s\n  \
+             {tulle} sandbox exec shop/shopper -- tulle app call http://127.0.0.1:{}/clusters\n  \
+             {tulle} sandbox logs shop/shopper -c {}\n",
+            self.directory.0.display(),
+            ports::ADMIN,
+            names::containers::PROXY,
+        );
         if human {
-            anstream::println!(
-                "\nIt stays up until Ctrl-C. The manifests are in {}: edit them and watch.\n\
-                 Try, in another terminal:\n\n  \
-                 tulle sandbox status\n  \
-                 tulle sandbox exec shop/shopper -- tulle app call http://reviews/\n  \
-                 tulle sandbox exec shop/shopper -- tulle app load --url http://web/ --rate 300 --duration 10s\n  \
-                 tulle sandbox exec shop/shopper -- tulle app call http://127.0.0.1:{}/clusters\n",
-                self.directory.display(),
-                ports::ADMIN,
-            );
+            anstream::println!("{try_these}");
+        } else {
+            output::note(&try_these);
         }
         tokio::select! {
             served = self.sandbox.serve() => Ok(served?),
@@ -215,11 +221,17 @@ impl Stage {
     /// Takes everything down.
     pub(super) async fn leave(self, grace: Duration) {
         self.sandbox.shutdown(grace).await;
-        if let Err(error) = std::fs::remove_dir_all(&self.directory) {
-            output::warning(&format!(
-                "cannot remove {}: {error}",
-                self.directory.display()
-            ));
+    }
+}
+
+/// The manifests on disk; they go with it.
+#[derive(Debug)]
+struct Directory(PathBuf);
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            output::warning(&format!("cannot remove {}: {error}", self.0.display()));
         }
     }
 }
@@ -248,7 +260,7 @@ fn last_words(sandbox: &Sandbox, control: &HostProcess) -> String {
 }
 
 /// A copy of the manifests that steps can edit, and people too if it is to be kept up.
-fn manifests(keep: bool) -> anyhow::Result<PathBuf> {
+fn manifests(keep: bool) -> anyhow::Result<Directory> {
     let directory = if keep {
         let template = std::env::temp_dir().join("tulle-demo-XXXXXX");
         nix::unistd::mkdtemp(&template)
@@ -259,8 +271,9 @@ fn manifests(keep: bool) -> anyhow::Result<PathBuf> {
             .with_context(|| format!("cannot make {}", directory.display()))?;
         directory
     };
+    let directory = Directory(directory);
     for (name, text) in MANIFESTS {
-        write(&directory.join(name), text)?;
+        write(&directory.0.join(name), text)?;
     }
     Ok(directory)
 }

@@ -115,12 +115,13 @@ async fn announce(sandbox: &Sandbox) {
     let example = pods
         .first()
         .map_or_else(|| "NAMESPACE/POD".to_owned(), |pod| pod.key.to_string());
+    let tulle = output::program();
     anstream::eprintln!(
         "\n{GOOD}{} pods are ready.{GOOD:#} Edit the manifests, and the mesh follows; Ctrl-C ends it.\n\
          In another terminal:\n\n  \
-         tulle sandbox status\n  \
-         tulle sandbox logs {example}\n  \
-         tulle sandbox exec {example} -- tulle app call http://SERVICE/\n",
+         {tulle} sandbox status\n  \
+         {tulle} sandbox logs {example}\n  \
+         {tulle} sandbox exec {example} -- tulle app call http://SERVICE/\n",
         pods.len()
     );
     std::future::pending().await
