@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
+use tonic::transport::server::Router;
 use tulle_runtime::admin::AdminServer;
 use tulle_runtime::drain::{self, Drain, DrainWatch};
 use tulle_runtime::names;
@@ -135,24 +136,7 @@ pub(crate) async fn serve(
     let authority = authority(args, ca_metrics.clone()).context("cannot start the CA")?;
     let (discovery, follow) =
         Discovery::new(store, limits, &mut registry, tasks.clone(), ending.clone());
-    let certificates = CertificateService::new(
-        authority.clone(),
-        Arc::new(JwksReview::new(
-            &args.jwks,
-            &args.token_issuer,
-            names::TOKEN_AUDIENCE,
-        )),
-        discovery.worlds(),
-        args.trust_domain.clone(),
-        limits.pod_wait,
-        ca_metrics,
-    );
-    if let Err(error) = std::fs::metadata(&args.jwks) {
-        tracing::warn!(
-            file = %args.jwks.display(), %error,
-            "no certificate can be issued until this file is there: provide the issuer's JWKS document, or name it with --jwks"
-        );
-    }
+    let certificates = certificates(args, &authority, &discovery, limits, ca_metrics);
     let control = Control {
         xds_address: listener.local_addr()?,
         admin_address: admin.local_addr(),
@@ -161,12 +145,6 @@ pub(crate) async fn serve(
     };
     spawn(&tasks, "store-follower", follow);
     spawn_ca(&tasks, &authority, &discovery);
-    let server = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE.0))
-        .http2_keepalive_timeout(Some(KEEPALIVE.1))
-        .max_concurrent_streams(Some(STREAMS))
-        .add_service(discovery.service())
-        .add_service(certificates.into_service());
     let incoming = listener::accept(
         listener,
         authority.identity().clone(),
@@ -174,7 +152,7 @@ pub(crate) async fn serve(
         handshakes,
         limits.connections,
     );
-    let server = server
+    let server = server(&discovery, certificates)
         .serve_with_incoming_shutdown(ReceiverStream::new(incoming), ended(watch.clone(), ending));
     tasks.spawn("xds-server", async move {
         if let Err(error) = server.await {
@@ -198,6 +176,41 @@ pub(crate) async fn serve(
     admin.serve("admin", &tasks);
     tracing::info!(xds = %control.xds_address, admin = %control.admin_address, "control plane serves");
     Ok(control)
+}
+
+/// The face of the CA.
+fn certificates(
+    args: &Args,
+    authority: &Arc<Authority>,
+    discovery: &Discovery,
+    limits: Limits,
+    metrics: Metrics,
+) -> CertificateService {
+    if let Err(error) = std::fs::metadata(&args.jwks) {
+        tracing::warn!(
+            file = %args.jwks.display(), %error,
+            "no certificate can be issued until this file is there: provide the issuer's JWKS document, or name it with --jwks"
+        );
+    }
+    let review = JwksReview::new(&args.jwks, &args.token_issuer, names::TOKEN_AUDIENCE);
+    CertificateService::new(
+        authority.clone(),
+        Arc::new(review),
+        discovery.worlds(),
+        args.trust_domain.clone(),
+        limits.pod_wait,
+        metrics,
+    )
+}
+
+/// What proxies talk to.
+fn server(discovery: &Discovery, certificates: CertificateService) -> Router {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE.0))
+        .http2_keepalive_timeout(Some(KEEPALIVE.1))
+        .max_concurrent_streams(Some(STREAMS))
+        .add_service(discovery.service())
+        .add_service(certificates.into_service())
 }
 
 /// Takes the ports, before anything else is begun.

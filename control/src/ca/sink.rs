@@ -37,7 +37,13 @@ impl BundleSink for DirectorySink {
             fs::create_dir_all(&self.dir)?;
             replace(&path, pem.as_bytes(), 0o644)
         };
-        write()
-            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+        write().map_err(|error| {
+            let remedy =
+                "name a directory that this process may write with --bundle-dir, and make room";
+            io::Error::new(
+                error.kind(),
+                format!("{}: {error}; {remedy}", path.display()),
+            )
+        })
     }
 }

@@ -1,3 +1,5 @@
+//! Who gets a sidecar: every rule with both outcomes.
+
 use serde_json::{Value, json};
 
 use super::*;

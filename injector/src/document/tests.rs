@@ -1,3 +1,5 @@
+//! Documents of a manifest, injected or passed on as they are.
+
 use proptest::prelude::*;
 use serde_json::json;
 

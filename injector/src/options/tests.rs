@@ -1,3 +1,5 @@
+//! Settings of one pod, from its annotations.
+
 use super::*;
 
 fn parse(pairs: &[(&str, &str)]) -> Result<Options, String> {

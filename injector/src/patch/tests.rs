@@ -1,3 +1,5 @@
+//! What is added to a pod, and that a second time adds nothing.
+
 use serde_json::{Value, json};
 
 use crate::{InjectorConfig, Namespace, Outcome, inject_document, inject_pod};

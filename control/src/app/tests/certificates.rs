@@ -69,19 +69,25 @@ async fn a_pod_that_appears_a_moment_after_its_request_is_served() {
 }
 
 async fn ask(channel: Channel, token: &str) -> Result<(), Status> {
-    let csr = csr("spiffe://cluster.local/ns/shop/sa/web");
+    certify_over(channel, token).await.map(drop)
+}
+
+/// A certificate for service account `shop/web`, asked for over this connection.
+pub(super) async fn certify_over(channel: Channel, token: &str) -> Result<Svid, Status> {
+    let key = PrivateKey::generate().expect("a key");
+    let id = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/web").expect("a good id");
     let mut request = Request::new(IstioCertificateRequest {
-        csr,
+        csr: key.csr(&id).expect("a request"),
         validity_duration: 0,
     });
     request.metadata_mut().insert(
         "authorization",
         format!("Bearer {token}").parse().expect("ASCII"),
     );
-    IstioCertificateServiceClient::new(channel)
+    let answer = IstioCertificateServiceClient::new(channel)
         .create_certificate(request)
-        .await
-        .map(drop)
+        .await?;
+    Ok(svid(key, &answer.into_inner().cert_chain))
 }
 
 #[tokio::test]
@@ -91,63 +97,89 @@ async fn row_37_a_request_for_somebody_else_is_refused() {
     let token = plane.tokens.token("shop", "web", "web-1", "u1");
     let own = || csr("spiffe://cluster.local/ns/shop/sa/web");
     let ten_years = 10 * 365 * 24 * 3600;
-    let table = [
-        ("its own name", own(), 0, Code::Ok),
-        ("its own name for a day", own(), 24 * 3600, Code::Ok),
+    let not_a_ca = rcgen::IsCa::ExplicitNoCa;
+    let a_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let granted = [
+        ("its own name", own(), 0),
+        ("its own name for a day", own(), 24 * 3600),
+        ("no name", extended(not_a_ca, &[], &[]), 0),
+    ];
+    for (name, csr, seconds) in granted {
+        plane
+            .certify_csr(None, Some(&token), csr, seconds)
+            .await
+            .expect(name);
+    }
+    let named = |id: &str| csr(&format!("spiffe://{id}"));
+    let refused = [
         (
             "another account",
-            csr("spiffe://cluster.local/ns/shop/sa/admin"),
+            named("cluster.local/ns/shop/sa/admin"),
             0,
-            Code::InvalidArgument,
+            "sa/admin",
         ),
         (
             "another namespace",
-            csr("spiffe://cluster.local/ns/bank/sa/web"),
+            named("cluster.local/ns/bank/sa/web"),
             0,
-            Code::InvalidArgument,
+            "ns/bank",
         ),
         (
             "another trust domain",
-            csr("spiffe://evil/ns/shop/sa/web"),
+            named("evil/ns/shop/sa/web"),
             0,
-            Code::InvalidArgument,
+            "spiffe://evil",
         ),
         (
             "a CA",
-            extended(rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained), &[]),
+            extended(a_ca, &[], &[]),
             0,
-            Code::InvalidArgument,
+            "it asks for a CA certificate",
+        ),
+        (
+            "the right to sign",
+            extended(not_a_ca, &[], &[rcgen::KeyUsagePurpose::KeyCertSign]),
+            0,
+            "the right to sign certificates",
         ),
         (
             "the control plane's DNS name",
-            extended(rcgen::IsCa::NoCa, &["tulle-control.tulle-system.svc"]),
+            extended(not_a_ca, &["tulle-control.tulle-system.svc"], &[]),
             0,
-            Code::InvalidArgument,
+            "tulle-control.tulle-system.svc",
         ),
-        ("ten years", own(), ten_years, Code::InvalidArgument),
-        ("a negative life", own(), -1, Code::InvalidArgument),
+        ("ten years", own(), ten_years, "at most"),
+        (
+            "a negative life",
+            own(),
+            -1,
+            "validity_duration is negative",
+        ),
         (
             "garbage",
             "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n"
                 .to_owned(),
             0,
-            Code::InvalidArgument,
+            "malformed PKCS#10",
         ),
-        ("nothing", String::new(), 0, Code::InvalidArgument),
+        ("nothing", String::new(), 0, "not a PEM certificate request"),
     ];
-    for (name, csr, seconds, expected) in table {
-        let result = plane.certify_csr(None, Some(&token), csr, seconds).await;
-        let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
-        assert_eq!(code, expected, "{name}: {result:?}");
+    for (name, csr, seconds, why) in refused {
+        let status = plane
+            .certify_csr(None, Some(&token), csr, seconds)
+            .await
+            .expect_err(name);
+        assert_eq!(status.code(), Code::InvalidArgument, "{name}: {status:?}");
+        assert!(status.message().contains(why), "{name}: {status:?}");
     }
 }
 
-/// A signing request with more in it than a workload may ask for.
-fn extended(is_ca: rcgen::IsCa, dns_names: &[&str]) -> String {
+/// A signing request that may have more in it than a workload may ask for.
+fn extended(is_ca: rcgen::IsCa, dns_names: &[&str], usages: &[rcgen::KeyUsagePurpose]) -> String {
     let names: Vec<String> = dns_names.iter().map(|name| (*name).to_owned()).collect();
     let mut params = rcgen::CertificateParams::new(names).expect("DNS names");
     params.is_ca = is_ca;
-    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+    params.key_usages = usages.to_vec();
     let key = rcgen::KeyPair::generate().expect("a key");
     params
         .serialize_request(&key)

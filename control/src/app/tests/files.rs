@@ -7,15 +7,15 @@ use tulle_xds_proto::ResourceType;
 use super::harness::*;
 use crate::app::Control;
 
-const CLUSTER: &str = "outbound|80||api.shop.svc.cluster.local";
+pub(super) const CLUSTER: &str = "outbound|80||api.shop.svc.cluster.local";
 
-fn put(dir: &Path, name: &str, text: &str) {
+pub(super) fn put(dir: &Path, name: &str, text: &str) {
     let temporary = dir.join(format!(".{name}"));
     std::fs::write(&temporary, text).expect("writable");
     std::fs::rename(temporary, dir.join(name)).expect("the same directory");
 }
 
-fn slice(address: &str) -> String {
+pub(super) fn slice(address: &str) -> String {
     format!(
         "apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -27,7 +27,7 @@ endpoints: [{{ addresses: [{address}], conditions: {{ ready: true }} }}]
     )
 }
 
-const SHOP: &str = "apiVersion: v1
+pub(super) const SHOP: &str = "apiVersion: v1
 kind: Pod
 metadata: { name: web-1, namespace: shop }
 spec: { serviceAccountName: web, containers: [{ name: app, image: app }] }

@@ -317,11 +317,16 @@ pub(super) async fn get(address: SocketAddr, path: &str) -> String {
 }
 
 async fn http(address: SocketAddr, request: &str) -> String {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = TcpStream::connect(address).await.expect("it listens");
     let text = format!(
         "{request} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     );
+    exchange(address, &text).await
+}
+
+/// What a server answers to these bytes.
+pub(super) async fn exchange(address: SocketAddr, text: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
     stream.write_all(text.as_bytes()).await.expect("it reads");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.expect("text");

@@ -8,7 +8,8 @@ use tulle_xds_proto::ResourceType;
 use super::harness::*;
 use crate::app::serve;
 use crate::source::SourceReport;
-use crate::store::{MeshSettings, Store};
+use crate::store::policy::{MtlsMode, PolicyTarget};
+use crate::store::{Event, MeshSettings, Object, ObjectKey, PeerAuthentication, Store};
 
 fn status(answer: &str) -> &str {
     answer.split(' ').nth(1).unwrap_or_default()
@@ -36,6 +37,103 @@ async fn row_34_beyond_loopback_there_are_only_readiness_and_metrics() {
     }
     assert_eq!(status(&outside.admin_post("/ca/rotate-root").await), "404");
     assert_eq!(outside.bundle().await.roots().len(), 1);
+}
+
+#[tokio::test]
+async fn row_34_a_forged_request_reads_and_changes_nothing() {
+    let plane = Plane::start().await;
+    let address = plane.control.admin_address();
+    let post = "POST /ca/rotate-root";
+    let table = [
+        (
+            "another host's name",
+            "GET /debug/proxies",
+            "Host: evil.example",
+            false,
+        ),
+        (
+            "a name that leads here",
+            "GET /debug/world",
+            "Host: 127.0.0.1.evil.example",
+            false,
+        ),
+        (
+            "two hosts",
+            "GET /ca",
+            "Host: localhost\r\nHost: evil.example",
+            false,
+        ),
+        ("no host", "GET /ca", "X: y", false),
+        ("another host's name", post, "Host: evil.example", false),
+        (
+            "a browser",
+            post,
+            "Host: localhost\r\nOrigin: http://evil.example",
+            false,
+        ),
+        (
+            "a browser on this machine",
+            post,
+            "Host: localhost\r\nSec-Fetch-Site: none",
+            false,
+        ),
+        ("a link", "GET /ca/rotate-root", "Host: localhost", false),
+        (
+            "an operator who looks",
+            "GET /debug/proxies",
+            "Host: localhost",
+            true,
+        ),
+    ];
+    for (name, request, headers, expected) in table {
+        let text = format!(
+            "{request} HTTP/1.1\r\n{headers}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+        let answer = exchange(address, &text).await;
+        assert_eq!(status(&answer) == "200", expected, "{name}: {answer}");
+    }
+    let rotating = async || plane.admin("/ca").await.contains("announced");
+    assert!(!rotating().await, "none of them began a rotation");
+    assert_eq!(status(&plane.admin_post("/ca/rotate-root").await), "200");
+    assert!(rotating().await, "an operator does");
+}
+
+#[tokio::test]
+async fn policies_that_others_overrule_are_shown_and_counted() {
+    let mut plane = Plane::start().await;
+    let policy = |name: &str, mode| {
+        Event::Apply(Object::PeerAuthentication(PeerAuthentication {
+            key: ObjectKey::new("shop", name),
+            istio: false,
+            created: Default::default(),
+            target: PolicyTarget::Namespace,
+            mode: Some(mode),
+            ports: Default::default(),
+        }))
+    };
+    let count = async |plane: &Plane| {
+        let metrics = plane.admin("/metrics").await;
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with("tulle_policies_overruled "));
+        line.map(str::to_owned)
+    };
+    assert_eq!(
+        count(&plane).await.as_deref(),
+        Some("tulle_policies_overruled 0")
+    );
+    plane.writer.apply(vec![
+        policy("a", MtlsMode::Strict),
+        policy("b", MtlsMode::Disable),
+    ]);
+    while count(&plane).await.as_deref() != Some("tulle_policies_overruled 1") {
+        tokio::task::yield_now().await;
+    }
+    let shown = plane.admin("/debug/source").await;
+    assert!(
+        shown.contains("PeerAuthentication shop/b: PeerAuthentication shop/a comes first"),
+        "{shown}"
+    );
 }
 
 #[tokio::test]

@@ -1,3 +1,5 @@
+//! Roots on disk, in the bundle and in rotation, by a clock that the test moves.
+
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,3 +1,5 @@
+//! Which tokens are believed, of whom, and for how long.
+
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};

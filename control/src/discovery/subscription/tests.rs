@@ -1,3 +1,5 @@
+//! One conversation, step by step: what is owed, sent, acknowledged and refused.
+
 use super::*;
 use bytes::Bytes;
 

@@ -1,3 +1,5 @@
+//! Directories that change: what the store and the report hear of it.
+
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! The CA client against a CA that answers, refuses, stalls and comes back.
+
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;

@@ -1,3 +1,5 @@
+//! A live identity under connections: handshakes before, during and after a rotation.
+
 use rustls::ProtocolVersion;
 use rustls_pki_types::ServerName;
 use std::io;

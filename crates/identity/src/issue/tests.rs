@@ -1,3 +1,5 @@
+//! What is signed for whom, and what is refused.
+
 use std::os::unix::fs::PermissionsExt as _;
 
 use rcgen::{KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize};
@@ -59,7 +61,7 @@ fn two_certificates_never_share_a_serial_number() {
 }
 
 #[test]
-fn requests_for_what_the_caller_is_not_are_refused() {
+fn row_37_requests_for_what_the_caller_is_not_are_refused() {
     let issuer = issuer();
     let key = KeyPair::generate().unwrap();
     type Spoil = fn(&mut CertificateParams);
@@ -182,7 +184,7 @@ fn rsa_csr(bits: usize) -> String {
 }
 
 #[test]
-fn an_enormous_or_tiny_rsa_key_is_refused_before_its_signature_is_looked_at() {
+fn row_37_an_enormous_or_tiny_rsa_key_is_refused_before_its_signature_is_looked_at() {
     let issuer = issuer();
     let rows = [
         (1_024, "an RSA key of 1024 bits"),

@@ -1,3 +1,5 @@
+//! Which certificates are believed, at what time, and what is said of the others.
+
 use std::time::{Duration, SystemTime};
 
 use rcgen::{

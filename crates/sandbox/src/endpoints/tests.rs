@@ -1,3 +1,5 @@
+//! From pods and Services to EndpointSlices and ClusterIPs.
+
 use serde_json::{Value, json};
 
 use super::*;

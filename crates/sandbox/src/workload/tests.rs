@@ -1,3 +1,5 @@
+//! Deployments and StatefulSets into the pods that they want.
+
 use super::*;
 
 fn deployment(image: &str) -> Workload {

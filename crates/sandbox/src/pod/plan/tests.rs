@@ -1,3 +1,5 @@
+//! From manifests to what containers need, and what is refused by name.
+
 use serde_json::{Value, json};
 
 use super::*;

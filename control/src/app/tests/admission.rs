@@ -1,0 +1,299 @@
+//! Discovery: who may open a stream, as whom, and how much it may ask.
+
+use std::time::Duration;
+
+use tonic::Code;
+use tulle_xds_proto::envoy::extensions::transport_sockets::tls::v3::Secret;
+use tulle_xds_proto::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+use tulle_xds_proto::{ResourceType, unpack};
+
+use super::harness::*;
+use super::shop::*;
+use crate::discovery::Limits;
+use crate::store::{Event, Object, Pod, Service};
+
+#[tokio::test]
+async fn row_35_a_stream_without_a_client_certificate_is_refused() {
+    let mut plane = Plane::start().await;
+    plane.pod("shop", "web-1", "web", IP);
+    let channel = plane
+        .channel(None)
+        .await
+        .expect("the port serves certificates too");
+    let status = Proxy::open(channel, Some(node(&node_id("shop", "web-1", IP))))
+        .await
+        .err()
+        .expect("refused");
+    assert_eq!(status.code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn row_35_a_stream_for_another_pod_is_denied() {
+    let mut plane = Plane::start().await;
+    plane.pod("shop", "web-1", "web", IP);
+    plane.pod("shop", "admin-1", "admin", [10, 0, 0, 2]);
+    plane.pod("bank", "vault-1", "web", [10, 0, 0, 3]);
+    let own = node_id("shop", "web-1", IP);
+    let table = [
+        (
+            "another account's pod",
+            Some(node(&node_id("shop", "admin-1", [10, 0, 0, 2]))),
+            Code::PermissionDenied,
+        ),
+        (
+            "another namespace's pod",
+            Some(node(&node_id("bank", "vault-1", [10, 0, 0, 3]))),
+            Code::PermissionDenied,
+        ),
+        (
+            "its pod at another's address",
+            Some(node(&node_id("shop", "web-1", [10, 0, 0, 2]))),
+            Code::PermissionDenied,
+        ),
+        (
+            "another cluster's domain",
+            Some(node(&own.replace("cluster.local", "evil"))),
+            Code::PermissionDenied,
+        ),
+        (
+            "no pod",
+            Some(node("sidecar~10.0.0.1~.shop~shop.svc.cluster.local")),
+            Code::PermissionDenied,
+        ),
+        (
+            "no namespace",
+            Some(node("sidecar~10.0.0.1~web-1.~.svc.cluster.local")),
+            Code::PermissionDenied,
+        ),
+        (
+            "no address",
+            Some(node("sidecar~~web-1.shop~shop.svc.cluster.local")),
+            Code::PermissionDenied,
+        ),
+        ("an empty id", Some(node("")), Code::PermissionDenied),
+        ("no node", None, Code::PermissionDenied),
+        (
+            "a pod that does not exist",
+            Some(node(&node_id("shop", "web-9", IP))),
+            Code::Unavailable,
+        ),
+    ];
+    for (name, node, code) in table {
+        let channel = plane
+            .channel(Some(plane.svid("shop", "web")))
+            .await
+            .expect("it listens");
+        let mut proxy = Proxy::open(channel, node)
+            .await
+            .expect("the claim comes with the first request");
+        proxy.subscribe(ResourceType::Secret, &["ROOTCA"]).await;
+        let status = proxy.next().await.expect_err(name);
+        assert_eq!(status.code(), code, "{name}: {status:?}");
+    }
+    let mut proxy = plane.proxy("shop", "web-1", "web", IP).await;
+    proxy.subscribe(ResourceType::Secret, &["ROOTCA"]).await;
+    proxy.next().await.expect("its own pod is let in");
+}
+
+#[tokio::test]
+async fn row_35_a_stream_ends_when_its_pod_becomes_anothers_or_goes() {
+    let (mut plane, mut proxy) = plane_and_proxy().await;
+    let mut other = plane.proxy("shop", "web-1", "web", IP).await;
+    for proxy in [&mut proxy, &mut other] {
+        proxy.subscribe(ResourceType::Secret, &["ROOTCA"]).await;
+        proxy.take().await;
+    }
+    drop(other);
+    plane.pod("shop", "web-1", "admin", IP);
+    assert_eq!(
+        proxy.next().await.expect_err("not its pod any more").code(),
+        Code::PermissionDenied
+    );
+    plane.pod("shop", "web-1", "web", IP);
+    let mut proxy = plane.proxy("shop", "web-1", "web", IP).await;
+    proxy.subscribe(ResourceType::Secret, &["ROOTCA"]).await;
+    loop {
+        // The first try may meet the world of a moment ago.
+        match proxy.next().await {
+            Ok(_) => break,
+            Err(status) => assert_eq!(status.code(), Code::PermissionDenied),
+        }
+        proxy = plane.proxy("shop", "web-1", "web", IP).await;
+        proxy.subscribe(ResourceType::Secret, &["ROOTCA"]).await;
+    }
+    plane.remove_pod("shop", "web-1");
+    assert_eq!(
+        proxy.next().await.expect_err("the pod is gone").code(),
+        Code::Unavailable
+    );
+}
+
+#[tokio::test]
+async fn a_pod_that_appears_a_moment_later_is_let_in() {
+    let limits = Limits {
+        pod_wait: Duration::from_secs(20),
+        ..limits()
+    };
+    let mut plane = Plane::start_with(limits, |_| {}).await;
+    let mut proxy = plane.proxy("shop", "web-1", "web", IP).await;
+    proxy.subscribe(ResourceType::Secret, &["ROOTCA"]).await;
+    plane.pod("shop", "web-1", "web", IP);
+    assert_eq!(proxy.take().await, ("SDS", names(&["ROOTCA"]), vec![]));
+}
+
+#[tokio::test]
+async fn row_35_a_stream_does_not_outlive_the_certificate_that_opened_it() {
+    let mut plane = Plane::start().await;
+    plane.pod("shop", "web-1", "web", IP);
+    let svid = plane.svid_for("shop", "web", Duration::from_secs(3));
+    let channel = plane.channel(Some(svid)).await.expect("still valid");
+    let mut proxy = Proxy::open(channel, Some(node(&node_id("shop", "web-1", IP))))
+        .await
+        .expect("let in");
+    proxy.subscribe(ResourceType::Secret, &["ROOTCA"]).await;
+    proxy.take().await;
+    proxy.next().await.expect_err("its certificate has expired");
+}
+
+#[tokio::test]
+async fn row_36_secrets_are_trust_bundles_only_whatever_is_asked() {
+    let mut plane = Plane::start().await;
+    plane.pod("shop", "web-1", "web", IP);
+    plane.pod("bank", "vault-1", "vault", [10, 0, 0, 3]);
+    // The other namespace asks first, so that a cache could be warm.
+    let asked = [
+        "ROOTCA",
+        "default",
+        "kubernetes://bank/tls",
+        "bank/tls",
+        "spiffe://cluster.local/ns/bank/sa/vault",
+    ];
+    for (namespace, name, account, ip) in [
+        ("bank", "vault-1", "vault", [10, 0, 0, 3]),
+        ("shop", "web-1", "web", IP),
+    ] {
+        let mut proxy = plane.proxy(namespace, name, account, ip).await;
+        proxy.subscribe(ResourceType::Secret, &asked).await;
+        let response = proxy.next().await.expect("an answer");
+        let (_, given, mut denied) = summary(&response);
+        denied.sort();
+        assert_eq!(given, ["ROOTCA"]);
+        assert_eq!(
+            denied,
+            [
+                "bank/tls",
+                "default",
+                "kubernetes://bank/tls",
+                "spiffe://cluster.local/ns/bank/sa/vault"
+            ]
+        );
+        let secret: Secret =
+            unpack(response.resources[0].resource.as_ref().expect("a message")).expect("a secret");
+        let text = format!("{secret:?}");
+        assert!(
+            text.contains("BEGIN CERTIFICATE") && !text.contains("PRIVATE KEY"),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn row_36_inbound_is_the_callers_own_whatever_others_asked_before() {
+    let mut plane = Plane::start().await;
+    let vault = Pod {
+        labels: [("app", "vault")].into_iter().collect(),
+        ..pod("shop", "vault-1", "vault", [10, 0, 0, 2])
+    };
+    let of_vault = Service {
+        selector: Some([("app", "vault")].into_iter().collect()),
+        ..a_service("vault-door", [10, 1, 0, 2])
+    };
+    plane.pod("shop", "web-1", "web", IP);
+    plane.writer.apply(vec![
+        Event::Apply(Object::Pod(vault)),
+        Event::Apply(Object::Service(of_vault)),
+    ]);
+    for (name, account, ip, expected) in [
+        ("vault-1", "vault", [10, 0, 0, 2], true),
+        ("web-1", "web", IP, false),
+    ] {
+        let mut proxy = plane.proxy("shop", name, account, ip).await;
+        proxy.subscribe(ResourceType::Listener, &["inbound"]).await;
+        let response = proxy.next().await.expect("its own");
+        let resource = response.resources[0].resource.as_ref().expect("a message");
+        let text = String::from_utf8_lossy(&resource.value).into_owned();
+        assert_eq!(text.contains("vault-door.shop"), expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_happens_to_another_pod_is_not_told() {
+    let (mut plane, mut proxy) = plane_and_proxy().await;
+    plane.pod("shop", "web-2", "web", [10, 0, 0, 2]);
+    proxy.subscribe(ResourceType::Listener, &["inbound"]).await;
+    assert_eq!(proxy.take().await, ("LDS", names(&["inbound"]), vec![]));
+    plane.remove_pod("shop", "web-2");
+    proxy.expect_silence().await;
+}
+
+#[tokio::test]
+async fn garbage_ends_its_stream_with_a_reason_and_no_other() {
+    let (plane, mut proxy) = plane_and_proxy().await;
+    let too_long = "x".repeat(2000);
+    let table = [
+        (
+            "an unknown type",
+            DeltaDiscoveryRequest {
+                type_url: "type.googleapis.com/evil.Type".to_owned(),
+                ..Default::default()
+            },
+        ),
+        ("no type", DeltaDiscoveryRequest::default()),
+        ("a long name", request(ResourceType::Listener, &[&too_long])),
+        ("an empty name", request(ResourceType::Listener, &[""])),
+    ];
+    for (name, garbage) in table {
+        let mut bad = plane.proxy("shop", "web-1", "web", IP).await;
+        bad.subscribe(ResourceType::Secret, &["ROOTCA"]).await;
+        bad.take().await;
+        bad.send_raw(garbage).await;
+        let status = bad.next().await.expect_err(name);
+        assert_eq!(status.code(), Code::InvalidArgument, "{name}: {status:?}");
+    }
+    proxy.expect_silence().await;
+}
+
+fn request(kind: ResourceType, subscribe: &[&str]) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: kind.type_url().to_owned(),
+        resource_names_subscribe: names(subscribe),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_wants_too_much_is_told_the_limit() {
+    let limits = Limits {
+        subscriptions: 2,
+        streams_per_pod: 1,
+        ..limits()
+    };
+    let mut plane = Plane::start_with(limits, |_| {}).await;
+    plane.pod("shop", "web-1", "web", IP);
+    let mut proxy = plane.proxy("shop", "web-1", "web", IP).await;
+    proxy.subscribe(ResourceType::Listener, &["a", "b"]).await;
+    proxy.take().await;
+    let mut second = plane.proxy("shop", "web-1", "web", IP).await;
+    second.subscribe(ResourceType::Listener, &["a"]).await;
+    assert_eq!(
+        second.next().await.expect_err("one stream a pod").code(),
+        Code::ResourceExhausted
+    );
+    proxy.subscribe(ResourceType::Listener, &["c"]).await;
+    let status = proxy.next().await.expect_err("a third name");
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert!(
+        status.message().contains("more than 2 LDS subscriptions"),
+        "{status:?}"
+    );
+}
