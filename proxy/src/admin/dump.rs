@@ -130,7 +130,7 @@ fn matches(matches: &RouteMatch) -> Value {
             PathMatch::Exact(path) => json!({ "exact": &**path }),
             PathMatch::Prefix(path) => json!({ "prefix": &**path }),
             PathMatch::SegmentPrefix(path) => json!({ "segment_prefix": &**path }),
-            PathMatch::Regex(_) => "regex".into(),
+            PathMatch::Regex(regex) => json!({ "regex": regex.as_str() }),
         },
         "method": matches.method.as_ref().map(Method::as_str),
         "headers": matches.headers.iter().map(|of| json!({
@@ -151,7 +151,7 @@ fn string_match(value: &StringMatch) -> Value {
         StringMatch::Present => "present".into(),
         StringMatch::Exact(text) => json!({ "exact": &**text }),
         StringMatch::Prefix(text) => json!({ "prefix": &**text }),
-        StringMatch::Regex(_) => "regex".into(),
+        StringMatch::Regex(regex) => json!({ "regex": regex.as_str() }),
     }
 }
 

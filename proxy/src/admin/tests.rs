@@ -12,7 +12,9 @@ use tulle_runtime::trace::{self, Format};
 
 use super::*;
 use crate::config::cluster::{Discovery, EndpointState, Health, PeerIdentity};
-use crate::config::route::{HeaderChanges, PathMatch, RouteAction, RouteMatch};
+use crate::config::route::{
+    HeaderChanges, PathMatch, QueryMatch, Regex, RouteAction, RouteMatch, StringMatch,
+};
 use crate::config::store::ConfigWriter;
 use crate::config::{
     Cluster, Endpoint, InboundListener, InboundPort, Lookup, Protocol, Route, RouteTable, Snapshot,
@@ -298,6 +300,7 @@ async fn config_is_dumped_without_credentials() {
     assert_eq!(dump["inbound"]["default"]["plaintext"], true);
     let route = &dump["routes"]["api"][0];
     assert_eq!(route["matches"]["path"]["prefix"], "/");
+    assert_eq!(route["matches"]["query"][0]["value"]["regex"], "v[0-9]+");
     assert_eq!(route["action"]["respond"], 204);
     let set = &route["request_headers"]["set"];
     assert_eq!(set[0]["value"], "blue");
@@ -318,13 +321,17 @@ fn config() -> Snapshot {
             HeaderValue::from_static(value),
         )
     };
+    let pattern = regex_automata::meta::Regex::new("^(?:v[0-9]+)$").unwrap();
     let route = Route {
         name: "only".into(),
         matches: RouteMatch {
             path: PathMatch::Prefix("/".into()),
             method: None,
             headers: Vec::new(),
-            query: Vec::new(),
+            query: vec![QueryMatch {
+                name: "version".into(),
+                value: StringMatch::Regex(Regex::new("v[0-9]+", pattern)),
+            }],
             grpc: false,
         },
         action: RouteAction::Respond(StatusCode::NO_CONTENT),

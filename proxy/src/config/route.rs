@@ -95,7 +95,33 @@ pub enum StringMatch {
 
 /// A linear-time regular expression that matches a whole string.
 #[derive(Clone, Debug)]
-pub struct Regex(pub regex_automata::meta::Regex);
+pub struct Regex {
+    pattern: Box<str>,
+    compiled: regex_automata::meta::Regex,
+}
+
+impl Regex {
+    /// A pattern, and what it was compiled to so that it matches whole strings only.
+    #[must_use]
+    pub fn new(pattern: &str, compiled: regex_automata::meta::Regex) -> Self {
+        Self {
+            pattern: pattern.into(),
+            compiled,
+        }
+    }
+
+    /// The pattern as the control plane sent it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.pattern
+    }
+
+    /// Whether it matches all of a string.
+    #[must_use]
+    pub fn is_match(&self, text: &str) -> bool {
+        self.compiled.is_match(text)
+    }
+}
 
 /// What happens to a request that matched.
 #[derive(Clone, Debug)]

@@ -33,7 +33,7 @@ fn path_matches(rule: &PathMatch, path: &str) -> bool {
         PathMatch::SegmentPrefix(prefix) => path
             .strip_prefix(prefix.trim_end_matches('/'))
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
-        PathMatch::Regex(regex) => regex.0.is_match(path),
+        PathMatch::Regex(regex) => regex.is_match(path),
     }
 }
 
@@ -95,6 +95,6 @@ fn string_matches(rule: &StringMatch, value: &str) -> bool {
         StringMatch::Present => true,
         StringMatch::Exact(exact) => **exact == *value,
         StringMatch::Prefix(prefix) => value.starts_with(&**prefix),
-        StringMatch::Regex(regex) => regex.0.is_match(value),
+        StringMatch::Regex(regex) => regex.is_match(value),
     }
 }

@@ -7,7 +7,8 @@ use crate::config::route::{
 };
 
 fn regex(pattern: &str) -> Regex {
-    Regex(regex_automata::meta::Regex::new(&format!("^(?:{pattern})$")).unwrap())
+    let compiled = regex_automata::meta::Regex::new(&format!("^(?:{pattern})$")).unwrap();
+    Regex::new(pattern, compiled)
 }
 
 fn any() -> RouteMatch {

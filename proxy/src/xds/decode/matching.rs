@@ -249,7 +249,7 @@ pub(super) fn regex(field: &str, pattern: &str) -> Result<Regex, DecodeError> {
         .configure(config)
         .build(&format!("^(?:{pattern})$"));
     compiled
-        .map(Regex)
+        .map(|compiled| Regex::new(pattern, compiled))
         .map_err(|error| match error.size_limit() {
             Some(limit) => invalid(format!(
                 "it compiles to more than {limit} bytes; make it simpler"
