@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tulle_identity::SpiffeId;
 
 use super::endpoints::Endpoints;
@@ -71,6 +72,17 @@ pub struct CircuitBreaker {
     pub retry_budget_percent: u32,
     /// Retries a second that the budget allows however few the requests are.
     pub min_retry_concurrency: u32,
+}
+
+impl CircuitBreaker {
+    /// No limits at all.
+    pub const NONE: Self = Self {
+        max_connections: u32::MAX,
+        max_pending_requests: u32::MAX,
+        max_requests: u32::MAX,
+        retry_budget_percent: 20,
+        min_retry_concurrency: 10,
+    };
 }
 
 impl Default for CircuitBreaker {
@@ -171,6 +183,12 @@ pub struct ClusterState {
     pub connections: AtomicU32,
     /// Requests waiting for a connection.
     pub pending: AtomicU32,
+    /// Requests for which there is no connection, because there are as many as there may be.
+    pub starved: AtomicU32,
+    /// Wakes one of them: a connection has closed.
+    pub closed: Notify,
+    /// Asks all workers to close a connection that lies idle.
+    pub wanted: Notify,
     /// Requests in flight.
     pub active: AtomicU32,
     /// Retries in flight.

@@ -1,6 +1,7 @@
 mod affinity;
 mod harness;
 mod inbound;
+mod limits;
 mod messages;
 mod outbound;
 mod retry;

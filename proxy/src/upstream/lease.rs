@@ -120,8 +120,9 @@ impl Http1Lease {
 
 impl Drop for Http2Lease {
     fn drop(&mut self) {
-        self.streams.set(self.streams.get() - 1);
-        self.freed.notify();
+        let left = self.streams.get() - 1;
+        self.streams.set(left);
+        self.freed.stream(left == 0);
     }
 }
 

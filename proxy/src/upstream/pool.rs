@@ -6,15 +6,17 @@
 
 mod limits;
 mod shelf;
+mod sweep;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::{ConnectError, Lease, Target, UpstreamError, connect, drive};
@@ -27,19 +29,18 @@ use crate::conn::HttpVersion;
 use crate::net::Reach;
 use crate::worker::Worker;
 
-use limits::PendingGuard;
 pub(super) use limits::{ConnectionGuard, Freed};
+use limits::{PendingGuard, Starved};
 use shelf::Connecting;
 pub(super) use shelf::{Http2Connection, Idle, Shelf};
+use sweep::{give, tend};
 
 /// Name of the cluster of destinations that the mesh does not know.
 const PASSTHROUGH: &str = "passthrough";
-/// How long connecting to a destination without config may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a connection may lie idle.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often idle connections are looked at.
-const REAP_INTERVAL: Duration = Duration::from_secs(5);
+/// How long connecting to the app may take.
+const APP_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long connecting to a destination outside the mesh may take.
+const PASSTHROUGH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The connections of one worker.
 #[derive(Debug)]
@@ -60,10 +61,17 @@ struct Inner {
     tended: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct ClusterPool {
     shelves: HashMap<Key, Rc<Shelf>>,
     freed: Freed,
+    giver: AbortHandle,
+}
+
+impl Drop for ClusterPool {
+    fn drop(&mut self) {
+        self.giver.abort();
+    }
 }
 
 /// What connections must have in common to be exchangeable.
@@ -80,7 +88,11 @@ impl Default for Pools {
     fn default() -> Self {
         Self {
             inner: Rc::default(),
-            passthrough: Arc::new(original_dst(PASSTHROUGH)),
+            passthrough: Arc::new(Cluster {
+                connect_timeout: PASSTHROUGH_TIMEOUT,
+                limits: CircuitBreaker::NONE,
+                ..original_dst(PASSTHROUGH)
+            }),
             app: Arc::new(original_dst("app")),
         }
     }
@@ -93,7 +105,7 @@ fn original_dst(name: &str) -> Cluster {
         service: None,
         discovery: Discovery::OriginalDst,
         lb_policy: LbPolicy::default(),
-        connect_timeout: CONNECT_TIMEOUT,
+        connect_timeout: APP_TIMEOUT,
         limits: CircuitBreaker::default(),
         outlier: OutlierDetection::default(),
         endpoints: Endpoints::default(),
@@ -102,7 +114,8 @@ fn original_dst(name: &str) -> Cluster {
 }
 
 impl Pools {
-    /// The cluster of destinations that the mesh does not know.
+    /// The cluster of destinations that the mesh does not know. It has no limits: they would be those of all such
+    /// destinations together, and one that hangs would take the others along.
     #[must_use]
     pub fn passthrough(&self) -> &Arc<Cluster> {
         &self.passthrough
@@ -150,6 +163,7 @@ impl Pools {
         shelf: Rc<Shelf>,
     ) -> Result<Lease, UpstreamError> {
         let _pending = PendingGuard::new(&target.cluster)?;
+        let mut starved: Option<Starved> = None;
         let connection = loop {
             if let Some(lease) = shelf.take(careful) {
                 return Ok(lease);
@@ -158,15 +172,20 @@ impl Pools {
                 connecting.wait().await?;
                 continue;
             }
-            let freed = shelf.freed().clone();
-            match ConnectionGuard::new(&target.cluster, freed.clone()) {
-                Some(connection) => break connection,
-                None => {
-                    self.evict_idle(&target.cluster);
-                    freed.wait().await;
+            match (ConnectionGuard::new(&target.cluster), &starved) {
+                (Some(connection), _) => break connection,
+                (None, None) => {
+                    starved = Some(Starved::new(&target.cluster, shelf.freed().clone()));
+                }
+                (None, Some(waiting)) => {
+                    if !self.evict_idle(&target.cluster) {
+                        waiting.ask();
+                    }
+                    waiting.wait().await?;
                 }
             }
         };
+        drop(starved);
         let abandoned = Abandoned(Some(target));
         let made = match version {
             HttpVersion::Http1 => self.make_http1(worker, target, &shelf, connection).await,
@@ -217,8 +236,12 @@ impl Pools {
             inner.svid = svid;
         }
         let name = &target.cluster.name;
-        if !inner.clusters.contains_key(name) {
-            inner.clusters.insert(name.clone(), ClusterPool::default());
+        let known = inner.clusters.get(name);
+        if !known.is_some_and(|pool| pool.freed.is_of(&target.cluster)) {
+            let pool = self.open(&target.cluster);
+            if let Some(before) = inner.clusters.insert(name.clone(), pool) {
+                before.retire();
+            }
         }
         let pool = inner
             .clusters
@@ -238,12 +261,25 @@ impl Pools {
             .clone()
     }
 
-    /// Makes room for a connection by closing an idle one of the same cluster, if there is any.
-    fn evict_idle(&self, cluster: &Cluster) {
-        let inner = self.inner.borrow();
-        if let Some(pool) = inner.clusters.get(&cluster.name) {
-            let _ = pool.shelves.values().any(|shelf| shelf.evict());
+    /// A cluster's pool, with nothing in it.
+    fn open(&self, cluster: &Cluster) -> ClusterPool {
+        let giver = give(
+            Rc::downgrade(&self.inner),
+            cluster.name.clone(),
+            cluster.state.clone(),
+        );
+        ClusterPool {
+            shelves: HashMap::new(),
+            freed: Freed::new(cluster),
+            giver: tokio::task::spawn_local(giver).abort_handle(),
         }
+    }
+
+    /// Makes room for a connection by closing an idle one of the same cluster, if there is any.
+    fn evict_idle(&self, cluster: &Cluster) -> bool {
+        let inner = self.inner.borrow();
+        let pool = inner.clusters.get(&cluster.name);
+        pool.is_some_and(ClusterPool::evict)
     }
 
     /// Makes sure that idle connections are looked at from now on.
@@ -321,63 +357,6 @@ fn report(target: &Target, made: &Result<Lease, ConnectError>) {
             let ejected =
                 balance::report_connect_failure(&target.cluster, endpoint, balance::now_ms());
             tracing::debug!(server.addr = %target.address, cluster = %target.cluster.name, %error, ejected, "connect failed");
-        }
-    }
-}
-
-impl Inner {
-    fn sync(&mut self, snapshot: &Snapshot) {
-        if self.generation == snapshot.generation {
-            return;
-        }
-        self.generation = snapshot.generation;
-        self.clusters.retain(|name, pool| {
-            let cluster = snapshot.cluster(name);
-            pool.shelves.retain(|key, shelf| {
-                let original = key.reach == Reach::App || **name == *PASSTHROUGH;
-                let keep = original || cluster.is_some_and(|cluster| key.is_in(cluster));
-                if !keep {
-                    shelf.retire();
-                }
-                keep
-            });
-            !pool.shelves.is_empty()
-        });
-    }
-
-    fn reap(&mut self) {
-        let current = self.svid;
-        self.clusters.retain(|_, pool| {
-            pool.shelves.retain(|key, shelf| {
-                let stale = key.svid != 0 && key.svid != current;
-                shelf.reap(if stale { Duration::ZERO } else { IDLE_TIMEOUT });
-                // A shelf that somebody holds is about to be used.
-                !shelf.is_empty() || Rc::strong_count(shelf) > 1
-            });
-            !pool.shelves.is_empty()
-        });
-    }
-}
-
-/// Closes what lies idle for too long, and what a new snapshot has no use for, until nothing is left.
-async fn tend(pools: Weak<RefCell<Inner>>, config: Config) {
-    let mut changed = config.changed();
-    let mut followed = true;
-    loop {
-        tokio::select! {
-            biased;
-            published = changed.changed(), if followed => followed = published.is_ok(),
-            () = tokio::time::sleep(REAP_INTERVAL) => {}
-        }
-        let Some(inner) = pools.upgrade() else {
-            return;
-        };
-        let mut inner = inner.borrow_mut();
-        inner.sync(&config.load());
-        inner.reap();
-        if inner.clusters.is_empty() {
-            inner.tended = false;
-            return;
         }
     }
 }

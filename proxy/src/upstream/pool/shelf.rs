@@ -110,12 +110,12 @@ impl Shelf {
 
     /// Takes an HTTP/1 connection back.
     pub(in crate::upstream) fn put(&self, mut idle: Idle) {
-        if self.retired.get() || idle.sender.is_closed() {
+        if self.retired.get() || idle.sender.is_closed() || self.freed.is_wanted_elsewhere() {
             return;
         }
         idle.since = Instant::now();
         self.idle.borrow_mut().push(idle);
-        self.freed.notify();
+        self.freed.one();
     }
 
     /// Takes a new HTTP/2 connection and leases its first stream.
@@ -123,6 +123,7 @@ impl Shelf {
         let lease = self.lease_http2(&connection, false);
         if !self.retired.get() {
             self.shared.borrow_mut().push(connection);
+            self.freed.many();
         }
         lease
     }
