@@ -9,6 +9,7 @@
 mod connect;
 mod drive;
 mod error;
+mod form;
 mod lease;
 mod pool;
 
@@ -17,8 +18,9 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::config::cluster::PeerIdentity;
+use crate::config::cluster::{PeerIdentity, UpstreamHttp};
 use crate::config::{Cluster, Endpoint};
+use crate::conn::HttpVersion;
 use crate::net::Reach;
 
 pub use drive::LocalExecutor;
@@ -63,6 +65,18 @@ impl Target {
             endpoint: None,
             reach,
             ends: None,
+        }
+    }
+
+    /// What its endpoints are spoken to for a client that speaks a version. Whoever switches protocols on a connection
+    /// needs it for itself, as only the client's version has it.
+    #[must_use]
+    pub fn version(&self, client: HttpVersion, upgrades: bool) -> HttpVersion {
+        match self.cluster.http {
+            UpstreamHttp::Downstream => client,
+            _ if upgrades => client,
+            UpstreamHttp::Http1 => HttpVersion::Http1,
+            UpstreamHttp::Http2 => HttpVersion::Http2,
         }
     }
 

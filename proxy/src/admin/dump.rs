@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 use serde_json::{Map, Value, json};
 
-use crate::config::cluster::{Discovery, Health, LbPolicy};
+use crate::config::cluster::{Discovery, Health, LbPolicy, UpstreamHttp};
 use crate::config::listener::{RouteSource, ServiceName, TcpRoute};
 use crate::config::route::{
     Forward, HashOn, HashPolicy, HeaderChanges, PathMatch, PathRewrite, Redirect, RouteAction,
@@ -246,6 +246,11 @@ fn cluster(cluster: &Cluster) -> Value {
             LbPolicy::RoundRobin => "round_robin",
             LbPolicy::Random => "random",
             LbPolicy::ConsistentHash => "consistent_hash",
+        },
+        "http": match cluster.http {
+            UpstreamHttp::Downstream => "downstream",
+            UpstreamHttp::Http1 => "http1",
+            UpstreamHttp::Http2 => "http2",
         },
         "connect_timeout_ms": millis(cluster.connect_timeout),
         "limits": {

@@ -360,6 +360,7 @@ fn config() -> Snapshot {
         service: None,
         discovery: Discovery::Eds,
         lb_policy: Default::default(),
+        http: Default::default(),
         connect_timeout: Duration::from_secs(1),
         limits: Default::default(),
         outlier: Default::default(),

@@ -29,6 +29,7 @@ fn cluster(lb_policy: LbPolicy, endpoints: Vec<Arc<Endpoint>>) -> Cluster {
         service: None,
         discovery: Discovery::Eds,
         lb_policy,
+        http: Default::default(),
         connect_timeout: Duration::from_secs(1),
         limits: CircuitBreaker::default(),
         outlier: OutlierDetection::default(),

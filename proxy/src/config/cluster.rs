@@ -23,6 +23,8 @@ pub struct Cluster {
     pub discovery: Discovery,
     /// How one is picked.
     pub lb_policy: LbPolicy,
+    /// Which version of HTTP its endpoints are spoken to.
+    pub http: UpstreamHttp,
     /// TCP connect and TLS handshake together.
     pub connect_timeout: Duration,
     /// What one sidecar may have open at a time.
@@ -56,6 +58,18 @@ pub enum LbPolicy {
     Random,
     /// The one that the request's hash prefers; any where its route does not hash.
     ConsistentHash,
+}
+
+/// Which version of HTTP endpoints are spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpstreamHttp {
+    /// That of the client.
+    #[default]
+    Downstream,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
 }
 
 /// Limits of one sidecar towards one cluster (Envoy circuit breaker thresholds).

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use http::header::UPGRADE;
 use http::{HeaderMap, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
@@ -278,7 +279,9 @@ impl<'p> Attempts<'p> {
     ) -> Result<Won, UpstreamError> {
         self.enter(target)?;
         let worker = exchange.connection.worker.clone();
-        let version = exchange.connection.version;
+        let head = self.head.as_ref();
+        let upgrades = head.is_some_and(|head| head.headers.contains_key(UPGRADE));
+        let version = target.version(exchange.connection.version, upgrades);
         // Where a repetition is out of the question, a pooled connection is looked at first.
         let careful = !(self.retries.is_idempotent() && self.retries.are_left());
         let mut lease = worker
@@ -290,9 +293,11 @@ impl<'p> Attempts<'p> {
         } else {
             self.head.take()
         };
+        let body = exchange.replay.attempt();
         let head = head.ok_or(UpstreamError::NotSent)?;
+        let head = head.suited_to(version, target.address, &body);
         let sent = std::time::Instant::now();
-        match lease.send(head, exchange.replay.attempt()).await {
+        match lease.send(head, body).await {
             Ok(response) => {
                 exchange.record.upstream_time = Some(sent.elapsed());
                 Ok(Won {

@@ -6,6 +6,7 @@ mod messages;
 mod outbound;
 mod retry;
 mod upgrade;
+mod versions;
 
 use super::server;
 

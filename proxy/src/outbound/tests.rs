@@ -127,6 +127,7 @@ fn outbound_config(endpoint: SocketAddr, peer: Option<&str>) -> Snapshot {
         service: None,
         discovery: Discovery::Eds,
         lb_policy: LbPolicy::default(),
+        http: Default::default(),
         connect_timeout: Duration::from_secs(1),
         limits: Default::default(),
         outlier: Default::default(),

@@ -11,6 +11,7 @@ fn cluster(min: u32) -> Cluster {
         service: None,
         discovery: Discovery::Eds,
         lb_policy: LbPolicy::default(),
+        http: Default::default(),
         connect_timeout: Duration::from_secs(1),
         limits: CircuitBreaker {
             min_retry_concurrency: min,

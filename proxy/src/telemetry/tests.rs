@@ -111,6 +111,7 @@ fn cluster() -> Arc<Cluster> {
         service: Some(service()),
         discovery: Discovery::Eds,
         lb_policy: Default::default(),
+        http: Default::default(),
         connect_timeout: Duration::from_secs(1),
         limits: Default::default(),
         outlier: Default::default(),

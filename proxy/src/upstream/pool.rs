@@ -105,6 +105,7 @@ fn original_dst(name: &str) -> Cluster {
         service: None,
         discovery: Discovery::OriginalDst,
         lb_policy: LbPolicy::default(),
+        http: Default::default(),
         connect_timeout: APP_TIMEOUT,
         limits: CircuitBreaker::default(),
         outlier: OutlierDetection::default(),

@@ -12,6 +12,7 @@ mod error;
 mod header;
 mod listener;
 mod matching;
+mod protocol;
 mod retry;
 mod route;
 mod workload;

@@ -333,6 +333,7 @@ pub(super) fn cluster(name: &str, mut endpoints: Vec<Arc<Endpoint>>) -> Cluster 
         service: None,
         discovery: Discovery::Eds,
         lb_policy: LbPolicy::RoundRobin,
+        http: Default::default(),
         connect_timeout: Duration::from_secs(1),
         limits: CircuitBreaker::default(),
         outlier: OutlierDetection::default(),

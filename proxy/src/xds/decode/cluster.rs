@@ -10,7 +10,8 @@ use tulle_xds_proto::google::protobuf::{Any, UInt32Value};
 
 use super::balancing::lb_policy;
 use super::error::{At, DecodeError, duration, refuse, same_name, unpack};
-use crate::config::cluster::{CircuitBreaker, LbPolicy, OutlierDetection};
+use super::protocol::upstream_http;
+use crate::config::cluster::{CircuitBreaker, LbPolicy, OutlierDetection, UpstreamHttp};
 use crate::config::listener::ServiceName;
 
 /// A cluster without its endpoints and counters.
@@ -19,6 +20,7 @@ pub(in crate::xds) struct ClusterSpec {
     pub(in crate::xds) service: Option<Arc<ServiceName>>,
     pub(in crate::xds) source: EndpointSource,
     pub(in crate::xds) lb_policy: LbPolicy,
+    pub(in crate::xds) http: UpstreamHttp,
     pub(in crate::xds) connect_timeout: Duration,
     pub(in crate::xds) limits: CircuitBreaker,
     pub(in crate::xds) outlier: OutlierDetection,
@@ -65,6 +67,7 @@ pub(super) fn decode(name: &str, any: &Any) -> Result<ClusterSpec, DecodeError> 
         service: service_of(name).map(Arc::new),
         source: source(&message)?,
         lb_policy: lb_policy(&message)?,
+        http: upstream_http(&message)?,
         connect_timeout: match duration("connect_timeout", message.connect_timeout.as_ref())? {
             Some(timeout) if !timeout.is_zero() => timeout,
             _ => CONNECT_TIMEOUT,

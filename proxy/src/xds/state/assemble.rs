@@ -311,6 +311,7 @@ fn build_cluster(
             EndpointSource::OriginalDst => Discovery::OriginalDst,
         },
         lb_policy: spec.lb_policy,
+        http: spec.http,
         connect_timeout: spec.connect_timeout,
         limits: spec.limits,
         outlier: spec.outlier,

@@ -7,11 +7,15 @@ use tulle_xds_proto::envoy::extensions::load_balancing_policies::common::v3::Con
 use tulle_xds_proto::envoy::extensions::load_balancing_policies::maglev::v3::Maglev;
 use tulle_xds_proto::envoy::extensions::load_balancing_policies::random::v3::Random;
 use tulle_xds_proto::envoy::extensions::load_balancing_policies::ring_hash::v3::RingHash;
+use tulle_xds_proto::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use tulle_xds_proto::envoy::extensions::upstreams::http::v3::http_protocol_options::{
+    ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config,
+};
 use tulle_xds_proto::google::protobuf::{Any, UInt32Value, UInt64Value};
 use tulle_xds_proto::pack;
 
 use super::{Expected, check};
-use crate::config::cluster::LbPolicy;
+use crate::config::cluster::{LbPolicy, UpstreamHttp};
 use crate::xds::decode::{DecodeError, EndpointSource, cluster};
 use crate::xds::tests::resources::{SERVICE, cluster as a_cluster, garbage};
 
@@ -173,6 +177,54 @@ fn hashing_by_the_legacy_field_is_taken_unless_it_bounds_shares() {
             Err("common_lb_config.consistent_hashing_lb_config.hash_balance_factor"),
         );
     }
+}
+
+#[test]
+fn protocol_options_say_which_version_is_spoken() {
+    use explicit_http_config::ProtocolConfig;
+    let with = |options: Option<UpstreamProtocolOptions>| {
+        let mut message = a_cluster(SERVICE, 7);
+        let options = HttpProtocolOptions {
+            upstream_protocol_options: options,
+            ..Default::default()
+        };
+        let name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+        let typed = [(name.to_owned(), pack(&options))];
+        message.typed_extension_protocol_options = typed.into();
+        cluster(SERVICE, &pack(&message)).map(|spec| spec.http)
+    };
+    let explicit = |protocol_config| {
+        let config = ExplicitHttpConfig {
+            protocol_config: Some(protocol_config),
+        };
+        Some(UpstreamProtocolOptions::ExplicitHttpConfig(config))
+    };
+    let http1 = ProtocolConfig::HttpProtocolOptions(Default::default());
+    let http2 = ProtocolConfig::Http2ProtocolOptions(Default::default());
+    let http3 = ProtocolConfig::Http3ProtocolOptions(Default::default());
+    let downstream = UpstreamProtocolOptions::UseDownstreamProtocolConfig(Default::default());
+    let taken = [
+        (explicit(http1), UpstreamHttp::Http1),
+        (explicit(http2), UpstreamHttp::Http2),
+        (Some(downstream), UpstreamHttp::Downstream),
+    ];
+    for (options, expected) in taken {
+        assert_eq!(with(options).expect("valid"), expected);
+    }
+    let auto = UpstreamProtocolOptions::AutoConfig(Default::default());
+    let refused = [
+        (explicit(http3), "http3_protocol_options"),
+        (Some(auto), "auto_config"),
+        (None, "missing"),
+    ];
+    for (options, value) in refused {
+        let error = with(options).expect_err(value);
+        let place = "HttpProtocolOptions\"].upstream_protocol_options";
+        assert!(error.field().ends_with(place), "{error}");
+        assert!(error.to_string().contains(value), "{error}");
+    }
+    let plain = cluster(SERVICE, &pack(&a_cluster(SERVICE, 7))).expect("valid");
+    assert_eq!(plain.http, UpstreamHttp::Downstream);
 }
 
 #[test]

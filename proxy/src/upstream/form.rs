@@ -1,0 +1,69 @@
+//! A request's head in the form that a version of HTTP wants, where the client spoke the other one.
+
+use std::net::SocketAddr;
+
+use http::header::{CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Uri};
+use http_body::Body;
+
+use super::Head;
+use crate::conn::HttpVersion;
+use crate::retry::RequestBody;
+
+impl Head {
+    /// The same request for a version; `address` is where it goes, should it not say for whom it is.
+    #[must_use]
+    pub fn suited_to(self, version: HttpVersion, address: SocketAddr, body: &RequestBody) -> Self {
+        let is_http2 = self.uri.authority().is_some();
+        match version {
+            HttpVersion::Http1 if is_http2 => self.into_http1(body),
+            HttpVersion::Http2 if !is_http2 => self.into_http2(address),
+            HttpVersion::Http1 | HttpVersion::Http2 => self,
+        }
+    }
+
+    fn into_http1(mut self, body: &RequestBody) -> Self {
+        let authority = self.uri.authority().map(Authority::as_str);
+        let host = authority.and_then(|authority| HeaderValue::from_str(authority).ok());
+        if let Some(host) = host {
+            self.headers.insert(HOST, host);
+        }
+        let path = self.uri.path_and_query().cloned();
+        self.uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+        join_cookies(&mut self.headers);
+        if !body.is_end_stream() && !self.headers.contains_key(CONTENT_LENGTH) {
+            // hyper takes a GET for one without a body unless it is told.
+            let chunked = HeaderValue::from_static("chunked");
+            self.headers.insert(TRANSFER_ENCODING, chunked);
+        }
+        self
+    }
+
+    fn into_http2(mut self, address: SocketAddr) -> Self {
+        self.headers.remove(TRANSFER_ENCODING);
+        let host = self.headers.remove(HOST);
+        let named = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+        let authority = named.or_else(|| address.to_string().parse().ok());
+        let mut uri = std::mem::take(&mut self.uri).into_parts();
+        uri.scheme = Some(Scheme::HTTP);
+        uri.authority = authority;
+        uri.path_and_query
+            .get_or_insert(PathAndQuery::from_static("/"));
+        self.uri = Uri::from_parts(uri).unwrap_or_default();
+        self
+    }
+}
+
+/// HTTP/2 may split cookies over several fields, HTTP/1 may not (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let parts: Vec<_> = headers.get_all(COOKIE).iter().collect();
+    if parts.len() < 2 {
+        return;
+    }
+    let parts: Vec<_> = parts.into_iter().map(HeaderValue::as_bytes).collect();
+    // Joined, valid values are one.
+    if let Ok(joined) = HeaderValue::from_bytes(&parts.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
+}
