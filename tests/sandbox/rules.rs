@@ -52,6 +52,18 @@ async fn answered(
     .await
 }
 
+/// The client's access log has lines with a flag, at least so many: it is written after the answer.
+async fn logged(arena: &Arena<'_>, flag: &str, at_least: usize) -> anyhow::Result<()> {
+    eventually(DEADLINE, async || {
+        let log = arena.access_log("client")?;
+        let flags: Vec<_> = log.iter().map(|line| &line["response_flags"]).collect();
+        let found = flags.iter().filter(|found| **found == flag).count();
+        ensure!(found >= at_least, "{found} of {at_least} {flag}: {flags:?}");
+        Ok(())
+    })
+    .await
+}
+
 async fn a_route_picks_by_path_header_query_and_method(mesh: &Mesh) -> anyhow::Result<()> {
     let rules = r#"
   - matches:
@@ -97,16 +109,7 @@ async fn a_route_picks_by_path_header_query_and_method(mesh: &Mesh) -> anyhow::R
             "{call:?}: {answer}"
         );
     }
-    let flags: Vec<_> = arena
-        .access_log("client")?
-        .into_iter()
-        .map(|line| line["response_flags"].clone())
-        .collect();
-    ensure!(
-        flags.iter().filter(|flags| *flags == "NR").count() >= 3,
-        "{flags:?}"
-    );
-    Ok(())
+    logged(&arena, "NR", 3).await
 }
 
 async fn a_route_rewrites_redirects_and_changes_headers(mesh: &Mesh) -> anyhow::Result<()> {
@@ -168,12 +171,7 @@ async fn a_request_that_takes_too_long_is_answered_504(mesh: &Mesh) -> anyhow::R
         .app_call("client", &["http://shop:8080/?latency=1ms"])
         .await?;
     ensure!(quick["status"] == 200, "{quick}");
-    let log = arena.access_log("client")?;
-    ensure!(
-        log.iter().any(|line| line["response_flags"] == "UT"),
-        "{log:?}"
-    );
-    Ok(())
+    logged(&arena, "UT", 1).await
 }
 
 async fn a_service_without_endpoints_is_answered_503(mesh: &Mesh) -> anyhow::Result<()> {
@@ -196,11 +194,7 @@ spec: { selector: { app: nobody }, ports: [{ name: http, port: 8080 }] }
         !answer["headers"]["x-tulle-failed-hop"].is_null(),
         "{answer}"
     );
-    let log = arena.access_log("client")?;
-    ensure!(
-        log.iter().any(|line| line["response_flags"] == "UH"),
-        "{log:?}"
-    );
+    logged(&arena, "UH", 1).await?;
     let other = arena.app_call("client", &["http://shop:8080/"]).await?;
     ensure!(other["status"] == 200, "{other}");
     Ok(())
