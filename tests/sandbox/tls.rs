@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use tulle_tests::manifests::FILES;
-use tulle_tests::{Mesh, app, eventually};
+use tulle_tests::manifests::{FILES, Manifests};
+use tulle_tests::{App, Arena, Mesh, Ran, app, eventually};
 
 use crate::foreign::{nginx, nginx_of};
 use crate::proof::encrypted_connections;
@@ -57,58 +57,16 @@ async fn curl_verifies_the_certificate_of_nginx_through_the_mesh(
 async fn declared_tls_passes_by_the_name_that_the_client_asks_for(
     mesh: &Mesh,
 ) -> anyhow::Result<()> {
-    let ports = [("https-web", 8443), ("tls", 9443)];
-    let keys = ["one", "two"].map(|name| {
-        let key = rcgen::generate_simple_self_signed([format!("{name}.test")]);
-        key.map(|key| (name, key))
-    });
-    let (mut servers, mut files) = (Vec::new(), Vec::new());
-    for made in keys {
-        let (name, key) = made?;
-        servers.push(format!(
-            "listen 8443 ssl;\nlisten 9443 ssl;\nserver_name {name}.test;\nssl_certificate {FILES}/{name}.crt;\n\
-             ssl_certificate_key {FILES}/{name}.key;\n\
-             location / {{ return 200 \"{name} $ssl_server_name $server_port $server_protocol\\n\"; }}"
-        ));
-        files.push((format!("{name}.crt"), key.cert.pem()));
-        files.push((format!("{name}.key"), key.signing_key.serialize_pem()));
-    }
-    let mut server = nginx_of("secure", &[&servers[0], &servers[1]]);
-    for (name, port) in ports {
-        server = server.port(name, port, port);
-    }
-    let mut client = app("client");
-    for (name, text) in files {
-        server = server.file(&name, text.clone());
-        client = client.file(&name, text);
-    }
-    let arena = mesh.apply("tls-declared", server + client).await?;
-    for (_, port) in ports {
+    let arena = mesh.apply("tls-declared", two_names()?).await?;
+    for port in [8443, 9443] {
         for (name, other) in [("one", "two"), ("two", "one")] {
-            let fetch = async |certificate: &str| {
-                let ca = format!("{FILES}/{certificate}.crt");
-                let url = format!("https://{name}.test:{port}/");
-                let to = format!("{name}.test:{port}:secure:{port}");
-                let argv = [
-                    "curl",
-                    "-sS",
-                    "--max-time",
-                    "15",
-                    "--connect-to",
-                    &to,
-                    "--cacert",
-                    &ca,
-                    &url,
-                ];
-                arena.exec("client", argv).await
-            };
-            let out = fetch(name).await?.ok()?;
+            let out = fetch(&arena, name, port, name).await?.ok()?;
             ensure!(
                 out == format!("{name} {name}.test {port} HTTP/1.1\n"),
                 "{out}"
             );
             // The certificate is the server's own: that of another name is not good enough.
-            let ran = fetch(other).await?;
+            let ran = fetch(&arena, name, port, other).await?;
             ensure!(
                 ran.status == 60,
                 "verified with the wrong certificate: {ran}"
@@ -116,4 +74,50 @@ async fn declared_tls_passes_by_the_name_that_the_client_asks_for(
         }
     }
     encrypted_connections(&arena, "secure", 8).await
+}
+
+/// One server with two names, each with a certificate of its own, and a client that has both certificates.
+fn two_names() -> anyhow::Result<Manifests> {
+    let mut servers = Vec::new();
+    let mut client = app("client");
+    let mut files = Vec::new();
+    for name in ["one", "two"] {
+        let key = rcgen::generate_simple_self_signed([format!("{name}.test")])?;
+        servers.push(format!(
+            "listen 8443 ssl;\nlisten 9443 ssl;\nserver_name {name}.test;\nssl_certificate {FILES}/{name}.crt;\n\
+             ssl_certificate_key {FILES}/{name}.key;\n\
+             location / {{ return 200 \"{name} $ssl_server_name $server_port $server_protocol\\n\"; }}"
+        ));
+        let certificate = (format!("{name}.crt"), key.cert.pem());
+        client = client.file(&certificate.0, certificate.1.clone());
+        files.extend([
+            certificate,
+            (format!("{name}.key"), key.signing_key.serialize_pem()),
+        ]);
+    }
+    let servers: Vec<_> = servers.iter().map(String::as_str).collect();
+    let server = nginx_of("secure", &servers)
+        .port("https-web", 8443, 8443)
+        .port("tls", 9443, 9443);
+    let add = |server: App, (name, text): (String, String)| server.file(&name, text);
+    Ok(files.into_iter().fold(server, add) + client)
+}
+
+/// Asks the server for a name; its certificate must be this one.
+async fn fetch(arena: &Arena<'_>, name: &str, port: u16, certificate: &str) -> anyhow::Result<Ran> {
+    let ca = format!("{FILES}/{certificate}.crt");
+    let url = format!("https://{name}.test:{port}/");
+    let to = format!("{name}.test:{port}:secure:{port}");
+    let argv = [
+        "curl",
+        "-sS",
+        "--max-time",
+        "15",
+        "--connect-to",
+        &to,
+        "--cacert",
+        &ca,
+        &url,
+    ];
+    arena.exec("client", argv).await
 }

@@ -12,7 +12,6 @@ use crate::sandbox::SandboxArgs;
 #[command(
     name = "tulle",
     version,
-    about,
     propagate_version = true,
     arg_required_else_help = true
 )]

@@ -23,17 +23,13 @@ use crate::output;
 const GRACE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "\
-It needs Linux with network namespaces and nf_tables, as root or with unprivileged user namespaces. Everything lives in
-namespaces of its own and ends with the command.
-
-Exit status 0 only if every step held.")]
+#[command(after_help = help())]
 pub(crate) struct DemoArgs {
     /// Leave it running after the last step, and print commands to try
     #[arg(long)]
     keep: bool,
     /// How to say what happened
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
     /// Run only the steps whose names contain this; may be repeated
     #[arg(long, value_name = "NAME")]
@@ -46,6 +42,16 @@ enum Format {
     Text,
     /// For machines: one JSON document at the end
     Json,
+}
+
+fn help() -> String {
+    format!(
+        "Steps: {}.\n\n\
+         It needs Linux with network namespaces and nf_tables, as root or with unprivileged user namespaces. \
+         Everything lives in namespaces of its own and ends with the command.\n\n\
+         Exit status 0 only if every step held.",
+        steps::ALL.map(|step| step.name).join(", ")
+    )
 }
 
 /// Runs the demo. Call it before the process has a second thread: it moves into namespaces of its own.

@@ -24,7 +24,7 @@ Examples:
   tulle sandbox logs shop/client -c tulle-proxy  what the sidecar says
   tulle sandbox down                             end it, as Ctrl-C does
 
-It needs Linux with network namespaces and nf_tables, as root or with unprivileged user namespaces. Containers run
+It needs Linux with network namespaces and nf_tables, as root or with unprivileged user namespaces. Containers run \
 programs of this machine; images are not pulled.")]
 pub(crate) struct SandboxArgs {
     #[command(subcommand)]
@@ -35,8 +35,8 @@ pub(crate) struct SandboxArgs {
 pub(crate) enum SandboxCommand {
     /// Run a directory of manifests as a mesh on this machine, until Ctrl-C
     #[command(after_help = "\
-Pods, Deployments, StatefulSets, Services and ConfigMaps run here; routes and policies go to the control plane, which
-reads the same files. Edit a file, and the mesh follows. Everything lives in namespaces of its own and ends with the
+Pods, Deployments, StatefulSets, Services and ConfigMaps run here; routes and policies go to the control plane, which \
+reads the same files. Edit a file, and the mesh follows. Everything lives in namespaces of its own and ends with the \
 command.
 
 Examples:

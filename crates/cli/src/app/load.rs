@@ -33,7 +33,7 @@ Examples:
   tulle app load --url grpc://ledger:9000 --rate 50
   tulle app load --url tcp://greeter:2525 --server-first --rate 20
 
-Prints a JSON line each second and a summary at the end, also after SIGTERM: what was sent, what failed and why,
+Prints a JSON line each second and a summary at the end, also after SIGTERM: what was sent, what failed and why, \
 latency from when each request was due, and which versions and pods answered.
 Each request carries an id, ID-PREFIX-N: ask the apps for `/counts?prefix=ID-PREFIX` to see what was processed twice.")]
 pub(crate) struct LoadArgs {

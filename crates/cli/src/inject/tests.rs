@@ -1,3 +1,5 @@
+//! Documents in, documents out: what gets a sidecar, what is left alone, what is refused.
+
 use clap::Parser;
 
 use super::*;

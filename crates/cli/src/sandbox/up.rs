@@ -112,17 +112,21 @@ async fn announce(sandbox: &Sandbox) {
         }
     }
     let pods = sandbox.pods();
+    let ready = match pods.len() {
+        0 => "There are no pods yet.".to_owned(),
+        1 => "The pod is ready.".to_owned(),
+        count => format!("{count} pods are ready."),
+    };
     let example = pods
         .first()
         .map_or_else(|| "NAMESPACE/POD".to_owned(), |pod| pod.key.to_string());
     let tulle = output::program();
     anstream::eprintln!(
-        "\n{GOOD}{} pods are ready.{GOOD:#} Edit the manifests, and the mesh follows; Ctrl-C ends it.\n\
+        "\n{GOOD}{ready}{GOOD:#} Edit the manifests, and the mesh follows; Ctrl-C ends it.\n\
          In another terminal:\n\n  \
          {tulle} sandbox status\n  \
          {tulle} sandbox logs {example}\n  \
-         {tulle} sandbox exec {example} -- tulle app call http://SERVICE/\n",
-        pods.len()
+         {tulle} sandbox exec {example} -- tulle app call http://SERVICE/\n"
     );
     std::future::pending().await
 }

@@ -1,3 +1,5 @@
+//! The client against the echo workload, and against nobody.
+
 use clap::Parser;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The load generator against the echo workload: what it counts, and when it ends.
+
 use clap::Parser;
 use serde_json::{Value, json};
 

@@ -1,3 +1,5 @@
+//! The echo workload over real sockets, and the harness by which the other commands are tested against it.
+
 use clap::Parser;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
