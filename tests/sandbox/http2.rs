@@ -12,6 +12,7 @@ tulle_tests::cases! {
     http1_is_detected_on_an_undeclared_port;
     http2_is_detected_on_an_undeclared_port;
     nghttp_gets_several_streams_from_nginx ["nghttp", "nginx"];
+    an_http1_client_reaches_an_app_that_declares_http2 ["curl", "nginx"];
     trailers_pass_between_nghttp_and_nghttpd ["nghttp", "nghttpd"];
 }
 
@@ -50,6 +51,20 @@ async fn http2_is_detected_on_an_undeclared_port(mesh: &Mesh) -> anyhow::Result<
         "{answer}"
     );
     encrypted_requests(&arena, "web", 1).await
+}
+
+async fn an_http1_client_reaches_an_app_that_declares_http2(mesh: &Mesh) -> anyhow::Result<()> {
+    let server =
+        "listen 8080 http2;\nlocation / { return 200 \"$server_protocol $request_method $host\"; }";
+    let web = nginx("web", server).port("http2", 8080, 8080);
+    let arena = mesh.apply("http2-from-http1", web + app("client")).await?;
+    for (method, options) in [("GET", &[][..]), ("POST", &["--data", "some"][..])] {
+        let argv = ["curl", "-sS", "--http1.1", "-w", " %{http_version}"].iter();
+        let argv = argv.chain(options).chain(&["http://web:8080/"]).copied();
+        let out = arena.exec("client", argv).await?.ok()?;
+        ensure!(out == format!("HTTP/2.0 {method} web 1.1"), "{out}");
+    }
+    encrypted_requests(&arena, "web", 2).await
 }
 
 async fn nghttp_gets_several_streams_from_nginx(mesh: &Mesh) -> anyhow::Result<()> {
