@@ -46,6 +46,8 @@ Environment, optional:
   TULLE_ACCESS_LOG       json (default) or off
   TULLE_WORKERS          number of data-path workers
   TULLE_DRAIN_DEADLINE   how long a drain may take, such as 25s
+  TULLE_REQUEST_HEAD_TIMEOUT
+                         how long the head of an HTTP/1 request may take, 30s if not said
   TULLE_DISCOVERY        on-demand (default) or wildcard
   TULLE_UNDISCOVERED     refuse (default) or passthrough
   TULLE_APP_PROBES       the app's own probes by rewritten path, as JSON
@@ -203,6 +205,7 @@ mod tests {
             variables::ACCESS_LOG,
             variables::WORKERS,
             variables::DRAIN_DEADLINE,
+            variables::REQUEST_HEAD_TIMEOUT,
             variables::MARK_SOCKETS,
             variables::DISCOVERY,
             variables::UNDISCOVERED,

@@ -23,6 +23,8 @@ pub struct Settings {
     pub workers: usize,
     /// How long a drain may take.
     pub drain_deadline: Duration,
+    /// How long the head of an HTTP/1 request may take, from its first byte to its last.
+    pub request_head_timeout: Duration,
     /// Mark for the proxy's own sockets, where it cannot have a uid of its own.
     pub socket_mark: Option<u32>,
     /// Whether connections to destinations that the control plane did not answer for pass through unencrypted.
@@ -34,6 +36,7 @@ impl Default for Settings {
         Self {
             workers: 1,
             drain_deadline: Duration::from_secs(25),
+            request_head_timeout: Duration::from_secs(30),
             socket_mark: None,
             passthrough_undiscovered: false,
         }
@@ -118,6 +121,9 @@ fn settings(env: &Env) -> Settings {
         drain_deadline: env
             .duration(variables::DRAIN_DEADLINE)
             .unwrap_or(default.drain_deadline),
+        request_head_timeout: env
+            .duration(variables::REQUEST_HEAD_TIMEOUT)
+            .unwrap_or(default.request_head_timeout),
         socket_mark: or(env, variables::MARK_SOCKETS, || false).then_some(PROXY_MARK),
         passthrough_undiscovered: !choose(env, variables::UNDISCOVERED, "refuse", "passthrough"),
     }
@@ -193,11 +199,16 @@ mod tests {
             (variables::DISCOVERY, "wildcard"),
             (variables::UNDISCOVERED, "passthrough"),
             (variables::DRAIN_DEADLINE, "3s"),
+            (variables::REQUEST_HEAD_TIMEOUT, "7s"),
         ];
         let startup =
             Startup::from_env(Env::from_pairs(REQUIRED.into_iter().chain(chosen))).unwrap();
         assert_eq!(startup.settings.socket_mark, Some(PROXY_MARK));
         assert_eq!(startup.settings.drain_deadline, Duration::from_secs(3));
+        assert_eq!(
+            startup.settings.request_head_timeout,
+            Duration::from_secs(7)
+        );
         assert!(
             !startup.access_log && startup.wildcard && startup.settings.passthrough_undiscovered
         );

@@ -144,6 +144,8 @@ pub mod variables {
     pub const WORKERS: &str = "TULLE_WORKERS";
     /// How long a drain may take, such as `25s`.
     pub const DRAIN_DEADLINE: &str = "TULLE_DRAIN_DEADLINE";
+    /// How long the head of an HTTP/1 request may take, such as `30s`.
+    pub const REQUEST_HEAD_TIMEOUT: &str = "TULLE_REQUEST_HEAD_TIMEOUT";
     /// Marks the proxy's sockets instead of relying on its uid (rootless sandbox only): `true` or `false`.
     pub const MARK_SOCKETS: &str = "TULLE_MARK_SOCKETS";
     /// `on-demand` (default) or `wildcard`.

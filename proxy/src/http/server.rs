@@ -49,9 +49,14 @@ where
     let connection = Connection::new(worker, downstream, version);
     match version {
         HttpVersion::Http1 => {
-            let (io, gate) = Guard::new(Linger::new(io));
+            let patience = connection.worker.settings.request_head_timeout;
+            let (io, gate) = Guard::new(Linger::new(io), patience);
             let connection = Owned(Rc::new(connection));
-            serve_http1(&connection.0, TokioIo::new(io), gate).await?;
+            let served = serve_http1(&connection.0, TokioIo::new(io), gate.clone()).await;
+            if gate.is_late() {
+                refuse_late(&connection.0, patience);
+            }
+            served?;
             if let Some(tunnel) = connection.0.take_tunnel() {
                 Box::pin(tunnel.run(&connection.0)).await;
             }
@@ -59,6 +64,20 @@ where
         }
         HttpVersion::Http2 => serve_http2(Rc::new(connection), TokioIo::new(io)).await,
     }
+}
+
+/// Tells who holds a connection with a head that does not end.
+fn refuse_late(connection: &Connection, patience: Duration) {
+    let downstream = &connection.downstream;
+    tracing::info!(
+        client.addr = %downstream.peer,
+        client.id = downstream.peer_id().map(tracing::field::display),
+        server.addr = %downstream.original_dst,
+        limit = ?patience,
+        "refused: the head of a request took too long"
+    );
+    let connections = &connection.worker.connections;
+    connections.refuse(downstream.direction, "slow_head");
 }
 
 /// The connection as its task owns it: when that ends early, a tunnel that never began ends with it.

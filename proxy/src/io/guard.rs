@@ -7,18 +7,23 @@
 //!
 //! After a request that may switch protocols nothing more is given to hyper until its answer is known, because only the
 //! answer says what the bytes that follow are. [`Gate`] is where the answer is announced.
+//!
+//! A head that has begun has to end in time; an idle connection may stay idle. hyper's own timer does not tell the two
+//! apart.
 
 mod scan;
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
 use scan::{Scan, Scanner};
 
@@ -26,6 +31,9 @@ use scan::{Scan, Scanner};
 /// only when two line feeds seem to end it; its parser of chunk lines ignores the first inside an extension and refuses
 /// the second.
 const POISON: &[u8] = b"\0\n\n";
+/// What a client gets whose head took too long (RFC 9110, 15.5.9).
+const TOO_LATE: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 /// Bytes kept while an answer decides what they are; the client has to wait with more.
 const MAX_HELD: usize = 16 * 1024;
 
@@ -33,7 +41,7 @@ const UNDECIDED: u8 = 0;
 const DECLINED: u8 = 1;
 const SWITCHED: u8 = 2;
 
-/// Announces answers to requests that asked for another protocol.
+/// Announces answers to requests that asked for another protocol, and tells whether a head was too late.
 #[derive(Clone, Debug)]
 pub struct Gate(Arc<Shared>);
 
@@ -41,6 +49,7 @@ pub struct Gate(Arc<Shared>);
 struct Shared {
     answer: AtomicU8,
     reader: AtomicWaker,
+    late: AtomicBool,
 }
 
 impl Gate {
@@ -53,6 +62,12 @@ impl Gate {
         );
         self.0.reader.wake();
     }
+
+    /// Whether the connection was given up because a head took too long.
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        self.0.late.load(Ordering::Relaxed)
+    }
 }
 
 /// A byte stream of which hyper sees only HTTP/1 messages that leave no doubt.
@@ -64,6 +79,18 @@ pub struct Guard<I> {
     /// Read, but not given on yet.
     held: BytesMut,
     gate: Gate,
+    /// How long a head may take.
+    patience: Duration,
+    wait: Option<Wait>,
+    /// Whether something was written that is perhaps not on the wire yet.
+    unflushed: bool,
+}
+
+/// The wait for the rest of a head.
+#[derive(Debug)]
+struct Wait {
+    head: u32,
+    until: Pin<Box<Sleep>>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -79,12 +106,13 @@ enum State {
 }
 
 impl<I> Guard<I> {
-    /// Guards a stream that begins with an HTTP/1 request.
+    /// Guards a stream that begins with an HTTP/1 request. A head may take `patience` from its first byte to its last.
     #[must_use]
-    pub fn new(inner: I) -> (Self, Gate) {
+    pub fn new(inner: I, patience: Duration) -> (Self, Gate) {
         let shared = Shared {
             answer: AtomicU8::new(UNDECIDED),
             reader: AtomicWaker::new(),
+            late: AtomicBool::new(false),
         };
         let gate = Gate(Arc::new(shared));
         let guard = Self {
@@ -93,6 +121,9 @@ impl<I> Guard<I> {
             state: State::Scanning,
             held: BytesMut::new(),
             gate: gate.clone(),
+            patience,
+            wait: None,
+            unflushed: false,
         };
         (guard, gate)
     }
@@ -121,7 +152,7 @@ impl<I> Guard<I> {
     }
 }
 
-impl<I: AsyncRead + Unpin> Guard<I> {
+impl<I: AsyncRead + AsyncWrite + Unpin> Guard<I> {
     fn poll_scanned(
         &mut self,
         cx: &mut Context<'_>,
@@ -129,12 +160,40 @@ impl<I: AsyncRead + Unpin> Guard<I> {
     ) -> Poll<io::Result<()>> {
         let start = buf.filled().len();
         if self.held.is_empty() {
-            ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+            let read = Pin::new(&mut self.inner).poll_read(cx, buf)?;
+            if read.is_pending() {
+                return self.poll_late(cx);
+            }
         } else {
             give(&mut self.held, buf);
         }
         self.scan(buf, start);
         Poll::Ready(Ok(()))
+    }
+
+    /// There is nothing to read: for how much longer, if a head is open. hyper reads only between messages, so no answer
+    /// is under way when the time is up, except one that the client does not take.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(head) = self.scanner.open_head() else {
+            self.wait = None;
+            return Poll::Pending;
+        };
+        let wait = match &mut self.wait {
+            Some(wait) if wait.head == head => wait,
+            wait => wait.insert(Wait {
+                head,
+                until: Box::pin(tokio::time::sleep(self.patience)),
+            }),
+        };
+        ready!(wait.until.as_mut().poll(cx));
+        self.gate.0.late.store(true, Ordering::Relaxed);
+        self.state = State::Refused(Bytes::new());
+        if !self.unflushed {
+            // A few bytes to an idle socket: what it does not take at once is not worth waiting for.
+            let _ = Pin::new(&mut self.inner).poll_write(cx, TOO_LATE);
+            let _ = Pin::new(&mut self.inner).poll_flush(cx);
+        }
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// Waits for the answer; holds on to what the client sends meanwhile, and notices if it leaves.
@@ -168,7 +227,7 @@ fn give(from: &mut impl Buf, to: &mut ReadBuf<'_>) {
     from.advance(length);
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Guard<I> {
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<I> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -210,7 +269,9 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Guard<I> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write(cx, buf)
+        let this = self.get_mut();
+        this.unflushed = true;
+        Pin::new(&mut this.inner).poll_write(cx, buf)
     }
 
     #[inline]
@@ -219,7 +280,9 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Guard<I> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        this.unflushed = true;
+        Pin::new(&mut this.inner).poll_write_vectored(cx, bufs)
     }
 
     #[inline]
@@ -229,7 +292,10 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Guard<I> {
 
     #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.inner).poll_flush(cx);
+        this.unflushed = flushed.is_pending();
+        flushed
     }
 
     #[inline]

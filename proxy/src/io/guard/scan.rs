@@ -25,6 +25,8 @@ pub(super) enum Scan {
 #[derive(Debug, Default)]
 pub(super) struct Scanner {
     expect: Expect,
+    /// Messages that have ended.
+    messages: u32,
     /// The beginning of a line whose end has not come yet.
     line: Vec<u8>,
     head: Head,
@@ -66,6 +68,16 @@ struct Head {
 type Judged<T> = Result<T, &'static str>;
 
 impl Scanner {
+    /// The number of the message whose head has begun, but not ended.
+    pub(super) fn open_head(&self) -> Option<u32> {
+        let open = match self.expect {
+            Expect::RequestLine => !self.line.is_empty(),
+            Expect::Field => true,
+            _ => false,
+        };
+        open.then_some(self.messages)
+    }
+
     pub(super) fn scan(&mut self, bytes: &[u8]) -> Scan {
         let mut at = 0;
         while at < bytes.len() {
@@ -101,7 +113,10 @@ impl Scanner {
             };
             self.expect = match next {
                 Next::Expect(expect) => expect,
-                Next::Message => Expect::RequestLine,
+                Next::Message => {
+                    self.messages = self.messages.wrapping_add(1);
+                    Expect::RequestLine
+                }
             };
             if matches!(next, Next::Message) && self.head.switches {
                 return Scan::Wait { at };

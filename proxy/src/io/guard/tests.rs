@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
 use super::*;
 
+const PATIENCE: Duration = Duration::from_secs(30);
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// Why a stream that comes in pieces of `size` bytes is refused, if it is.
@@ -124,7 +125,7 @@ fn only_messages_that_leave_no_doubt_pass() {
 /// Serves what a client sends, `size` bytes at a time, and returns what it gets back.
 async fn exchange(stream: &[u8], size: usize) -> String {
     let (mut client, server) = duplex(64 * 1024);
-    let (guard, gate) = Guard::new(server);
+    let (guard, gate) = Guard::new(server, PATIENCE);
     let service = service_fn(move |request: Request<Incoming>| {
         let gate = gate.clone();
         async move {
@@ -231,7 +232,7 @@ async fn a_declined_upgrade_is_followed_by_ordinary_requests_that_are_looked_at(
 async fn after_a_switch_every_byte_passes() {
     let upgrade = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n";
     let (mut client, server) = duplex(1024);
-    let (mut guard, gate) = Guard::new(server);
+    let (mut guard, gate) = Guard::new(server, PATIENCE);
     client.write_all(upgrade).await.unwrap();
     client.write_all(b"\x81\0\n\n").await.unwrap();
     let mut head = vec![0; upgrade.len()];
@@ -245,6 +246,79 @@ async fn after_a_switch_every_byte_passes() {
     let (read, ()) = tokio::join!(guard.read_exact(&mut rest), answering);
     read.unwrap();
     assert_eq!(&rest, b"\x81\0\n\n\r\r");
+}
+
+/// Writes pieces of a stream with pauses between them to a server behind a guard. Returns what came back within a day,
+/// and how long that took.
+async fn paced(pieces: &[(&str, u64)]) -> (String, Duration) {
+    let (mut client, server) = duplex(1024);
+    let (guard, gate) = Guard::new(server, PATIENCE);
+    let echo = service_fn(|request: Request<Incoming>| async {
+        Ok::<_, hyper::Error>(Response::new(request.into_body()))
+    });
+    let serving = async {
+        let served = http1::Builder::new()
+            .half_close(true)
+            .serve_connection(TokioIo::new(guard), echo)
+            .await;
+        assert_eq!(served.is_err(), gate.is_late());
+    };
+    let begun = tokio::time::Instant::now();
+    let talking = async move {
+        for (piece, pause) in pieces {
+            if client.write_all(piece.as_bytes()).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(*pause)).await;
+        }
+        let _ = client.shutdown().await;
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let ended = async {
+        serving.await;
+        begun.elapsed()
+    };
+    let (answer, took) = tokio::join!(talking, ended);
+    (answer, took)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_takes_too_long_is_answered_408() {
+    let slow = GET
+        .split_inclusive('\n')
+        .map(|line| (line, 14))
+        .collect::<Vec<_>>();
+    let (answer, took) = paced(&slow).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200"),
+        "28 seconds are fine: {answer}"
+    );
+    let dripped: Vec<_> = (0..GET.len()).map(|at| (&GET[at..=at], 2)).collect();
+    let (answer, took_dripped) = paced(&dripped).await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert_eq!(took_dripped, PATIENCE, "however often a byte comes");
+    assert!(took > PATIENCE);
+    let second = [(GET, 100), ("GET / HT", 100)];
+    let (answer, took) = paced(&second).await;
+    assert_eq!(seen(&answer).0, ["200", "408"]);
+    assert_eq!(
+        took,
+        Duration::from_secs(100) + PATIENCE,
+        "from its own first byte"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_connections_and_slow_bodies_may_take_their_time() {
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n";
+    let idle = [(GET, 3_600), (GET, 3_600), ("", 0)];
+    let body = [(head, 3_600), ("ab", 3_600), ("cd", 0)];
+    for (pieces, answers) in [(&idle, 2), (&body, 1)] {
+        let (answer, _) = paced(pieces).await;
+        assert_eq!(seen(&answer).0, vec!["200"; answers], "{answer}");
+    }
 }
 
 proptest! {
