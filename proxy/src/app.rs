@@ -41,6 +41,9 @@ pub fn run(env: Env) -> anyhow::Result<()> {
     let trace = trace::init(&startup.log, trace::Format::default())?;
     let files = net::raise_file_limit();
     let listeners = Listeners::bind()?;
+    if let Some(mark) = startup.settings.socket_mark {
+        net::check_mark(mark)?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(2)

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tulle_runtime::names::alpn;
 
-use crate::admission::{Policy, becomes_forbidden};
+use crate::admission::{self, Policy};
 use crate::conn::{Direction, Downstream, HttpVersion, Security};
 use crate::detect::{self, Carries, Hello, SILENCE, detect};
 use crate::handover::serve_http;
@@ -101,7 +101,10 @@ async fn look(
         return Ok(carries);
     }
     // A peer that is merely slow must not be taken for a silent one: its ClientHello would reach the app.
-    let app = dial(&worker.settings, app, Reach::App).await?;
+    // An app that cannot be reached is told on by whoever wants to hand it the connection.
+    let Ok(app) = dial(&worker.settings, app, Reach::App).await else {
+        return Ok(Carries::Opaque);
+    };
     let (mut client_byte, mut app_byte) = ([0; 1], [0; 1]);
     let either = async {
         tokio::select! {
@@ -177,8 +180,8 @@ async fn to_app(client: IoStream, downstream: &Downstream, worker: &Worker) {
             return reset(client.tcp());
         }
     };
-    let forbidden = becomes_forbidden(worker, downstream);
-    let (moved, ended) = tcp::carry(worker, record, client, app.into(), forbidden).await;
+    let ends = admission::ends(worker, downstream, false);
+    let (moved, ended) = tcp::carry(worker, record, client, app.into(), ends).await;
     tracing::debug!(
         client.addr = %downstream.peer,
         client.id = downstream.peer_id().map(tracing::field::display),

@@ -99,6 +99,24 @@ pub fn reset(tcp: &TcpStream) {
     let _ = SockRef::from(tcp).set_linger(Some(std::time::Duration::ZERO));
 }
 
+/// Why the proxy's sockets cannot be told from the app's.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "could not mark a socket ({0}); give the sidecar the capability NET_ADMIN, or a user id of its own and no \
+     TULLE_MARK_SOCKETS"
+)]
+pub struct MarkError(io::Error);
+
+/// Makes sure that sockets can be marked, before every connection fails for it.
+///
+/// # Errors
+///
+/// When they cannot.
+pub fn check_mark(mark: u32) -> Result<(), MarkError> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).map_err(MarkError)?;
+    socket.set_mark(mark).map_err(MarkError)
+}
+
 /// Raises the number of files that this process may open to what the system allows, and returns it.
 pub fn raise_file_limit() -> u64 {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {

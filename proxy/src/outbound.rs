@@ -9,14 +9,15 @@ use bytes::BytesMut;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::admission;
+use crate::config::Resolution;
 use crate::config::listener::{OutboundListener, Protocol, TcpRoute};
-use crate::config::{Lookup, Resolution, Snapshot};
 use crate::conn::{Direction, Downstream, HttpVersion, Security};
 use crate::detect::{self, Carries, SILENCE, detect};
 use crate::handover::serve_http;
 use crate::io::{IoStream, Transport};
 use crate::net::{Captured, Reach, dial, reset};
-use crate::tcp::{self, Moved};
+use crate::tcp::{self, Moved, RelayError};
 use crate::telemetry::{ConnectionRecord, ResponseFlag};
 use crate::worker::Worker;
 
@@ -139,7 +140,7 @@ async fn pass_through(client: IoStream, downstream: &Downstream, worker: &Worker
     .await
     {
         Ok(Ok(server)) => {
-            let joins = becomes_mtls(worker, destination);
+            let joins = admission::ends(worker, downstream, true);
             let ended = tcp::carry(worker, record, client, server.into(), joins).await;
             report(downstream, "passthrough", destination, ended);
         }
@@ -165,41 +166,11 @@ async fn pass_through(client: IoStream, downstream: &Downstream, worker: &Worker
     }
 }
 
-/// Resolves when plaintext to a destination is no longer what its sidecar expects.
-async fn becomes_mtls(worker: &Worker, destination: SocketAddr) -> &'static str {
-    let mut changed = worker.config.changed();
-    let _in_use = worker.config.hold(destination);
-    loop {
-        if is_mtls(&worker.config.load(), destination) {
-            return "the destination has joined the mesh";
-        }
-        if changed.changed().await.is_err() {
-            return std::future::pending().await;
-        }
-    }
-}
-
-fn is_mtls(snapshot: &Snapshot, destination: SocketAddr) -> bool {
-    let Some(Lookup::Known(listener)) = snapshot.outbound.get(&destination) else {
-        return false;
-    };
-    let (Protocol::Tcp(route) | Protocol::Detect { tcp: route, .. }) = &listener.protocol else {
-        return true;
-    };
-    let clusters = route
-        .clusters
-        .iter()
-        .filter_map(|(name, _)| snapshot.cluster(name));
-    clusters
-        .flat_map(|cluster| cluster.endpoints.iter())
-        .any(|endpoint| endpoint.mtls.is_some())
-}
-
 fn report(
     downstream: &Downstream,
     cluster: &str,
     endpoint: SocketAddr,
-    (moved, ended): (Moved, io::Result<()>),
+    (moved, ended): (Moved, Result<(), RelayError>),
 ) {
     tracing::debug!(
         client.addr = %downstream.peer,

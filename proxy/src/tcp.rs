@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::time::timeout;
 use tulle_runtime::names::alpn;
 
-pub use relay::{IDLE, Moved, relay};
+pub use relay::{IDLE, Moved, RelayError, relay};
 
 use crate::balance::{self, ActiveGuard};
 use crate::config::listener::TcpRoute;
@@ -173,14 +173,16 @@ pub async fn carry(
     mut client: IoStream,
     mut server: IoStream,
     stop: impl Future<Output = &'static str>,
-) -> (Moved, io::Result<()>) {
+) -> (Moved, Result<(), RelayError>) {
     let session = worker.telemetry.connection_opened(&record);
     let tally = |received, sent| {
         session.received(received);
         session.sent(sent);
     };
     let (moved, ended) = relay(&mut client, &mut server, tally, stop).await;
-    if ended.is_err() {
+    if let Err(error) = &ended {
+        record.flags.insert(error.flag());
+        record.details = error.details();
         reset(client.tcp());
         reset(server.tcp());
     }

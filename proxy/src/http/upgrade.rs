@@ -4,10 +4,9 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::exchange::{Connection, Exchange};
-use crate::admission::becomes_forbidden;
+use crate::admission;
 use crate::balance::ActiveGuard;
 use crate::tcp;
-use crate::telemetry::ResponseFlag;
 
 /// What is left of an HTTP/1 connection whose client and upstream speak another protocol from now on.
 #[derive(Debug)]
@@ -46,15 +45,16 @@ impl Tunnel {
             }
         };
         let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-        let forbidden = becomes_forbidden(&connection.worker, &connection.downstream);
-        let (moved, ended) = tcp::relay(&mut client, &mut upstream, |_, _| {}, forbidden).await;
+        let (worker, downstream) = (&connection.worker, &connection.downstream);
+        let passes_through = self.exchange.record.endpoint.is_none();
+        let stop = admission::ends(worker, downstream, passes_through);
+        let (moved, ended) = tcp::relay(&mut client, &mut upstream, |_, _| {}, stop).await;
         let record = &mut self.exchange.record;
         record.bytes_sent = moved.received;
         if let Err(error) = ended {
             tracing::debug!(%error, "upgraded connection ended");
-            record
-                .flags
-                .insert(ResponseFlag::UpstreamConnectionTermination);
+            record.flags.insert(error.flag());
+            record.details = error.details();
         }
         self.exchange.report();
     }

@@ -11,7 +11,7 @@ use tulle_runtime::drain::{self, Drain};
 use super::*;
 use crate::config::cluster::{Discovery, Health, LbPolicy, PeerIdentity};
 use crate::config::store::ConfigWriter;
-use crate::config::{Cluster, Config, Endpoint, InboundListener, InboundPort};
+use crate::config::{Cluster, Config, Endpoint, InboundListener, InboundPort, Lookup, Snapshot};
 use crate::inbound;
 use crate::settings::Settings;
 use crate::telemetry::{ConnectionRecord, ResponseFlag};
@@ -366,6 +366,65 @@ async fn an_unknown_destination_passes_until_it_joins_the_mesh() {
         });
         let error = client.read(&mut line).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_broke_an_opaque_connection_is_told() {
+    local(async {
+        let (app, address) = listen().await;
+        let mut snapshot = Snapshot::default();
+        snapshot.outbound.insert(address, Lookup::Unknown);
+        let sidecar = Sidecar::new(Ca::new().identity("web"), snapshot);
+        for (the_client, flag) in [
+            (true, ResponseFlag::DownstreamConnectionTermination),
+            (false, ResponseFlag::UpstreamConnectionTermination),
+        ] {
+            let (listener, captured) = listen().await;
+            capture(
+                listener,
+                address,
+                Direction::Outbound,
+                sidecar.worker.clone(),
+            );
+            let mut client = TcpStream::connect(captured).await.unwrap();
+            client.write_all(b"!").await.unwrap();
+            let (mut server, _) = app.accept().await.unwrap();
+            server.read_exact(&mut [0; 1]).await.unwrap();
+            let (broken, _whole) = if the_client {
+                (client, server)
+            } else {
+                (server, client)
+            };
+            reset(&broken);
+            drop(broken);
+            let record = sidecar.connection().await;
+            assert!(record.flags.contains(flag), "{record:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_app_that_does_not_listen_is_told_on_and_not_its_client() {
+    local(async {
+        let (nobody, app) = listen().await;
+        drop(nobody);
+        let mesh = mesh(&Ca::new(), app, true, None).await;
+        let mut silent = TcpStream::connect(mesh.server_address).await.unwrap();
+        let error = silent.read(&mut [0; 1]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        let record = mesh.server_side.connection().await;
+        assert!(
+            record
+                .flags
+                .contains(ResponseFlag::UpstreamConnectionFailure)
+        );
+        assert_eq!(
+            (record.upstream, record.details),
+            (Some(app), "connect_failure")
+        );
     })
     .await;
 }

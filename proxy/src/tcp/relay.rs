@@ -15,6 +15,8 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 
+use crate::telemetry::ResponseFlag;
+
 /// Bytes read at a time, at most.
 const PIECE: usize = 64 * 1024;
 /// A connection on which nothing moved for so long is closed.
@@ -22,6 +24,47 @@ pub const IDLE: Duration = Duration::from_secs(3600);
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; PIECE].into_boxed_slice());
+}
+
+/// Why a relay ended before both ends had said all they had to say.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// The client's side broke.
+    #[error("the client's connection broke")]
+    Client(#[source] io::Error),
+    /// The server's side broke.
+    #[error("the server's connection broke")]
+    Server(#[source] io::Error),
+    /// Nothing moved for too long.
+    #[error("nothing moved for an hour")]
+    Idle,
+    /// It was told to end.
+    #[error("{0}")]
+    Stopped(&'static str),
+}
+
+impl RelayError {
+    /// How telemetry calls it.
+    #[must_use]
+    pub fn flag(&self) -> ResponseFlag {
+        match self {
+            Self::Client(_) => ResponseFlag::DownstreamConnectionTermination,
+            Self::Server(_) => ResponseFlag::UpstreamConnectionTermination,
+            Self::Idle => ResponseFlag::StreamIdleTimeout,
+            Self::Stopped(_) => ResponseFlag::Unauthorized,
+        }
+    }
+
+    /// Why, in one word, for the access log.
+    #[must_use]
+    pub fn details(&self) -> &'static str {
+        match self {
+            Self::Client(_) => "downstream_connection_broke",
+            Self::Server(_) => "upstream_connection_broke",
+            Self::Idle => "idle_timeout",
+            Self::Stopped(why) => why,
+        }
+    }
 }
 
 /// Bytes that were moved.
@@ -38,13 +81,13 @@ pub struct Moved {
 ///
 /// # Errors
 ///
-/// What was moved, and how it broke.
+/// Why it ended early; what was moved until then is told either way.
 pub async fn relay<C, S>(
     client: &mut C,
     server: &mut S,
     tally: impl Fn(u64, u64),
     stop: impl Future<Output = &'static str>,
-) -> (Moved, io::Result<()>)
+) -> (Moved, Result<(), RelayError>)
 where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
@@ -55,7 +98,7 @@ where
     let result = tokio::select! {
         biased;
         result = moving => result,
-        why = stop => Err(io::Error::other(why)),
+        why = stop => Err(RelayError::Stopped(why)),
     };
     (
         Moved {
@@ -72,7 +115,7 @@ async fn move_all<C, S>(
     tally: impl Fn(u64, u64),
     there: &mut Way,
     back: &mut Way,
-) -> io::Result<()>
+) -> Result<(), RelayError>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
@@ -85,7 +128,10 @@ where
             let there_done = there.poll(cx, client, server);
             let back_done = back.poll(cx, server, client);
             tally(there.moved - before_there, back.moved - before_back);
-            let (there, back) = (there_done?, back_done?);
+            let there =
+                there_done.map_err(|broke| broke.into(RelayError::Client, RelayError::Server))?;
+            let back =
+                back_done.map_err(|broke| broke.into(RelayError::Server, RelayError::Client))?;
             if there.is_ready() && back.is_ready() {
                 Poll::Ready(Ok(()))
             } else {
@@ -95,7 +141,7 @@ where
         match timeout_at(idle_since + IDLE, both).await {
             Ok(result) => return result,
             Err(_) if there.moved + back.moved == moved => {
-                return Err(io::ErrorKind::TimedOut.into());
+                return Err(RelayError::Idle);
             }
             Err(_) => {
                 moved = there.moved + back.moved;
@@ -125,17 +171,37 @@ enum State {
     Ended,
 }
 
+/// Where one direction broke.
+enum Broke {
+    Reading(io::Error),
+    Writing(io::Error),
+}
+
+impl Broke {
+    fn into(
+        self,
+        reading: fn(io::Error) -> RelayError,
+        writing: fn(io::Error) -> RelayError,
+    ) -> RelayError {
+        match self {
+            Self::Reading(error) => reading(error),
+            Self::Writing(error) => writing(error),
+        }
+    }
+}
+
 impl Way {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut (impl AsyncRead + Unpin),
         to: &mut (impl AsyncWrite + Unpin),
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Result<(), Broke>> {
         let (mut from, mut to) = (Pin::new(from), Pin::new(to));
         loop {
             while !self.pending.is_empty() {
-                let written = ready!(to.as_mut().poll_write(cx, &self.pending))?;
+                let written =
+                    ready!(to.as_mut().poll_write(cx, &self.pending)).map_err(Broke::Writing)?;
                 self.wrote(written)?;
                 self.pending.advance(written);
             }
@@ -143,7 +209,7 @@ impl Way {
                 State::Ended => return Poll::Ready(Ok(())),
                 State::Ending => {
                     // TLS says goodbye and flushes; TCP sends its FIN.
-                    ready!(to.as_mut().poll_shutdown(cx))?;
+                    ready!(to.as_mut().poll_shutdown(cx)).map_err(Broke::Writing)?;
                     self.state = State::Ended;
                 }
                 State::Open => {
@@ -151,8 +217,9 @@ impl Way {
                         .poll_piece(cx, from.as_mut(), to.as_mut())?
                         .is_pending()
                     {
-                        if self.unflushed && to.as_mut().poll_flush(cx)?.is_ready() {
-                            self.unflushed = false;
+                        if self.unflushed {
+                            let flushed = to.as_mut().poll_flush(cx).map_err(Broke::Writing)?;
+                            self.unflushed = flushed.is_pending();
                         }
                         return Poll::Pending;
                     }
@@ -167,16 +234,16 @@ impl Way {
         cx: &mut Context<'_>,
         from: Pin<&mut impl AsyncRead>,
         mut to: Pin<&mut impl AsyncWrite>,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Result<(), Broke>> {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut piece = ReadBuf::new(scratch);
-            ready!(from.poll_read(cx, &mut piece))?;
+            ready!(from.poll_read(cx, &mut piece)).map_err(Broke::Reading)?;
             let mut left = piece.filled();
             if left.is_empty() {
                 self.state = State::Ending;
             }
             while !left.is_empty() {
-                match to.as_mut().poll_write(cx, left)? {
+                match to.as_mut().poll_write(cx, left).map_err(Broke::Writing)? {
                     Poll::Ready(written) => {
                         self.wrote(written)?;
                         left = &left[written..];
@@ -191,9 +258,9 @@ impl Way {
         })
     }
 
-    fn wrote(&mut self, written: usize) -> io::Result<()> {
+    fn wrote(&mut self, written: usize) -> Result<(), Broke> {
         if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
+            return Err(Broke::Writing(io::ErrorKind::WriteZero.into()));
         }
         self.moved += written as u64;
         self.unflushed = true;

@@ -101,10 +101,12 @@ pub enum ResponseFlag {
     DownstreamProtocolError,
     /// `UAEX`: policy refused it.
     Unauthorized,
+    /// `SI`: nothing moved for too long.
+    StreamIdleTimeout,
 }
 
 impl ResponseFlag {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::NoRoute,
         Self::NoCluster,
         Self::NoHealthyUpstream,
@@ -118,6 +120,7 @@ impl ResponseFlag {
         Self::DownstreamConnectionTermination,
         Self::DownstreamProtocolError,
         Self::Unauthorized,
+        Self::StreamIdleTimeout,
     ];
 
     /// The short name in logs and metrics.
@@ -137,6 +140,7 @@ impl ResponseFlag {
             Self::DownstreamConnectionTermination => "DC",
             Self::DownstreamProtocolError => "DPE",
             Self::Unauthorized => "UAEX",
+            Self::StreamIdleTimeout => "SI",
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What holds for a connection that has switched protocols.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -8,23 +9,33 @@ use tokio::task::JoinHandle;
 use tulle_runtime::drain;
 
 use super::harness::*;
+use crate::config::{Lookup, Snapshot};
 use crate::conn::HttpVersion::Http1;
 use crate::conn::{Direction, Downstream, Security};
 use crate::telemetry::ResponseFlag;
 
-/// A plaintext client that speaks WebSocket with an app that echoes; and the task that serves the connection.
-async fn websocket(sidecar: &Sidecar) -> (DuplexStream, JoinHandle<()>) {
-    let app = raw_app(|mut tcp| async move {
+const SWITCH: &[u8] =
+    b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n";
+
+/// An app that switches protocols and then echoes.
+async fn switching() -> SocketAddr {
+    raw_app(|mut tcp| async move {
         read_head(&mut tcp).await;
-        let switch =
-            b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n";
-        tcp.write_all(switch).await.unwrap();
+        tcp.write_all(SWITCH).await.unwrap();
         let (mut read, mut write) = tcp.split();
         let _ = tokio::io::copy(&mut read, &mut write).await;
     })
-    .await;
+    .await
+}
+
+/// A plaintext client that speaks WebSocket with the app; and the task that serves the connection.
+async fn websocket(
+    sidecar: &Sidecar,
+    direction: Direction,
+    app: SocketAddr,
+) -> (DuplexStream, JoinHandle<()>) {
     let downstream = Downstream {
-        direction: Direction::Inbound,
+        direction,
         peer: CLIENT.into(),
         original_dst: app,
         security: Security::Plaintext,
@@ -54,7 +65,8 @@ async fn echoes(io: &mut DuplexStream) {
 fn a_websocket_survives_the_drain_until_it_ends() {
     run(async {
         let mut sidecar = Sidecar::new(inbound(true));
-        let (mut client, serving) = websocket(&sidecar).await;
+        let app = switching().await;
+        let (mut client, serving) = websocket(&sidecar, Direction::Inbound, app).await;
         let begun = std::mem::replace(&mut sidecar.drain, drain::channel().0);
         tokio::task::spawn_local(begun.drain(Duration::from_secs(9)));
         sidecar.worker.drain.draining().await;
@@ -77,11 +89,65 @@ fn a_websocket_survives_the_drain_until_it_ends() {
 fn turning_strict_on_ends_a_plaintext_websocket() {
     run(async {
         let sidecar = Sidecar::new(inbound(true));
-        let (mut client, serving) = websocket(&sidecar).await;
+        let app = switching().await;
+        let (mut client, serving) = websocket(&sidecar, Direction::Inbound, app).await;
         sidecar.change(|snapshot| *snapshot = inbound(false));
         assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
         serving.await.unwrap();
         let flags = sidecar.record().await.flags;
+        assert!(flags.contains(ResponseFlag::Unauthorized));
+    });
+}
+
+#[test]
+fn a_websocket_that_passes_through_ends_when_its_destination_joins_the_mesh() {
+    run(async {
+        let app = switching().await;
+        let sidecar = Sidecar::new(Snapshot::default());
+        sidecar.change(|snapshot| {
+            snapshot.outbound.insert(app, Lookup::Unknown);
+        });
+        let (mut client, serving) = websocket(&sidecar, Direction::Outbound, app).await;
+        let join = |snapshot: &mut Snapshot, endpoints| {
+            *snapshot = outbound(vec![route_to("c")], vec![cluster("c", endpoints)]);
+            let listener = snapshot.outbound.remove(&SERVICE.into()).unwrap();
+            snapshot.outbound.insert(app, listener);
+        };
+        sidecar.change(|snapshot| join(snapshot, plain(&[app])));
+        echoes(&mut client).await;
+        sidecar.change(|snapshot| join(snapshot, meshed(&[app], "reviews")));
+        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+        serving.await.unwrap();
+        let record = sidecar.record().await;
+        assert_eq!(record.details, "the destination has joined the mesh");
+    });
+}
+
+#[test]
+fn who_broke_a_websocket_is_told() {
+    run(async {
+        let breaking = raw_app(|mut tcp| async move {
+            read_head(&mut tcp).await;
+            tcp.write_all(SWITCH).await.unwrap();
+            tcp.read_exact(&mut [0; 4]).await.unwrap();
+            tcp.write_all(b"ping").await.unwrap();
+            crate::net::reset(&tcp);
+        })
+        .await;
+        let sidecar = Sidecar::new(inbound(true));
+        let (client, serving) = websocket(&sidecar, Direction::Inbound, breaking).await;
+        serving.await.unwrap();
+        drop(client);
+        let flags = sidecar.record().await.flags;
         assert!(flags.contains(ResponseFlag::UpstreamConnectionTermination));
+
+        let app = switching().await;
+        let (mut client, serving) = websocket(&sidecar, Direction::Inbound, app).await;
+        // What is still on its way to the client has nobody to take it.
+        client.write_all(&[b'x'; 4096]).await.unwrap();
+        drop(client);
+        serving.await.unwrap();
+        let flags = sidecar.record().await.flags;
+        assert!(flags.contains(ResponseFlag::DownstreamConnectionTermination));
     });
 }
