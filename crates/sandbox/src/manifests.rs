@@ -13,7 +13,6 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use crate::workload::Workload;
 use crate::{Error, ObjectKey};
@@ -227,81 +226,71 @@ fn parse(document: &str) -> Result<Option<Located>, Problem> {
     let version = head
         .api_version
         .ok_or((1, format!("{kind} has no apiVersion: add one")))?;
-    let object = match (version.as_str(), kind.as_str()) {
-        ("v1", "Namespace") => {
-            let namespace: Namespace = typed(document)?;
-            let key = key(&kind, &namespace.metadata)?;
-            (
-                "Namespace",
-                ObjectKey::new("", key.name),
-                Object::Namespace(namespace),
-            )
-        }
-        ("v1", "Service") => {
-            let service: Service = typed(document)?;
-            (
-                "Service",
-                key(&kind, &service.metadata)?,
-                Object::Service(Box::new(service)),
-            )
-        }
-        ("v1", "ConfigMap") => {
-            let map: ConfigMap = typed(document)?;
-            (
-                "ConfigMap",
-                key(&kind, &map.metadata)?,
-                Object::ConfigMap(map),
-            )
-        }
+    match (version.as_str(), kind.as_str()) {
+        ("v1", "Namespace") => read(document, &kind, |namespace: Namespace, key| {
+            let key = ObjectKey::new("", key.name);
+            Ok(("Namespace", key, Object::Namespace(namespace)))
+        }),
+        ("v1", "Service") => read(document, &kind, |service: Service, key| {
+            Ok(("Service", key, Object::Service(Box::new(service))))
+        }),
+        ("v1", "ConfigMap") => read(document, &kind, |map: ConfigMap, key| {
+            Ok(("ConfigMap", key, Object::ConfigMap(map)))
+        }),
         ("discovery.k8s.io/v1", "EndpointSlice") => {
-            let slice: EndpointSlice = typed(document)?;
-            (
-                "EndpointSlice",
-                key(&kind, &slice.metadata)?,
-                Object::EndpointSlice(slice),
-            )
+            read(document, &kind, |slice: EndpointSlice, key| {
+                Ok(("EndpointSlice", key, Object::EndpointSlice(slice)))
+            })
         }
+        // There is nothing to do for one, but a broken one is reported.
         ("v1", "ServiceAccount") => {
             let account: ServiceAccount = typed(document)?;
-            key(&kind, &account.metadata)?;
-            return Ok(None);
+            key(&kind, &account.metadata).map(|_| None)
         }
-        ("v1", "Pod") => {
-            let pod: Pod = typed(document)?;
-            let key = key(&kind, &pod.metadata)?;
+        ("v1", "Pod") | ("apps/v1", "Deployment" | "StatefulSet") => workload(document, &kind),
+        ("apps/v1", "DaemonSet" | "ReplicaSet") | ("batch/v1", "Job" | "CronJob") => {
+            not_here(&kind, "write Pods, Deployments or StatefulSets")
+        }
+        ("v1", "Secret") => not_here(&kind, "write a ConfigMap, and mount that"),
+        ("v1", "List") => not_here(&kind, "write its items, one a document"),
+        _ => Ok(None),
+    }
+}
+
+/// What runs pods. It is kept as JSON too, so that fields our types do not know survive.
+fn workload(document: &str, kind: &str) -> Result<Option<Located>, Problem> {
+    let refused = |problem| (1, problem);
+    match kind {
+        "Deployment" => read(document, kind, |deployment: Deployment, key| {
+            let workload = Workload::deployment(key.clone(), &deployment, &typed(document)?);
+            let workload = Object::Workload(workload.map_err(refused)?);
+            Ok(("Deployment", key, workload))
+        }),
+        "StatefulSet" => read(document, kind, |set: StatefulSet, key| {
+            let workload = Workload::stateful_set(key.clone(), &set, &typed(document)?);
+            let workload = Object::Workload(workload.map_err(refused)?);
+            Ok(("StatefulSet", key, workload))
+        }),
+        _ => read(document, kind, |_: Pod, key| {
             let workload = Workload::pod(key.clone(), typed(document)?);
-            ("Pod", key, Object::Workload(workload))
-        }
-        ("apps/v1", "Deployment") => {
-            let deployment: Deployment = typed(document)?;
-            let key = key(&kind, &deployment.metadata)?;
-            let workload =
-                Workload::deployment(key.clone(), &deployment, &typed::<Value>(document)?);
-            (
-                "Deployment",
-                key,
-                Object::Workload(workload.map_err(|problem| (1, problem))?),
-            )
-        }
-        ("apps/v1", "StatefulSet") => {
-            let set: StatefulSet = typed(document)?;
-            let key = key(&kind, &set.metadata)?;
-            let workload = Workload::stateful_set(key.clone(), &set, &typed::<Value>(document)?);
-            (
-                "StatefulSet",
-                key,
-                Object::Workload(workload.map_err(|problem| (1, problem))?),
-            )
-        }
-        ("apps/v1", "DaemonSet" | "ReplicaSet")
-        | ("batch/v1", "Job" | "CronJob")
-        | ("v1", "Secret" | "List") => {
-            let remedy = "write Pods, Deployments or StatefulSets, one a document";
-            return Err((1, format!("the sandbox does not run {kind}: {remedy}")));
-        }
-        _ => return Ok(None),
-    };
-    Ok(Some(object))
+            Ok(("Pod", key, Object::Workload(workload)))
+        }),
+    }
+}
+
+/// Reads a document as a type that has a name.
+fn read<T: DeserializeOwned + k8s_openapi::Metadata<Ty = ObjectMeta>>(
+    document: &str,
+    kind: &str,
+    locate: impl FnOnce(T, ObjectKey) -> Result<Located, Problem>,
+) -> Result<Option<Located>, Problem> {
+    let object: T = typed(document)?;
+    let key = key(kind, object.metadata())?;
+    locate(object, key).map(Some)
+}
+
+fn not_here(kind: &str, remedy: &str) -> Result<Option<Located>, Problem> {
+    Err((1, format!("the sandbox does not run {kind}: {remedy}")))
 }
 
 fn key(kind: &str, metadata: &ObjectMeta) -> Result<ObjectKey, Problem> {
@@ -367,13 +356,21 @@ mod tests {
 
     #[test]
     fn kinds_that_cannot_run_here_are_refused_by_name() {
-        let job = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: j}\n";
-        let directory = directory(&[("a.yaml", job)]);
-        let (_, problems) = Manifests::new(vec![directory.path().into()]).read();
-        assert!(
-            problems[0].to_string().contains("does not run Job"),
-            "{problems:?}"
-        );
+        for (kind, remedy) in [
+            ("batch/v1\nkind: Job", "Deployments"),
+            ("v1\nkind: Secret", "ConfigMap"),
+            ("v1\nkind: List", "its items"),
+        ] {
+            let text = format!("apiVersion: {kind}\nmetadata: {{name: j}}\n");
+            let directory = directory(&[("a.yaml", &text)]);
+            let (_, problems) = Manifests::new(vec![directory.path().into()]).read();
+            let problem = problems[0].to_string();
+            let (_, name) = kind.split_once(": ").expect("a kind");
+            assert!(
+                problem.contains(&format!("does not run {name}")) && problem.contains(remedy),
+                "{problem}"
+            );
+        }
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! The sandbox as a whole, in real namespaces. Where the machine does not permit them it says SKIP, or fails if
 //! `TULLE_TEST_REQUIRE` names `netns` or `all`.
 
+#[path = "node/life.rs"]
+mod life;
+
 use std::error::Error as StdError;
 use std::fs;
 use std::path::Path;
@@ -128,6 +131,7 @@ async fn story(sandbox: &Sandbox, directory: &Path) -> Story {
     the_gateway_keeps_its_hardware_address(sandbox, &client).await?;
     failures_are_healed(sandbox).await?;
     changes_are_followed(sandbox, directory, &client).await?;
+    life::containers_live_as_in_kubernetes(sandbox).await?;
     the_end_waits_for_the_pods(sandbox).await
 }
 

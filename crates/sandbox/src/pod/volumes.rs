@@ -232,23 +232,7 @@ impl Volumes {
                 lifetime,
             } => {
                 let path = directory.join(path);
-                let current = self
-                    .tokens
-                    .get(&path)
-                    .filter(|(_, renew)| Instant::now() < *renew);
-                let token = match current {
-                    Some((token, _)) => token.clone(),
-                    None => provider.token(&audience, lifetime)?,
-                };
-                let renew = Instant::now() + lifetime.mul_f64(0.8);
-                self.tokens
-                    .entry(path.clone())
-                    .and_modify(|known| {
-                        if known.0 != token {
-                            *known = (token.clone(), renew);
-                        }
-                    })
-                    .or_insert_with(|| (token.clone(), renew));
+                let token = self.token(&path, lifetime, || provider.token(&audience, lifetime))?;
                 files.insert(path, token);
             }
             Source::ConfigMap {
@@ -256,27 +240,31 @@ impl Volumes {
                 items,
                 optional,
             } => {
-                let Some(data) = provider.config_map(&name) else {
-                    let missing = format!("ConfigMap {name} does not exist yet");
-                    return Ok(if optional { Ok(()) } else { Err(missing) });
-                };
-                let Some(items) = items else {
-                    files.extend(
-                        data.into_iter()
-                            .map(|(key, text)| (directory.join(key), text)),
-                    );
-                    return Ok(Ok(()));
-                };
-                for (key, path) in items {
-                    match data.get(&key) {
-                        Some(text) => drop(files.insert(directory.join(path), text.clone())),
-                        None if optional => {}
-                        None => return Ok(Err(format!("ConfigMap {name} has no key {key} yet"))),
-                    }
-                }
+                return Ok(match provider.config_map(&name) {
+                    Some(data) => pick(&name, data, items, optional, directory, files),
+                    None if optional => Ok(()),
+                    None => Err(format!("ConfigMap {name} does not exist yet")),
+                });
             }
         }
         Ok(Ok(()))
+    }
+
+    /// The token of a file: the one that it has, or a new one when it is time.
+    fn token(
+        &mut self,
+        path: &Path,
+        lifetime: Duration,
+        new: impl FnOnce() -> Result<String, crate::Error>,
+    ) -> Result<String, crate::Error> {
+        let now = Instant::now();
+        if let Some((token, _)) = self.tokens.get(path).filter(|(_, renew)| now < *renew) {
+            return Ok(token.clone());
+        }
+        let token = new()?;
+        let renew = now + lifetime.mul_f64(0.8);
+        self.tokens.insert(path.to_owned(), (token.clone(), renew));
+        Ok(token)
     }
 
     fn write(
@@ -309,6 +297,30 @@ impl Volumes {
         }
         Ok(())
     }
+}
+
+/// The files of a ConfigMap, all or those that are asked for; the error says which key is missing.
+fn pick(
+    name: &str,
+    data: BTreeMap<String, String>,
+    items: Option<Vec<(String, String)>>,
+    optional: bool,
+    directory: &Path,
+    files: &mut BTreeMap<PathBuf, String>,
+) -> Result<(), String> {
+    let Some(items) = items else {
+        let all = data.into_iter();
+        files.extend(all.map(|(key, text)| (directory.join(key), text)));
+        return Ok(());
+    };
+    for (key, path) in items {
+        match data.get(&key) {
+            Some(text) => drop(files.insert(directory.join(path), text.clone())),
+            None if optional => {}
+            None => return Err(format!("ConfigMap {name} has no key {key} yet")),
+        }
+    }
+    Ok(())
 }
 
 /// Whatever the umask says.
