@@ -113,5 +113,12 @@ pub fn run(cases: Vec<Case>) -> ExitCode {
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
 
+/// Runs a benchmark in a mesh of its own, inside a node. Call it early in `main`, after what else the process may be was
+/// ruled out.
+pub fn with_mesh<T>(bench: impl AsyncFnOnce(&Mesh) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let mesh = Mesh::build(tulle_sandbox::enter_node()?)?;
+    mesh.block_on(bench(&mesh))
+}
+
 /// Set once; what it holds lives until the process ends.
 pub(crate) type Once<T> = OnceLock<Result<T, String>>;

@@ -2,7 +2,8 @@
 //!
 //! [`run`] is the `main` of a test program and [`cases!`] lists its tests; [`gate`] says what the machine must have;
 //! [`mesh`] brings up one sandbox and one control plane for the whole program, and [`arena`] is a test's own Kubernetes
-//! namespace in it; [`manifests`] writes what runs there.
+//! namespace in it; [`manifests`] writes what runs there. Benchmarks stand on the same mesh ([`with_mesh`]) and measure the
+//! program that pods run ([`thin`]).
 
 pub mod arena;
 pub mod gate;
@@ -10,9 +11,10 @@ mod harness;
 pub mod manifests;
 pub mod mesh;
 mod metrics;
+pub mod thin;
 
 pub use arena::{Arena, Ran, eventually};
-pub use harness::{Case, run};
+pub use harness::{Case, run, with_mesh};
 pub use manifests::{App, app};
 pub use mesh::Mesh;
 pub use metrics::Metrics;

@@ -16,6 +16,7 @@ pub struct App {
     replicas: usize,
     arguments: Vec<String>,
     command: Option<Vec<String>>,
+    role: Option<Vec<String>>,
     ports: Vec<Value>,
     probe: Option<Value>,
     files: Vec<(String, String)>,
@@ -38,6 +39,7 @@ pub fn app(name: &str) -> App {
         replicas: 1,
         arguments: Vec::new(),
         command: None,
+        role: None,
         ports: Vec::new(),
         probe: None,
         files: Vec::new(),
@@ -113,6 +115,13 @@ impl App {
     #[must_use]
     pub fn command<T: Into<String>>(mut self, argv: impl IntoIterator<Item = T>) -> Self {
         self.command = Some(argv.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Runs the test's own program instead, as `tulle` with these arguments.
+    #[must_use]
+    pub fn role(mut self, arguments: &[&str]) -> Self {
+        self.role = Some(arguments.iter().map(ToString::to_string).collect());
         self
     }
 
@@ -249,12 +258,13 @@ impl App {
 
     fn container(&self) -> Value {
         let mut container = json!({ "name": "app", "image": "ghcr.io/tulle-mesh/tulle" });
-        match &self.command {
-            Some(argv) => {
+        match (&self.command, &self.role) {
+            (Some(argv), _) => {
                 container["image"] = "foreign".into();
                 container["command"] = json!(argv);
             }
-            None => {
+            (None, Some(arguments)) => container["args"] = json!(arguments),
+            (None, None) => {
                 let mut argv = vec![
                     "app",
                     "serve",

@@ -56,7 +56,7 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    fn build(node: Node) -> anyhow::Result<Self> {
+    pub(crate) fn build(node: Node) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;

@@ -1,0 +1,126 @@
+//! One sidecar by itself: how soon it is ready, and what it takes while nothing happens.
+//!
+//! It is started again and again beside a control plane, from its start until `/ready` answers 200. Its memory is that of
+//! the demo's `shopper`, a file of its own so that its text is not shared with other sidecars, after it has talked to the
+//! whole application.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use tokio::time::sleep;
+use tulle_runtime::names::containers;
+use tulle_sandbox::ObjectKey;
+use tulle_tests::{Load, Mesh, thin};
+
+use crate::starts;
+
+/// Bars: memory of an idle sidecar, and the time until it is ready.
+const MEMORY: u64 = 8 << 20;
+const READY: Duration = Duration::from_millis(100);
+/// How long pods may take to come up.
+const BUILD_UP: Duration = Duration::from_secs(40);
+/// How long the sidecar is left alone before it is looked at.
+const IDLE: Duration = Duration::from_secs(3);
+/// The pod whose memory is measured.
+pub(crate) const MEASURED: &str = "shopper";
+
+/// What the sidecar of [`MEASURED`] becomes.
+pub(crate) fn measured() -> anyhow::Result<()> {
+    thin::exec_as(&thin::place().with_file_name(MEASURED))
+}
+
+/// Starts it, and says how long that took; whether that is within the bar.
+pub(crate) async fn start(mesh: &Mesh) -> anyhow::Result<bool> {
+    mesh.sandbox.apply("starts", starts::MANIFESTS)?;
+    let running = |pod: &tulle_sandbox::PodView| {
+        let ours = pod.key.namespace == starts::NAMESPACE;
+        let sidecar = pod.container(containers::PROXY);
+        ours && sidecar.is_some_and(|sidecar| sidecar.pid.is_some())
+    };
+    mesh.sandbox
+        .wait_until(BUILD_UP, |pods| pods.iter().any(running))
+        .await?;
+    let pod = mesh.sandbox.pods().into_iter().find(running);
+    let pod = pod.context("the pod is gone")?.key;
+    let output = mesh
+        .sandbox
+        .exec(&pod, Some(containers::PROXY), ["tulle", starts::ROLE])
+        .await?;
+    ensure!(
+        output.status == 0,
+        "no start: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let measured: starts::Starts = serde_json::from_slice(&output.stdout)?;
+    println!(
+        "from exec to /ready, milliseconds, median of {} starts each (least to most):\n  \
+         a new pod: {}\n  again in the same pod: {}",
+        starts::NUMBER,
+        measured.new.show(),
+        measured.again.show()
+    );
+    mesh.sandbox.remove("starts")?;
+    let median = Duration::from_secs_f64(measured.new.median() / 1000.0);
+    Ok(within(median <= READY, &format!("{READY:?}")))
+}
+
+/// Lets it run idle, and says how much memory it takes; whether that is within the bar.
+pub(crate) async fn idle(mesh: &Mesh) -> anyhow::Result<bool> {
+    thin::install_copy(MEASURED)?;
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/demo");
+    let mut files: Vec<_> = std::fs::read_dir(&demo)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()?;
+    files.sort();
+    for file in files
+        .iter()
+        .filter(|file| file.extension().is_some_and(|end| end == "yaml"))
+    {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        mesh.sandbox.apply(&name, &std::fs::read_to_string(file)?)?;
+    }
+    mesh.sandbox.wait_ready(BUILD_UP).await?;
+    let shopper = ObjectKey::new("shop", MEASURED);
+    for (url, more) in [
+        ("http://web/", &[][..]),
+        ("http://reviews/", &[]),
+        ("grpc://ledger:9000", &[]),
+        ("tcp://greeter:2525", &["--server-first"]),
+    ] {
+        let load = Load::start(&mesh.sandbox, &shopper, url, 200, 2.0, more)?;
+        let summary = load.summary().await?;
+        ensure!(summary.failed == 0, "{url}: {}", summary.line());
+    }
+    sleep(IDLE).await;
+    let pods = mesh.sandbox.pods();
+    let pod = pods.iter().find(|pod| pod.key == shopper);
+    let pid = pod
+        .and_then(|pod| pod.container(containers::PROXY)?.pid)
+        .context("the sidecar does not run")?;
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let bytes = |name: &str| {
+        let line = rollup.lines().find(|line| line.starts_with(name));
+        let number = line.and_then(|line| line.split_ascii_whitespace().nth(1));
+        number
+            .and_then(|number| number.parse::<u64>().ok())
+            .map(|kilobytes| kilobytes << 10)
+            .with_context(|| format!("no {name} in smaps_rollup"))
+    };
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let (pss, anonymous) = (bytes("Pss:")?, bytes("Anonymous:")?);
+    println!(
+        "memory of the idle sidecar of {}, MiB: PSS {:.2}, of which {:.2} are its own data; RSS {:.2}",
+        MEASURED,
+        mib(pss),
+        mib(anonymous),
+        mib(bytes("Rss:")?)
+    );
+    Ok(within(pss <= MEMORY, &format!("{} MiB", MEMORY >> 20)))
+}
+
+fn within(met: bool, bar: &str) -> bool {
+    let side = if met { "within" } else { "OVER" };
+    println!("  {side} the bar of {bar}");
+    met
+}

@@ -1,0 +1,121 @@
+//! Starts sidecars in the place of one, inside its container, and takes the time.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use serde::{Deserialize, Serialize};
+use tulle_runtime::names::{files, ports};
+use tulle_tests::thin;
+
+/// Name of this role.
+pub(crate) const ROLE: &str = "bench-start";
+/// Starts of each kind.
+pub(crate) const NUMBER: usize = 10;
+/// Where the sidecars' own processes do nothing.
+pub(crate) const NAMESPACE: &str = "starts";
+/// A pod of that namespace. Its app never starts.
+pub(crate) const MANIFESTS: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: starts, labels: {tulle.dev/inject: enabled}}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: alone, namespace: starts}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: alone, namespace: starts}
+spec:
+  serviceAccountName: alone
+  containers:
+    - name: app
+      image: ghcr.io/tulle-mesh/tulle
+      args: [app, serve, --bind, 127.0.0.1, --tcp, '1']
+";
+/// Between two looks.
+const LOOK: Duration = Duration::from_micros(500);
+/// How long to look.
+const LOST: Duration = Duration::from_secs(10);
+
+/// Milliseconds of starts, shortest first.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Times(Vec<f64>);
+
+/// Starts of new pods' sidecars, and of sidecars that find what the one before them left.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Starts {
+    pub(crate) new: Times,
+    pub(crate) again: Times,
+}
+
+impl Times {
+    fn add(&mut self, time: Duration) {
+        self.0.push(time.as_secs_f64() * 1000.0);
+        self.0.sort_by(f64::total_cmp);
+    }
+
+    pub(crate) fn median(&self) -> f64 {
+        self.0.get(self.0.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+
+    pub(crate) fn show(&self) -> String {
+        let end = |value: Option<&f64>| value.copied().unwrap_or(f64::NAN);
+        let (least, most) = (end(self.0.first()), end(self.0.last()));
+        format!("{:.1} ({least:.1} to {most:.1})", self.median())
+    }
+}
+
+pub(crate) fn run() -> anyhow::Result<()> {
+    let mut measured = Starts::default();
+    for _ in 0..NUMBER {
+        for entry in std::fs::read_dir(files::STATE_DIR)? {
+            std::fs::remove_file(entry?.path())?;
+        }
+        measured.new.add(start()?);
+        measured.again.add(start()?);
+    }
+    println!("{}", serde_json::to_string(&measured)?);
+    Ok(())
+}
+
+fn start() -> anyhow::Result<Duration> {
+    let began = Instant::now();
+    let sidecar = Command::new(thin::place())
+        .arg("run")
+        .stdout(Stdio::null())
+        .spawn()
+        .context("the sidecar cannot be started")?;
+    let mut sidecar = Ended(sidecar);
+    while !ready() {
+        ensure!(began.elapsed() < LOST, "it is not ready after {LOST:?}");
+        ensure!(sidecar.0.try_wait()?.is_none(), "it ended");
+        std::thread::sleep(LOOK);
+    }
+    Ok(began.elapsed())
+}
+
+fn ready() -> bool {
+    let ask = || {
+        let mut stream = TcpStream::connect(("127.0.0.1", ports::ADMIN))?;
+        stream.write_all(b"GET /ready HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        std::io::Result::Ok(answer.starts_with("HTTP/1.1 200 "))
+    };
+    ask().unwrap_or(false)
+}
+
+/// A process that ends with this.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,72 @@
+//! The thin program `tulle-proxy`, built and put where pods can start it: what figures are taken from.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+use tulle_runtime::env::Env;
+
+/// Where pods find it. `/run` is the node's own memory, readable by every user of every pod.
+const PLACE: &str = "/run/tulle-thin";
+
+/// Builds it as it is released and installs it. To be called in a node.
+pub fn install() -> anyhow::Result<()> {
+    let built = build()?;
+    std::fs::create_dir_all(PLACE)?;
+    copy(&built, &place())
+}
+
+/// Installs a second file of it: a process of this one shares no memory with those of the other.
+pub fn install_copy(name: &str) -> anyhow::Result<PathBuf> {
+    let path = Path::new(PLACE).join(name);
+    copy(&place(), &path)?;
+    Ok(path)
+}
+
+/// Where it is.
+#[must_use]
+pub fn place() -> PathBuf {
+    Path::new(PLACE).join("tulle-proxy")
+}
+
+/// Becomes it, as the sidecar. Returns only if that fails.
+pub fn exec() -> anyhow::Result<()> {
+    exec_as(&place())
+}
+
+/// Becomes a copy of it.
+pub fn exec_as(program: &Path) -> anyhow::Result<()> {
+    let error = Command::new(program).arg("run").exec();
+    Err(error).with_context(|| format!("{} cannot be started", program.display()))
+}
+
+fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+    std::fs::copy(from, to).with_context(|| format!("{} cannot be written", to.display()))?;
+    let everybody = std::fs::Permissions::from_mode(0o755);
+    Ok(std::fs::set_permissions(to, everybody)?)
+}
+
+fn build() -> anyhow::Result<PathBuf> {
+    let env = Env::process();
+    let output = Command::new(env.text("CARGO").unwrap_or("cargo"))
+        .args(["build", "--release", "--package", "tulle-proxy"])
+        .args(["--bin", "tulle-proxy", "--message-format", "json"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cargo cannot be started")?;
+    ensure!(output.status.success(), "tulle-proxy cannot be built");
+    let messages = String::from_utf8(output.stdout)?;
+    let built = messages.lines().find_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let ours = message["target"]["name"] == "tulle-proxy";
+        message["executable"]
+            .as_str()
+            .filter(|_| ours)
+            .map(PathBuf::from)
+    });
+    built.context("cargo did not say where tulle-proxy is")
+}
