@@ -154,7 +154,7 @@ fn encode_http(out: &mut DescriptorEncoder<'_>, all: &All<HttpSeries>) -> fmt::R
     counter(out, "istio_requests", "Requests.", all, |s| {
         s.duration.count()
     })?;
-    let rows: [(_, _, fn(&HttpSeries) -> &Histogram); 3] = [
+    let rows: [Row<HttpSeries, Histogram>; 3] = [
         (
             "istio_request_duration_milliseconds",
             "Duration of requests.",
@@ -216,10 +216,14 @@ fn encode_tcp(out: &mut DescriptorEncoder<'_>, all: &All<TcpSeries>) -> fmt::Res
     )
 }
 
-/// Name, help and field of a counter.
-type Row<S> = (&'static str, &'static str, fn(&S) -> &AtomicU64);
+/// Name and help of a metric, and where its value is.
+type Row<S, T> = (&'static str, &'static str, fn(&S) -> &T);
 
-fn counters<S>(out: &mut DescriptorEncoder<'_>, all: &All<S>, rows: &[Row<S>]) -> fmt::Result {
+fn counters<S>(
+    out: &mut DescriptorEncoder<'_>,
+    all: &All<S>,
+    rows: &[Row<S, AtomicU64>],
+) -> fmt::Result {
     rows.iter().try_for_each(|(name, help, field)| {
         counter(out, name, help, all, |s| field(s).load(Ordering::Relaxed))
     })
