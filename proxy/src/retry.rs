@@ -5,7 +5,6 @@
 //! never make an outage worse; how long a retry waits or takes does not matter to it.
 
 mod replay;
-mod spare;
 mod window;
 
 use std::sync::Arc;
@@ -22,7 +21,6 @@ use crate::config::route::RetryPolicy;
 use crate::upstream::UpstreamError;
 
 pub use replay::{Replay, RequestBody, RequestBodyError};
-pub use spare::Spare;
 pub use window::RetryWindow;
 
 /// Times that a pooled connection may turn out to be closed before the request counts as failed: these attempts

@@ -22,7 +22,7 @@ use crate::config::Cluster;
 use crate::config::route::{Forward, RetryPolicy, Route, RouteAction, WeightedCluster};
 use crate::conn::HttpVersion;
 use crate::net::Reach;
-use crate::retry::{BudgetGuard, RequestBody, Retries, Spare};
+use crate::retry::{BudgetGuard, Retries};
 use crate::route;
 use crate::telemetry::ResponseFlag;
 use crate::upstream::{Head, Lease, Target, UpstreamError};
@@ -148,8 +148,6 @@ pub(super) struct Attempts<'p> {
     per_try: Option<Duration>,
     /// The request's head, unless an attempt has used it up.
     head: Option<Head>,
-    /// A copy of the head that the last attempt used up, if it may be needed again.
-    spare: Option<Spare>,
     /// Endpoints that were tried in vain.
     tried: SmallVec<[SocketAddr; 4]>,
     /// The current attempt's share of the retry budget.
@@ -174,7 +172,6 @@ impl<'p> Attempts<'p> {
             deadline: timeout.map(|timeout| Instant::now() + timeout),
             per_try: forward.and_then(|forward| forward.per_try_timeout),
             head: Some(head),
-            spare: None,
             tried: SmallVec::new(),
             budget: None,
             active: None,
@@ -240,8 +237,7 @@ impl<'p> Attempts<'p> {
         if !covered {
             return Next::Nothing;
         }
-        let is_there = self.head.is_some() || self.spare.is_some();
-        let possible = is_there && exchange.replay.is_replayable();
+        let possible = self.head.is_some() && exchange.replay.is_replayable();
         let stale = matches!(outcome, Err(Lost::Upstream(UpstreamError::NotSent)));
         if possible && stale && self.retries.take_stale() {
             return Next::AtOnce;
@@ -275,16 +271,13 @@ impl<'p> Attempts<'p> {
         }
     }
 
-    /// Sends the request.
+    /// Sends the request. Its head stays here if it may be needed again.
     async fn send(
         &mut self,
         exchange: &mut Exchange,
         target: &Target,
     ) -> Result<Won, UpstreamError> {
         self.enter(target)?;
-        if self.head.is_none() {
-            self.head = self.spare.as_ref().and_then(Spare::head);
-        }
         let worker = exchange.connection.worker.clone();
         let head = self.head.as_ref();
         let upgrades = head.is_some_and(|head| head.headers.contains_key(UPGRADE));
@@ -295,8 +288,14 @@ impl<'p> Attempts<'p> {
             .upstream
             .lease(&worker, target, version, careful)
             .await?;
+        let head = if self.is_repeatable(target, version) {
+            self.head.clone()
+        } else {
+            self.head.take()
+        };
         let body = exchange.replay.attempt();
-        let head = self.take_head(target, version, &body)?;
+        let head = head.ok_or(UpstreamError::NotSent)?;
+        let head = head.suited_to(version, target.address, &body);
         let sent = std::time::Instant::now();
         match lease.send(head, body).await {
             Ok(response) => {
@@ -314,19 +313,6 @@ impl<'p> Attempts<'p> {
                 Err(failed.error)
             }
         }
-    }
-
-    /// Gives the head away, in the form that a version wants. A copy stays here if it may be needed again.
-    fn take_head(
-        &mut self,
-        target: &Target,
-        version: HttpVersion,
-        body: &RequestBody,
-    ) -> Result<Head, UpstreamError> {
-        let head = self.head.take().ok_or(UpstreamError::NotSent)?;
-        let repeatable = self.is_repeatable(target, version);
-        self.spare = repeatable.then(|| Spare::of(&head));
-        Ok(head.suited_to(version, target.address, body))
     }
 
     /// Counts the request, once, and the attempt at its endpoint.
