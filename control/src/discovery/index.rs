@@ -4,7 +4,7 @@
 //! stream that does not look keeps one entry a name. The [`Index`] leads from what a resource is about to the mailboxes
 //! of its subscribers, so that a change reaches those whom it concerns, and looks at nobody else.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
@@ -41,6 +41,8 @@ pub(crate) struct Mailbox {
     view: RwLock<Arc<ProxyView>>,
     news: Mutex<News>,
     bell: Notify,
+    /// What it is in the index for, so that leaving costs what it watched, and not what everybody does.
+    watched: Mutex<HashMap<ResourceType, HashSet<Name>>>,
 }
 
 impl Mailbox {
@@ -50,6 +52,7 @@ impl Mailbox {
             view: RwLock::new(view),
             news: Mutex::default(),
             bell: Notify::new(),
+            watched: Mutex::default(),
         })
     }
 
@@ -121,7 +124,10 @@ impl Index {
         let view = mailbox.view();
         let mut shelves = self.shelves.write();
         let shelf = shelves.entry(kind).or_default();
+        let mut watched = mailbox.watched.lock();
+        let watched = watched.entry(kind).or_default();
         for name in names {
+            watched.insert(name.clone());
             let subject = Subject::of(&self.mesh, kind, &name, &view);
             let named = shelf.named.entry(subject).or_default();
             named
@@ -141,7 +147,10 @@ impl Index {
         let view = mailbox.view();
         let mut shelves = self.shelves.write();
         let shelf = shelves.entry(kind).or_default();
+        let mut watched = mailbox.watched.lock();
+        let watched = watched.entry(kind).or_default();
         for name in names {
+            watched.remove(&name);
             let subject = Subject::of(&self.mesh, kind, &name, &view);
             let Some(named) = shelf.named.get_mut(&subject) else {
                 continue;
@@ -177,15 +186,12 @@ impl Index {
 
     /// The stream ends: it wants nothing any more.
     pub(crate) fn leave(&self, mailbox: &Mailbox) {
+        let watched = std::mem::take(&mut *mailbox.watched.lock());
+        for (kind, names) in watched {
+            self.unwatch(kind, names, mailbox);
+        }
         for shelf in self.shelves.write().values_mut() {
             shelf.wildcard.remove(&mailbox.id);
-            shelf.named.retain(|_, named| {
-                named.retain(|_, subscribers| {
-                    subscribers.remove(&mailbox.id);
-                    !subscribers.is_empty()
-                });
-                !named.is_empty()
-            });
         }
     }
 

@@ -76,7 +76,7 @@ impl Metrics {
         );
         registry.register(
             "xds_refused_streams",
-            "Discovery streams refused, by reason",
+            "Discovery streams that were refused, or ended for what they asked, by reason",
             m.refused,
         );
         registry.register(

@@ -64,7 +64,7 @@ async fn run<V: Variant>(
     };
     let admitted = discovery.admit(peer, V::node(&first)).await?;
     let mut session = Session::open(discovery.clone(), peer, admitted)?;
-    session.request(V::decode(first)?)?;
+    session.request(decode::<V>(discovery, first)?)?;
     loop {
         let owing = session.is_owing();
         tokio::select! {
@@ -72,7 +72,7 @@ async fn run<V: Variant>(
             biased;
             () = responses.closed() => return Ok(()),
             request = requests.next() => match request {
-                Some(request) => session.request(V::decode(request?)?)?,
+                Some(request) => session.request(decode::<V>(discovery, request?)?)?,
                 None => return Ok(()),
             },
             () = session.proxy.mailbox.rung() => session.collect()?,
@@ -84,6 +84,11 @@ async fn run<V: Variant>(
             }
         }
     }
+}
+
+/// Reads a request; one that makes no sense is counted, and ends its stream.
+fn decode<V: Variant>(discovery: &Discovery, request: V::Request) -> Result<Incoming, Status> {
+    V::decode(request).inspect_err(|_| discovery.0.metrics.refused("bad_request"))
 }
 
 /// The books of a stream; dropping them leaves no trace in registry and index.
@@ -173,9 +178,10 @@ impl Session {
         if kind.supports_wildcard() {
             index.watch_all(kind, &proxy.mailbox);
         }
-        let verdict = subscription
-            .apply(ask, all)
-            .map_err(|error| Status::resource_exhausted(error.to_string()))?;
+        let verdict = subscription.apply(ask, all).map_err(|error| {
+            discovery.0.metrics.refused("too_many_names");
+            Status::resource_exhausted(error.to_string())
+        })?;
         if kind.supports_wildcard() && !subscription.is_wildcard() {
             index.unwatch_all(kind, &proxy.mailbox);
         }

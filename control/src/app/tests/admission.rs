@@ -25,6 +25,14 @@ async fn row_35_a_stream_without_a_client_certificate_is_refused() {
         .err()
         .expect("refused");
     assert_eq!(status.code(), Code::Unauthenticated);
+    counted(&plane, "no_svid", 1).await;
+}
+
+/// Asserts how many streams were refused for a reason.
+async fn counted(plane: &Plane, reason: &str, count: u32) {
+    let line = format!("tulle_xds_refused_streams_total{{reason=\"{reason}\"}} {count}\n");
+    let metrics = plane.admin("/metrics").await;
+    assert!(metrics.contains(&line), "{line} in {metrics}");
 }
 
 #[tokio::test]
@@ -93,6 +101,14 @@ async fn row_35_a_stream_for_another_pod_is_denied() {
     let mut proxy = plane.proxy("shop", "web-1", "web", IP).await;
     proxy.subscribe(ResourceType::Secret, &["ROOTCA"]).await;
     proxy.next().await.expect("its own pod is let in");
+    for (reason, count) in [
+        ("foreign_pod", 3),
+        ("bad_node", 5),
+        ("no_node", 1),
+        ("not_yet", 1),
+    ] {
+        counted(&plane, reason, count).await;
+    }
 }
 
 #[tokio::test]
@@ -261,6 +277,7 @@ async fn garbage_ends_its_stream_with_a_reason_and_no_other() {
         assert_eq!(status.code(), Code::InvalidArgument, "{name}: {status:?}");
     }
     proxy.expect_silence().await;
+    counted(&plane, "bad_request", 4).await;
 }
 
 fn request(kind: ResourceType, subscribe: &[&str]) -> DeltaDiscoveryRequest {
@@ -296,4 +313,6 @@ async fn a_client_that_wants_too_much_is_told_the_limit() {
         status.message().contains("more than 2 LDS subscriptions"),
         "{status:?}"
     );
+    counted(&plane, "too_many_names", 1).await;
+    counted(&plane, "too_many_streams", 1).await;
 }

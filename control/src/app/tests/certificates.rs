@@ -172,6 +172,13 @@ async fn row_37_a_request_for_somebody_else_is_refused() {
         assert_eq!(status.code(), Code::InvalidArgument, "{name}: {status:?}");
         assert!(status.message().contains(why), "{name}: {status:?}");
     }
+    let metrics = plane.admin("/metrics").await;
+    for line in [
+        "tulle_ca_success_cert_issuance_total 3\n",
+        "tulle_ca_csr_failures_total{reason=\"csr\"} 10\n",
+    ] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
 }
 
 /// A signing request that may have more in it than a workload may ask for.

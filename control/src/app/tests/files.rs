@@ -79,6 +79,8 @@ async fn a_changed_file_reaches_its_subscribers_and_a_broken_one_is_shown() {
         tokio::task::yield_now().await;
     }
     proxy.expect_silence().await;
+    let metrics = get(control.admin_address(), "/metrics").await;
+    assert!(metrics.contains("tulle_source_problems 1\n"), "{metrics}");
 }
 
 #[tokio::test]
