@@ -96,7 +96,7 @@ impl Sidecar {
         let tasks = Tasks::new();
         let status = Status::default();
         let (config, writer) = Config::new(Snapshot::default());
-        let (registry, metrics) = self.register(&config);
+        let (registry, metrics) = self.register(&config)?;
         let settings = Arc::new(self.startup.settings.clone());
         let admin = Admin {
             status: status.clone(),
@@ -153,7 +153,7 @@ impl Sidecar {
         Ok(())
     }
 
-    fn register(&self, config: &Config) -> (Arc<Registry>, Metrics) {
+    fn register(&self, config: &Config) -> anyhow::Result<(Arc<Registry>, Metrics)> {
         let mut registry = Registry::default();
         let local = Local {
             address: self.startup.pod_ip,
@@ -165,6 +165,7 @@ impl Sidecar {
             }),
         };
         let log = self.startup.access_log.then(AccessLog::stdout);
+        let log = log.transpose().context("could not start the access log")?;
         let telemetry = Hub::new(config.clone(), local, log, &mut registry);
         let own = registry.sub_registry_with_prefix("tulle");
         let metrics = Metrics {
@@ -173,7 +174,7 @@ impl Sidecar {
             connections: net::Metrics::register(own),
             telemetry,
         };
-        (Arc::new(registry), metrics)
+        Ok((Arc::new(registry), metrics))
     }
 
     fn ca_config(&self) -> ca_client::CaClientConfig {

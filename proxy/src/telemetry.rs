@@ -19,6 +19,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use prometheus_client::registry::Registry;
+use tokio::sync::Notify;
 use tulle_identity::SpiffeId;
 
 pub use access_log::{AccessLog, Mode as AccessLogMode};
@@ -48,7 +49,7 @@ pub struct Hub {
     config: Config,
     local: Local,
     metrics: Arc<Metrics>,
-    log: Option<AccessLog>,
+    log: Option<Arc<AccessLog>>,
 }
 
 impl Hub {
@@ -59,7 +60,8 @@ impl Hub {
         log: Option<AccessLog>,
         registry: &mut Registry,
     ) -> Arc<Self> {
-        let metrics = Arc::new(Metrics::new(log.as_ref().map(AccessLog::dropped)));
+        let log = log.map(Arc::new);
+        let metrics = Arc::new(Metrics::new(log.clone()));
         registry.register_collector(Box::new(metrics.clone()));
         Arc::new(Self {
             config,
@@ -92,6 +94,19 @@ struct Export {
     hub: Arc<Hub>,
     cache: RefCell<Cache>,
     lines: Option<RefCell<Lines>>,
+    /// Rung when there are lines to hand over, and there were none before.
+    waiting: Notify,
+}
+
+impl Export {
+    fn log(&self, write: impl FnOnce(&mut Lines)) {
+        let Some(lines) = &self.lines else { return };
+        let mut lines = lines.borrow_mut();
+        if lines.is_empty() {
+            self.waiting.notify_one();
+        }
+        write(&mut lines);
+    }
 }
 
 impl Telemetry {
@@ -101,7 +116,12 @@ impl Telemetry {
         let lines = hub.log.as_ref().map(|log| RefCell::new(log.lines()));
         let cache = RefCell::default();
         Self {
-            export: Some(Export { hub, cache, lines }),
+            export: Some(Export {
+                hub,
+                cache,
+                lines,
+                waiting: Notify::new(),
+            }),
             #[cfg(test)]
             seen: RefCell::default(),
             #[cfg(test)]
@@ -117,9 +137,7 @@ impl Telemetry {
                 .borrow_mut()
                 .http(&export.hub, record)
                 .observe(record);
-            if let Some(lines) = &export.lines {
-                lines.borrow_mut().request(record);
-            }
+            export.log(|lines| lines.request(record));
         }
         #[cfg(test)]
         self.seen.borrow_mut().push(record.clone());
@@ -144,12 +162,21 @@ impl Telemetry {
     pub fn connection(&self, record: &ConnectionRecord) {
         #[cfg(test)]
         self.seen_connections.borrow_mut().push(record.clone());
-        if let Some(lines) = self
-            .export
-            .as_ref()
-            .and_then(|export| export.lines.as_ref())
-        {
-            lines.borrow_mut().connection(record);
+        if let Some(export) = &self.export {
+            export.log(|lines| lines.connection(record));
+        }
+    }
+
+    /// Hands lines of the access log over that wait for too long. One task of the worker runs this, for ever.
+    pub async fn hand_over_lines(&self) {
+        let export = self.export.as_ref();
+        let Some((export, lines)) = export.and_then(|it| Some((it, it.lines.as_ref()?))) else {
+            return std::future::pending().await;
+        };
+        loop {
+            export.waiting.notified().await;
+            tokio::time::sleep(access_log::DELAY).await;
+            lines.borrow_mut().hand_over();
         }
     }
 

@@ -37,8 +37,6 @@ pub struct Handles {
 pub struct Worker {
     /// The data path's view of what the control plane said.
     pub config: Config,
-    /// Held while the worker has something to finish.
-    pub drain: DrainWatch,
     /// Who this pod is.
     pub identity: Identity,
     /// What the operator said.
@@ -51,6 +49,8 @@ pub struct Worker {
     pub tls: Connector,
     /// HTTP connections to whatever answers.
     pub upstream: Pools,
+    /// Held while the worker has something to finish: the last to go, after the last lines of the access log.
+    pub drain: DrainWatch,
 }
 
 impl Worker {

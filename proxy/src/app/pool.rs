@@ -102,6 +102,8 @@ impl Thread {
         let worker = Rc::new(Worker::new(self.handles.clone()));
         let drain = self.handles.drain.clone();
         let open = self.open.clone();
+        let lines = worker.clone();
+        spawn_local(async move { lines.telemetry.hand_over_lines().await });
         for (direction, listeners) in [
             (Direction::Outbound, self.outbound),
             (Direction::Inbound, self.inbound),

@@ -59,11 +59,16 @@ impl<'a> Object<'a> {
             self.out.push(b',');
         }
         self.first = false;
-        let _ = write!(self.out, "\"{key}\":");
+        self.out.push(b'"');
+        self.out.extend_from_slice(key.as_bytes());
+        self.out.extend_from_slice(b"\":");
     }
 }
 
 fn escape(out: &mut Vec<u8>, value: &[u8]) {
+    if value.len() <= MAX_VALUE && value.iter().all(|byte| is_plain(*byte)) {
+        return out.extend_from_slice(value);
+    }
     let cut = value.len() > MAX_VALUE;
     for chunk in value[..value.len().min(MAX_VALUE)].utf8_chunks() {
         for character in chunk.valid().chars() {
@@ -76,6 +81,11 @@ fn escape(out: &mut Vec<u8>, value: &[u8]) {
     if cut {
         out.extend_from_slice(b"...");
     }
+}
+
+/// Whether a byte, for itself, stands for itself.
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
 }
 
 fn escape_char(out: &mut Vec<u8>, character: char) {

@@ -14,7 +14,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
-use super::access_log::Dropped;
+use super::access_log::AccessLog;
 use super::histogram::Histogram;
 use super::labels::Labels;
 use super::record::RequestRecord;
@@ -30,7 +30,7 @@ pub(super) struct Metrics {
     http: Table<HttpSeries>,
     tcp: Table<TcpSeries>,
     overflows: AtomicU64,
-    log_drops: Option<Dropped>,
+    log: Option<Arc<AccessLog>>,
 }
 
 /// What is counted about the requests of one set of labels.
@@ -54,13 +54,13 @@ pub(super) struct TcpSeries {
 }
 
 impl Metrics {
-    pub(super) fn new(log_drops: Option<Dropped>) -> Self {
+    pub(super) fn new(log: Option<Arc<AccessLog>>) -> Self {
         let (http, tcp) = (Table::default(), Table::default());
         Self {
             http,
             tcp,
             overflows: AtomicU64::new(0),
-            log_drops,
+            log,
         }
     }
 
@@ -136,12 +136,12 @@ impl Collector for Metrics {
             "Sets of labels that found no place among the series.",
             self.overflows.load(Ordering::Relaxed),
         )?;
-        if let Some(dropped) = &self.log_drops {
+        if let Some(log) = &self.log {
             plain(
                 &mut encoder,
                 "tulle_access_log_dropped_lines",
-                "Lines that did not fit the buffer.",
-                dropped.lines(),
+                "Lines that the log's reader was too slow for.",
+                log.dropped_lines(),
             )?;
         }
         Ok(())
