@@ -1,9 +1,22 @@
-//! Proof that a hop was mutual TLS: what the receiving sidecar measured.
+//! Proof at the receiving end: that a hop was mutual TLS, as its sidecar measured, and what its app wrote.
 
 use std::time::Duration;
 
 use anyhow::ensure;
 use tulle_tests::{Arena, eventually};
+
+/// An app has written this. What it writes comes through a pipe and a file, so it may come after the answer.
+pub(crate) async fn wrote(arena: &Arena<'_>, app: &str, text: &str) -> anyhow::Result<()> {
+    eventually(Duration::from_secs(5), async || {
+        let log = arena.logs(app, None)?;
+        ensure!(
+            log.contains(text),
+            "{app} did not write {text:?} but: {log}"
+        );
+        Ok(())
+    })
+    .await
+}
 
 /// Requests to an app came over mutual TLS, all of them, and there were at least that many.
 pub(crate) async fn encrypted_requests(

@@ -5,7 +5,7 @@ use tulle_tests::manifests::FILES;
 use tulle_tests::{App, Mesh, app, gate};
 
 use crate::foreign::script;
-use crate::proof::encrypted_connections;
+use crate::proof::{encrypted_connections, wrote};
 
 tulle_tests::cases! {
     mail_of_curl_and_smtplib_reaches_aiosmtpd_whole ["aiosmtpd", "curl"];
@@ -75,28 +75,20 @@ async fn mail_of_curl_and_smtplib_reaches_aiosmtpd_whole(mesh: &Mesh) -> anyhow:
     let python = gate::python().display().to_string();
     let word = "a-word-that-only-this-mail-says";
     let capture = mesh.sandbox.capture()?;
-    for (name, port) in PORTS {
+    for (_, port) in PORTS {
         let port = port.to_string();
         let sent = arena
             .exec("client", script(&python, SEND, &[&port]))
             .await?
             .ok()?;
-        let log = arena.logs("mail", None)?;
-        ensure!(
-            log.contains(sent.trim()),
-            "{name}: sent {sent}, the server got {log}"
-        );
+        wrote(&arena, "mail", sent.trim()).await?;
         let line = format!(
             "printf 'Subject: short\\r\\n\\r\\n{word}\\r\\n' | curl -sS --max-time 15 \
              smtp://mail:{port}/client --mail-from a@client --mail-rcpt b@mail --upload-file -"
         );
         arena.exec("client", ["sh", "-c", &line]).await?.ok()?;
-        let log = arena.logs("mail", None)?;
         let length = format!("Subject: short\r\n\r\n{word}\r\n").len();
-        ensure!(
-            log.contains(&format!("{port} {length} ")),
-            "{name}: curl's mail is not in {log}"
-        );
+        wrote(&arena, "mail", &format!("{port} {length} ")).await?;
     }
     capture.settle().await;
     ensure!(capture.frames() > 0, "the capture saw nothing at all");
