@@ -75,16 +75,21 @@ macro_rules! cases {
     };
 }
 
+/// What `tulle` does, if this process was started under that name. Call it before any thread exists.
+#[must_use]
+pub fn as_tulle() -> Option<ExitCode> {
+    tulle_sandbox::dispatch();
+    let program = std::env::args_os().next().unwrap_or_default();
+    let name = Path::new(&program).file_name();
+    name.is_some_and(|name| name == "tulle")
+        .then(tulle_cli::main)
+}
+
 /// Runs the tests as `cargo test` expects. Call it first in `main`.
 #[must_use]
 pub fn run(cases: Vec<Case>) -> ExitCode {
-    tulle_sandbox::dispatch();
-    let program = std::env::args_os().next().unwrap_or_default();
-    if Path::new(&program)
-        .file_name()
-        .is_some_and(|name| name == "tulle")
-    {
-        return tulle_cli::main();
+    if let Some(status) = as_tulle() {
+        return status;
     }
     let mut arguments = Arguments::from_args();
     if arguments.list {

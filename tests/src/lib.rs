@@ -14,7 +14,7 @@ mod metrics;
 pub mod thin;
 
 pub use arena::{Arena, Ran, eventually};
-pub use harness::{Case, run, with_mesh};
+pub use harness::{Case, as_tulle, run, with_mesh};
 pub use manifests::{App, app};
 pub use mesh::Mesh;
 pub use metrics::Metrics;
