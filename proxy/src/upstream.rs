@@ -1,7 +1,8 @@
 //! Connections to whatever answers: peers' sidecars, plain endpoints, and the app of this pod.
 //!
-//! Every worker has [`Pools`] of its own, so nothing here is shared or locked across threads; only the counters in
-//! [`ClusterState`](crate::config::cluster::ClusterState) are. A connection is driven by one task of its own; what
+//! Every worker has [`Pools`] of its own, so nothing here is shared or locked across threads; only what
+//! [`ClusterState`](crate::config::cluster::ClusterState) holds is: counters, and how to wake who waits for a
+//! connection that other workers have. A connection is driven by one task of its own; what
 //! is handed out is a [`Lease`] on it, and a lease that is dropped before its exchange is over takes an HTTP/1
 //! connection with it. Connections are never shared between endpoints, peer identities, SVID generations, protocols
 //! or directions.

@@ -1,11 +1,16 @@
 //! Endpoints are spoken to in the version that their cluster says, whatever the client speaks.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
 use http::Method;
 use http_body_util::Full;
 
 use super::harness::*;
+use crate::config::Endpoint;
 use crate::config::cluster::UpstreamHttp;
 use crate::conn::HttpVersion::{self, Http1, Http2};
+use crate::upstream::Target;
 
 /// A sidecar whose only endpoint speaks one version, and whose cluster says something about it.
 async fn sidecar(app: HttpVersion, says: UpstreamHttp) -> Sidecar {
@@ -84,4 +89,29 @@ fn a_retry_is_in_the_same_version_and_whole() {
         }
         assert!(sidecar.records().iter().any(|record| record.attempts > 1));
     });
+}
+
+#[test]
+fn a_connection_that_switches_protocols_stays_in_the_clients_version() {
+    for (says, client, plain, upgrading) in [
+        (UpstreamHttp::Http2, Http1, Http2, Http1),
+        (UpstreamHttp::Http2, Http2, Http2, Http2),
+        (UpstreamHttp::Http1, Http2, Http1, Http2),
+        (UpstreamHttp::Downstream, Http1, Http1, Http1),
+    ] {
+        let mut cluster = cluster("c", plain_endpoint());
+        cluster.http = says;
+        let endpoint = cluster.endpoints[0].clone();
+        let target = Target::endpoint(cluster.into(), endpoint);
+        assert_eq!(target.version(client, false), plain, "{says:?} {client:?}");
+        assert_eq!(
+            target.version(client, true),
+            upgrading,
+            "{says:?} {client:?}"
+        );
+    }
+}
+
+fn plain_endpoint() -> Vec<Arc<Endpoint>> {
+    plain(&[SocketAddr::from(([127, 0, 0, 1], 1))])
 }
