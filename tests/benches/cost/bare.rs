@@ -123,7 +123,7 @@ struct Pair {
 #[derive(Default)]
 struct Hop {
     idle: RefCell<Vec<http1::SendRequest<Incoming>>>,
-    shared: OnceCell<http2::SendRequest<Incoming>>,
+    shared: RefCell<Rc<OnceCell<http2::SendRequest<Incoming>>>>,
 }
 
 impl Pair {
@@ -206,7 +206,8 @@ impl Pair {
         target: SocketAddr,
         request: Request<Incoming>,
     ) -> anyhow::Result<Response<Incoming>> {
-        let opened = hop.shared.get_or_try_init(async || {
+        let shared = hop.shared();
+        let opened = shared.get_or_try_init(async || {
             let io = self.connect(direction, target, alpn::H2).await?;
             let (sender, connection) = http2::handshake(LocalExecutor, TokioIo::new(io)).await?;
             spawn_local(connection);
@@ -240,6 +241,15 @@ impl Pair {
 }
 
 impl Hop {
+    /// The connection, or the place for a new one if it has ended.
+    fn shared(&self) -> Rc<OnceCell<http2::SendRequest<Incoming>>> {
+        let mut shared = self.shared.borrow_mut();
+        if shared.get().is_some_and(http2::SendRequest::is_closed) {
+            *shared = Rc::default();
+        }
+        shared.clone()
+    }
+
     fn take(&self) -> Option<http1::SendRequest<Incoming>> {
         let mut idle = self.idle.borrow_mut();
         let ready = idle.iter().rposition(http1::SendRequest::is_ready)?;

@@ -35,6 +35,8 @@ const STREAMS: (usize, usize) = (4, 16);
 const BULKS: usize = 2;
 /// Time to connect and to be at speed.
 const WARM: Duration = Duration::from_millis(400);
+/// Time for the last requests to end.
+const END: Duration = Duration::from_millis(100);
 
 /// What is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,17 +103,23 @@ pub(crate) struct Counted {
 }
 
 struct Tally {
+    /// Nothing new is to be sent.
+    over: Cell<bool>,
     units: Cell<f64>,
     latency: RefCell<Histogram<u64>>,
     errors: RefCell<Vec<String>>,
 }
 
 impl Tally {
-    fn add(&self, units: f64, since: Option<Instant>) {
+    /// Counts what has come, and holds the caller back when it is over.
+    async fn add(&self, units: f64, since: Option<Instant>) {
         self.units.set(self.units.get() + units);
         if let Some(since) = since {
             let nanoseconds = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
             self.latency.borrow_mut().saturating_record(nanoseconds);
+        }
+        if self.over.get() {
+            std::future::pending().await
         }
     }
 }
@@ -132,6 +140,7 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
 
 async fn load(kind: Kind, address: String, window: Duration) -> anyhow::Result<()> {
     let tally = Rc::new(Tally {
+        over: Cell::new(false),
         units: Cell::new(0.0),
         latency: RefCell::new(Histogram::new_with_max(60_000_000_000, 3)?),
         errors: RefCell::default(),
@@ -162,11 +171,16 @@ async fn load(kind: Kind, address: String, window: Duration) -> anyhow::Result<(
     };
     println!("end {}", serde_json::to_string(&counted)?);
     // Until the clocks have been read; this thread has a load to go on with.
-    std::thread::spawn(|| {
+    let (ended, input) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-        std::process::exit(0)
+        ended.send(())
     });
-    std::future::pending().await
+    input.await.context("the input cannot be read")?;
+    // Requests end before their connections do: so many streams reset at once look like an attack.
+    tally.over.set(true);
+    sleep(END).await;
+    std::process::exit(0)
 }
 
 async fn connection(
@@ -193,7 +207,7 @@ async fn over_http1(tally: &Tally, tcp: TcpStream) -> anyhow::Result<std::conver
         let request = Request::get("/").header(HOST, "server");
         let response = sender.send_request(request.body(Empty::<Bytes>::new())?);
         take(response.await?, false).await?;
-        tally.add(1.0, Some(began));
+        tally.add(1.0, Some(began)).await;
     }
 }
 
@@ -225,7 +239,7 @@ async fn stream(
             .send_request(request.body(Full::new(message))?)
             .await?;
         take(response, true).await?;
-        tally.add(1.0, Some(began));
+        tally.add(1.0, Some(began)).await;
     }
 }
 
@@ -251,7 +265,7 @@ async fn over_echo(tally: &Tally, mut tcp: TcpStream) -> anyhow::Result<std::con
         tcp.write_all(&sent).await?;
         tcp.read_exact(&mut received).await?;
         ensure!(sent == received, "other bytes came back");
-        tally.add(1.0, Some(began));
+        tally.add(1.0, Some(began)).await;
     }
 }
 
@@ -261,6 +275,6 @@ async fn over_bulk(tally: &Tally, mut tcp: TcpStream) -> anyhow::Result<std::con
     loop {
         let read = tcp.read(&mut buffer).await?;
         ensure!(read > 0, "the server closed");
-        tally.add(read as f64 / f64::from(1 << 20), None);
+        tally.add(read as f64 / f64::from(1 << 20), None).await;
     }
 }
