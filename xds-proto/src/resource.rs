@@ -160,6 +160,20 @@ mod tests {
     }
 
     #[test]
+    fn only_clusters_and_listeners_can_be_wanted_all_at_once() {
+        let wildcard = ResourceType::ALL.map(|kind| (kind.short_name(), kind.supports_wildcard()));
+        let expected = [
+            ("CDS", true),
+            ("EDS", false),
+            ("LDS", true),
+            ("RDS", false),
+            ("SDS", false),
+            ("WDS", false),
+        ];
+        assert_eq!(wildcard, expected);
+    }
+
+    #[test]
     fn push_order_is_make_before_break() {
         let mut sorted = ResourceType::ALL;
         sorted.sort();

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{KeyToPath, PodSpec, Volume as Manifest, VolumeProjection};
@@ -83,7 +83,7 @@ fn content(volume: &Manifest, facts: &Facts<'_>) -> Result<Content, String> {
         return Ok(Content::Host(host.path.clone().into()));
     }
     if let Some(map) = &volume.config_map {
-        let source = config_map(&map.name, map.items.as_deref(), map.optional);
+        let source = config_map(&map.name, map.items.as_deref(), map.optional)?;
         return Ok(Content::Files(vec![source]));
     }
     if let Some(downward) = &volume.downward_api {
@@ -122,7 +122,7 @@ fn project(
             .expiration_seconds
             .and_then(|seconds| u64::try_from(seconds).ok());
         sources.push(Source::Token {
-            path: token.path.clone(),
+            path: within(&token.path)?,
             audience: token
                 .audience
                 .clone()
@@ -130,7 +130,7 @@ fn project(
             lifetime: lifetime.map_or(TOKEN_LIFETIME, Duration::from_secs),
         });
     } else if let Some(map) = &projection.config_map {
-        sources.push(config_map(&map.name, map.items.as_deref(), map.optional));
+        sources.push(config_map(&map.name, map.items.as_deref(), map.optional)?);
     } else if let Some(downward) = &projection.downward_api {
         for item in downward.items.iter().flatten() {
             let path = item
@@ -148,24 +148,35 @@ fn project(
     Ok(())
 }
 
-fn config_map(name: &str, items: Option<&[KeyToPath]>, optional: Option<bool>) -> Source {
-    let pairs = |items: &[KeyToPath]| {
-        items
-            .iter()
-            .map(|item| (item.key.clone(), item.path.clone()))
-            .collect()
-    };
-    Source::ConfigMap {
+fn config_map(
+    name: &str,
+    items: Option<&[KeyToPath]>,
+    optional: Option<bool>,
+) -> Result<Source, String> {
+    let pair = |item: &KeyToPath| Ok((item.key.clone(), within(&item.path)?));
+    let pairs = |items: &[KeyToPath]| items.iter().map(pair).collect::<Result<_, String>>();
+    Ok(Source::ConfigMap {
         name: name.to_owned(),
-        items: items.map(pairs),
+        items: items.map(pairs).transpose()?,
         optional: optional.unwrap_or(false),
+    })
+}
+
+/// A path that stays in its volume: nothing is written outside of the node.
+fn within(path: &str) -> Result<String, String> {
+    let stays = |component| matches!(component, Component::Normal(_));
+    if !path.is_empty() && Path::new(path).components().all(stays) {
+        return Ok(path.to_owned());
     }
+    Err(format!(
+        "path {path:?} leads out of it: write a relative one without .."
+    ))
 }
 
 fn field(path: &str, field: Option<&str>, facts: &Facts<'_>) -> Result<Source, String> {
     let field = field.ok_or("downwardAPI knows fieldRef only")?;
     Ok(Source::Text {
-        path: path.to_owned(),
+        path: within(path)?,
         text: facts.field(field)?,
     })
 }
@@ -309,8 +320,10 @@ fn pick(
     files: &mut BTreeMap<PathBuf, String>,
 ) -> Result<(), String> {
     let Some(items) = items else {
-        let all = data.into_iter();
-        files.extend(all.map(|(key, text)| (directory.join(key), text)));
+        for (key, text) in data {
+            let file = within(&key).map_err(|problem| format!("ConfigMap {name}: {problem}"))?;
+            files.insert(directory.join(file), text);
+        }
         return Ok(());
     };
     for (key, path) in items {
@@ -399,6 +412,39 @@ mod tests {
             fs::read_to_string(directory.path().join("v/token")).expect("written"),
             "ca 1"
         );
+    }
+
+    #[test]
+    fn nothing_is_written_outside_of_a_volume() {
+        for (key, stays) in [
+            ("a.conf", true),
+            ("..a", true),
+            ("..", false),
+            ("../a", false),
+            ("/etc/a", false),
+            ("a/../../b", false),
+            ("", false),
+        ] {
+            let directory = tempfile::tempdir().expect("a directory");
+            let fake = Fake::default();
+            let data = BTreeMap::from([(key.to_owned(), "text".to_owned())]);
+            fake.maps.borrow_mut().insert("keys".to_owned(), data);
+            let whole = config_map("keys", None, None).expect("no path is named");
+            let volume = Volume {
+                name: "v".to_owned(),
+                content: Content::Files(vec![whole]),
+            };
+            let mut volumes = Volumes::new(directory.path().join("pod"), vec![volume]);
+            let written = volumes.refresh(&fake).expect("no error");
+            assert_eq!(written.is_ok(), stays, "{key}: {written:?}");
+            let item = KeyToPath {
+                key: "k".to_owned(),
+                path: key.to_owned(),
+                ..KeyToPath::default()
+            };
+            let named = config_map("keys", Some(&[item]), None);
+            assert_eq!(named.is_ok(), stays, "{key}: {named:?}");
+        }
     }
 
     #[test]
