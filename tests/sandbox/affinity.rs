@@ -17,7 +17,7 @@ const URLS: [&str; 3] = ["http://shop:8080/", "grpc://shop:9090", "tcp://shop:90
 /// The pods that answer some requests of a client. Over TCP each of them has a connection of its own.
 async fn answering(arena: &Arena<'_>, client: &str, url: &str) -> anyhow::Result<BTreeSet<String>> {
     let more: &[&str] = if url.starts_with("tcp") {
-        &["--server-first"]
+        &["--server-first", "--no-reuse"]
     } else {
         &[]
     };
