@@ -143,8 +143,8 @@ pub fn resource(
             ResourceName::Service { key, port } => {
                 endpoints::of_service(world, view, name, &key, port).map(|it| encode(&it))
             }
-            ResourceName::Pod { key, port } => {
-                endpoints::of_pod(world, view, name, &key, port).map(|it| encode(&it))
+            ResourceName::Pod { key, port, ipv6 } => {
+                endpoints::of_pod(world, view, name, (&key, port, ipv6)).map(|it| encode(&it))
             }
             _ => None,
         },

@@ -31,7 +31,7 @@ use tulle_xds_proto::pack;
 
 use super::filter::{self, number};
 use super::name::ResourceName;
-use super::protocol;
+use super::{endpoints, protocol};
 use crate::store::World;
 use crate::store::service::{Addressing, AppProtocol};
 
@@ -47,10 +47,9 @@ pub(super) fn cluster(world: &World, name: &str, parsed: &ResourceName) -> Optio
             let protocol = service.port(*port)?.protocol;
             Some(eds(name, protocol, service.client_ip_affinity.is_some()))
         }
-        ResourceName::Pod { key, port } => {
-            let pod = world
-                .pod(key)
-                .filter(|pod| !pod.host_network && !pod.ips.is_empty() && *port > 0)?;
+        ResourceName::Pod { key, port, ipv6 } => {
+            let pod = world.pod(key)?;
+            endpoints::pod_address(pod, *port, *ipv6)?;
             let protocol = protocol::pod_ports(world, pod)
                 .get(port)
                 .map(|port| port.protocol)

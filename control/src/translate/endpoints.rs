@@ -65,23 +65,22 @@ pub(super) fn of_service(
     Some(assignment(name, zones))
 }
 
+/// Where a port of a pod is reached by one family; `None` where it is not the pod's alone.
+pub(super) fn pod_address(pod: &Pod, port: u16, ipv6: bool) -> Option<SocketAddr> {
+    let ip = pod.ips.iter().find(|ip| ip.is_ipv6() == ipv6)?;
+    (!pod.host_network && port > 0).then(|| SocketAddr::new(*ip, port))
+}
+
 /// The one endpoint of a pod; it is called directly, so its readiness does not matter.
 pub(super) fn of_pod(
     world: &World,
     view: &ProxyView,
     name: &str,
-    key: &ObjectKey,
-    port: u16,
+    (key, port, ipv6): (&ObjectKey, u16, bool),
 ) -> Option<ClusterLoadAssignment> {
-    let pod = world.pod(key).filter(|pod| !pod.host_network && port > 0)?;
-    let ip = pod.ips.first()?;
-    let endpoint = endpoint(
-        world,
-        view,
-        SocketAddr::new(*ip, port),
-        Some(pod),
-        HealthStatus::Healthy,
-    );
+    let pod = world.pod(key)?;
+    let address = pod_address(pod, port, ipv6)?;
+    let endpoint = endpoint(world, view, address, Some(pod), HealthStatus::Healthy);
     Some(assignment(name, BTreeMap::from([(None, vec![endpoint])])))
 }
 

@@ -61,6 +61,7 @@ fn of_pod(world: &World, name: &str, address: SocketAddr, pod: &Pod) -> Option<L
     let cluster = ResourceName::Pod {
         key: pod.key.clone(),
         port: address.port(),
+        ipv6: address.is_ipv6(),
     }
     .format(world.mesh());
     let http = filter::http(

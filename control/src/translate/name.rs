@@ -4,6 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::store::{MeshSettings, ObjectKey};
 
+/// Says in a pod's name that its IPv6 address is meant.
+const IPV6: &str = "ipv6";
+
 /// The name of a listener, route table, cluster or load assignment.
 ///
 /// Every resource has exactly one name: what does not print back to itself is no name.
@@ -20,12 +23,15 @@ pub enum ResourceName {
         /// Its port.
         port: u16,
     },
-    /// `pod|PORT||NAME.NS`: a port of a pod; cluster and load assignment.
+    /// `pod|PORT||NAME.NS`, or `pod|PORT|ipv6|NAME.NS`: a port of a pod by its address of one family, because an app may
+    /// listen on one of them only; cluster and load assignment.
     Pod {
         /// The pod.
         key: ObjectKey,
         /// Its port.
         port: u16,
+        /// Whether its IPv6 address is meant.
+        ipv6: bool,
     },
     /// `inbound|PORT||`: the app behind a port of the client's own pod; 0 stands for every port without an entry of its own.
     App(u16),
@@ -58,11 +64,12 @@ impl ResourceName {
                     port: port.parse().ok()?,
                 }
             }
-            ["pod", port, "", pod] => {
+            ["pod", port, family, pod] => {
                 let (name, namespace) = pod.rsplit_once('.')?;
                 Self::Pod {
                     key: ObjectKey::new(namespace, name),
                     port: port.parse().ok()?,
+                    ipv6: *family == IPV6,
                 }
             }
             _ => return None,
@@ -76,7 +83,10 @@ impl ResourceName {
             Self::Outbound(address) => format!("outbound|{}|{}", address.ip(), address.port()),
             Self::Inbound => "inbound".to_owned(),
             Self::Service { key, port } => format!("outbound|{port}||{}", host(mesh, key)),
-            Self::Pod { key, port } => format!("pod|{port}||{}.{}", key.name, key.namespace),
+            Self::Pod { key, port, ipv6 } => {
+                let family = if *ipv6 { IPV6 } else { "" };
+                format!("pod|{port}|{family}|{}.{}", key.name, key.namespace)
+            }
             Self::App(port) => format!("inbound|{port}||"),
         }
     }
@@ -104,6 +114,7 @@ mod tests {
             "outbound|fd00::1|80",
             "outbound|80||reviews.shop.svc.cluster.local",
             "pod|80||web-0.v1.shop",
+            "pod|80|ipv6|web-0.v1.shop",
         ] {
             let parsed = ResourceName::parse(&mesh, name).unwrap_or_else(|| panic!("{name}"));
             assert_eq!(parsed.format(&mesh), name);
@@ -118,6 +129,7 @@ mod tests {
             "outbound|65536||reviews.shop.svc.cluster.local",
             "outbound|80|v1|reviews.shop.svc.cluster.local",
             "pod|80||web",
+            "pod|80|ipv4|web-0.shop",
         ] {
             assert_eq!(ResourceName::parse(&mesh, name), None, "{name}");
         }
@@ -125,7 +137,8 @@ mod tests {
             ResourceName::parse(&mesh, "pod|80||web-0.v1.shop"),
             Some(ResourceName::Pod {
                 key: ObjectKey::new("shop", "web-0.v1"),
-                port: 80
+                port: 80,
+                ipv6: false,
             })
         );
     }

@@ -327,6 +327,30 @@ fn a_pod_of_the_nodes_network_is_an_endpoint_without_mutual_tls() {
 }
 
 #[test]
+fn a_pod_is_called_at_the_address_of_the_family_that_was_asked_for() {
+    let text = BASE.replace(
+        "status: {podIP: 10.1.0.1}",
+        "status: {podIP: 10.1.0.1, podIPs: [{ip: 10.1.0.1}, {ip: \"fd00::1\"}]}",
+    );
+    let world = world(&text);
+    for (address, family, expected) in [
+        ("10.1.0.1", "", "10.1.0.1 HEALTHY true"),
+        ("fd00::1", "ipv6", "fd00::1 HEALTHY true"),
+    ] {
+        let cluster = format!("pod|9|{family}|web-1.shop");
+        let name = format!("outbound|{address}|9");
+        let listener = resource(&world, &client("x"), ResourceType::Listener, &name);
+        let listener = String::from_utf8_lossy(&listener.expect("known")).into_owned();
+        assert!(listener.contains(&cluster), "{listener}");
+        assert_eq!(endpoints(&world, &client("x"), &cluster), [expected]);
+    }
+    for kind in [ResourceType::Cluster, ResourceType::Endpoints] {
+        let absent = resource(&world, &client("x"), kind, "pod|9|ipv6|web-2.shop");
+        assert!(absent.is_none(), "{kind:?}: the pod has no such address");
+    }
+}
+
+#[test]
 fn a_finished_pods_address_is_its_successors() {
     let successor = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: next, namespace: other, labels: {tulle.dev/proxied: \"true\"}}\n\
                      spec: {serviceAccountName: next, containers: []}\nstatus: {phase: Running, podIP: 10.1.0.2}\n";
