@@ -120,21 +120,15 @@ impl CaptureArgs {
             None => return Err(CaptureError::NoPod.into()),
         };
         trace::init(&filter, trace::Format::default())?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("could not start")?;
-        runtime.block_on(async {
-            match pod {
-                None => capture.remove().await?,
-                Some(pod) => capture.apply(pod).await?,
-            }
-            tracing::info!(
-                captured = pod.is_some(),
-                "rules of this network namespace changed"
-            );
-            Ok(())
-        })
+        match pod {
+            None => capture.remove()?,
+            Some(pod) => capture.apply(pod)?,
+        }
+        tracing::info!(
+            captured = pod.is_some(),
+            "rules of this network namespace changed"
+        );
+        Ok(())
     }
 }
 

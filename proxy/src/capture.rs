@@ -4,21 +4,18 @@
 //! them, and the IPv6 source address of the leg to the app, into the current network namespace, if that is the pod's.
 //! Doing so twice changes nothing; [`Capture::remove`] takes both away. UDP is never captured.
 
+mod address;
+
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 
-use futures_util::TryStreamExt as _;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use nix::libc::{EACCES, EADDRNOTAVAIL, EEXIST, EOPNOTSUPP};
-use rtnetlink::Handle;
-use rtnetlink::packet_route::address::AddressMessage;
+use nix::errno::Errno;
 use tulle_nft::{Chain, Family, Hook, Match, Rule, Ruleset, Table, Test, Transport, Verdict};
 use tulle_runtime::names::{INBOUND_SOURCE_V4, INBOUND_SOURCE_V6, PROXY_MARK, PROXY_UID, ports};
 
 /// Name of the table that holds all rules.
 const TABLE: &str = "tulle_capture";
-/// Index of the loopback interface in every network namespace.
-const LOOPBACK_INDEX: u32 = 1;
 
 /// Why capture could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -30,12 +27,12 @@ pub enum CaptureError {
     #[error(
         "could not add {INBOUND_SOURCE_V6}/128 to lo ({0}); run with CAP_NET_ADMIN in the pod's network namespace"
     )]
-    Address(String),
+    Address(io::Error),
     /// The address of the leg to the app could not be taken away.
     #[error(
         "could not remove {INBOUND_SOURCE_V6}/128 from lo ({0}); run with CAP_NET_ADMIN in the pod's network namespace"
     )]
-    Removal(String),
+    Removal(io::Error),
     /// Nobody says whose network namespace this is.
     #[error(
         "POD_IP is not set, and without it nothing says that this network namespace is a pod's and not the machine's; \
@@ -50,10 +47,7 @@ pub enum CaptureError {
     OtherNamespace(IpAddr),
     /// The addresses of this network namespace could not be listed.
     #[error("could not list the addresses of this network namespace ({0})")]
-    Addresses(String),
-    /// There is no netlink socket.
-    #[error("could not open a netlink socket ({0})")]
-    Netlink(#[from] io::Error),
+    Addresses(io::Error),
 }
 
 /// How the proxy's own connections are told from the app's.
@@ -86,14 +80,13 @@ impl Capture {
     ///
     /// Changes nothing and says so where the current network namespace does not have the address: it would be the
     /// machine's, whose every connection would be captured. Else names what the kernel refused and what to do about it.
-    pub async fn apply(&self, pod: IpAddr) -> Result<(), CaptureError> {
-        let owned = on_netlink(async |handle| find(&handle, pod).await).await?;
-        let owned = owned.map_err(|error| CaptureError::Addresses(error.to_string()))?;
+    pub fn apply(&self, pod: IpAddr) -> Result<(), CaptureError> {
+        let owned = address::exists(pod).map_err(CaptureError::Addresses)?;
         // Loopback is in every namespace.
-        if owned.is_none() || pod.is_loopback() {
+        if !owned || pod.is_loopback() {
             return Err(CaptureError::OtherNamespace(pod));
         }
-        add_inbound_source().await?;
+        add_inbound_source()?;
         self.ruleset().apply()?;
         Ok(())
     }
@@ -103,16 +96,12 @@ impl Capture {
     /// # Errors
     ///
     /// Names what the kernel refused and what to do about it.
-    pub async fn remove(&self) -> Result<(), CaptureError> {
+    pub fn remove(&self) -> Result<(), CaptureError> {
         self.ruleset().remove()?;
-        on_netlink(
-            async |handle| match find(&handle, INBOUND_SOURCE_V6.into()).await? {
-                Some(address) => handle.address().del(address).execute().await,
-                None => Ok(()),
-            },
-        )
-        .await?
-        .map_err(|error| CaptureError::Removal(error.to_string()))
+        match address::remove_from_loopback(INBOUND_SOURCE_V6) {
+            Err(errno) if !lacks_ipv6(errno) => Err(CaptureError::Removal(errno.into())),
+            _ => Ok(()),
+        }
     }
 
     /// The rules.
@@ -217,47 +206,22 @@ fn loopback_networks() -> [IpNet; 2] {
 }
 
 /// Gives `lo` the address from which the proxy connects to an app over IPv6. (All of 127.0.0.0/8 is there already.)
-async fn add_inbound_source() -> Result<(), CaptureError> {
-    let added = on_netlink(async |handle| {
-        handle
-            .address()
-            .add(LOOPBACK_INDEX, INBOUND_SOURCE_V6.into(), 128)
-            .execute()
-            .await
-    })
-    .await?;
-    match added {
-        Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == -EEXIST => Ok(()),
-        Err(rtnetlink::Error::NetlinkError(message))
-            if [-EACCES, -EADDRNOTAVAIL, -EOPNOTSUPP].contains(&message.raw_code()) =>
-        {
-            tracing::info!(error = %message, "no IPv6 on lo; capturing IPv4 only");
+fn add_inbound_source() -> Result<(), CaptureError> {
+    match address::add_to_loopback(INBOUND_SOURCE_V6) {
+        Err(errno) if lacks_ipv6(errno) => {
+            tracing::info!(error = %errno, "no IPv6 on lo; capturing IPv4 only");
             Ok(())
         }
-        Err(error) => Err(CaptureError::Address(error.to_string())),
-        Ok(()) => Ok(()),
+        added => added.map_err(|errno| CaptureError::Address(errno.into())),
     }
 }
 
-/// An address of this network namespace, if it has it.
-async fn find(
-    handle: &Handle,
-    address: IpAddr,
-) -> Result<Option<AddressMessage>, rtnetlink::Error> {
-    let request = handle.address().get().set_address_filter(address);
-    std::pin::pin!(request.execute()).try_next().await
-}
-
-/// Talks to the kernel over a socket of its own.
-async fn on_netlink<T>(
-    talk: impl AsyncFnOnce(Handle) -> Result<T, rtnetlink::Error>,
-) -> Result<Result<T, rtnetlink::Error>, CaptureError> {
-    let (connection, handle, _) = rtnetlink::new_connection()?;
-    tokio::select! {
-        biased;
-        said = talk(handle) => Ok(said),
-        () = connection => Ok(Err(rtnetlink::Error::RequestFailed)),
-    }
+/// What the kernel says of IPv6 addresses where it has, or allows, none.
+fn lacks_ipv6(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::EACCES | Errno::EADDRNOTAVAIL | Errno::EOPNOTSUPP
+    )
 }
 
 #[cfg(test)]

@@ -81,10 +81,7 @@ fn where_the_proxy_has_no_user_its_mark_is_exempt() {
 fn in_namespace(act: impl FnOnce() + Send + 'static) {
     let entered = std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        runtime.block_on(prepare())?;
+        prepare()?;
         act();
         io::Result::Ok(())
     })
@@ -107,7 +104,7 @@ const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 9, 9, 9));
 
 /// Brings `lo` up with the pod's addresses, and a link to nobody with a route to everywhere. Fails without
 /// the program `ip`.
-async fn prepare() -> io::Result<()> {
+fn prepare() -> io::Result<()> {
     let commands = [
         "ip link set lo up",
         "ip address add 10.1.2.3/32 dev lo",
@@ -127,7 +124,7 @@ async fn prepare() -> io::Result<()> {
         assert!(status.success(), "{command}");
     }
     for _ in 0..2 {
-        example_with_mark().apply(POD).await.unwrap();
+        example_with_mark().apply(POD).unwrap();
     }
     Ok(())
 }
@@ -293,28 +290,20 @@ fn connections_go_where_the_rules_say() {
 }
 
 /// What `nft` and `ip` would show.
-async fn is_captured() -> (bool, bool) {
-    let source = on_netlink(async |handle| find(&handle, INBOUND_SOURCE_V6.into()).await);
+fn is_captured() -> (bool, bool) {
     let redirected = connect(SocketAddr::new(OUTSIDE, 80), None, false).is_ok();
-    (redirected, source.await.unwrap().unwrap().is_some())
-}
-
-fn wait<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(future)
+    let source = address::exists(INBOUND_SOURCE_V6.into());
+    (redirected, source.unwrap())
 }
 
 #[test]
 fn what_was_captured_is_given_back_and_can_be_given_back_twice() {
     in_namespace(|| {
         answer(ports::OUTBOUND);
-        assert_eq!(wait(is_captured()), (true, true));
+        assert_eq!(is_captured(), (true, true));
         for _ in 0..2 {
-            wait(Capture::default().remove()).unwrap();
-            assert_eq!(wait(is_captured()), (false, false));
+            Capture::default().remove().unwrap();
+            assert_eq!(is_captured(), (false, false));
         }
     });
 }
@@ -323,14 +312,16 @@ fn what_was_captured_is_given_back_and_can_be_given_back_twice() {
 fn a_namespace_without_the_pods_address_is_left_alone() {
     in_namespace(|| {
         answer(ports::OUTBOUND);
-        wait(Capture::default().remove()).unwrap();
+        Capture::default().remove().unwrap();
         for other in ["10.7.7.7", "127.0.0.1", "::1", "fd00::7", "0.0.0.0"] {
             let other: IpAddr = other.parse().unwrap();
-            let error = wait(example_with_mark().apply(other)).unwrap_err();
+            let error = example_with_mark().apply(other).unwrap_err();
             assert!(matches!(error, CaptureError::OtherNamespace(_)), "{error}");
-            assert_eq!(wait(is_captured()), (false, false), "{other}");
+            assert_eq!(is_captured(), (false, false), "{other}");
         }
-        wait(example_with_mark().apply("fd00::3".parse().unwrap())).unwrap();
-        assert_eq!(wait(is_captured()), (true, true));
+        example_with_mark()
+            .apply("fd00::3".parse().unwrap())
+            .unwrap();
+        assert_eq!(is_captured(), (true, true));
     });
 }
