@@ -60,6 +60,10 @@ pub(super) fn prepare_request(
 
 /// Takes what belongs to the upstream's hop out of a response. Returns whether it carried the mark "not processed".
 pub(super) fn prepare_response(headers: &mut HeaderMap, upgraded: bool) -> bool {
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // It says how long the body is, whatever else does (RFC 9112, 6.3).
+        headers.remove(CONTENT_LENGTH);
+    }
     strip_hop_by_hop(headers, upgraded);
     headers
         .remove(UNPROCESSED)

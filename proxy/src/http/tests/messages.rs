@@ -51,6 +51,7 @@ fn http1_messages_keep_their_shape() {
                 let answer: &[u8] = match head.split(' ').nth(1) {
                     Some("/length") => b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nbody",
                     Some("/chunked") => b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-t\r\n\r\n4\r\nbody\r\n0\r\nx-t: 1\r\n\r\n",
+                    Some("/both") => b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
                     Some("/head") => b"HTTP/1.1 200 OK\r\ncontent-length: 1234\r\n\r\n",
                     Some("/empty") => b"HTTP/1.1 204 No Content\r\n\r\n",
                     Some("/unchanged") => b"HTTP/1.1 304 Not Modified\r\ncontent-length: 9\r\netag: \"x\"\r\n\r\n",
@@ -87,6 +88,13 @@ fn http1_messages_keep_their_shape() {
                 "HTTP/1.1 200 OK",
                 "transfer-encoding: chunked",
                 "4\r\nbody\r\n0\r\n\r\n",
+            ),
+            (
+                "GET /both",
+                "",
+                "HTTP/1.1 200 OK",
+                "transfer-encoding: chunked",
+                "\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
             ),
             (
                 "HEAD /head",
