@@ -125,7 +125,8 @@ where
     let late = is_draining(connection);
     let service = service_fn(|request| handle_http1(connection.clone(), gate.clone(), request));
     let serving = http1::Builder::new()
-        .half_close(true)
+        // A client may close its side after its last request. A sidecar does not: it has given the request up.
+        .half_close(!connection.downstream.is_mesh_peer())
         .serve_connection(io, service);
     let mut serving = pin!(serving.with_upgrades());
     tokio::select! {

@@ -1,6 +1,8 @@
 //! Requests for the app of this pod, alone and through both sidecars.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tulle_runtime::drain;
 
 use super::harness::*;
+use crate::config::route::RouteAction;
 use crate::conn::HttpVersion::{Http1, Http2};
 use crate::conn::Security;
 use crate::telemetry::ResponseFlag;
@@ -371,6 +374,40 @@ fn both_ends_of_a_grpc_stream_talk_in_turn_through_both_sidecars() {
         let record = client.record().await;
         assert_eq!((record.bytes_received, record.bytes_sent), (2_000, 2_000));
         assert!(server.record().await.flags.is_empty());
+    });
+}
+
+#[test]
+fn a_request_that_a_peer_has_given_up_ends_at_the_app_too() {
+    run(async {
+        let ended = Rc::new(Cell::new(false));
+        let seen = ended.clone();
+        let app = raw_app(move |mut tcp| {
+            let seen = seen.clone();
+            async move {
+                read_head(&mut tcp).await;
+                seen.set(matches!(tcp.read(&mut [0; 1]).await, Ok(0) | Err(_)));
+            }
+        })
+        .await;
+        let ca = Ca::new();
+        let server = Sidecar::with_identity(inbound(false), ca.identity("reviews"));
+        let mut forward = forward_to("c");
+        forward.timeout = Some(Duration::from_millis(50));
+        let endpoints = meshed(&[server.listen(app).await], "reviews");
+        let routes = vec![route("/", RouteAction::Forward(forward))];
+        let snapshot = outbound(routes, vec![cluster("c", endpoints)]);
+        let client = Sidecar::with_identity(snapshot, ca.identity("client"));
+        let mut sender = Client::new(client.client(Http1), Http1).await;
+        assert_eq!(sender.get("/").await.status, StatusCode::GATEWAY_TIMEOUT);
+        let record = server.record().await;
+        assert_eq!(
+            (record.flags.to_string(), record.status.as_u16()),
+            ("DC".to_owned(), 499)
+        );
+        while !ended.get() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     });
 }
 
