@@ -55,6 +55,10 @@ where
             let served = serve_http1(&connection.0, TokioIo::new(io), gate.clone()).await;
             if gate.is_late() {
                 refuse_late(&connection.0, patience);
+            } else if let Err(error) = &served
+                && error.is_parse()
+            {
+                refuse_malformed(&connection.0, gate.refused(), error);
             }
             served?;
             if let Some(tunnel) = connection.0.take_tunnel() {
@@ -78,6 +82,21 @@ fn refuse_late(connection: &Connection, patience: Duration) {
     );
     let connections = &connection.worker.connections;
     connections.refuse(downstream.direction, "slow_head");
+}
+
+/// Tells who sent what is no HTTP, and what is wrong with it; hyper has answered.
+fn refuse_malformed(connection: &Connection, why: Option<&'static str>, error: &hyper::Error) {
+    let downstream = &connection.downstream;
+    tracing::info!(
+        client.addr = %downstream.peer,
+        client.id = downstream.peer_id().map(tracing::field::display),
+        server.addr = %downstream.original_dst,
+        why,
+        %error,
+        "refused: malformed HTTP; correct the client, or declare the port as TCP if it speaks something else"
+    );
+    let connections = &connection.worker.connections;
+    connections.refuse(downstream.direction, "malformed_http");
 }
 
 /// The connection as its task owns it: when that ends early, a tunnel that never began ends with it.

@@ -15,8 +15,8 @@ mod scan;
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -50,6 +50,7 @@ struct Shared {
     answer: AtomicU8,
     reader: AtomicWaker,
     late: AtomicBool,
+    refused: OnceLock<&'static str>,
 }
 
 impl Gate {
@@ -67,6 +68,12 @@ impl Gate {
     #[must_use]
     pub fn is_late(&self) -> bool {
         self.0.late.load(Ordering::Relaxed)
+    }
+
+    /// Why a message was refused here, if one was.
+    #[must_use]
+    pub fn refused(&self) -> Option<&'static str> {
+        self.0.refused.get().copied()
     }
 }
 
@@ -113,6 +120,7 @@ impl<I> Guard<I> {
             answer: AtomicU8::new(UNDECIDED),
             reader: AtomicWaker::new(),
             late: AtomicBool::new(false),
+            refused: OnceLock::new(),
         };
         let gate = Gate(Arc::new(shared));
         let guard = Self {
@@ -133,7 +141,7 @@ impl<I> Guard<I> {
         match self.scanner.scan(&buf.filled()[start..]) {
             Scan::Pass => {}
             Scan::Refuse { at, why } => {
-                tracing::debug!(why, "request refused");
+                self.gate.0.refused.get_or_init(|| why);
                 buf.set_filled(start + at);
                 self.held = BytesMut::new();
                 let mut poison = Bytes::from_static(POISON);

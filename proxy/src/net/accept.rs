@@ -83,6 +83,15 @@ impl Metrics {
             .get_or_create(&RefusedLabels { direction, reason })
             .inc();
     }
+
+    /// How many were refused for a reason, for tests.
+    #[cfg(test)]
+    pub(crate) fn refused(&self, direction: Direction, reason: &'static str) -> u64 {
+        let direction = direction.name();
+        self.refused
+            .get_or_create(&RefusedLabels { direction, reason })
+            .get()
+    }
 }
 
 /// A captured connection.

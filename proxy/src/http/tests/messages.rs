@@ -5,6 +5,7 @@ use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::harness::*;
+use crate::conn::Direction;
 use crate::conn::HttpVersion::{Http1, Http2};
 
 #[test]
@@ -256,6 +257,8 @@ fn messages_that_two_readers_could_read_differently_are_refused() {
             "content-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
             "transfer-encoding: identity\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
             "host: another\r\n\r\n",
+            "no colon\r\n\r\n",
+            "x: \0\r\n\r\n",
         ];
         for rest in smuggled {
             let request = format!("POST / HTTP/1.1\r\nhost: r\r\n{rest}");
@@ -263,6 +266,17 @@ fn messages_that_two_readers_could_read_differently_are_refused() {
             assert!(answer.starts_with("HTTP/1.1 400"), "{request}\n{answer}");
         }
         assert!(sidecar.records().is_empty(), "no app ever sees them");
+        let malformed = || {
+            let connections = &sidecar.worker.connections;
+            connections.refused(Direction::Outbound, "malformed_http")
+        };
+        // The last one is counted once its connection has lingered.
+        while malformed() < smuggled.len() as u64 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        let answer = raw(sidecar.client(Http1), "GET / HTTP/1.0\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+        assert_eq!(malformed(), smuggled.len() as u64);
     });
 }
 
