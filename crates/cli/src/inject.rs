@@ -128,15 +128,20 @@ fn read(path: &Path, documents: &mut Vec<Document>) -> Result<(), CliError> {
         path: path.to_owned(),
         source,
     })?;
-    let values: Vec<Value> =
-        serde_saphyr::from_multiple(&text).map_err(|source| CliError::Parse {
-            path: path.to_owned(),
-            source: Box::new(source),
-        })?;
+    let values = parse(&text).map_err(|source| CliError::Parse {
+        path: path.to_owned(),
+        source: Box::new(source),
+    })?;
     for value in values {
         flatten(path, value, documents)?;
     }
     Ok(())
+}
+
+/// The documents of a text. As for kubectl, `0644` is octal.
+fn parse(text: &str) -> Result<Vec<Value>, serde_saphyr::Error> {
+    let options = serde_saphyr::options! { legacy_octal_numbers: true };
+    serde_saphyr::from_multiple_with_options(text, options)
 }
 
 /// A `List` counts as its items.

@@ -298,7 +298,9 @@ fn key(kind: &str, metadata: &ObjectMeta) -> Result<ObjectKey, Problem> {
 }
 
 fn typed<T: DeserializeOwned>(document: &str) -> Result<T, Problem> {
-    serde_saphyr::from_str(document).map_err(|error| {
+    // As for kubectl, `0644` is octal.
+    let options = serde_saphyr::options! { legacy_octal_numbers: true };
+    serde_saphyr::from_str_with_options(document, options).map_err(|error| {
         let line = error.location().map_or(1, |location| location.line());
         let error = error.without_snippet();
         (line, error.to_string())
@@ -333,6 +335,13 @@ mod tests {
                 .services
                 .contains_key(&ObjectKey::new("shop", "web"))
         );
+    }
+
+    #[test]
+    fn a_mode_in_octal_is_the_mode_that_kubectl_reads() {
+        let source: k8s_openapi::api::core::v1::SecretVolumeSource =
+            typed("defaultMode: 0644").expect("a mode");
+        assert_eq!(source.default_mode, Some(0o644));
     }
 
     #[test]

@@ -16,7 +16,7 @@ fn args(extra: &[&str]) -> InjectArgs {
 
 fn inject_text(text: &str, extra: &[&str]) -> Result<String, String> {
     let args = args(extra);
-    let values: Vec<Value> = serde_saphyr::from_multiple(text).expect("YAML");
+    let values = parse(text).expect("YAML");
     let mut documents = Vec::new();
     for value in values {
         flatten(Path::new("-"), value, &mut documents).map_err(|error| output::chain(&error))?;
@@ -36,6 +36,19 @@ kind: Pod
 metadata: { name: web, namespace: shop, annotations: { version: '1.10', yes: 'no' } }
 spec: { containers: [{ name: web, args: ['8080'] }] }
 ";
+
+#[test]
+fn a_mode_in_octal_stays_the_mode_that_kubectl_reads() {
+    let volume = "{ name: v, secret: { secretName: s, defaultMode: 0644 } }";
+    let pod = POD.replace("spec: {", &format!("spec: {{ volumes: [{volume}],"));
+    let injected = inject_text(&pod, &[]).expect("injected");
+    assert!(injected.contains("defaultMode: 420\n"), "{injected}");
+    let other = "apiVersion: example.org/v1\nkind: Foo\nmode: 0o17\nother: 0755\nname: '0755'\n";
+    let passed = inject_text(other, &[]).expect("passed on");
+    assert!(passed.contains("mode: 15\n"), "{passed}");
+    assert!(passed.contains("other: 493\n"), "{passed}");
+    assert!(passed.contains("0755"), "a string stays one: {passed}");
+}
 
 #[test]
 fn a_pod_in_yaml_gets_a_sidecar_and_strings_stay_strings() {
