@@ -14,8 +14,8 @@ use crate::store::route::Created;
 
 /// Longest regular expression, as in the Gateway API.
 const MAX_REGEX_LENGTH: usize = 1024;
-/// Memory that a compiled regular expression may take.
-const MAX_REGEX_SIZE: usize = 1 << 20;
+/// Memory that a compiled regular expression may take: the sidecar takes no larger one.
+const MAX_REGEX_SIZE: usize = 256 << 10;
 
 /// A DNS label: the names of Services and namespaces.
 pub(super) fn label(field: &str, name: &str) -> Result<(), Invalid> {
@@ -74,6 +74,30 @@ pub(super) fn header_name(field: impl Into<String>, text: &str) -> Result<Header
         .map_err(|_| Invalid::new(field, format!("{text:?} is not a header name")))
 }
 
+/// Headers that say where a message ends, or belong to one connection.
+const FRAMING: [&str; 8] = [
+    "connection",
+    "content-length",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// The name of a header that a filter may change: none that the framing of messages hangs on.
+pub(super) fn changed_header(field: impl Into<String>, text: &str) -> Result<HeaderName, Invalid> {
+    let field = field.into();
+    match header_name(field.clone(), text)? {
+        name if FRAMING.contains(&name.as_str()) => Err(Invalid::new(
+            field,
+            format!("{text:?} belongs to the framing of messages: filters must not change it"),
+        )),
+        name => Ok(name),
+    }
+}
+
 /// The value of a header.
 pub(super) fn header_value(field: impl Into<String>, text: &str) -> Result<HeaderValue, Invalid> {
     HeaderValue::from_str(text).map_err(|_| {
@@ -96,25 +120,30 @@ pub(super) fn regex(field: impl Into<String>, pattern: &str) -> Result<Arc<str>,
             ),
         ));
     }
-    let config = Regex::config().nfa_size_limit(Some(MAX_REGEX_SIZE));
-    match Regex::builder().configure(config).build(pattern) {
-        Ok(_) => Ok(pattern.into()),
-        Err(error) => {
-            let reason = error
-                .syntax_error()
-                .map_or_else(|| error.to_string(), ToString::to_string);
-            let reason = reason
-                .lines()
-                .last()
-                .unwrap_or_default()
-                .trim_start_matches("error: ")
-                .to_owned();
-            Err(Invalid::new(
-                field,
-                format!("{pattern:?} is not a regular expression: {reason}"),
-            ))
+    // By itself, and as the sidecar wraps it to match whole strings: `(?x)a #b` would comment the wrapping out.
+    for whole in [pattern, &format!("^(?:{pattern})$")] {
+        let config = Regex::config().nfa_size_limit(Some(MAX_REGEX_SIZE));
+        let Err(error) = Regex::builder().configure(config).build(whole) else {
+            continue;
+        };
+        if error.size_limit().is_some() {
+            let message = format!(
+                "{pattern:?} compiles to more than {MAX_REGEX_SIZE} bytes: make it simpler"
+            );
+            return Err(Invalid::new(field, message));
         }
+        let reason = error
+            .syntax_error()
+            .map_or_else(|| error.to_string(), ToString::to_string);
+        let reason = reason
+            .lines()
+            .last()
+            .unwrap_or_default()
+            .trim_start_matches("error: ");
+        let message = format!("{pattern:?} is not a regular expression: {reason}");
+        return Err(Invalid::new(field, message));
     }
+    Ok(pattern.into())
 }
 
 /// A duration of the Gateway API (GEP-2257).

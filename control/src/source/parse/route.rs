@@ -147,21 +147,21 @@ macro_rules! modify_headers {
         let field: &str = &$field;
         let changes: &mut HeaderChanges = $changes;
         for (index, it) in $modifier.set.iter().flatten().enumerate() {
-            let name = fields::header_name(format!("{field}.set[{index}].name"), &it.name)?;
+            let name = fields::changed_header(format!("{field}.set[{index}].name"), &it.name)?;
             changes.set.push((
                 name,
                 fields::header_value(format!("{field}.set[{index}].value"), &it.value)?,
             ));
         }
         for (index, it) in $modifier.add.iter().flatten().enumerate() {
-            let name = fields::header_name(format!("{field}.add[{index}].name"), &it.name)?;
+            let name = fields::changed_header(format!("{field}.add[{index}].name"), &it.name)?;
             changes.add.push((
                 name,
                 fields::header_value(format!("{field}.add[{index}].value"), &it.value)?,
             ));
         }
         for (index, name) in $modifier.remove.iter().flatten().enumerate() {
-            changes.remove.push(fields::header_name(
+            changes.remove.push(fields::changed_header(
                 format!("{field}.remove[{index}]"),
                 name,
             )?);

@@ -37,7 +37,7 @@ fn bad_documents_are_reported_by_line_and_field() {
     let service = |spec: &str| {
         format!("apiVersion: v1\nkind: Service\nmetadata:\n  name: a\nspec:\n  {spec}\n")
     };
-    let table: [(&str, String, u64, &str, &str); 19] = [
+    let table: [(&str, String, u64, &str, &str); 22] = [
         ("no kind", "apiVersion: v1\nmetadata: {}\n".into(), 1, "kind", "missing"),
         ("syntax", "kind: [\n".into(), 1, "", ""),
         ("name", "apiVersion: v1\nkind: Service\nmetadata:\n  name: A_b\n".into(), 4, "metadata.name", "A_b"),
@@ -59,6 +59,27 @@ fn bad_documents_are_reported_by_line_and_field() {
             8,
             "spec.rules[0].matches[0].method.method",
             "not a name in gRPC",
+        ),
+        (
+            "regex that ends in a comment",
+            route_with("{matches: [{path: {type: RegularExpression, value: \"/(?x)a #b\"}}]}"),
+            8,
+            "spec.rules[0].matches[0].path.value",
+            "not a regular expression",
+        ),
+        (
+            "regex that the sidecar has no room for",
+            route_with("{matches: [{path: {type: RegularExpression, value: '/\\w{12}'}}]}"),
+            8,
+            "spec.rules[0].matches[0].path.value",
+            "make it simpler",
+        ),
+        (
+            "framing",
+            route_with("{filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: Content-Length, value: '3'}]}}]}"),
+            8,
+            "spec.rules[0].filters[0].responseHeaderModifier.set[0].name",
+            "framing",
         ),
         (
             "ports of no workload",

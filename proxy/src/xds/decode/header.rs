@@ -1,6 +1,6 @@
 //! Header mutations.
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, header};
 use tulle_xds_proto::envoy::config::core::v3::HeaderValueOption;
 use tulle_xds_proto::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 
@@ -18,7 +18,7 @@ pub(super) fn changes(
         add_one(&mut changes, option).at_index(&format!("{name}_to_add"), i)?;
     }
     for (i, header) in remove.iter().enumerate() {
-        let header = header_name("", header).at_index(&format!("{name}_to_remove"), i)?;
+        let header = changed("", header).at_index(&format!("{name}_to_remove"), i)?;
         changes.remove.push(header);
     }
     Ok(changes)
@@ -37,7 +37,7 @@ fn add_one(changes: &mut HeaderChanges, option: &HeaderValueOption) -> Result<()
         "header.raw_value",
         "use value",
     )?;
-    let name = header_name("header.key", &header.key)?;
+    let name = changed("header.key", &header.key)?;
     let value = header_value("header.value", &header.value)?;
     // The deprecated field counts where it is set.
     let action = match &option.append {
@@ -54,6 +54,27 @@ fn add_one(changes: &mut HeaderChanges, option: &HeaderValueOption) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Headers that say where a message ends, or belong to one connection.
+const FRAMING: [HeaderName; 6] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// The name of a header that may be changed: with a false length, or a second one, the next message would begin amid
+/// this one.
+fn changed(field: &str, name: &str) -> Result<HeaderName, DecodeError> {
+    let parsed = header_name(field, name)?;
+    if FRAMING.contains(&parsed) {
+        let remedy = "it belongs to the framing of messages: leave it alone";
+        return Err(DecodeError::invalid(field, name, remedy));
+    }
+    Ok(parsed)
 }
 
 /// A header's name; pseudo-headers are none.

@@ -231,6 +231,21 @@ fn header_changes() {
         Err(at("header.key")),
     );
     check(
+        "a length",
+        with(option("Content-Length", "3", 2)),
+        Err(at("header.key")),
+    );
+    let framing = with_route(|route| {
+        route
+            .response_headers_to_remove
+            .push("Transfer-Encoding".to_owned())
+    });
+    check(
+        "no framing",
+        framing,
+        Err("virtual_hosts[0].routes[0].response_headers_to_remove[0]"),
+    );
+    check(
         "nothing",
         with(HeaderValueOption::default()),
         Err(at("header")),
