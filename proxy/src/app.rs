@@ -206,18 +206,19 @@ impl Sidecar {
             wildcard,
             ..
         } = &self.startup;
-        let channel = ca_client::control_channel(
-            control_address,
-            CONTROL_DNS_NAME,
-            identity.clone(),
-            settings.socket_mark,
-        )?;
+        let (address, mark) = (control_address.clone(), settings.socket_mark);
+        let due = identity.changed();
+        let identity = identity.clone();
+        let connect =
+            move || ca_client::control_channel(&address, CONTROL_DNS_NAME, identity.clone(), mark);
+        let channel = connect()?;
         let config = XdsConfig {
             node_id: node_id(*pod_ip, pod_name, id.namespace(), cluster_domain),
             wildcard: *wildcard,
             state_dir: Some(files::STATE_DIR.into()),
         };
-        let client = XdsClient::new(config, channel, writer, metrics.xds.clone());
+        let client = XdsClient::new(config, channel, writer, metrics.xds.clone())
+            .renewed(due, move || connect().ok());
         tasks.spawn("xds", client.run(tasks.cancelled()));
         Ok(())
     }

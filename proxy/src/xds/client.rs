@@ -4,7 +4,7 @@ use std::future::{Future, pending};
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryFutureExt, stream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until};
 use tonic::Status;
 use tonic::transport::Channel;
@@ -39,9 +39,23 @@ const MAX_RESPONSE: usize = 64 * 1024 * 1024;
 #[derive(Debug)]
 pub struct XdsClient {
     channel: Channel,
+    renewal: Option<Renewal>,
     node: Node,
     backoff: Backoff,
     core: Core,
+}
+
+/// When to leave a channel, and the next one.
+struct Renewal {
+    due: watch::Receiver<u64>,
+    connect: Box<dyn Fn() -> Option<Channel> + Send>,
+}
+
+/// Why a stream ended.
+enum End {
+    Lost(Status),
+    /// Its connection has been replaced.
+    Renewed,
 }
 
 /// What lives on between streams.
@@ -93,10 +107,24 @@ impl XdsClient {
         };
         Self {
             channel,
+            renewal: None,
             node,
             backoff: Backoff::new(FIRST_RETRY, LONGEST_RETRY),
             core,
         }
+    }
+
+    /// Goes on over a new channel from `connect` whenever `due` changes: a connection is authorised by the certificate that
+    /// it began with, and must not outlive it.
+    #[must_use]
+    pub fn renewed(
+        mut self,
+        due: watch::Receiver<u64>,
+        connect: impl Fn() -> Option<Channel> + Send + 'static,
+    ) -> Self {
+        let connect = Box::new(connect);
+        self.renewal = Some(Renewal { due, connect });
+        self
     }
 
     /// A view of the client for operators.
@@ -120,8 +148,10 @@ impl XdsClient {
     async fn follow(&mut self) {
         loop {
             let started = Instant::now();
-            let end = self.stream().await;
-            self.core.disconnected(&end);
+            match self.stream().await {
+                End::Lost(status) => self.core.disconnected(&status),
+                End::Renewed => continue,
+            }
             if started.elapsed() >= GOOD_STREAM {
                 self.backoff.reset();
             }
@@ -139,7 +169,7 @@ impl XdsClient {
     }
 
     /// One stream, until it ends.
-    async fn stream(&mut self) -> Status {
+    async fn stream(&mut self) -> End {
         self.core.state.reconnect();
         let (requests, mut outgoing) = mpsc::channel(MAX_OUTGOING);
         let outgoing = stream::poll_fn(move |context| outgoing.poll_recv(context));
@@ -160,17 +190,45 @@ impl XdsClient {
                 permit = requests.reserve(), if self.core.state.has_request() => match permit {
                     Ok(permit) => permit.send(self.core.next_request(&mut node)),
                     // tonic lets go of the requests when the stream is over; the response says why.
-                    Err(_) => return ended(responses.next().await),
+                    Err(_) => return End::Lost(ended(responses.next().await)),
                 },
                 response = responses.next() => match response {
                     Some(Ok(response)) => {
                         self.core.connected();
                         self.core.take(response);
                     }
-                    other => return ended(other),
+                    other => return End::Lost(ended(other)),
                 },
+                channel = renew(&mut self.renewal) => {
+                    tracing::debug!("going on over a connection with the new certificate");
+                    self.channel = channel;
+                    return End::Renewed;
+                }
                 () = self.core.attend_once() => {}
             }
+        }
+    }
+}
+
+impl std::fmt::Debug for Renewal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Renewal")
+            .field("due", &self.due)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Waits for the next channel.
+async fn renew(renewal: &mut Option<Renewal>) -> Channel {
+    let Some(renewal) = renewal else {
+        return pending().await;
+    };
+    loop {
+        if renewal.due.changed().await.is_err() {
+            return pending().await;
+        }
+        if let Some(channel) = (renewal.connect)() {
+            return channel;
         }
     }
 }

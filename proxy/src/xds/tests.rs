@@ -448,3 +448,28 @@ async fn a_restart_without_a_control_plane_serves_the_last_good_config() {
     assert_eq!(metrics.cache_failures.get(), 2);
     assert!(config.load().outbound.is_empty());
 }
+
+#[tokio::test]
+async fn a_new_certificate_takes_a_new_stream_and_no_alarm() {
+    let tasks = Tasks::new();
+    let mut server = ScriptedServer::start(&tasks).await;
+    let (config, writer) = Config::new(Snapshot::default());
+    let (rotated, due) = tokio::sync::watch::channel(0);
+    let channel = server.channel.clone();
+    let client =
+        client(server.channel.clone(), writer, None).renewed(due, move || Some(channel.clone()));
+    let status = client.status();
+    tasks.spawn("xds", client.run(tasks.cancelled()));
+    let mut first = server.session().await;
+    first.subscribed(ResourceType::Listener, &["inbound"]).await;
+    let (_, ()) = tokio::join!(config.resolve(destination()), teach(&mut first));
+    rotated.send_replace(1);
+    let mut second = server.session().await;
+    let request = second.request().await;
+    assert!(
+        !request.initial_resource_versions.is_empty(),
+        "it says what it has: {request:?}"
+    );
+    let report = status.report();
+    assert_eq!((report.connected, report.last_error), (true, None));
+}
