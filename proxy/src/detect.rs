@@ -114,6 +114,16 @@ pub fn classify(bytes: &[u8]) -> Option<Carries> {
     }
 }
 
+/// Whether an HTTP/1 request is one for a forward proxy: `CONNECT`, or a target in absolute form (RFC 9112, 3.2).
+#[must_use]
+pub fn asks_a_proxy(request: &[u8]) -> bool {
+    let line = request.split(|byte| *byte == b'\n').next();
+    let mut words = line.unwrap_or_default().split(|byte| *byte == b' ');
+    let (method, target) = (words.next(), words.next().unwrap_or_default());
+    let absolute = !target.starts_with(b"/") && target.windows(3).any(|three| three == b"://");
+    method == Some(b"CONNECT") || absolute
+}
+
 enum Line {
     More,
     Request,

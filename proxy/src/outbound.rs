@@ -72,11 +72,16 @@ pub(crate) async fn serve_from(
         security: Security::Plaintext,
         sni,
     };
+    let for_a_proxy = tcp_route.is_none() && detect::asks_a_proxy(&seen);
     let io = IoStream::Plain(Transport::with_prefix(tcp, detect::replay(seen)));
     match (
         carries,
         tcp_route.as_deref().map(|listener| &listener.protocol),
     ) {
+        // What is meant for a forward proxy outside the mesh is its own business.
+        (Carries::Http(HttpVersion::Http1), None) if for_a_proxy => {
+            pass_through(io, &downstream, &worker).await;
+        }
         (Carries::Http(version), None | Some(Protocol::Http(_) | Protocol::Detect { .. })) => {
             serve_http(worker, downstream, io, version).await;
         }

@@ -371,6 +371,36 @@ async fn an_unknown_destination_passes_until_it_joins_the_mesh() {
 }
 
 #[tokio::test]
+async fn what_is_meant_for_a_forward_proxy_passes_untouched() {
+    local(async {
+        let (proxy, address) = listen().await;
+        let mut snapshot = Snapshot::default();
+        snapshot.outbound.insert(address, Lookup::Unknown);
+        let sidecar = Sidecar::new(Ca::new().identity("web"), snapshot);
+        for (line, untouched) in [
+            ("CONNECT example.org:443 HTTP/1.1", true),
+            ("GET http://example.org/a HTTP/1.1", true),
+            ("GET /a HTTP/1.1", false),
+            ("GET /a?to=http://example.org HTTP/1.1", false),
+        ] {
+            let request = format!("{line}\r\nHost: example.org\r\nProxy-Connection: x\r\n\r\n");
+            let (listener, captured) = listen().await;
+            let worker = sidecar.worker.clone();
+            capture(listener, address, Direction::Outbound, worker);
+            let mut client = TcpStream::connect(captured).await.unwrap();
+            client.write_all(request.as_bytes()).await.unwrap();
+            let (mut server, _) = proxy.accept().await.unwrap();
+            let mut seen = Vec::new();
+            while !seen.ends_with(b"\r\n\r\n") {
+                seen.push(server.read_u8().await.unwrap());
+            }
+            assert_eq!(seen == request.as_bytes(), untouched, "{line}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn who_broke_an_opaque_connection_is_told() {
     local(async {
         let (app, address) = listen().await;
