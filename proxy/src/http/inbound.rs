@@ -105,7 +105,12 @@ async fn refuse(
     failure: &Failure,
 ) -> Result<Response<ResponseBody>, h2::Error> {
     let unprocessed = matches!(failure, Failure::Upstream(error) if error.is_unprocessed());
-    if !unprocessed || !exchange.connection.downstream.is_mesh_peer() {
+    if !unprocessed {
+        return Ok(exchange.fail(failure));
+    }
+    if !exchange.connection.downstream.is_mesh_peer() {
+        // The next connection may reach another pod, where there is an app.
+        exchange.connection.close_after_answers();
         return Ok(exchange.fail(failure));
     }
     if exchange.connection.version == HttpVersion::Http2 {

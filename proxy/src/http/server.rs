@@ -144,8 +144,8 @@ where
     let late = is_draining(connection);
     let service = service_fn(|request| handle_http1(connection.clone(), gate.clone(), request));
     let serving = http1::Builder::new()
-        // A client may close its side after its last request. A sidecar does not: it has given the request up.
-        .half_close(!connection.downstream.is_mesh_peer())
+        // Whoever closes its side has given its request up, as far as anyone can tell.
+        .half_close(false)
         .serve_connection(io, service);
     let mut serving = pin!(serving.with_upgrades());
     tokio::select! {
@@ -175,6 +175,7 @@ where
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .max_concurrent_streams(MAX_STREAMS)
+        .max_pending_accept_reset_streams(unaccepted_resets(&connection))
         .serve_connection(io, service);
     let mut serving = pin!(serving);
     tokio::select! {
@@ -184,6 +185,15 @@ where
         () = draining(&connection), if !late => serving.as_mut().graceful_shutdown(),
     }
     serving.await
+}
+
+/// Streams that a client may have reset before they were looked at; with one more the connection ends (CVE-2023-44487).
+/// Strangers get h2's default. The app of this pod may give up as many at once as it may have open.
+fn unaccepted_resets(connection: &Connection) -> usize {
+    match connection.downstream.direction {
+        Direction::Inbound => 20,
+        Direction::Outbound => MAX_STREAMS as usize,
+    }
 }
 
 /// Whether a connection comes so late that the drain has begun: it is served all the same, because whoever opened it

@@ -205,7 +205,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Guard<I> {
     }
 
     /// Waits for the answer; holds on to what the client sends meanwhile, and notices if it leaves.
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// True: the client has left.
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let shared = &self.gate.0;
         shared.reader.register(cx.waker());
         match shared.answer.swap(UNDECIDED, Ordering::AcqRel) {
@@ -217,14 +218,14 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Guard<I> {
                     let mut piece = ReadBuf::new(&mut piece);
                     ready!(Pin::new(&mut self.inner).poll_read(cx, &mut piece))?;
                     if piece.filled().is_empty() {
-                        break;
+                        return Poll::Ready(Ok(true));
                     }
                     self.held.extend_from_slice(piece.filled());
                 }
                 return Poll::Pending;
             }
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(Ok(false))
     }
 }
 
@@ -254,7 +255,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<I> {
                     return Poll::Ready(Ok(()));
                 }
                 State::Waiting => {
-                    ready!(this.poll_answer(cx))?;
+                    if ready!(this.poll_answer(cx))? {
+                        return Poll::Ready(Ok(()));
+                    }
                     continue;
                 }
                 State::Refused(poison) => {

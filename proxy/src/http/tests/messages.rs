@@ -293,3 +293,16 @@ fn an_upgrade_that_the_app_declines_leaves_an_ordinary_connection() {
         );
     });
 }
+
+#[test]
+fn a_head_that_does_not_end_is_answered_and_counted() {
+    run_paused(async {
+        let sidecar = Sidecar::new(service(&[]));
+        let begun = tokio::time::Instant::now();
+        let answer = raw(sidecar.client(Http1), "GET / HTTP/1.1\r\nhost: a\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+        assert_eq!(begun.elapsed(), std::time::Duration::from_secs(30));
+        let connections = &sidecar.worker.connections;
+        assert_eq!(connections.refused(Direction::Outbound, "slow_head"), 1);
+    });
+}

@@ -414,3 +414,37 @@ fn a_new_snapshot_closes_idle_connections_without_a_request() {
         }
     });
 }
+
+#[test]
+fn a_request_whose_client_has_left_is_given_up_upstream() {
+    run(async {
+        let (left, mut has_left) = tokio::sync::mpsc::unbounded_channel();
+        let app = raw_app(move |mut tcp| {
+            let left = left.clone();
+            async move {
+                read_head(&mut tcp).await;
+                left.send("asked").unwrap();
+                assert_eq!(tcp.read(&mut [0; 1]).await.unwrap_or(0), 0);
+                left.send("left").unwrap();
+            }
+        })
+        .await;
+        let sidecar = Sidecar::new(service(&[app]));
+        for head in [
+            "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+        ] {
+            let mut client = sidecar.client(Http1);
+            client.write_all(head.as_bytes()).await.unwrap();
+            assert_eq!(has_left.recv().await, Some("asked"));
+            drop(client);
+            assert_eq!(has_left.recv().await, Some("left"), "{head}");
+            let record = sidecar.record().await;
+            assert!(
+                record
+                    .flags
+                    .contains(ResponseFlag::DownstreamConnectionTermination)
+            );
+        }
+    });
+}
