@@ -2,23 +2,32 @@
 //!
 //! Files end in `.yaml`, `.yml` or `.json`; dot-files and subdirectories are not read. A change re-reads its file only, when
 //! its writer has closed it or renamed it into place, so nothing half-written is read and nothing needs to wait.
-//! Everything that is ready at one moment becomes one update.
+//! Everything that is ready at one moment becomes one update. A directory that goes away is reported, and what it said
+//! stays in force until there is one at its path again.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode, CreateKind};
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use notify::{EventKind, RecommendedWatcher};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+
+use self::directory::{Directory, Found, Lost};
 
 use super::layers::{Layers, Outcomes, Place};
-use super::report::SourceReport;
+use super::report::{Problem, SourceReport};
 use crate::store::StoreWriter;
+
+mod directory;
 
 /// Largest file that is read.
 const MAX_FILE_SIZE: u64 = 16 << 20;
+/// How often the directories are looked at: no event tells that one has come back, or that its parent was moved.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Why directories cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -48,19 +57,19 @@ pub enum SourceError {
 /// Directories of manifests, of which the later win.
 #[derive(Debug)]
 pub struct FileSource {
-    directories: Vec<PathBuf>,
+    directories: Vec<Directory>,
     layers: Layers,
     report: SourceReport,
     changes: mpsc::UnboundedReceiver<Change>,
     /// Dropping it ends the changes.
-    _watcher: RecommendedWatcher,
+    watcher: RecommendedWatcher,
 }
 
 /// What happened in a directory.
 #[derive(Debug)]
 enum Change {
-    /// One file is new, other or gone.
-    File(PathBuf),
+    /// One file, or a whole directory, is new, other or gone.
+    Path(PathBuf),
     /// Anything may have happened.
     Anything,
 }
@@ -78,36 +87,27 @@ impl FileSource {
                 let _ = sender.send(change);
             }
         };
-        let mut directories = directories;
-        for path in &mut directories {
-            let real = path
-                .canonicalize()
-                .and_then(|real| real.read_dir().map(|_| real));
-            *path = real.map_err(|source| SourceError::Directory {
-                path: path.clone(),
-                source,
-            })?;
-        }
         let first = directories.first().cloned().unwrap_or_default();
         let mut watcher =
             notify::recommended_watcher(handler).map_err(|source| SourceError::Watch {
                 path: first,
                 source,
             })?;
-        for path in &directories {
-            watcher
-                .watch(path, RecursiveMode::NonRecursive)
-                .map_err(|source| SourceError::Watch {
-                    path: path.clone(),
-                    source,
-                })?;
-        }
+        let mut open = |path: PathBuf| match Directory::open(&path, &mut watcher) {
+            Ok(directory) => Ok(directory),
+            Err(Lost::Unreadable(source)) => Err(SourceError::Directory { path, source }),
+            Err(Lost::Unwatchable(source)) => Err(SourceError::Watch { path, source }),
+        };
+        let directories = directories
+            .into_iter()
+            .map(&mut open)
+            .collect::<Result<_, _>>()?;
         Ok(Self {
             directories,
             layers: Layers::default(),
             report: SourceReport::default(),
             changes,
-            _watcher: watcher,
+            watcher,
         })
     }
 
@@ -121,8 +121,17 @@ impl FileSource {
     pub async fn run(mut self, mut writer: StoreWriter) {
         self.take_in(vec![Change::Anything], &mut writer);
         writer.set_synced();
-        while let Some(first) = self.changes.recv().await {
-            let mut batch = vec![first];
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let mut batch = Vec::new();
+            tokio::select! {
+                change = self.changes.recv() => match change {
+                    Some(change) => batch.push(change),
+                    None => return,
+                },
+                _ = look.tick() => {}
+            }
             while let Ok(more) = self.changes.try_recv() {
                 batch.push(more);
             }
@@ -132,61 +141,103 @@ impl FileSource {
 
     fn take_in(&mut self, batch: Vec<Change>, writer: &mut StoreWriter) {
         let mut places = BTreeSet::new();
+        let mut everything = false;
         for change in batch {
             match change {
-                Change::File(path) => places.extend(self.place(path)),
-                Change::Anything => places.extend(self.everything()),
+                Change::Path(path) => match self.directory(&path) {
+                    Some(directory) => directory.doubt(),
+                    None => places.extend(self.place(path)),
+                },
+                Change::Anything => everything = true,
             }
+        }
+        for layer in 0..self.directories.len() {
+            if self.look_at(layer) || everything {
+                places.extend(self.everything_of(layer));
+            }
+        }
+        if places.is_empty() {
+            return;
         }
         let mut outcomes = Outcomes::default();
         for place in places {
             match read(&place.path) {
                 Ok(Some(text)) => self.layers.set(&place, &text, &mut outcomes),
+                // With its whole directory, it was not taken back.
+                Ok(None) if !self.directories[place.layer].is_there() => {}
                 Ok(None) => self.layers.remove(&place, &mut outcomes),
                 Err(error) => self.layers.unreadable(&place, error, &mut outcomes),
             }
         }
         for (file, problems) in outcomes.problems {
-            for problem in self.report.replace(&file, problems) {
-                tracing::warn!(
-                    file = %problem.file.display(),
-                    line = problem.line,
-                    document = problem.document,
-                    resource.name = %problem.object,
-                    field = %problem.field,
-                    error = %problem.message,
-                    "manifest not used; the last good version stays in force",
-                );
-            }
+            self.note(&file, problems);
         }
         writer.apply(outcomes.events);
     }
 
+    /// Looks whether a directory is the one that is watched; says whether everything in it has to be read.
+    fn look_at(&mut self, layer: usize) -> bool {
+        let directory = &mut self.directories[layer];
+        let found = directory.check(&mut self.watcher);
+        let path = directory.path.clone();
+        match found {
+            Found::Same => false,
+            Found::New => {
+                tracing::info!(directory = %path.display(), "another source directory is at its path; it is read");
+                self.note(&path, Vec::new());
+                true
+            }
+            Found::Lost(problem) => {
+                self.note(&path, vec![problem]);
+                false
+            }
+        }
+    }
+
+    /// Replaces the problems of a file or directory, and logs the new ones.
+    fn note(&self, file: &Path, problems: Vec<Problem>) {
+        for problem in self.report.replace(file, problems) {
+            tracing::warn!(
+                file = %problem.file.display(),
+                line = problem.line,
+                document = problem.document,
+                resource.name = %problem.object,
+                field = %problem.field,
+                error = %problem.message,
+                "manifest not used; the last good version stays in force",
+            );
+        }
+    }
+
+    fn directory(&mut self, path: &Path) -> Option<&mut Directory> {
+        self.directories
+            .iter_mut()
+            .find(|directory| directory.path == path)
+    }
+
     fn place(&self, path: PathBuf) -> Option<Place> {
+        if !is_manifest(&path) {
+            return None;
+        }
         let parent = path.parent()?;
         let layer = self
             .directories
             .iter()
-            .rposition(|directory| directory == parent)?;
+            .rposition(|directory| directory.path == parent)?;
         Some(Place { layer, path })
     }
 
-    /// Every file that is there, and every file that was.
-    fn everything(&self) -> Vec<Place> {
-        let mut places = Vec::new();
-        for (layer, directory) in self.directories.iter().enumerate() {
-            let listed = directory
-                .read_dir()
-                .into_iter()
-                .flatten()
-                .flatten()
-                .map(|entry| entry.path());
-            let paths = listed
-                .filter(|path| is_manifest(path))
-                .chain(self.layers.files_of(layer));
-            places.extend(paths.map(|path| Place { layer, path }));
-        }
-        places
+    /// Every file of a directory that is there, and every file that was; none while there is no directory.
+    fn everything_of(&self, layer: usize) -> Vec<Place> {
+        let Ok(listed) = self.directories[layer].path.read_dir() else {
+            return Vec::new();
+        };
+        let listed = listed.flatten().map(|entry| entry.path());
+        listed
+            .filter(|path| is_manifest(path))
+            .chain(self.layers.files_of(layer))
+            .map(|path| Place { layer, path })
+            .collect()
     }
 }
 
@@ -216,8 +267,8 @@ fn changes_of(event: notify::Result<notify::Event>) -> Vec<Change> {
         // A projected volume swaps this link, and with it every file.
         if path.file_name() == Some(OsStr::new("..data")) {
             changes.push(Change::Anything);
-        } else if is_manifest(&path) {
-            changes.push(Change::File(path));
+        } else {
+            changes.push(Change::Path(path));
         }
     }
     changes

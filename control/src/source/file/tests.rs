@@ -244,6 +244,65 @@ async fn a_projected_volume_is_read_again_when_its_link_moves() {
     fixture.until(|world| port_of(world, "a") == Some(2)).await;
 }
 
+#[tokio::test]
+async fn a_directory_that_goes_away_is_reported_and_read_again_when_it_is_back() {
+    let root = directory(&[]);
+    let (path, aside) = (root.path().join("s"), root.path().join("aside"));
+    let put = |port| {
+        fs::create_dir(&path).expect("new");
+        fs::write(path.join("a.yaml"), service("a", "10.0.0.1", port)).expect("writable");
+    };
+    put(1);
+    let (store, mut writer) = Store::new(MeshSettings::default());
+    let mut source = FileSource::open(vec![path.clone()]).expect("watchable");
+    source.take_in(vec![Change::Anything], &mut writer);
+    let port = || port_of(&store.world(), "a");
+    assert_eq!(port(), Some(1));
+
+    fs::rename(&path, &aside).expect("renamed");
+    source.take_in(vec![Change::Path(path.join("a.yaml"))], &mut writer);
+    assert_eq!(port(), Some(1), "the last good object");
+    source.take_in(vec![Change::Anything], &mut writer);
+    assert_eq!(port(), Some(1), "whatever happened");
+    let problems = source.report.problems();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(problems[0].file, path);
+    assert!(problems[0].message.contains("put it back"), "{problems:?}");
+
+    put(2);
+    source.take_in(Vec::new(), &mut writer);
+    assert_eq!(port(), Some(2), "another directory at the same path");
+    assert!(source.report.is_empty(), "{:?}", source.report.problems());
+
+    fs::remove_dir_all(&path).expect("removed");
+    put(3);
+    source.take_in(vec![Change::Path(path.clone())], &mut writer);
+    assert_eq!(port(), Some(3), "even if it has the old one's number");
+    fs::rename(&path, root.path().join("away")).expect("renamed");
+    fs::rename(&aside, &path).expect("renamed");
+    source.take_in(Vec::new(), &mut writer);
+    assert_eq!(port(), Some(1), "replaced between two looks");
+}
+
+#[tokio::test]
+async fn a_running_source_follows_what_takes_its_directorys_place() {
+    let mut fixture =
+        Fixture::start(vec![directory(&[("a.yaml", &service("a", "10.0.0.1", 1))])]).await;
+    let path = fixture.directories[0].path().to_owned();
+    let aside = directory(&[]);
+    fs::rename(&path, aside.path().join("old")).expect("renamed");
+    fs::create_dir(&path).expect("new");
+    fixture.write(0, "a.yaml", &service("a", "10.0.0.1", 2));
+    fixture.until(|world| port_of(world, "a") == Some(2)).await;
+    fs::remove_dir_all(&path).expect("removed");
+    fs::create_dir(&path).expect("new");
+    fixture.write(0, "a.yaml", &service("a", "10.0.0.1", 3));
+    fixture.until(|world| port_of(world, "a") == Some(3)).await;
+    fixture.replace(0, "a.yaml", &service("a", "10.0.0.1", 4));
+    fixture.until(|world| port_of(world, "a") == Some(4)).await;
+    assert!(fixture.report.is_empty(), "{:?}", fixture.report.problems());
+}
+
 #[test]
 fn a_missing_directory_is_refused_by_name() {
     let error = FileSource::open(vec!["/nonexistent/manifests".into()]).expect_err("missing");
