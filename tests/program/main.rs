@@ -2,29 +2,51 @@
 //! tests and, under the name `tulle`, the program.
 
 mod commands;
+mod demo;
 mod terminal;
 
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use parking_lot::RwLock;
 use tulle_tests::gate::{self, Missing};
 
 use terminal::Terminal;
 
 type Test = fn(&Terminal) -> anyhow::Result<()>;
 
-const TESTS: [(&str, Test); 3] = [
+/// What a test needs of the machine.
+#[derive(Clone, Copy)]
+enum Place {
+    /// Other sandboxes may run beside it.
+    Shared,
+    /// It measures what a busy machine would change, so nothing runs beside it.
+    Alone,
+}
+
+/// Held by every test while it runs; for itself by one that wants to be alone.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+const TESTS: [(&str, Place, Test); 4] = [
     (
         "commands_reach_a_running_sandbox_and_say_what_is_not_there",
+        Place::Shared,
         commands::reach_a_running_sandbox_and_say_what_is_not_there,
     ),
     (
         "a_kept_demo_answers_the_commands_that_it_prints",
+        Place::Shared,
         commands::a_kept_demo_answers_the_commands_that_it_prints,
     ),
     (
         "a_demo_that_is_ended_early_leaves_nothing_behind",
+        Place::Shared,
         commands::a_demo_that_is_ended_early_leaves_nothing_behind,
+    ),
+    (
+        "every_step_of_the_demo_holds",
+        Place::Alone,
+        demo::every_step_holds,
     ),
 ];
 
@@ -32,13 +54,23 @@ fn main() -> ExitCode {
     if let Some(status) = tulle_tests::as_tulle() {
         return status;
     }
-    let tests = TESTS.map(|(name, test)| Trial::ignorable_test(name, move || play(test)));
+    let tests =
+        TESTS.map(|(name, place, test)| Trial::ignorable_test(name, move || play(place, test)));
     let arguments = Arguments::from_args();
     libtest_mimic::run(&arguments, tests.into()).exit_code()
 }
 
-fn play(test: Test) -> Result<Completion, Failed> {
-    let ended = Terminal::new().and_then(|terminal| test(&terminal));
+fn play(place: Place, test: Test) -> Result<Completion, Failed> {
+    let ended = match place {
+        Place::Shared => {
+            let _machine = MACHINE.read();
+            Terminal::new().and_then(|terminal| test(&terminal))
+        }
+        Place::Alone => {
+            let _machine = MACHINE.write();
+            Terminal::new().and_then(|terminal| test(&terminal))
+        }
+    };
     let Err(error) = ended else {
         return Ok(Completion::Completed);
     };

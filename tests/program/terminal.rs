@@ -14,6 +14,8 @@ use tulle_tests::Ran;
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Between two looks at what another process does.
 const LOOK: Duration = Duration::from_millis(25);
+/// Exit status of `timeout` if the program did not end by itself.
+const TIMED_OUT: i32 = 124;
 /// Where the program keeps what must not stay: its socket, and its temporary files.
 const KEPT: [(&str, &str); 2] = [("XDG_RUNTIME_DIR", "runtime"), ("TMPDIR", "tmp")];
 
@@ -56,6 +58,21 @@ impl Terminal {
         let mut command = self.command(&self.program);
         command.args(arguments);
         finish(command, input)
+    }
+
+    /// Runs `tulle` to its end, and asks it to end if that has not come within `limit`.
+    pub(crate) fn tulle_within(&self, limit: Duration, arguments: &[&str]) -> anyhow::Result<Ran> {
+        let mut command = self.command(Path::new("timeout"));
+        command
+            .arg(limit.as_secs().to_string())
+            .arg(&self.program)
+            .args(arguments);
+        let ran = finish(command, "")?;
+        ensure!(
+            ran.status != TIMED_OUT,
+            "not at its end after {limit:?}: {ran}"
+        );
+        Ok(ran)
     }
 
     /// Runs a line as a shell does.
