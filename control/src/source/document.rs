@@ -17,6 +17,17 @@ pub(super) struct Document<'a> {
     pub(super) text: &'a str,
     /// Whether it is JSON.
     pub(super) json: bool,
+    /// The list that it is an item of, and which: its text is then not the file's.
+    pub(super) within: Option<(&'a Document<'a>, usize)>,
+}
+
+/// An item of a list, as a text of its own.
+#[derive(Debug)]
+pub(super) struct Item {
+    /// Line of the file at which it starts, from 1.
+    pub(super) line: u64,
+    /// It, in JSON.
+    pub(super) text: String,
 }
 
 /// A document that does not have the shape that its kind has.
@@ -55,6 +66,7 @@ pub(super) fn split(text: &str, json: bool) -> Vec<Document<'_>> {
             line: 1,
             text,
             json,
+            within: None,
         }];
     }
     let mut documents = Vec::new();
@@ -69,6 +81,7 @@ pub(super) fn split(text: &str, json: bool) -> Vec<Document<'_>> {
                 line,
                 text,
                 json,
+                within: None,
             });
         }
     };
@@ -94,10 +107,16 @@ impl Document<'_> {
     /// Reads the document as a type.
     pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, Malformed> {
         if self.json {
-            return serde_json::from_str(self.text).map_err(|error| Malformed {
-                line: error.line() as u64,
-                field: self.field_at(error.line() as u64),
-                message: error.to_string(),
+            return serde_json::from_str(self.text).map_err(|error| {
+                let field = self.field_at(error.line() as u64);
+                Malformed {
+                    line: match self.within {
+                        Some(_) => self.line_of(&field),
+                        None => error.line() as u64,
+                    },
+                    field,
+                    message: error.to_string(),
+                }
             });
         }
         serde_saphyr::from_str_with_options(self.text, options()).map_err(|error| {
@@ -112,8 +131,37 @@ impl Document<'_> {
         })
     }
 
+    /// The items of a list; those that do not say what they are get version and kind from `header`.
+    pub(super) fn items(&self, header: Option<(&str, &str)>) -> Result<Vec<Item>, Malformed> {
+        #[derive(Deserialize)]
+        struct List {
+            items: Vec<serde_json::Value>,
+        }
+        let list: List = self.read()?;
+        let root = self.tree();
+        let places = root.as_ref().and_then(|root| root.value.step("items"));
+        let item = |(index, mut item): (usize, serde_json::Value)| {
+            if let (Some((version, kind)), Some(fields)) = (header, item.as_object_mut()) {
+                fields.entry("apiVersion").or_insert(version.into());
+                fields.entry("kind").or_insert(kind.into());
+            }
+            let place = places.and_then(|places| places.value.step(&index.to_string()));
+            let line = match (place, self.within) {
+                (Some(place), None) => self.line + place.defined.line().max(1) - 1,
+                _ => self.line,
+            };
+            // Spread over lines, so that what is wrong with it has a line and thereby a field.
+            let text = format!("{item:#}");
+            Item { line, text }
+        };
+        Ok(list.items.into_iter().enumerate().map(item).collect())
+    }
+
     /// The line of the file at which a field is, or the one of its closest parent that is there.
     pub(super) fn line_of(&self, field: &str) -> u64 {
+        if let Some((list, index)) = self.within {
+            return list.line_of(&format!("items[{index}].{field}"));
+        }
         let mut line = 1;
         if let Some(root) = self.tree() {
             let mut node = &root;

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::document;
+use super::document::{self, Document};
 use super::parse::{self, Outcome};
 use super::report::Problem;
 use crate::store::{Event, Object, ObjectRef};
@@ -187,31 +187,45 @@ impl Layers {
     }
 }
 
-/// Reads a file; what it defined before stays where a document of it cannot be used.
-fn read(path: &Path, text: &str, before: &[Defined]) -> File {
-    let mut file = File::default();
-    let json = path
-        .extension()
-        .is_some_and(|extension| extension == "json");
-    let mut unusable = BTreeSet::new();
-    let mut nameless = false;
-    for document in document::split(text, json) {
-        match parse::document(&document) {
+/// What the documents of a file that cannot be used were meant to be.
+#[derive(Default)]
+struct Lost {
+    references: BTreeSet<ObjectRef>,
+    /// Nobody can tell of one of them.
+    nameless: bool,
+}
+
+impl File {
+    /// Takes in a document, or each of a list.
+    fn take(&mut self, path: &Path, document: &Document<'_>, lost: &mut Lost) {
+        match parse::document(document) {
             Outcome::Ignored => {}
-            Outcome::Object(object) => file.objects.push(Defined {
+            Outcome::Object(object) => self.objects.push(Defined {
                 reference: object.reference(),
                 object,
                 line: document.line,
                 document: document.number,
             }),
+            Outcome::List(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    let item = Document {
+                        number: document.number,
+                        line: item.line,
+                        text: &item.text,
+                        json: true,
+                        within: Some((document, index)),
+                    };
+                    self.take(path, &item, lost);
+                }
+            }
             Outcome::Bad {
                 reference,
                 object,
                 problem,
             } => {
-                nameless |= reference.is_none();
-                unusable.extend(reference);
-                file.problems.push(Problem {
+                lost.nameless |= reference.is_none();
+                lost.references.extend(reference);
+                self.problems.push(Problem {
                     file: path.to_owned(),
                     line: problem.line,
                     document: document.number,
@@ -222,9 +236,21 @@ fn read(path: &Path, text: &str, before: &[Defined]) -> File {
             }
         }
     }
+}
+
+/// Reads a file; what it defined before stays where a document of it cannot be used.
+fn read(path: &Path, text: &str, before: &[Defined]) -> File {
+    let mut file = File::default();
+    let json = path
+        .extension()
+        .is_some_and(|extension| extension == "json");
+    let mut lost = Lost::default();
+    for document in document::split(text, json) {
+        file.take(path, &document, &mut lost);
+    }
     let kept = before
         .iter()
-        .filter(|old| nameless || unusable.contains(&old.reference))
+        .filter(|old| lost.nameless || lost.references.contains(&old.reference))
         .filter(|old| {
             !file
                 .objects

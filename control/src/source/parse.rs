@@ -4,6 +4,7 @@ mod endpoints;
 mod fields;
 mod grpc;
 mod http;
+mod kind;
 mod pod;
 mod policy;
 mod route;
@@ -18,8 +19,9 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
 
-use super::document::{Document, Header, Malformed};
-use crate::api::{self, PeerAuthentication};
+use self::kind::Meaning;
+use super::document::{Document, Header, Item, Malformed};
+use crate::api::PeerAuthentication;
 use crate::store::{Kind, Object, ObjectKey, ObjectRef};
 
 /// A field that has the right type and a wrong value.
@@ -51,6 +53,8 @@ impl Invalid {
 pub(super) enum Outcome {
     /// An object of ours.
     Object(Object),
+    /// Several documents in one.
+    List(Vec<Item>),
     /// Nothing of ours: another kind, or an object that does not concern the mesh.
     Ignored,
     /// An object that cannot be used, with its reference if that much could be read.
@@ -78,13 +82,24 @@ pub(super) fn document(document: &Document<'_>) -> Outcome {
     if let Err(error) = is_object(&header) {
         return nameless(String::new(), error.in_line(document.line));
     }
-    let Some(kind) = kind_of(&header) else {
-        tracing::debug!(resource.type = %header.kind, resource.name = %header.metadata.name, "kind not used, ignored");
-        return Outcome::Ignored;
-    };
     let at_field = |error: Invalid| {
         let line = document.line_of(&error.field);
         error.in_line(line)
+    };
+    let kind = match kind::of(&header) {
+        Ok(Meaning::Object(kind)) => kind,
+        Ok(Meaning::List(items)) => {
+            let header_of_items = items.map(|kind| (header.api_version.as_str(), kind));
+            return match document.items(header_of_items) {
+                Ok(items) => Outcome::List(items),
+                Err(problem) => nameless(header.kind, problem),
+            };
+        }
+        Ok(Meaning::Foreign) => {
+            tracing::debug!(resource.type = %header.kind, resource.name = %header.metadata.name, "kind not used, ignored");
+            return Outcome::Ignored;
+        }
+        Err(error) => return nameless(header.kind, at_field(error)),
     };
     let key = match key_of(kind, &header) {
         Ok(key) => key,
@@ -145,27 +160,6 @@ fn read<T: DeserializeOwned>(
     parse: impl FnOnce(T) -> Parsed,
 ) -> Result<Parsed, Malformed> {
     document.read().map(parse)
-}
-
-/// The kind of ours that a header names. Versions of one group differ in nothing that is read here.
-fn kind_of(header: &Header) -> Option<Kind> {
-    let (group, _version) = header
-        .api_version
-        .rsplit_once('/')
-        .unwrap_or(("", &header.api_version));
-    Some(match (group, header.kind.as_str()) {
-        ("", "Namespace") => Kind::Namespace,
-        ("", "ServiceAccount") => Kind::ServiceAccount,
-        ("", "Node") => Kind::Node,
-        ("", "Pod") => Kind::Pod,
-        ("", "Service") => Kind::Service,
-        ("discovery.k8s.io", "EndpointSlice") => Kind::EndpointSlice,
-        ("gateway.networking.k8s.io", "HTTPRoute") => Kind::HttpRoute,
-        ("gateway.networking.k8s.io", "GRPCRoute") => Kind::GrpcRoute,
-        (api::GROUP, "PeerAuthentication") => Kind::PeerAuthentication,
-        (api::ISTIO_GROUP, "PeerAuthentication") => Kind::IstioPeerAuthentication,
-        _ => return None,
-    })
 }
 
 fn key_of(kind: Kind, header: &Header) -> Result<ObjectKey, Invalid> {

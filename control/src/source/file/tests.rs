@@ -221,6 +221,46 @@ async fn a_document_that_breaks_keeps_its_last_good_object_and_the_rest_goes_on(
 }
 
 #[tokio::test]
+async fn the_items_of_a_list_are_read_like_documents() {
+    let item = |name: &str, port: u32| {
+        format!(
+            "- apiVersion: v1\n  kind: Service\n  metadata: {{name: {name}, namespace: shop}}\n  spec:\n    ports:\n    - port: {port}\n"
+        )
+    };
+    let list = format!(
+        "# all of them\n---\napiVersion: v1\nkind: List\nitems:\n{}{}",
+        item("a", 1),
+        item("b", 70_000)
+    );
+    let typed = r#"{"apiVersion": "v1", "kind": "ServiceList", "items": [
+        {"metadata": {"name": "c", "namespace": "shop"}, "spec": {"ports": [{"port": 3}]}},
+        {"metadata": {"name": "d", "namespace": "shop"}, "spec": {
+            "ports": "none"}}]}"#;
+    let files = [
+        ("a.yaml", list.as_str()),
+        ("b.json", typed),
+        ("c.yaml", "apiVersion: v1\nkind: List\nitem: []\n"),
+    ];
+    let fixture = Fixture::start(vec![directory(&files)]).await;
+    let world = fixture.store.world();
+    assert_eq!(
+        (port_of(&world, "a"), port_of(&world, "c")),
+        (Some(1), Some(3))
+    );
+    let found = fixture.report.problems();
+    let found: Vec<_> = found
+        .iter()
+        .map(|it| (it.line, it.object.as_str(), it.field.as_str()))
+        .collect();
+    let expected = [
+        (17, "Service shop/b", "spec.ports[0].port"),
+        (4, "Service shop/d", "spec.ports"),
+        (3, "List", "item"),
+    ];
+    assert_eq!(found, expected);
+}
+
+#[tokio::test]
 async fn a_projected_volume_is_read_again_when_its_link_moves() {
     use std::os::unix::fs::symlink;
     let root = directory(&[]);

@@ -124,6 +124,64 @@ fn kinds_that_do_not_concern_the_mesh_are_ignored() {
 }
 
 #[test]
+fn kinds_that_were_meant_for_the_mesh_and_are_none_are_reported() {
+    let table = [
+        ("v1", "Servise", Some(("kind", "Service"))),
+        ("v1", "service", Some(("kind", "Service"))),
+        (
+            "tulle.dev/v1alpha1",
+            "PeerAuthentification",
+            Some(("kind", "PeerAuthentication")),
+        ),
+        (
+            "security.istio.io/v1",
+            "PeerAuthentification",
+            Some(("kind", "PeerAuthentication")),
+        ),
+        (
+            "gateway.networking.k8s.io/v1",
+            "HttpRoute",
+            Some(("kind", "HTTPRoute")),
+        ),
+        (
+            "networking.k8s.io/v1",
+            "HTTPRoute",
+            Some(("apiVersion", "gateway.networking.k8s.io/v1")),
+        ),
+        ("apps/v1", "Pod", Some(("apiVersion", "write v1"))),
+        (
+            "v1",
+            "EndpointSlice",
+            Some(("apiVersion", "discovery.k8s.io/v1")),
+        ),
+        (
+            "tule.dev/v1",
+            "PeerAuthentication",
+            Some(("apiVersion", "tulle.dev/v1alpha1")),
+        ),
+        ("v1", "Secret", None),
+        ("v1", "SecretList", None),
+        ("gateway.networking.k8s.io/v1", "Gateway", None),
+        ("security.istio.io/v1", "AuthorizationPolicy", None),
+        ("serving.knative.dev/v1", "Service", None),
+        ("policy.linkerd.io/v1", "HTTPRoute", None),
+        ("networking.k8s.io/v1", "Ingress", None),
+        ("example.org/v1", "Servise", None),
+    ];
+    for (version, kind, expected) in table {
+        let text = format!("metadata: {{name: a}}\napiVersion: {version}\nkind: {kind}\n");
+        let Some((field, word)) = expected else {
+            assert!(matches!(parse(&text), Outcome::Ignored), "{text}");
+            continue;
+        };
+        let found = problem(&text);
+        assert_eq!(found.0, if field == "kind" { 3 } else { 2 }, "{found:?}");
+        assert_eq!(found.1, field, "{text}");
+        assert!(found.2.contains(word), "{found:?}");
+    }
+}
+
+#[test]
 fn a_service_is_read_with_its_ports_and_policies() {
     let Object::Service(service) = object(
         "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec:\n  clusterIPs: [10.0.0.1, \"fd00::1\"]\n  \
