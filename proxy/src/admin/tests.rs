@@ -1,3 +1,5 @@
+//! Who may ask the admin endpoint what, and what it shows.
+
 use std::io;
 use std::sync::OnceLock;
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! The HTTP hop, with real clients and apps in one process.
+
 mod affinity;
 mod harness;
 mod inbound;

@@ -1,3 +1,5 @@
+//! Which route a request takes, and what its route does to it.
+
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 
 use super::*;

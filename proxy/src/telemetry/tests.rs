@@ -1,3 +1,5 @@
+//! What is counted, under which labels, and what the access log says.
+
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
