@@ -213,9 +213,15 @@ impl Document<'_> {
     }
 }
 
-/// YAML as kubectl reads it: `0644` is octal, `yes` and `on` are strings.
+/// Most nodes that aliases may stand for in a document: a few hundred bytes of them can stand for millions.
+const MAX_ALIASED: usize = 20_000;
+
+/// YAML as it is written for Kubernetes: `0644` is octal, as kubectl reads it. Unlike there, `yes` and `on` are no booleans:
+/// where one is wanted they are refused, and where a string is wanted they are one, as most people mean them.
 fn options() -> serde_saphyr::Options {
-    serde_saphyr::options! { strict_booleans: true, legacy_octal_numbers: true, with_snippet: false }
+    let mut options = serde_saphyr::options! { strict_booleans: true, legacy_octal_numbers: true, with_snippet: false };
+    options.alias_limits.max_total_replayed_events = MAX_ALIASED;
+    options
 }
 
 /// What is wrong, without the place: that is reported in lines of the file.
@@ -351,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn booleans_and_octals_are_what_kubectl_reads() {
+    fn octals_are_what_kubectl_reads_and_yes_is_a_word() {
         #[derive(Deserialize)]
         struct Sample {
             on: String,
@@ -360,5 +366,7 @@ mod tests {
         let text = "on: yes\nmode: 0644\n";
         let sample: Sample = split(text, false)[0].read().expect("valid");
         assert_eq!((sample.on.as_str(), sample.mode), ("yes", 0o644));
+        let boolean = split("yes\n", false)[0].read::<bool>();
+        assert!(boolean.is_err(), "{boolean:?}");
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode, CreateKind};
 use notify::{EventKind, RecommendedWatcher};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
@@ -28,6 +29,8 @@ mod directory;
 const MAX_FILE_SIZE: u64 = 16 << 20;
 /// How often the directories are looked at: no event tells that one has come back, or that its parent was moved.
 const LOOK: Duration = Duration::from_secs(1);
+/// Stack to read with: a manifest may be nested as deep as the parser allows, at some 32 KiB a level without optimization.
+const STACK: usize = 16 << 20;
 
 /// Why directories cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -159,20 +162,25 @@ impl FileSource {
         if places.is_empty() {
             return;
         }
-        let mut outcomes = Outcomes::default();
-        for place in places {
-            match read(&place.path) {
-                Ok(Some(text)) => self.layers.set(&place, &text, &mut outcomes),
-                // With its whole directory, it was not taken back.
-                Ok(None) if !self.directories[place.layer].is_there() => {}
-                Ok(None) => self.layers.remove(&place, &mut outcomes),
-                Err(error) => self.layers.unreadable(&place, error, &mut outcomes),
-            }
-        }
+        let outcomes = on_a_deep_stack(|| self.read_in(&places));
         for (file, problems) in outcomes.problems {
             self.note(&file, problems);
         }
         writer.apply(outcomes.events);
+    }
+
+    fn read_in(&mut self, places: &BTreeSet<Place>) -> Outcomes {
+        let mut outcomes = Outcomes::default();
+        for place in places {
+            match read(&place.path) {
+                Ok(Some(text)) => self.layers.set(place, &text, &mut outcomes),
+                // With its whole directory, it was not taken back.
+                Ok(None) if !self.directories[place.layer].is_there() => {}
+                Ok(None) => self.layers.remove(place, &mut outcomes),
+                Err(error) => self.layers.unreadable(place, error, &mut outcomes),
+            }
+        }
+        outcomes
     }
 
     /// Looks whether a directory is the one that is watched; says whether everything in it has to be read.
@@ -239,6 +247,28 @@ impl FileSource {
             .map(|path| Place { layer, path })
             .collect()
     }
+}
+
+/// Does it on a thread with stack enough for any manifest.
+fn on_a_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    // Shared, so that it is still here if there is no thread for it.
+    let work = Mutex::new(Some(work));
+    let run = || work.lock().take().map(|work| work());
+    let done = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("source".to_owned())
+            .stack_size(STACK);
+        match thread.spawn_scoped(scope, run) {
+            Ok(thread) => thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Err(error) => {
+                tracing::warn!(%error, "no thread to read manifests with; they are read without");
+                run()
+            }
+        }
+    });
+    done.expect("taken once: by the thread, or if there is none by this one")
 }
 
 fn changes_of(event: notify::Result<notify::Event>) -> Vec<Change> {

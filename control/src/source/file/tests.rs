@@ -261,6 +261,74 @@ async fn the_items_of_a_list_are_read_like_documents() {
 }
 
 #[tokio::test]
+async fn manifests_are_read_to_a_depth_and_beyond_it_reported() {
+    let nested = |depth: usize| {
+        let (open, close) = ("[".repeat(depth - 2), "]".repeat(depth - 2));
+        let mut block = String::from(
+            "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: shop}\nspec: {ports: [{port: 1}]}\nx:\n",
+        );
+        for level in 1..depth {
+            block += &format!("{}x:\n", " ".repeat(level));
+        }
+        let flow = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: b, namespace: shop}}\nspec: {{ports: [{{port: 2}}]}}\nx: [{open}{close}]\n"
+        );
+        let bad = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: c, namespace: shop}}\nspec: {{ports: [{{port: 0}}]}}\nx: [{open}{close}]\n"
+        );
+        (block, flow, bad)
+    };
+    let (block, flow, bad) = nested(64);
+    let files = [
+        ("a.yaml", block.as_str()),
+        ("b.yaml", flow.as_str()),
+        ("c.yaml", bad.as_str()),
+    ];
+    let fixture = Fixture::start(vec![directory(&files)]).await;
+    let world = fixture.store.world();
+    let problems = fixture.report.problems();
+    assert_eq!(
+        (port_of(&world, "a"), port_of(&world, "b")),
+        (Some(1), Some(2)),
+        "{problems:?}"
+    );
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(problems[0].field, "spec.ports[0].port");
+
+    for depth in [65, 100, 5000] {
+        let (block, flow, bad) = nested(depth);
+        let json = format!("{}{}", r#"{"x":"#.repeat(depth), "}".repeat(depth));
+        let files = [
+            ("a.yaml", block.as_str()),
+            ("b.yaml", flow.as_str()),
+            ("c.yaml", bad.as_str()),
+            ("d.json", json.as_str()),
+        ];
+        let fixture = Fixture::start(vec![directory(&files)]).await;
+        let problems = fixture.report.problems();
+        assert_eq!(problems.len(), 4, "{depth}: {problems:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_few_bytes_of_aliases_are_not_a_mountain_to_read() {
+    let mut bomb =
+        String::from("apiVersion: v1\nkind: Service\na0: &a0 [x, x, x, x, x, x, x, x]\n");
+    for level in 1..9 {
+        let before = level - 1;
+        let aliases = vec![format!("*a{before}"); 8].join(", ");
+        bomb += &format!("a{level}: &a{level} [{aliases}]\n");
+    }
+    let shared = "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: &ns shop, labels: {of: *ns}}\nspec: {ports: [{port: 1}]}\n";
+    let files = [("a.yaml", shared), ("b.yaml", bomb.as_str())];
+    let fixture = Fixture::start(vec![directory(&files)]).await;
+    assert_eq!(port_of(&fixture.store.world(), "a"), Some(1));
+    let problems = fixture.report.problems();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].message.contains("20000"), "{}", problems[0]);
+}
+
+#[tokio::test]
 async fn a_projected_volume_is_read_again_when_its_link_moves() {
     use std::os::unix::fs::symlink;
     let root = directory(&[]);
