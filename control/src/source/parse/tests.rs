@@ -37,7 +37,7 @@ fn bad_documents_are_reported_by_line_and_field() {
     let service = |spec: &str| {
         format!("apiVersion: v1\nkind: Service\nmetadata:\n  name: a\nspec:\n  {spec}\n")
     };
-    let table: [(&str, String, u64, &str, &str); 22] = [
+    let table: [(&str, String, u64, &str, &str); 23] = [
         ("no kind", "apiVersion: v1\nmetadata: {}\n".into(), 1, "kind", "missing"),
         ("syntax", "kind: [\n".into(), 1, "", ""),
         ("name", "apiVersion: v1\nkind: Service\nmetadata:\n  name: A_b\n".into(), 4, "metadata.name", "A_b"),
@@ -52,6 +52,7 @@ fn bad_documents_are_reported_by_line_and_field() {
         ("header", route_with("{matches: [{headers: [{name: \"a b\", value: c}]}]}"), 8, "spec.rules[0].matches[0].headers[0].name", "header name"),
         ("duration", route_with("{timeouts: {request: 1y}}"), 8, "spec.rules[0].timeouts.request", "duration"),
         ("mirror", route_with("{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: a}}}]}"), 8, "spec.rules[0].filters[0].type", "not supported"),
+        ("rewritten host", route_with("{filters: [{type: URLRewrite, urlRewrite: {hostname: \"a b\"}}]}"), 8, "spec.rules[0].filters[0].urlRewrite.hostname", "a b"),
         ("timeouts", route_with("{timeouts: {request: 1s, backendRequest: 2s}}"), 8, "spec.rules[0].timeouts.backendRequest", "longer than request"),
         (
             "grpc method",

@@ -77,7 +77,9 @@ impl Filters {
     ) -> Result<(), Invalid> {
         self.rewrites = true;
         if let Some(host) = &rewrite.hostname {
-            self.host_rewrite = Some(fields::header_value(format!("{field}.hostname"), host)?);
+            let field = format!("{field}.hostname");
+            fields::subdomain(&field, host)?;
+            self.host_rewrite = Some(fields::header_value(field, host)?);
         }
         if let Some(HttpRouteRulesFiltersUrlRewritePath {
             replace_full_path,
