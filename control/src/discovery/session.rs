@@ -4,6 +4,7 @@
 //! for what changed only when there is room to send: so a slow client skips intermediate states and costs no memory.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +12,7 @@ use futures_util::{Stream, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tonic::Status;
+use tonic::{Code, Status};
 use tulle_xds_proto::ResourceType;
 
 use super::admission::{Admitted, runs_as};
@@ -58,7 +59,7 @@ async fn run<V: Variant>(
     responses: &mpsc::Sender<Result<V::Response, Status>>,
 ) -> Result<(), Status> {
     let first = match tokio::time::timeout(FIRST_REQUEST, requests.next()).await {
-        Ok(Some(request)) => request?,
+        Ok(Some(request)) => received(discovery, request)?,
         Ok(None) => return Ok(()),
         Err(_) => return Err(Status::deadline_exceeded("no request on this stream")),
     };
@@ -72,7 +73,10 @@ async fn run<V: Variant>(
             biased;
             () = responses.closed() => return Ok(()),
             request = requests.next() => match request {
-                Some(request) => session.request(decode::<V>(discovery, request?)?)?,
+                Some(request) => {
+                    let request = received(discovery, request)?;
+                    session.request(decode::<V>(discovery, request)?)?;
+                }
                 None => return Ok(()),
             },
             () = session.proxy.mailbox.rung() => session.collect()?,
@@ -84,6 +88,16 @@ async fn run<V: Variant>(
             }
         }
     }
+}
+
+/// Takes what came from a stream: a message, or why there is none. One that is too long or cannot be read is counted; an
+/// end that the transport gives a reason for is the client's affair.
+fn received<R>(discovery: &Discovery, request: Result<R, Status>) -> Result<R, Status> {
+    request.inspect_err(|status| {
+        if status.source().is_none() && matches!(status.code(), Code::Internal | Code::OutOfRange) {
+            discovery.0.metrics.refused("bad_message");
+        }
+    })
 }
 
 /// Reads a request; one that makes no sense is counted, and ends its stream.

@@ -2,9 +2,15 @@
 
 use std::time::Duration;
 
+use http::uri::PathAndQuery;
 use tonic::Code;
+use tonic::client::Grpc;
+use tonic_prost::ProstCodec;
 use tulle_xds_proto::envoy::extensions::transport_sockets::tls::v3::Secret;
-use tulle_xds_proto::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+use tulle_xds_proto::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+};
+use tulle_xds_proto::google::rpc;
 use tulle_xds_proto::{ResourceType, unpack};
 
 use super::harness::*;
@@ -278,6 +284,57 @@ async fn garbage_ends_its_stream_with_a_reason_and_no_other() {
     }
     proxy.expect_silence().await;
     counted(&plane, "bad_request", 4).await;
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_read_ends_its_stream_and_is_counted() {
+    let (plane, mut proxy) = plane_and_proxy().await;
+    let too_much = DeltaDiscoveryRequest {
+        error_detail: Some(rpc::Status {
+            message: "x".repeat(5 << 20),
+            ..Default::default()
+        }),
+        ..request(ResourceType::Listener, &["a"])
+    };
+    let mut long = plane.proxy("shop", "web-1", "web", IP).await;
+    long.subscribe(ResourceType::Secret, &["ROOTCA"]).await;
+    long.take().await;
+    long.send_raw(too_much).await;
+    let status = long.next().await.expect_err("too long");
+    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+    counted(&plane, "bad_message", 1).await;
+
+    // In its first field a request has a node; this has a number there.
+    let garbage = rpc::Status {
+        code: 7,
+        ..Default::default()
+    };
+    let channel = plane.channel(Some(plane.svid("shop", "web"))).await;
+    let mut client = Grpc::new(channel.expect("it listens"));
+    client.ready().await.expect("it listens");
+    let path = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+    let mut responses = client
+        .streaming(
+            tonic::Request::new(tokio_stream::iter([garbage])),
+            PathAndQuery::from_static(path),
+            ProstCodec::<rpc::Status, DeltaDiscoveryResponse>::default(),
+        )
+        .await
+        .expect("let in")
+        .into_inner();
+    let status = responses.message().await.expect_err("garbage");
+    assert_eq!(status.code(), Code::Internal, "{status:?}");
+    counted(&plane, "bad_message", 2).await;
+
+    let mut gone = plane.proxy("shop", "web-1", "web", IP).await;
+    gone.subscribe(ResourceType::Secret, &["ROOTCA"]).await;
+    gone.take().await;
+    drop(gone);
+    while plane.admin("/metrics").await.contains("tulle_xds 2\n") {
+        tokio::task::yield_now().await;
+    }
+    proxy.expect_silence().await;
+    counted(&plane, "bad_message", 2).await;
 }
 
 fn request(kind: ResourceType, subscribe: &[&str]) -> DeltaDiscoveryRequest {
