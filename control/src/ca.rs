@@ -13,7 +13,7 @@ mod token;
 
 use std::path::PathBuf;
 
-pub(crate) use authority::{Authority, RotateError, Settings};
+pub(crate) use authority::{Authority, LONGEST_STAGE, RotateError, Settings};
 pub(crate) use metrics::Metrics;
 pub(crate) use service::CertificateService;
 pub use sink::{BundleSink, DirectorySink};

@@ -8,6 +8,8 @@ use tulle_identity::TrustDomain;
 use tulle_runtime::env::parse_duration;
 use tulle_runtime::names::{self, ports};
 
+use crate::ca::LONGEST_STAGE;
+
 /// Settings of the control plane.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -42,7 +44,7 @@ pub struct Args {
     pub trust_domain: TrustDomain,
 
     /// DNS domain of the cluster.
-    #[arg(long, value_name = "NAME", default_value = names::DEFAULT_CLUSTER_DOMAIN)]
+    #[arg(long, value_name = "NAME", default_value = names::DEFAULT_CLUSTER_DOMAIN, value_parser = cluster_domain)]
     pub cluster_domain: String,
 
     /// Address for proxies: discovery and certificates, over TLS.
@@ -54,13 +56,13 @@ pub struct Args {
     pub admin_address: SocketAddr,
 
     /// How long workload certificates live; they are renewed at half of it. At most 24h unless you know better, at least
-    /// a few seconds.
+    /// a few seconds, at most 4380h.
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = leaf_ttl)]
     pub leaf_ttl: Duration,
 
     /// In a root rotation, how long a new root is only announced before it signs: as long as a changed bundle takes to
-    /// reach every workload.
-    #[arg(long, value_name = "DURATION", default_value = "3m", value_parser = parse_duration)]
+    /// reach every workload. At most 4380h.
+    #[arg(long, value_name = "DURATION", default_value = "3m", value_parser = root_propagation)]
     pub root_propagation: Duration,
 
     /// Log filter, such as `info` or `info,tulle_control::discovery=debug`.
@@ -71,13 +73,50 @@ pub struct Args {
 /// Shortest life of a leaf that leaves time to renew it.
 const SHORTEST_LEAF: Duration = Duration::from_secs(2);
 
+/// Longest domain that leaves room in a DNS name for `SERVICE.NAMESPACE.svc.`.
+const LONGEST_DOMAIN: usize = 253 - (2 * 64 + 4);
+
 fn leaf_ttl(text: &str) -> Result<Duration, String> {
     match parse_duration(text)? {
         ttl if ttl < SHORTEST_LEAF => Err(format!(
             "certificates must live for at least {SHORTEST_LEAF:?}"
         )),
-        ttl => Ok(ttl),
+        ttl => not_too_long(ttl),
     }
+}
+
+fn root_propagation(text: &str) -> Result<Duration, String> {
+    parse_duration(text).and_then(not_too_long)
+}
+
+/// Both are stages of a root's rotation.
+fn not_too_long(stage: Duration) -> Result<Duration, String> {
+    if stage <= LONGEST_STAGE {
+        return Ok(stage);
+    }
+    let hours = LONGEST_STAGE.as_secs() / 3600;
+    Err(format!(
+        "a rotation would outlast its root: give at most {hours}h"
+    ))
+}
+
+/// A DNS name that names of services can end in.
+fn cluster_domain(text: &str) -> Result<String, String> {
+    let is_label = |label: &str| {
+        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        (1..=63).contains(&label.len())
+            && label.bytes().all(inner)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if text.len() <= LONGEST_DOMAIN && text.split('.').all(is_label) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "not a DNS domain: give labels of lower-case letters, digits and `-` with single dots between, such as {}, \
+         {LONGEST_DOMAIN} characters at most",
+        names::DEFAULT_CLUSTER_DOMAIN
+    ))
 }
 
 #[cfg(test)]
@@ -129,10 +168,29 @@ mod tests {
             ("--trust-domain", ""),
             ("--xds-address", "15012"),
             ("--root-propagation", "soon"),
+            ("--root-propagation", "4381h"),
+            ("--root-propagation", "99999999999h"),
+            ("--leaf-ttl", "4381h"),
+            ("--leaf-ttl", "876000h"),
+            ("--cluster-domain", ""),
+            ("--cluster-domain", "a..b"),
+            ("--cluster-domain", "Cluster.local"),
+            ("--cluster-domain", "cluster.local."),
+            ("--cluster-domain", "a-.b"),
+            ("--cluster-domain", &"a".repeat(64)),
+            ("--cluster-domain", &"a.".repeat(80)),
         ] {
             let error = parse(&[option, value]).expect_err(value);
             assert!(error.contains(option) && error.contains(value), "{error}");
         }
-        assert!(parse(&["--leaf-ttl", "10s"]).is_ok());
+        for (option, value) in [
+            ("--leaf-ttl", "10s"),
+            ("--leaf-ttl", "4380h"),
+            ("--root-propagation", "4380h"),
+            ("--cluster-domain", "k8s"),
+            ("--cluster-domain", "a-1.example.org"),
+        ] {
+            assert!(parse(&[option, value]).is_ok(), "{option} {value}");
+        }
     }
 }

@@ -29,6 +29,9 @@ const LONGEST_REQUEST: Duration = Duration::from_secs(24 * 3600);
 const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// A root with less life than this is rotated without being told.
 const ROOT_RENEWAL: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Longest that leaves may live, and that a bundle may take: one after the other they are a rotation, which must fit in
+/// the life that its root has left.
+pub(crate) const LONGEST_STAGE: Duration = Duration::from_secs(ROOT_RENEWAL.as_secs() / 2);
 /// Pause before something that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// Longest pause between two looks at the clock, which may jump.
