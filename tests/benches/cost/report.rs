@@ -21,22 +21,7 @@ fn table(
     kind: Kind,
     rounds: &[[Sample; Variant::ALL.len()]],
 ) -> anyhow::Result<()> {
-    let (what, unit) = kind.describe();
-    writeln!(
-        text,
-        "\n{what}; medians of {} rounds (least to most)",
-        rounds.len()
-    )?;
-    writeln!(
-        text,
-        "{:28} {:>26} {:>14} {:>10} {:>15} {:>24}",
-        "",
-        format!("µs of CPU a {unit}"),
-        "per CPU-second",
-        "a second",
-        "p50 / p99 ms",
-        "per CPU-second / bare"
-    )?;
+    let what = head(text, kind, rounds.len())?;
     for (column, variant) in Variant::ALL.into_iter().enumerate() {
         let each = |value: fn(&Sample) -> f64| {
             let samples = rounds.iter().map(|round| &round[column]);
@@ -77,6 +62,23 @@ fn table(
         )?;
     }
     Ok(())
+}
+
+/// Writes what the columns are; the name of what was measured.
+fn head(text: &mut String, kind: Kind, rounds: usize) -> anyhow::Result<String> {
+    let (what, unit) = kind.describe();
+    writeln!(text, "\n{what}; medians of {rounds} rounds (least to most)")?;
+    writeln!(
+        text,
+        "{:28} {:>26} {:>14} {:>10} {:>15} {:>24}",
+        "",
+        format!("µs of CPU a {unit}"),
+        "per CPU-second",
+        "a second",
+        "p50 / p99 ms",
+        "per CPU-second / bare"
+    )?;
+    Ok(what)
 }
 
 struct Spread {
