@@ -78,8 +78,17 @@ pub(crate) fn run(args: &InjectArgs) -> Result<ExitCode, CliError> {
     };
     let mut documents = Vec::new();
     for file in &args.files {
+        let before = documents.len();
         for path in expand(file)? {
             read(&path, &mut documents)?;
+        }
+        if documents.len() == before {
+            let what = if file.is_dir() {
+                "has no manifests: no document in a file named *.yaml, *.yml or *.json"
+            } else {
+                "has no documents"
+            };
+            output::warning(&format!("{} {what}", file.display()));
         }
     }
     let namespaces = namespaces(&documents);

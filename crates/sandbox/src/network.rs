@@ -7,6 +7,7 @@ mod capture;
 mod netns;
 
 use std::fs;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
 
@@ -229,7 +230,15 @@ async fn address(links: &Handle, link: u32, ip: IpAddr, prefix: u8) -> Result<()
 
 fn setting(name: &str, value: &str) -> Result<(), Error> {
     let path = format!("/proc/sys/net/{name}");
-    fs::write(&path, value).map_err(Error::io(format!("write {value} to {path}")))
+    fs::write(&path, value).map_err(|source| match source.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Error::Privilege {
+            what: "change the network settings under /proc/sys/net",
+            remedy: "root without CAP_NET_ADMIN cannot (in a container: --cap-add NET_ADMIN, and /proc/sys writable); \
+                any other user can where unprivileged user namespaces are allowed",
+            source,
+        },
+        _ => Error::io(format!("write {value} to {path}"))(source),
+    })
 }
 
 fn node_settings(ipv6: bool) -> Result<(), Error> {

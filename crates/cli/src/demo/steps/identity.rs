@@ -33,7 +33,10 @@ pub(super) async fn identities(stage: &Stage, evidence: &mut Evidence) -> anyhow
     for (id, count) in ids {
         evidence.hold(
             id,
-            format!("{count} sidecars"),
+            format!(
+                "{count} {}",
+                if count == 1 { "sidecar" } else { "sidecars" }
+            ),
             id.starts_with("spiffe://cluster.local/ns/shop/sa/"),
         );
     }
