@@ -93,6 +93,13 @@ pub(crate) fn a_kept_demo_answers_the_commands_that_it_prints(
         let ran = terminal.shell(&line.replace("--duration 10s", "--duration 1s"))?;
         ensure!(!ran.clone().ok()?.is_empty(), "{line}: {ran}");
     }
+    let directory = said
+        .split_once("The manifests are in ")
+        .and_then(|(_, rest)| Some(rest.split_once(": edit")?.0))
+        .context("it says where its manifests are")?;
+    std::fs::write(format!("{directory}/99-more.yaml"), route("-1"))?;
+    let said = demo.wait_for("99-more.yaml:")?;
+    ensure!(said.contains("refused"), "{said}");
     demo.interrupt()?;
     let ended = demo.end()?;
     ensure!(ended == 0, "it ended with {ended}");
@@ -107,5 +114,124 @@ pub(crate) fn a_demo_that_is_ended_early_leaves_nothing_behind(
     demo.interrupt()?;
     let ended = demo.end().context("after Ctrl-C")?;
     ensure!(ended == 130, "it ended with {ended}");
+    terminal.nothing_left()
+}
+
+/// A route by which the client's Service sends everything to itself, with that weight.
+fn route(weight: &str) -> String {
+    format!(
+        r#"{CLIENT}
+---
+apiVersion: v1
+kind: Service
+metadata: {{ name: client, namespace: shop }}
+spec:
+  ports: [{{ port: 80, targetPort: 8080 }}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{ name: client, namespace: shop }}
+spec:
+  parentRefs: [{{ kind: Service, group: "", name: client, port: 80 }}]
+  rules:
+  - backendRefs: [{{ name: client, port: 80, weight: {weight} }}]
+"#
+    )
+}
+
+pub(crate) fn edits_that_are_refused_and_mended_are_told(
+    terminal: &Terminal,
+) -> anyhow::Result<()> {
+    let directory = terminal.manifests(&route("1"))?;
+    let mut people = terminal.start(&["sandbox", "up", "-f", &directory])?;
+    let mut machines = terminal.start(&["sandbox", "up", "-f", &directory, "-o", "json"])?;
+    people.wait_for("The pod is ready.")?;
+    machines.wait_for("The pod is ready.")?;
+
+    terminal.manifests(&route("-1"))?;
+    let line = |said: &str, words: [&str; 2]| {
+        let found = said
+            .lines()
+            .find(|line| words.iter().all(|word| line.contains(word)));
+        found
+            .map(str::to_owned)
+            .with_context(|| format!("it does not say {words:?}: {said}"))
+    };
+    let said = line(
+        &people.wait_for("last good version")?,
+        ["refused", "weight"],
+    )?;
+    ensure!(
+        said.contains("all.yaml:") && said.contains("HTTPRoute shop/client"),
+        "{said}"
+    );
+    let said = line(
+        &machines.wait_for("last good version")?,
+        ["refused", "weight"],
+    )?;
+    let event: Value = serde_json::from_str(&said)?;
+    let problem = &event["problem"];
+    ensure!(
+        event["what"] == "refused"
+            && problem["line"].as_u64() > Some(1)
+            && problem["object"] == "HTTPRoute shop/client"
+            && problem["field"]
+                .as_str()
+                .is_some_and(|it| it.contains("weight"))
+            && problem["message"].is_string(),
+        "{event}"
+    );
+
+    terminal.manifests(&route("2"))?;
+    people.wait_for("mended: HTTPRoute shop/client")?;
+    machines.wait_for("\"mended\"")?;
+    terminal.manifests("kind: [")?;
+    let said = people.wait_for("all.yaml:1")?;
+    ensure!(said.contains("refused"), "{said}");
+    for running in [people, machines] {
+        running.interrupt()?;
+        let ended = running.end()?;
+        ensure!(ended == 0, "it ended with {ended}");
+    }
+    terminal.nothing_left()
+}
+
+pub(crate) fn of_two_sandboxes_one_is_chosen(terminal: &Terminal) -> anyhow::Result<()> {
+    let directory = terminal.manifests(CLIENT)?;
+    let mut first = terminal.start(&["sandbox", "up", "-f", &directory])?;
+    let said = first.wait_for("-- tulle app call")?;
+    ensure!(!said.contains("--sandbox"), "{said}");
+    let mut second = terminal.start(&["sandbox", "up", "-f", &directory])?;
+    let said = second.wait_for("-- tulle app call")?;
+    let hint = said
+        .lines()
+        .find(|line| line.contains("sandbox status"))
+        .context("it prints commands")?;
+    terminal.shell(hint)?.ok()?;
+    let id = second.id();
+    ensure!(hint.ends_with(&format!("--sandbox {id}")), "{hint}");
+
+    let either = terminal.tulle(&["sandbox", "status"], "")?;
+    let listed = [&first, &second].map(|one| format!("{} (", one.id()));
+    ensure!(
+        either.status == 1
+            && either.stderr.contains("--sandbox ID")
+            && listed.iter().all(|one| either.stderr.contains(one))
+            && either.stderr.contains("sandbox up -f"),
+        "{either}"
+    );
+    let neither = terminal.tulle(&["sandbox", "down", "--sandbox", "1"], "")?;
+    ensure!(
+        neither.status == 1 && neither.stderr.contains("there is no running sandbox 1"),
+        "{neither}"
+    );
+    let down = ["sandbox", "down", "--sandbox", &id.to_string()];
+    terminal.tulle(&down, "")?.ok()?;
+    let ended = second.end()?;
+    ensure!(ended == 0, "the one that was meant ended with {ended}");
+    terminal.tulle(&["sandbox", "status"], "")?.ok()?;
+    terminal.tulle(&["sandbox", "down"], "")?.ok()?;
+    let ended = first.end()?;
+    ensure!(ended == 0, "the other ended with {ended}");
     terminal.nothing_left()
 }

@@ -3,6 +3,7 @@
 
 mod commands;
 mod demo;
+mod output;
 mod terminal;
 
 use std::process::ExitCode;
@@ -27,7 +28,7 @@ enum Place {
 /// Held by every test while it runs; for itself by one that wants to be alone.
 static MACHINE: RwLock<()> = RwLock::new(());
 
-const TESTS: [(&str, Place, Test); 4] = [
+const TESTS: [(&str, Place, Test); 8] = [
     (
         "commands_reach_a_running_sandbox_and_say_what_is_not_there",
         Place::Shared,
@@ -42,6 +43,26 @@ const TESTS: [(&str, Place, Test); 4] = [
         "a_demo_that_is_ended_early_leaves_nothing_behind",
         Place::Shared,
         commands::a_demo_that_is_ended_early_leaves_nothing_behind,
+    ),
+    (
+        "edits_that_are_refused_and_mended_are_told",
+        Place::Shared,
+        commands::edits_that_are_refused_and_mended_are_told,
+    ),
+    (
+        "of_two_sandboxes_one_is_chosen",
+        Place::Shared,
+        commands::of_two_sandboxes_one_is_chosen,
+    ),
+    (
+        "an_output_that_is_full_is_an_error_and_one_that_is_closed_is_none",
+        Place::Shared,
+        output::full_is_an_error_and_closed_is_none,
+    ),
+    (
+        "files_with_nothing_to_inject_are_said",
+        Place::Shared,
+        output::files_with_nothing_to_inject_are_said,
     ),
     (
         "every_step_of_the_demo_holds",

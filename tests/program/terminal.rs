@@ -1,5 +1,6 @@
 //! Where a person types: the program under its own name, and a home for everything that it might leave behind.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,8 @@ const KEPT: [(&str, &str); 2] = [("XDG_RUNTIME_DIR", "runtime"), ("TMPDIR", "tmp
 pub(crate) struct Terminal {
     program: PathBuf,
     home: tempfile::TempDir,
+    /// How many programs were left running, each with a log of its own.
+    started: Cell<u32>,
     /// Beside this executable, because a hard link cannot leave its file system.
     _link: tempfile::TempDir,
 }
@@ -41,6 +44,7 @@ impl Terminal {
         Ok(Self {
             program,
             home,
+            started: Cell::new(0),
             _link: link,
         })
     }
@@ -51,6 +55,11 @@ impl Terminal {
         fs::create_dir_all(&directory)?;
         fs::write(directory.join("all.yaml"), text)?;
         Ok(directory.display().to_string())
+    }
+
+    /// The program, as a word of a line for the shell.
+    pub(crate) fn program(&self) -> String {
+        self.program.display().to_string()
     }
 
     /// Runs `tulle` to its end.
@@ -84,7 +93,8 @@ impl Terminal {
 
     /// Starts `tulle` and leaves it running.
     pub(crate) fn start(&self, arguments: &[&str]) -> anyhow::Result<Running> {
-        let log = self.home.path().join("log");
+        let number = self.started.replace(self.started.get() + 1);
+        let log = self.home.path().join(format!("log-{number}"));
         let output = File::create(&log)?;
         let mut command = self.command(&self.program);
         command
@@ -160,6 +170,11 @@ impl Running {
             ensure!(Instant::now() < end, "it does not say {words:?}: {said}");
             sleep(LOOK);
         }
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Ctrl-C.

@@ -10,13 +10,15 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use report::{Evidence, Report};
 use stage::Stage;
 use tulle_runtime::signals;
 use tulle_sandbox::Node;
 
+use crate::error::CliError;
+use crate::narrate::Format;
 use crate::output;
 
 /// How long pods may take on their way out.
@@ -28,20 +30,12 @@ pub(crate) struct DemoArgs {
     /// Leave it running after the last step, and print commands to try
     #[arg(long)]
     keep: bool,
-    /// How to say what happened
+    /// How to say what happened: as JSON it is one document at the end, and with --keep then a line for each event
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
     /// Run only the steps whose names contain this; may be repeated
     #[arg(long, value_name = "NAME")]
     step: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people
-    Text,
-    /// For machines: one JSON document at the end
-    Json,
 }
 
 fn help() -> String {
@@ -78,7 +72,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         };
         let held = report.finish()?;
         if args.keep {
-            stage.keep(args.output == Format::Text).await?;
+            stage.keep(args.output).await?;
         }
         stage.leave(GRACE).await;
         Ok(if held {
@@ -94,7 +88,7 @@ async fn show(node: Node, args: &DemoArgs, report: &mut Report) -> anyhow::Resul
     let stage = Stage::build(node, args.keep, report)
         .await
         .context("cannot bring up the demo application")?;
-    play(&stage, report, &args.step).await;
+    play(&stage, report, &args.step).await?;
     Ok(stage)
 }
 
@@ -113,12 +107,12 @@ fn known(words: &[String]) -> anyhow::Result<()> {
     }
 }
 
-async fn play(stage: &Stage, report: &mut Report, only: &[String]) {
+async fn play(stage: &Stage, report: &mut Report, only: &[String]) -> Result<(), CliError> {
     for step in steps::ALL {
         if !only.is_empty() && !only.iter().any(|word| step.name.contains(word.as_str())) {
             continue;
         }
-        report.announce(step.name, step.promise);
+        report.announce(step.name, step.promise)?;
         let mut evidence = Evidence::default();
         let started = Instant::now();
         let result = (step.run)(stage, &mut evidence).await;
@@ -127,8 +121,9 @@ async fn play(stage: &Stage, report: &mut Report, only: &[String]) {
             started.elapsed(),
             evidence,
             result.as_ref().err(),
-        );
+        )?;
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -59,6 +59,14 @@ pub(crate) enum CliError {
 }
 
 impl CliError {
+    /// Why the demo ended early: what it could not print is its own kind of end.
+    pub(crate) fn of_demo(error: anyhow::Error) -> Self {
+        match error.downcast() {
+            Ok(own) => own,
+            Err(error) => Self::Demo(error.into()),
+        }
+    }
+
     /// What the user can do about it.
     pub(crate) fn next_step(&self) -> &'static str {
         match self {
@@ -74,12 +82,8 @@ impl CliError {
             Self::Render(_) => "try `--output json`",
             Self::Runtime(_) => "check the limits of the process (`ulimit -a`)",
             Self::Bind { .. } => "choose another port, or see who has it with `ss -ltnp`",
-            Self::Control(_) => {
-                "correct what the message names; `tulle control --help` explains the settings"
-            }
-            Self::Demo(_) => {
-                "correct what the message names; `tulle demo --help` says what it needs"
-            }
+            Self::Control(_) => "`tulle control --help` explains the settings",
+            Self::Demo(_) => "`tulle demo --help` says what it needs",
             // Only a client misses things: there is no sandbox that it could ask.
             Self::Sandbox(tulle_sandbox::Error::Missing { .. }) => {
                 "start one in another terminal with `tulle sandbox up -f DIR` or `tulle demo --keep`"
@@ -87,9 +91,10 @@ impl CliError {
             Self::Sandbox(tulle_sandbox::Error::Answered(_)) => {
                 "`tulle sandbox status` lists the pods"
             }
-            Self::Sandbox(_) => {
-                "correct what the message names; `tulle sandbox --help` says what it needs"
+            Self::Sandbox(tulle_sandbox::Error::Several { .. }) => {
+                "add `--sandbox ID` to the command, with the id of one of them"
             }
+            Self::Sandbox(_) => "`tulle sandbox --help` says what it needs",
             Self::Usage(_) => "see `--help` of the command",
             Self::Url { .. } => {
                 "write http://HOST[:PORT]/PATH, grpc://HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT"

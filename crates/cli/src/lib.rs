@@ -9,6 +9,7 @@ mod demo;
 mod error;
 mod inject;
 pub mod mesh;
+mod narrate;
 mod output;
 mod sandbox;
 
@@ -50,7 +51,7 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
     match command {
         Command::Inject(args) => inject::run(&args),
         Command::App(args) => app::run(args.command),
-        Command::Demo(args) => demo::run(&args).map_err(|error| CliError::Demo(error.into())),
+        Command::Demo(args) => demo::run(&args).map_err(CliError::of_demo),
         Command::Sandbox(args) => sandbox::run(args.command),
         Command::Control(args) => match tulle_control::run(*args) {
             Ok(()) => Ok(ExitCode::SUCCESS),

@@ -2,6 +2,7 @@
 //! end-to-end tests have in common.
 
 mod load;
+pub(crate) mod verdict;
 
 use std::time::Duration;
 

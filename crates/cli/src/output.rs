@@ -17,11 +17,22 @@ const WARNING: Style = AnsiColor::Yellow.on_default();
 
 /// Writes a result as it is.
 pub(crate) fn bytes(bytes: &[u8]) -> Result<(), CliError> {
-    match io::stdout()
-        .lock()
-        .write_all(bytes)
-        .and_then(|()| io::stdout().flush())
-    {
+    written(
+        io::stdout()
+            .lock()
+            .write_all(bytes)
+            .and_then(|()| io::stdout().flush()),
+    )
+}
+
+/// Writes lines of a result that have styles, which only a terminal gets to see.
+pub(crate) fn styled(text: &str) -> Result<(), CliError> {
+    let mut stdout = anstream::stdout().lock();
+    written(writeln!(stdout, "{text}").and_then(|()| stdout.flush()))
+}
+
+fn written(result: io::Result<()>) -> Result<(), CliError> {
+    match result {
         // Whoever read the output has seen enough, as `head` does.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result.map_err(CliError::Write),
@@ -35,18 +46,22 @@ pub(crate) fn line(line: &impl std::fmt::Display) -> Result<(), CliError> {
 
 /// Says why a command ended early, with all causes, and what to do next.
 pub(crate) fn error(error: &CliError) {
-    anstream::eprintln!("{ERROR}error{ERROR:#}: {}", chain(error));
-    anstream::eprintln!("{NEXT}next{NEXT:#}:  {}", error.next_step());
+    note(&format!(
+        "{ERROR}error{ERROR:#}: {}\n{NEXT}next{NEXT:#}:  {}",
+        chain(error),
+        error.next_step()
+    ));
 }
 
 /// Says something that an operator should know although the command goes on.
 pub(crate) fn warning(text: &str) {
-    anstream::eprintln!("{WARNING}warning{WARNING:#}: {text}");
+    note(&format!("{WARNING}warning{WARNING:#}: {text}"));
 }
 
-/// Says what was done.
+/// Says what was done; styles are for a terminal only.
 pub(crate) fn note(text: &str) {
-    anstream::eprintln!("{text}");
+    // Where this cannot be said, nothing can.
+    let _ = writeln!(anstream::stderr().lock(), "{text}");
 }
 
 /// How this program is called in a shell: by its name if that finds it, else by its path.

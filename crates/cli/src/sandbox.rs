@@ -7,12 +7,13 @@ mod up;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use comfy_table::Table;
 use comfy_table::presets;
-use tulle_sandbox::{Client, PodLine, Request};
+use tulle_sandbox::{Client, PodLine, Request, Sandbox};
 
 use crate::error::CliError;
+use crate::narrate::Format;
 use crate::output;
 
 #[derive(Clone, Debug, Args)]
@@ -61,7 +62,7 @@ Examples:
   tulle sandbox logs shop/client -c tulle-proxy")]
     Logs(LogsArgs),
     /// End the sandbox and everything in it
-    Down,
+    Down(Which),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -72,10 +73,23 @@ pub(crate) struct UpArgs {
     /// Life of a certificate, such as 40s; the control plane's default unless given
     #[arg(long, value_name = "DURATION")]
     leaf_ttl: Option<String>,
+    /// How to tell what happens: on standard error, or as one JSON document a line on standard output
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+/// Which of several.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Which {
+    /// Process id of the sandbox; needed only while several are running
+    #[arg(long, value_name = "ID")]
+    sandbox: Option<u32>,
 }
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ExecArgs {
+    #[command(flatten)]
+    which: Which,
     /// NAMESPACE/NAME, or NAME in the namespace `default`
     pod: String,
     /// The container; the first of the app unless given
@@ -88,6 +102,8 @@ pub(crate) struct ExecArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    which: Which,
     /// How to print them
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
@@ -95,6 +111,8 @@ pub(crate) struct StatusArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct LogsArgs {
+    #[command(flatten)]
+    which: Which,
     /// NAMESPACE/NAME, or NAME in the namespace `default`
     pod: String,
     /// The container; the first of the app unless given
@@ -102,36 +120,45 @@ pub(crate) struct LogsArgs {
     container: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// A table for people
-    Text,
-    /// A JSON array for machines
-    Json,
-}
-
 /// Runs the command. Call it before the process has a second thread: `up` moves into namespaces of its own.
 pub(crate) fn run(command: SandboxCommand) -> Result<ExitCode, CliError> {
-    let request = match command {
-        SandboxCommand::Up(args) => return up::run(&args.directory, args.leaf_ttl.as_deref()),
-        SandboxCommand::Status(args) => return status(args.output),
-        SandboxCommand::Exec(args) => Request::Exec {
-            pod: args.pod,
-            container: args.container,
-            argv: args.argv,
-        },
-        SandboxCommand::Logs(args) => Request::Logs {
-            pod: args.pod,
-            container: args.container,
-        },
-        SandboxCommand::Down => Request::Down,
+    let (which, request) = match command {
+        SandboxCommand::Up(args) => {
+            return up::run(&args.directory, args.leaf_ttl.as_deref(), args.output);
+        }
+        SandboxCommand::Status(args) => return status(args.which, args.output),
+        SandboxCommand::Exec(args) => (
+            args.which,
+            Request::Exec {
+                pod: args.pod,
+                container: args.container,
+                argv: args.argv,
+            },
+        ),
+        SandboxCommand::Logs(args) => (
+            args.which,
+            Request::Logs {
+                pod: args.pod,
+                container: args.container,
+            },
+        ),
+        SandboxCommand::Down(which) => (which, Request::Down),
     };
-    let status = Client::connect()?.run(&request)?;
+    let status = Client::connect(which.sandbox)?.run(&request)?;
     Ok(ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)))
 }
 
-fn status(format: Format) -> Result<ExitCode, CliError> {
-    let pods = Client::connect()?.status()?;
+/// The words by which a command printed now reaches this sandbox: none while it is the only one.
+pub(crate) fn which(sandbox: &Sandbox) -> String {
+    if tulle_sandbox::others(sandbox.id()).is_empty() {
+        String::new()
+    } else {
+        format!(" --sandbox {}", sandbox.id())
+    }
+}
+
+fn status(which: Which, format: Format) -> Result<ExitCode, CliError> {
+    let pods = Client::connect(which.sandbox)?.status()?;
     match format {
         Format::Json => {
             let text = serde_json::to_string_pretty(&pods)

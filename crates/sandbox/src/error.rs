@@ -64,6 +64,12 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// More than one sandbox is running, and nobody said which one is meant.
+    #[error("several sandboxes are running: {}", running.join("; "))]
+    Several {
+        /// The id of each, with the command that started it if it is known.
+        running: Vec<String>,
+    },
     /// A running sandbox did not do what it was asked.
     #[error("{0}")]
     Answered(String),

@@ -59,11 +59,15 @@ pub(crate) enum Update {
 
 impl Kubelet {
     pub(crate) fn tell(&self, subject: impl Into<String>, what: What, detail: impl Into<String>) {
-        let event = Event {
+        self.announce(Event {
             subject: subject.into(),
             what,
             detail: detail.into(),
-        };
+            problem: None,
+        });
+    }
+
+    pub(crate) fn announce(&self, event: Event) {
         tracing::debug!(%event, "event");
         // Nobody may be listening.
         let _ = self.events.send(event);

@@ -31,10 +31,10 @@ pub use host::HostProcess;
 pub use key::ObjectKey;
 pub use network::{BRIDGE, GATEWAY_V4, GATEWAY_V6, PacketCapture, PodIps};
 pub use node::{Ids, Node, dispatch, enter_node};
-pub use remote::{Client, PodLine, Request};
+pub use remote::{Client, PodLine, Request, others};
 pub use sandbox::{Options, Output, Sandbox};
 pub use tokens::ISSUER;
-pub use view::{ContainerView, Event, PodView, What};
+pub use view::{ContainerView, Event, PodView, Problem, What};
 
 /// Name of the only node.
 pub const NODE_NAME: &str = "tulle-sandbox";

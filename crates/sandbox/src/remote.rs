@@ -113,19 +113,51 @@ fn directory() -> Result<PathBuf, Error> {
     Ok(path)
 }
 
-/// Sockets that somebody listens on; those that a killed sandbox left behind are removed.
-fn live(directory: &Path) -> Result<Vec<StdStream>, Error> {
+/// Sockets that somebody listens on, with the ids of their sandboxes; those that a killed one left behind are removed.
+fn live(directory: &Path) -> Result<Vec<(u32, StdStream)>, Error> {
     let what = || format!("read {}", directory.display());
     let entries = fs::read_dir(directory).map_err(Error::io(what()))?;
     let mut live = Vec::new();
     for path in entries.flatten().map(|entry| entry.path()) {
         match StdStream::connect(&path) {
-            Ok(stream) => live.push(stream),
+            Ok(stream) => {
+                let id = path
+                    .file_stem()
+                    .and_then(|stem| stem.to_str()?.parse().ok());
+                live.extend(id.map(|id| (id, stream)));
+            }
             // Removed by somebody else is removed.
             Err(_) => drop(fs::remove_file(&path)),
         }
     }
+    live.sort_by_key(|(id, _)| *id);
     Ok(live)
+}
+
+/// Ids of this user's running sandboxes but the one of that id.
+#[must_use]
+pub fn others(id: u32) -> Vec<u32> {
+    if !place().exists() {
+        return Vec::new();
+    }
+    let live = directory().and_then(|directory| live(&directory));
+    let ids = live.into_iter().flatten().map(|(id, _)| id);
+    ids.filter(|other| *other != id).collect()
+}
+
+/// An id with the command that its process was started with.
+fn described(id: u32) -> String {
+    let command = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+    let words: Vec<_> = command
+        .split(|byte| *byte == 0)
+        .filter(|word| !word.is_empty())
+        .map(|word| String::from_utf8_lossy(word).escape_debug().to_string())
+        .collect();
+    if words.is_empty() {
+        id.to_string()
+    } else {
+        format!("{id} ({})", words.join(" "))
+    }
 }
 
 impl Sandbox {
@@ -315,19 +347,28 @@ async fn receive(stream: &mut UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)>
 pub struct Client(StdStream);
 
 impl Client {
-    /// Connects to the only one there is.
-    pub fn connect() -> Result<Self, Error> {
-        let mut live = if place().exists() {
+    /// Connects to the one of that id, or to the only one there is.
+    pub fn connect(id: Option<u32>) -> Result<Self, Error> {
+        let live = if place().exists() {
             live(&directory()?)?
         } else {
             Vec::new()
         };
-        match (live.pop(), live.is_empty()) {
-            (Some(stream), true) => Ok(Self(stream)),
-            (Some(_), false) => Err(Error::io("choose a sandbox")(io::Error::other(
-                "several are running: end all but one, each with Ctrl-C where it was started",
-            ))),
-            (None, _) => Err(Error::Missing {
+        let running: Vec<_> = live.iter().map(|(id, _)| *id).collect();
+        let mut meant = live
+            .into_iter()
+            .filter(|(other, _)| id.is_none_or(|id| id == *other));
+        let described = || running.iter().map(|id| described(*id)).collect::<Vec<_>>();
+        match (meant.next(), meant.next(), id) {
+            (Some((_, stream)), None, _) => Ok(Self(stream)),
+            (Some(_), Some(_), _) => Err(Error::Several {
+                running: described(),
+            }),
+            (None, _, Some(id)) if !running.is_empty() => Err(Error::Missing {
+                kind: "running sandbox",
+                name: format!("{id}; running: {}", described().join("; ")),
+            }),
+            (None, _, _) => Err(Error::Missing {
                 kind: "running sandbox",
                 name: "of this user".to_owned(),
             }),

@@ -153,6 +153,17 @@ impl Sandbox {
         self.kubelet.events.subscribe()
     }
 
+    /// Tells all who listen of something that happened outside of the sandbox's own view.
+    pub fn announce(&self, event: Event) {
+        self.kubelet.announce(event);
+    }
+
+    /// Process id by which [`crate::Client::connect`] finds it.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.node().launcher()
+    }
+
     /// Runs a program on the node, in sight of the pods at the gateway's address, and again when it ends. The program
     /// `tulle` is this one.
     pub fn spawn_host(

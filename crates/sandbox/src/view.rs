@@ -1,6 +1,7 @@
 //! What the sandbox shows of itself: pods, their containers, and events for whoever draws progress.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +98,24 @@ pub struct Event {
     pub what: What,
     /// More about it; may be empty.
     pub detail: String,
+    /// The same in parts, if it is about a manifest that the control plane read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Problem>,
+}
+
+/// What the control plane cannot use of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The file.
+    pub file: PathBuf,
+    /// Line in the file, from 1; 0 if it is about the whole file.
+    pub line: u64,
+    /// `Kind namespace/name`, as far as it could be read.
+    pub object: String,
+    /// The field; empty if it is not about one.
+    pub field: String,
+    /// What is wrong, and what to do.
+    pub message: String,
 }
 
 /// Kinds of events.
@@ -119,6 +138,8 @@ pub enum What {
     Deleted,
     /// A manifest or a pod cannot be used.
     Refused,
+    /// A manifest that was refused is not any more.
+    Mended,
 }
 
 impl fmt::Display for Event {
@@ -132,6 +153,7 @@ impl fmt::Display for Event {
             What::Terminating => "terminating",
             What::Deleted => "deleted",
             What::Refused => "refused",
+            What::Mended => "mended",
         };
         let colon = if self.detail.is_empty() { "" } else { ": " };
         write!(f, "{} {what}{colon}{}", self.subject, self.detail)

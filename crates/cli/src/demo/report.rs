@@ -1,11 +1,13 @@
 //! What the demo says: steps, each with a promise, the evidence measured for it, and whether it held.
 
 use std::fmt::Display;
-use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
+
+use crate::error::CliError;
+use crate::output;
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -87,22 +89,22 @@ impl Report {
     }
 
     /// A line of news for people.
-    pub(super) fn say(&self, text: impl Display) {
+    pub(super) fn say(&self, text: impl Display) -> Result<(), CliError> {
         if self.human {
-            anstream::println!("{DIM}{text}{DIM:#}");
+            output::styled(&format!("{DIM}{text}{DIM:#}"))?;
         }
+        Ok(())
     }
 
     /// Announces a step before it runs.
-    pub(super) fn announce(&self, name: &str, promise: &str) {
+    pub(super) fn announce(&self, name: &str, promise: &str) -> Result<(), CliError> {
         if self.human {
-            anstream::println!(
+            output::styled(&format!(
                 "\n{BOLD}{}. {name}{BOLD:#}  {DIM}{promise}{DIM:#}",
                 self.steps.len() + 1
-            );
-            // Nobody to tell if standard output is gone.
-            let _ = std::io::stdout().flush();
+            ))?;
         }
+        Ok(())
     }
 
     /// Records a step that ended.
@@ -112,7 +114,7 @@ impl Report {
         took: Duration,
         evidence: Evidence,
         error: Option<&anyhow::Error>,
-    ) {
+    ) -> Result<(), CliError> {
         let step = Step {
             name,
             promise,
@@ -122,10 +124,11 @@ impl Report {
             error: error.map(|error| format!("{error:#}")),
         };
         if self.human {
-            print_step(&step);
+            print_step(&step)?;
         }
         self.held &= step.held;
         self.steps.push(step);
+        Ok(())
     }
 
     /// Ends the report: prints the verdict, or everything as JSON. Whether every step held.
@@ -139,15 +142,18 @@ impl Report {
                 (_, 1) => (BAD, "The step did not hold".to_owned()),
                 (failed, steps) => (BAD, format!("{failed} of {steps} steps did not hold")),
             };
-            anstream::println!("\n{style}{verdict}{style:#} in {:.1} s.", self.seconds);
+            output::styled(&format!(
+                "\n{style}{verdict}{style:#} in {:.1} s.",
+                self.seconds
+            ))?;
         } else {
-            anstream::println!("{}", serde_json::to_string_pretty(&self)?);
+            output::line(&serde_json::to_string_pretty(&self)?)?;
         }
         Ok(self.held)
     }
 }
 
-fn print_step(step: &Step) {
+fn print_step(step: &Step) -> Result<(), CliError> {
     let width = step
         .evidence
         .iter()
@@ -160,15 +166,15 @@ fn print_step(step: &Step) {
             Some(false) => (BAD, "✗"),
             None => (DIM, "·"),
         };
-        anstream::println!(
+        output::styled(&format!(
             "   {style}{mark}{style:#} {:width$}  {}",
-            fact.what,
-            fact.value
-        );
+            fact.what, fact.value
+        ))?;
     }
     if let Some(error) = &step.error {
-        anstream::println!("   {BAD}✗ {error}{BAD:#}");
+        output::styled(&format!("   {BAD}✗ {error}{BAD:#}"))?;
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -189,12 +195,14 @@ mod tests {
     fn an_error_in_one_step_fails_the_report() {
         let mut report = Report::new(false);
         let error = anyhow::anyhow!("no such pod");
-        report.record(
-            ("a", "b"),
-            Duration::ZERO,
-            Evidence::default(),
-            Some(&error),
-        );
+        report
+            .record(
+                ("a", "b"),
+                Duration::ZERO,
+                Evidence::default(),
+                Some(&error),
+            )
+            .expect("nothing is printed");
         assert!(!report.finish().expect("serialises"));
     }
 }

@@ -11,8 +11,10 @@ use tulle_runtime::signals;
 use tulle_sandbox::{HostProcess, Node, ObjectKey, Options, PodView, Sandbox};
 
 use super::report::Report;
-use crate::mesh::{self, Load};
+use crate::mesh::{self, Load, verdict};
+use crate::narrate::{Format, narrate};
 use crate::output;
+use crate::sandbox::which;
 
 /// How long the application may take to come up.
 const BUILD_UP: Duration = Duration::from_secs(30);
@@ -72,15 +74,16 @@ impl Stage {
             report.say(
                 "Rootless with a single user id: sidecars mark their sockets, and the capture rules exempt the mark.\n\
                  An app could set the mark too; in a cluster sidecars are told apart by their user id instead.",
-            );
+            )?;
         }
         let injector = mesh::injector();
         let sandbox = Sandbox::start(node, Options { injector }, &directory.0).await?;
         let control = mesh::start_control(&sandbox, Some(LEAF_TTL))?;
-        report
-            .say("Control plane started; the application comes up, each pod with its sidecar ...");
+        report.say(
+            "Control plane started; the application comes up, each pod with its sidecar ...",
+        )?;
         if let Err(error) = sandbox.wait_ready(BUILD_UP).await {
-            eprintln!("{}", last_words(&sandbox, &control));
+            output::note(&last_words(&sandbox, &control));
             return Err(error.into());
         }
         let sidecars = sandbox
@@ -91,7 +94,7 @@ impl Stage {
         report.say(format!(
             "{} pods are ready, {sidecars} of them with a sidecar.",
             sandbox.pods().len()
-        ));
+        ))?;
         Ok(Self {
             sandbox,
             control,
@@ -193,28 +196,31 @@ impl Stage {
     }
 
     /// Prints commands to try, and answers them, until a signal or `tulle sandbox down`.
-    pub(super) async fn keep(&self, human: bool) -> anyhow::Result<()> {
+    pub(super) async fn keep(&self, format: Format) -> anyhow::Result<()> {
         let tulle = output::program();
+        let which = which(&self.sandbox);
         let try_these = format!(
             "\nIt stays up until Ctrl-C. The manifests are in {}: edit them and watch.\n\
              Try, in another terminal:\n\n  \
-             {tulle} sandbox status\n  \
-             {tulle} sandbox exec shop/shopper -- tulle app call http://reviews/\n  \
-             {tulle} sandbox exec shop/shopper -- tulle app load --url http://web/ --rate 300 --duration 10s\n  \
-             {tulle} sandbox exec shop/shopper -- tulle app call http://127.0.0.1:{}/clusters\n  \
-             {tulle} sandbox logs shop/shopper -c {}\n",
+             {tulle} sandbox status{which}\n  \
+             {tulle} sandbox exec{which} shop/shopper -- tulle app call http://reviews/\n  \
+             {tulle} sandbox exec{which} shop/shopper -- tulle app load --url http://web/ --rate 300 --duration 10s\n  \
+             {tulle} sandbox exec{which} shop/shopper -- tulle app call http://127.0.0.1:{}/clusters\n  \
+             {tulle} sandbox logs{which} shop/shopper -c {}\n",
             self.directory.0.display(),
             ports::ADMIN,
             names::containers::PROXY,
         );
-        if human {
-            anstream::println!("{try_these}");
-        } else {
-            output::note(&try_these);
+        match format {
+            Format::Text => output::styled(&try_these)?,
+            Format::Json => output::note(&try_these),
         }
+        let events = self.sandbox.events();
         tokio::select! {
             served = self.sandbox.serve() => Ok(served?),
             _ = signals::shutdown() => Ok(()),
+            error = narrate(events, &self.control, format) => Err(error.into()),
+            () = verdict::follow(&self.sandbox) => Ok(()),
         }
     }
 

@@ -5,11 +5,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
-use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tulle_runtime::signals;
-use tulle_sandbox::{Event, HostProcess, Node, Options, Sandbox, What};
+use tulle_sandbox::{Node, Options, Sandbox};
 
 use crate::error::CliError;
+use crate::mesh::verdict;
+use crate::narrate::{Format, narrate};
 use crate::{mesh, output};
 
 /// After this long it says what the pods wait for; it goes on waiting.
@@ -18,14 +19,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// How long pods may take on their way out.
 const GRACE: Duration = Duration::from_secs(2);
-/// How much of the control plane's output is shown when it ended.
-const LAST_LINES: usize = 10;
 
-const DIM: Style = Style::new().dimmed();
-const BAD: Style = AnsiColor::Red.on_default();
 const GOOD: Style = AnsiColor::Green.on_default();
 
-pub(super) fn run(directory: &Path, leaf_ttl: Option<&str>) -> Result<ExitCode, CliError> {
+pub(super) fn run(
+    directory: &Path,
+    leaf_ttl: Option<&str>,
+    format: Format,
+) -> Result<ExitCode, CliError> {
     if directory.is_file() {
         return Err(CliError::Usage(format!(
             "-f {} is a file: name the directory that it is in",
@@ -37,13 +38,14 @@ pub(super) fn run(directory: &Path, leaf_ttl: Option<&str>) -> Result<ExitCode, 
         .enable_all()
         .build()
         .map_err(CliError::Runtime)?;
-    runtime.block_on(stay_up(node, directory, leaf_ttl))
+    runtime.block_on(stay_up(node, directory, leaf_ttl, format))
 }
 
 async fn stay_up(
     node: Node,
     directory: &Path,
     leaf_ttl: Option<&str>,
+    format: Format,
 ) -> Result<ExitCode, CliError> {
     if node.ids().mark_sockets() {
         output::note(
@@ -57,49 +59,16 @@ async fn stay_up(
     let events = sandbox.events();
     let control = mesh::start_control(&sandbox, leaf_ttl)?;
     let ended = tokio::select! {
-        served = sandbox.serve() => served,
+        served = sandbox.serve() => served.map_err(CliError::from),
         _ = signals::shutdown() => Ok(()),
+        error = narrate(events, &control, format) => Err(error),
         // Neither of the two ever ends.
-        () = async { tokio::join!(narrate(events, &control), announce(&sandbox)); } => Ok(()),
+        () = async { tokio::join!(verdict::follow(&sandbox), announce(&sandbox)); } => Ok(()),
     };
     output::note("The sandbox ends ...");
     sandbox.shutdown(GRACE).await;
     ended?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Tells what happens, a line each.
-async fn narrate(mut events: Receiver<Event>, control: &HostProcess) {
-    loop {
-        match events.recv().await {
-            Ok(event) => {
-                let style = style(event.what);
-                anstream::eprintln!("{style}{event}{style:#}");
-                if event.subject == mesh::CONTROL && event.what == What::Ended {
-                    let text = String::from_utf8_lossy(&control.logs()).into_owned();
-                    anstream::eprintln!("{}", last_lines(&text, LAST_LINES));
-                }
-            }
-            Err(RecvError::Lagged(missed)) => {
-                output::note(&format!("... and {missed} more events"))
-            }
-            // The sandbox has ended, and the caller knows.
-            Err(RecvError::Closed) => std::future::pending().await,
-        }
-    }
-}
-
-fn style(what: What) -> Style {
-    match what {
-        What::Ready => GOOD,
-        What::Refused | What::Unready => BAD,
-        _ => DIM,
-    }
-}
-
-fn last_lines(text: &str, count: usize) -> String {
-    let lines: Vec<_> = text.lines().collect();
-    lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
 /// Says when everything is ready and what to try next; or, once, what it waits for.
@@ -121,24 +90,13 @@ async fn announce(sandbox: &Sandbox) {
         .first()
         .map_or_else(|| "NAMESPACE/POD".to_owned(), |pod| pod.key.to_string());
     let tulle = output::program();
-    anstream::eprintln!(
+    let which = super::which(sandbox);
+    output::note(&format!(
         "\n{GOOD}{ready}{GOOD:#} Edit the manifests, and the mesh follows; Ctrl-C ends it.\n\
          In another terminal:\n\n  \
-         {tulle} sandbox status\n  \
-         {tulle} sandbox logs {example}\n  \
-         {tulle} sandbox exec {example} -- tulle app call http://SERVICE/\n"
-    );
+         {tulle} sandbox status{which}\n  \
+         {tulle} sandbox logs{which} {example}\n  \
+         {tulle} sandbox exec{which} {example} -- tulle app call http://SERVICE/\n"
+    ));
     std::future::pending().await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_end_of_a_long_log_is_shown() {
-        assert_eq!(last_lines("a\nb\nc\n", 2), "b\nc");
-        assert_eq!(last_lines("a\n", 2), "a");
-        assert_eq!(last_lines("", 2), "");
-    }
 }
