@@ -222,7 +222,9 @@ pub(crate) fn of_two_sandboxes_one_is_chosen(terminal: &Terminal) -> anyhow::Res
     );
     let neither = terminal.tulle(&["sandbox", "down", "--sandbox", "1"], "")?;
     ensure!(
-        neither.status == 1 && neither.stderr.contains("there is no running sandbox 1"),
+        neither.status == 1
+            && neither.stderr.contains("there is no running sandbox 1;")
+            && neither.stderr.contains("--sandbox ID"),
         "{neither}"
     );
     let down = ["sandbox", "down", "--sandbox", &id.to_string()];

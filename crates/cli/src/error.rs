@@ -91,9 +91,9 @@ impl CliError {
             Self::Sandbox(tulle_sandbox::Error::Answered(_)) => {
                 "`tulle sandbox status` lists the pods"
             }
-            Self::Sandbox(tulle_sandbox::Error::Several { .. }) => {
-                "add `--sandbox ID` to the command, with the id of one of them"
-            }
+            Self::Sandbox(
+                tulle_sandbox::Error::Several { .. } | tulle_sandbox::Error::NotThatOne { .. },
+            ) => "add `--sandbox ID` to the command, with the id of one of them",
             Self::Sandbox(_) => "`tulle sandbox --help` says what it needs",
             Self::Usage(_) => "see `--help` of the command",
             Self::Url { .. } => {

@@ -70,6 +70,14 @@ pub enum Error {
         /// The id of each, with the command that started it if it is known.
         running: Vec<String>,
     },
+    /// None of the running sandboxes is the one that was named.
+    #[error("there is no running sandbox {id}; running: {}", running.join("; "))]
+    NotThatOne {
+        /// The id that was named.
+        id: u32,
+        /// As in [`Error::Several`].
+        running: Vec<String>,
+    },
     /// A running sandbox did not do what it was asked.
     #[error("{0}")]
     Answered(String),

@@ -364,9 +364,9 @@ impl Client {
             (Some(_), Some(_), _) => Err(Error::Several {
                 running: described(),
             }),
-            (None, _, Some(id)) if !running.is_empty() => Err(Error::Missing {
-                kind: "running sandbox",
-                name: format!("{id}; running: {}", described().join("; ")),
+            (None, _, Some(id)) if !running.is_empty() => Err(Error::NotThatOne {
+                id,
+                running: described(),
             }),
             (None, _, _) => Err(Error::Missing {
                 kind: "running sandbox",
