@@ -1,9 +1,11 @@
 //! Runs one client connection, until it ends or drains.
 
+use std::error::Error as _;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use h2::Reason;
 use http::header::UPGRADE;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -66,7 +68,16 @@ where
             }
             Ok(())
         }
-        HttpVersion::Http2 => serve_http2(Rc::new(connection), TokioIo::new(io)).await,
+        HttpVersion::Http2 => {
+            let connection = Rc::new(connection);
+            let served = serve_http2(connection.clone(), TokioIo::new(io)).await;
+            if let Err(error) = &served
+                && breaks_http2(error)
+            {
+                refuse_malformed(&connection, None, error);
+            }
+            served
+        }
     }
 }
 
@@ -82,6 +93,12 @@ fn refuse_late(connection: &Connection, patience: Duration) {
     );
     let connections = &connection.worker.connections;
     connections.refuse(downstream.direction, "slow_head");
+}
+
+/// Whether a connection ended because we found its client's frames wrong, and not because it left.
+fn breaks_http2(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|it| it.downcast_ref::<h2::Error>());
+    cause.is_some_and(|it| it.is_library() && it.reason().is_some_and(|it| it != Reason::NO_ERROR))
 }
 
 /// Tells who sent what is no HTTP, and what is wrong with it; hyper has answered.

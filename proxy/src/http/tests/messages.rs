@@ -306,3 +306,32 @@ fn a_head_that_does_not_end_is_answered_and_counted() {
         assert_eq!(connections.refused(Direction::Outbound, "slow_head"), 1);
     });
 }
+
+#[test]
+fn frames_that_break_http2_end_the_connection_and_are_counted() {
+    run(async {
+        let sidecar = Sidecar::new(service(&[]));
+        let malformed = || {
+            let connections = &sidecar.worker.connections;
+            connections.refused(Direction::Outbound, "malformed_http")
+        };
+        let mut client = sidecar.client(Http2);
+        client
+            .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+            .await
+            .unwrap();
+        assert_eq!(malformed(), 0);
+        // DATA belongs to a stream (RFC 9113, 6.1).
+        client.write_all(b"\0\0\x01\0\0\0\0\0\0x").await.unwrap();
+        client.read_to_end(&mut Vec::new()).await.unwrap();
+        while malformed() == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        // A client that just leaves is no offender.
+        let (client, server) = tokio::io::duplex(64);
+        drop(client);
+        let downstream = sidecar.downstream(SERVICE.into());
+        let _ = super::super::serve(sidecar.worker.clone(), downstream, server, Http2).await;
+        assert_eq!(malformed(), 1);
+    });
+}
