@@ -179,8 +179,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Guard<I> {
         Poll::Ready(Ok(()))
     }
 
-    /// There is nothing to read: for how much longer, if a head is open. hyper reads only between messages, so no answer
-    /// is under way when the time is up, except one that the client does not take.
+    /// There is nothing to read: for how much longer, if a head is open. hyper reads on after the beginning of a head only
+    /// once the answers before it are made, so none is under way when the time is up, except one that the client does
+    /// not take.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(head) = self.scanner.open_head() else {
             self.wait = None;
