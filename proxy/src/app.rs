@@ -24,7 +24,7 @@ use crate::config::store::ConfigWriter;
 use crate::config::{Config, Snapshot, Workload};
 use crate::net;
 use crate::settings::Startup;
-use crate::telemetry::{AccessLog, Hub, Local};
+use crate::telemetry::{AccessLog, Hub, Limits, Local};
 use crate::worker::Handles;
 use crate::xds::{XdsClient, XdsConfig, XdsMetrics, node_id};
 
@@ -88,6 +88,7 @@ struct Metrics {
     ca: ca_client::Metrics,
     xds: XdsMetrics,
     connections: net::Metrics,
+    limits: Limits,
     telemetry: Arc<Hub>,
 }
 
@@ -130,6 +131,7 @@ impl Sidecar {
             identity,
             settings: settings.clone(),
             connections: metrics.connections,
+            limits: metrics.limits,
             telemetry: Some(metrics.telemetry.clone()),
             drain: watch,
         };
@@ -172,6 +174,7 @@ impl Sidecar {
             ca: ca_client::Metrics::register(own),
             xds: XdsMetrics::register(own),
             connections: net::Metrics::register(own),
+            limits: Limits::register(own),
             telemetry,
         };
         Ok((Arc::new(registry), metrics))

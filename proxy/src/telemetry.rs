@@ -10,6 +10,7 @@ mod connection;
 mod histogram;
 mod json;
 mod labels;
+mod limits;
 mod metrics;
 pub mod record;
 mod series;
@@ -24,6 +25,7 @@ use tulle_identity::SpiffeId;
 
 pub use access_log::{AccessLog, Mode as AccessLogMode};
 pub use connection::ConnectionRecord;
+pub use limits::{Limit, Limits, Who};
 pub use record::{RequestRecord, ResponseFlag, ResponseFlags};
 pub use series::TcpSession;
 

@@ -11,7 +11,7 @@ use tulle_runtime::drain::DrainWatch;
 use crate::config::Config;
 use crate::net;
 use crate::settings::Settings;
-use crate::telemetry::{Hub, Telemetry};
+use crate::telemetry::{Hub, Limits, Telemetry};
 use crate::tls::Connector;
 use crate::upstream::Pools;
 
@@ -26,6 +26,8 @@ pub struct Handles {
     pub settings: Arc<Settings>,
     /// Counts captured connections.
     pub connections: net::Metrics,
+    /// Counts limits that peers reached.
+    pub limits: Limits,
     /// Where telemetry goes; `None`: nowhere.
     pub telemetry: Option<Arc<Hub>>,
     /// Held while there is something to finish.
@@ -43,6 +45,8 @@ pub struct Worker {
     pub settings: Arc<Settings>,
     /// Counts captured connections.
     pub connections: net::Metrics,
+    /// Counts limits that peers reached.
+    pub limits: Limits,
     /// Takes what there is to tell about requests.
     pub telemetry: Telemetry,
     /// Opens TLS towards endpoints.
@@ -62,6 +66,7 @@ impl Worker {
             identity,
             settings,
             connections,
+            limits,
             telemetry,
             drain,
         } = handles;
@@ -72,6 +77,7 @@ impl Worker {
             identity,
             settings,
             connections,
+            limits,
             telemetry: telemetry.map_or_else(Telemetry::default, Telemetry::new),
             upstream: Pools::default(),
         }

@@ -21,6 +21,7 @@ use super::linger::Linger;
 use super::{inbound, outbound};
 use crate::conn::{Direction, Downstream, HttpVersion};
 use crate::io::{Gate, Guard};
+use crate::telemetry::Limit;
 use crate::upstream::LocalExecutor;
 use crate::worker::Worker;
 
@@ -71,10 +72,8 @@ where
         HttpVersion::Http2 => {
             let connection = Rc::new(connection);
             let served = serve_http2(connection.clone(), TokioIo::new(io)).await;
-            if let Err(error) = &served
-                && breaks_http2(error)
-            {
-                refuse_malformed(&connection, None, error);
+            if let Err(error) = &served {
+                tell_http2(&connection, error);
             }
             served
         }
@@ -95,10 +94,25 @@ fn refuse_late(connection: &Connection, patience: Duration) {
     connections.refuse(downstream.direction, "slow_head");
 }
 
-/// Whether a connection ended because we found its client's frames wrong, and not because it left.
-fn breaks_http2(error: &hyper::Error) -> bool {
-    let cause = error.source().and_then(|it| it.downcast_ref::<h2::Error>());
-    cause.is_some_and(|it| it.is_library() && it.reason().is_some_and(|it| it != Reason::NO_ERROR))
+/// What a connection ended for, if we found its client's frames wrong, and it did not just leave.
+fn broken_http2(error: &hyper::Error) -> Option<Reason> {
+    let cause = error.source()?.downcast_ref::<h2::Error>()?;
+    let ours = cause.reason().filter(|_| cause.is_library());
+    ours.filter(|reason| *reason != Reason::NO_ERROR)
+}
+
+/// Tells how an HTTP/2 connection ended, if its client is to blame.
+fn tell_http2(connection: &Connection, error: &hyper::Error) {
+    let downstream = &*connection.downstream;
+    match broken_http2(error) {
+        Some(Reason::ENHANCE_YOUR_CALM) => {
+            let limits = &connection.worker.limits;
+            let (listener, who) = (downstream.direction, downstream.into());
+            limits.reached(Limit::H2Flood, listener, who, error);
+        }
+        Some(_) => refuse_malformed(connection, None, error),
+        None => {}
+    }
 }
 
 /// Tells who sent what is no HTTP, and what is wrong with it; hyper has answered.

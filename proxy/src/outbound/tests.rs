@@ -57,6 +57,7 @@ impl Sidecar {
             identity,
             settings: Arc::new(Settings::default()),
             connections: Default::default(),
+            limits: Default::default(),
             telemetry: None,
             drain: watch,
         };

@@ -1,0 +1,187 @@
+//! Limits on what a peer can make grow: how often each was reached, and who reached it.
+//!
+//! One family of counters for the whole data path, `tulle_limits_reached_total`, and with it one line of the log a
+//! second for each limit at most, so that a flood does not flood the log. Labels are names of [`Limit`] only, so the
+//! family is bounded. Nothing here is on the path of a request that keeps within the limits.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+use tulle_identity::SpiffeId;
+
+use crate::conn::{Direction, Downstream};
+
+/// Between two lines about one limit.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Something that a peer can make grow only so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Limit {
+    /// Frames of one HTTP/2 connection: it ends with `ENHANCE_YOUR_CALM`.
+    H2Flood,
+}
+
+impl Limit {
+    /// Its name in metrics and logs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::H2Flood => "h2_flood",
+        }
+    }
+}
+
+/// Who reached a limit.
+#[derive(Clone, Copy, Debug)]
+pub struct Who<'a> {
+    /// Its address.
+    pub address: SocketAddr,
+    /// What it has proven to be.
+    pub id: Option<&'a SpiffeId>,
+}
+
+impl<'a> From<&'a Downstream> for Who<'a> {
+    fn from(downstream: &'a Downstream) -> Self {
+        Self {
+            address: downstream.peer,
+            id: downstream.peer_id(),
+        }
+    }
+}
+
+/// Counts limits that were reached, over all workers.
+#[derive(Clone, Debug, Default)]
+pub struct Limits {
+    reached: Family<Labels, Counter>,
+    told: Arc<Mutex<HashMap<Labels, Told>>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    limit: &'static str,
+    listener: &'static str,
+}
+
+/// When a limit was last told of, and how often it was reached since.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    at: Instant,
+    unsaid: u64,
+}
+
+impl Limits {
+    /// Registers the family.
+    #[must_use]
+    pub fn register(registry: &mut Registry) -> Self {
+        let limits = Self::default();
+        registry.register(
+            "limits_reached",
+            "Limits that a peer reached on a captured connection, or on one made for it",
+            limits.reached.clone(),
+        );
+        limits
+    }
+
+    /// A peer reached a limit: counts it and, unless that was told just now, says who did what. `listener` is the one
+    /// that the traffic came by.
+    pub fn reached(&self, limit: Limit, listener: Direction, who: Who<'_>, what: impl Display) {
+        let labels = Labels {
+            limit: limit.name(),
+            listener: listener.name(),
+        };
+        self.reached.get_or_create(&labels).inc();
+        if let Some(unsaid) = self.take_turn(labels, Instant::now()) {
+            tracing::warn!(
+                limit = limit.name(),
+                listener = listener.name(),
+                peer.addr = %who.address,
+                peer.id = who.id.map(tracing::field::display),
+                unsaid,
+                "a limit was reached: {what}"
+            );
+        }
+    }
+
+    /// Whether a line is due, and how many were left out before it.
+    fn take_turn(&self, labels: Labels, now: Instant) -> Option<u64> {
+        let mut told = self.told.lock();
+        let Some(before) = told.get_mut(&labels) else {
+            told.insert(labels, Told { at: now, unsaid: 0 });
+            return Some(0);
+        };
+        if now.duration_since(before.at) < PAUSE {
+            before.unsaid += 1;
+            return None;
+        }
+        before.at = now;
+        Some(std::mem::take(&mut before.unsaid))
+    }
+
+    /// How often a limit was reached, for tests.
+    #[cfg(test)]
+    pub(crate) fn count(&self, limit: Limit, listener: Direction) -> u64 {
+        let labels = Labels {
+            limit: limit.name(),
+            listener: listener.name(),
+        };
+        self.reached.get_or_create(&labels).get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(listener: &'static str) -> Labels {
+        Labels {
+            limit: "some",
+            listener,
+        }
+    }
+
+    #[test]
+    fn one_line_a_second_says_how_many_were_left_out() {
+        let limits = Limits::default();
+        let begun = Instant::now();
+        let turn = |listener, millis| {
+            limits.take_turn(labels(listener), begun + Duration::from_millis(millis))
+        };
+        assert_eq!(turn("inbound", 0), Some(0));
+        assert_eq!(turn("inbound", 10), None);
+        assert_eq!(
+            turn("outbound", 10),
+            Some(0),
+            "the other listener has a turn of its own"
+        );
+        assert_eq!(turn("inbound", 999), None);
+        assert_eq!(turn("inbound", 1_000), Some(2));
+        assert_eq!(turn("inbound", 2_500), Some(0));
+    }
+
+    #[test]
+    fn every_time_is_counted_told_or_not() {
+        let mut registry = Registry::default();
+        let limits = Limits::register(registry.sub_registry_with_prefix("tulle"));
+        let who = Who {
+            address: SocketAddr::from(([10, 0, 0, 1], 4711)),
+            id: None,
+        };
+        for _ in 0..3 {
+            limits.reached(Limit::H2Flood, Direction::Inbound, who, "many resets");
+        }
+        assert_eq!(limits.count(Limit::H2Flood, Direction::Inbound), 3);
+        assert_eq!(limits.count(Limit::H2Flood, Direction::Outbound), 0);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let series = "tulle_limits_reached_total{limit=\"h2_flood\",listener=\"inbound\"} 3";
+        assert!(text.contains(series), "{text}");
+    }
+}
