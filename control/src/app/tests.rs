@@ -3,6 +3,7 @@
 mod admission;
 mod certificates;
 mod files;
+mod full;
 mod harness;
 mod operators;
 mod program;

@@ -277,10 +277,7 @@ impl Session {
                     && let Some(endpoints) = subscriptions.0.get_mut(&ResourceType::Endpoints)
                 {
                     // A cluster that was sent warms until its endpoints have come.
-                    batch
-                        .resources
-                        .iter()
-                        .for_each(|(name, _)| endpoints.repeat(name));
+                    batch.fresh.iter().for_each(|name| endpoints.repeat(name));
                 }
                 discovery.0.metrics.pushed(
                     kind,

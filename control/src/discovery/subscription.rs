@@ -79,6 +79,8 @@ pub(crate) struct Batch {
     pub(crate) resources: Vec<(Name, Arc<Encoded>)>,
     /// Names that do not exist.
     pub(crate) removed: Vec<Name>,
+    /// Those of the resources that the client does not have yet; the others only complete the list.
+    pub(crate) fresh: Vec<Name>,
     /// When the oldest change in it was noticed.
     since: Option<Instant>,
 }
@@ -121,6 +123,8 @@ pub(crate) struct Subscription {
     /// How many of the entries are explicit.
     explicit: usize,
     owed: BTreeMap<Name, Owed>,
+    /// In the state-of-the-world variant: the last list that was sent, of the types that are listed.
+    listed: BTreeMap<Name, Arc<Encoded>>,
     since: Option<Instant>,
     unacknowledged: VecDeque<Sent>,
     status: Status,
@@ -178,6 +182,7 @@ impl Subscription {
             entries: HashMap::new(),
             explicit: 0,
             owed: BTreeMap::new(),
+            listed: BTreeMap::new(),
             since: None,
             unacknowledged: VecDeque::new(),
             status: Status::default(),
@@ -335,6 +340,7 @@ impl Subscription {
                     }
                     size += encoded.size();
                     self.hold(&name, encoded.version);
+                    batch.fresh.push(name.clone());
                     batch.resources.push((name, encoded));
                 }
                 None if phase == Phase::Make && self.breaks_late() => {
@@ -366,23 +372,26 @@ impl Subscription {
     }
 
     /// As [`Self::take`], for the state-of-the-world variant: clusters and listeners are always listed in full, and of the
-    /// other types nothing can be removed.
+    /// other types nothing can be removed. What is gone stays in the list until it is time to break.
     pub(crate) fn take_full(
         &mut self,
         phase: Phase,
-        mut lookup: impl FnMut(&Name) -> Option<Arc<Encoded>>,
+        lookup: impl FnMut(&Name) -> Option<Arc<Encoded>>,
     ) -> Option<Batch> {
-        let mut batch = self.take(phase, usize::MAX, &mut lookup)?;
-        batch.removed.clear();
-        if self.kind.supports_wildcard() {
-            let held: BTreeSet<&Name> = self.entries.keys().collect();
-            batch.resources = held
-                .into_iter()
-                .filter_map(|name| Some((name.clone(), lookup(name)?)))
-                .collect();
-            return Some(batch);
+        let mut batch = self.take(phase, usize::MAX, lookup)?;
+        let removed = std::mem::take(&mut batch.removed);
+        if !self.kind.supports_wildcard() {
+            return (!batch.resources.is_empty()).then_some(batch);
         }
-        (!batch.resources.is_empty()).then_some(batch)
+        self.listed.extend(std::mem::take(&mut batch.resources));
+        for name in &removed {
+            self.listed.remove(name);
+        }
+        self.listed
+            .retain(|name, _| self.entries.contains_key(name));
+        let list = self.listed.iter();
+        batch.resources = list.map(|(name, it)| (name.clone(), it.clone())).collect();
+        Some(batch)
     }
 
     /// Remembers that `batch` left under `nonce`, showing the world's version `world`.

@@ -2,13 +2,9 @@
 
 use std::time::Duration;
 
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use tulle_xds_proto::ResourceType;
-use tulle_xds_proto::envoy::config::core::v3::Node;
 use tulle_xds_proto::envoy::service::discovery::v3::DeltaDiscoveryRequest;
-use tulle_xds_proto::envoy::service::discovery::v3::DiscoveryRequest;
-use tulle_xds_proto::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 
 use super::harness::*;
 use super::shop::*;
@@ -219,79 +215,6 @@ async fn a_wildcard_client_gets_every_cluster_and_hears_of_new_ones() {
     assert_eq!(proxy.take().await, ("CDS", later.clone(), vec![]));
     plane.writer.apply(vec![delete(Kind::Service, "later")]);
     assert_eq!(proxy.take().await, ("CDS", vec![], later));
-}
-
-#[tokio::test]
-async fn a_state_of_the_world_client_gets_whole_lists_and_hears_of_changes() {
-    let mut plane = Plane::start().await;
-    plane.pod("shop", "web-1", "web", IP);
-    plane.writer.apply(vec![
-        service("api", VIP),
-        endpoints("api", &[[10, 0, 1, 1]]),
-    ]);
-    let channel = plane
-        .channel(Some(plane.svid("shop", "web")))
-        .await
-        .expect("it listens");
-    let (requests, stream) = tokio::sync::mpsc::channel(8);
-    let mut client = AggregatedDiscoveryServiceClient::new(channel);
-    let responses = client
-        .stream_aggregated_resources(ReceiverStream::new(stream))
-        .await;
-    let mut responses = responses.expect("let in").into_inner();
-    let ask = async |kind: ResourceType, names: &[&str], nonce: &str, node: Option<Node>| {
-        let request = DiscoveryRequest {
-            node,
-            type_url: kind.type_url().to_owned(),
-            resource_names: names.iter().map(|name| (*name).to_owned()).collect(),
-            response_nonce: nonce.to_owned(),
-            ..Default::default()
-        };
-        requests.send(request).await.expect("it reads");
-    };
-    ask(
-        ResourceType::Cluster,
-        &[],
-        "",
-        Some(node(&node_id("shop", "web-1", IP))),
-    )
-    .await;
-    let all = responses
-        .message()
-        .await
-        .expect("clusters")
-        .expect("clusters");
-    ask(ResourceType::Cluster, &[], &all.nonce, None).await;
-    plane.writer.apply(vec![service("later", [10, 1, 0, 9])]);
-    let more = responses
-        .message()
-        .await
-        .expect("clusters")
-        .expect("clusters");
-    assert_eq!(
-        more.resources.len(),
-        all.resources.len() + 1,
-        "all of them again, and the new one"
-    );
-    assert_ne!(more.version_info, all.version_info);
-    ask(ResourceType::Cluster, &[], &more.nonce, None).await;
-    plane.writer.apply(vec![delete(Kind::Service, "later")]);
-    let less = responses
-        .message()
-        .await
-        .expect("clusters")
-        .expect("clusters");
-    assert_eq!(
-        less.version_info, all.version_info,
-        "the version is the content's"
-    );
-    ask(ResourceType::Endpoints, &[CLUSTER], "", None).await;
-    let endpoints = responses
-        .message()
-        .await
-        .expect("endpoints")
-        .expect("endpoints");
-    assert_eq!(endpoints.resources.len(), 1);
 }
 
 #[tokio::test]

@@ -1,0 +1,353 @@
+//! Discovery as state of the world: a client that names all it wants in every request, and gets whole lists.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tulle_xds_proto::envoy::config::cluster::v3::Cluster;
+use tulle_xds_proto::envoy::config::core::v3::Node;
+use tulle_xds_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use tulle_xds_proto::envoy::config::listener::v3::Listener;
+use tulle_xds_proto::envoy::config::route::v3::RouteConfiguration;
+use tulle_xds_proto::envoy::extensions::transport_sockets::tls::v3::Secret;
+use tulle_xds_proto::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use tulle_xds_proto::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
+use tulle_xds_proto::google::protobuf::Any;
+use tulle_xds_proto::google::rpc;
+use tulle_xds_proto::{ResourceType, unpack};
+
+use super::harness::*;
+use super::shop::*;
+use crate::store::service::AppProtocol;
+use crate::store::{Event, Kind, Object};
+use ResourceType::{Address, Cluster as Cds, Endpoints as Eds, Listener as Lds, Route as Rds};
+
+const LATER: &str = "outbound|80||later.shop.svc.cluster.local";
+
+/// A client of the state-of-the-world variant: one open stream.
+struct Client {
+    requests: mpsc::Sender<DiscoveryRequest>,
+    responses: Streaming<DiscoveryResponse>,
+    node: Option<Node>,
+    wants: BTreeMap<ResourceType, Vec<String>>,
+    /// By type: version and nonce of the last response that it accepted, and the nonce of the last one.
+    accepted: BTreeMap<ResourceType, (String, String)>,
+}
+
+impl Client {
+    async fn open(plane: &Plane) -> Self {
+        let svid = plane.svid("shop", "web");
+        let channel = plane.channel(Some(svid)).await.expect("it listens");
+        let (requests, stream) = mpsc::channel(64);
+        let responses = AggregatedDiscoveryServiceClient::new(channel)
+            .stream_aggregated_resources(ReceiverStream::new(stream))
+            .await;
+        Self {
+            requests,
+            responses: responses.expect("let in").into_inner(),
+            node: Some(node(&node_id("shop", "web-1", IP))),
+            wants: BTreeMap::new(),
+            accepted: BTreeMap::new(),
+        }
+    }
+
+    /// Names all that it wants of a type from now on.
+    async fn want(&mut self, kind: ResourceType, wanted: &[&str]) {
+        self.wants.insert(kind, names(wanted));
+        self.request(kind, None).await;
+    }
+
+    async fn request(&mut self, kind: ResourceType, error: Option<&str>) {
+        let (version_info, response_nonce) = self.accepted.get(&kind).cloned().unwrap_or_default();
+        let request = DiscoveryRequest {
+            version_info,
+            node: self.node.take(),
+            resource_names: self.wants.get(&kind).cloned().unwrap_or_default(),
+            type_url: kind.type_url().to_owned(),
+            response_nonce,
+            error_detail: error.map(|message| rpc::Status {
+                code: 3,
+                message: message.to_owned(),
+                details: Vec::new(),
+            }),
+            ..DiscoveryRequest::default()
+        };
+        self.requests.send(request).await.expect("it reads");
+    }
+
+    async fn next(&mut self) -> DiscoveryResponse {
+        let next = tokio::time::timeout(Duration::from_secs(20), self.responses.message()).await;
+        let next = next.expect("it answers soon").expect("the stream goes on");
+        next.expect("the stream goes on")
+    }
+
+    async fn accept(&mut self, response: &DiscoveryResponse) {
+        let kind = kind_of(response);
+        let (version, nonce) = (response.version_info.clone(), response.nonce.clone());
+        self.accepted.insert(kind, (version, nonce));
+        self.request(kind, None).await;
+    }
+
+    /// Refuses a response: it keeps the version that it had.
+    async fn refuse(&mut self, response: &DiscoveryResponse, why: &str) {
+        let kind = kind_of(response);
+        self.accepted.entry(kind).or_default().1 = response.nonce.clone();
+        self.request(kind, Some(why)).await;
+    }
+
+    /// The next response, accepted; as type and names.
+    async fn take(&mut self) -> (&'static str, Vec<String>) {
+        let response = self.next().await;
+        self.accept(&response).await;
+        summary(&response)
+    }
+
+    /// Asserts that nothing else is sent before the answer to a question asked now.
+    async fn expect_silence(&mut self) {
+        self.want(Address, &["/10.0.0.1"]).await;
+        assert_eq!(self.take().await.0, "WDS");
+        self.want(Address, &[]).await;
+    }
+
+    /// Wants everything that there is about Service `api`, and takes it.
+    async fn settle(&mut self) {
+        for (kind, wanted) in [
+            (Cds, &[][..]),
+            (Eds, &[CLUSTER]),
+            (Lds, &[]),
+            (Rds, &[CLUSTER]),
+        ] {
+            self.want(kind, wanted).await;
+            self.take().await;
+        }
+    }
+}
+
+fn kind_of(response: &DiscoveryResponse) -> ResourceType {
+    ResourceType::from_type_url(&response.type_url).expect("a known type")
+}
+
+fn summary(response: &DiscoveryResponse) -> (&'static str, Vec<String>) {
+    let kind = kind_of(response);
+    let name = |any: &Any| match kind {
+        Cds => unpack::<Cluster>(any).map(|it| it.name),
+        Eds => unpack::<ClusterLoadAssignment>(any).map(|it| it.cluster_name),
+        Lds => unpack::<Listener>(any).map(|it| it.name),
+        Rds => unpack::<RouteConfiguration>(any).map(|it| it.name),
+        ResourceType::Secret => unpack::<Secret>(any).map(|it| it.name),
+        Address => Ok("address".to_owned()),
+    };
+    let names = response.resources.iter().map(name);
+    let names = names.collect::<Result<_, _>>().expect("of its type");
+    (kind.short_name(), names)
+}
+
+async fn plane_and_client() -> (Plane, Client) {
+    let mut plane = Plane::start().await;
+    plane.pod("shop", "web-1", "web", IP);
+    plane.writer.apply(vec![
+        service("api", VIP),
+        endpoints("api", &[[10, 0, 1, 1]]),
+    ]);
+    let client = Client::open(&plane).await;
+    (plane, client)
+}
+
+/// Service `api` with other settings: its cluster, its listener and its routes all differ.
+fn changed_service(sticky: bool) -> Event {
+    let mut service = a_service("api", VIP);
+    service.ports[0].protocol = AppProtocol::Detect;
+    service.client_ip_affinity = sticky.then_some(Duration::from_secs(60));
+    Event::Apply(Object::Service(service))
+}
+
+#[tokio::test]
+async fn clusters_and_listeners_are_listed_whole_under_a_version_of_their_content() {
+    let (mut plane, mut client) = plane_and_client().await;
+    client.want(Cds, &[]).await;
+    client.want(Lds, &[]).await;
+    let clusters = client.next().await;
+    assert_eq!(summary(&clusters), ("CDS", names(&[CLUSTER])));
+    client.accept(&clusters).await;
+    let listeners = client.next().await;
+    assert_eq!(summary(&listeners), ("LDS", names(&["inbound", LISTENER])));
+    client.accept(&listeners).await;
+    plane.writer.apply(vec![service("later", [10, 1, 0, 9])]);
+    let more = client.next().await;
+    assert_eq!(summary(&more), ("CDS", names(&[CLUSTER, LATER])));
+    assert_ne!(more.version_info, clusters.version_info);
+    client.accept(&more).await;
+    assert_eq!(
+        client.take().await,
+        ("LDS", names(&["inbound", LISTENER, "outbound|10.1.0.9|80"]))
+    );
+    plane.writer.apply(vec![delete(Kind::Service, "later")]);
+    assert_eq!(client.take().await, ("LDS", names(&["inbound", LISTENER])));
+    let less = client.next().await;
+    assert_eq!(summary(&less), ("CDS", names(&[CLUSTER])));
+    assert_eq!(less.version_info, clusters.version_info);
+}
+
+#[tokio::test]
+async fn naming_nothing_means_all_until_something_was_named() {
+    let (mut plane, mut client) = plane_and_client().await;
+    plane.writer.apply(vec![service("later", [10, 1, 0, 9])]);
+    client.want(Cds, &[]).await;
+    assert_eq!(client.take().await, ("CDS", names(&[CLUSTER, LATER])));
+    client.want(Cds, &[LATER]).await;
+    assert_eq!(client.take().await, ("CDS", names(&[LATER])));
+    client.want(Cds, &[]).await;
+    client.expect_silence().await;
+    plane.writer.apply(vec![service("third", [10, 1, 0, 10])]);
+    client.expect_silence().await;
+    client.want(Cds, &["*"]).await;
+    let third = "outbound|80||third.shop.svc.cluster.local";
+    assert_eq!(
+        client.take().await,
+        ("CDS", names(&[CLUSTER, LATER, third]))
+    );
+    // The other types have no "all".
+    client.want(Eds, &[]).await;
+    client.want(Rds, &["*"]).await;
+    client.expect_silence().await;
+}
+
+#[tokio::test]
+async fn routes_and_endpoints_are_sent_as_named_and_when_they_come_to_be() {
+    let (mut plane, mut client) = plane_and_client().await;
+    for kind in [Eds, Rds] {
+        client.want(kind, &[CLUSTER]).await;
+        assert_eq!(client.take().await, (kind.short_name(), names(&[CLUSTER])));
+        client.want(kind, &[CLUSTER, LATER]).await;
+        client.expect_silence().await;
+    }
+    plane.writer.apply(vec![service("later", [10, 1, 0, 9])]);
+    assert_eq!(client.take().await, ("EDS", names(&[LATER])));
+    assert_eq!(client.take().await, ("RDS", names(&[LATER])));
+    client.want(Eds, &[LATER]).await;
+    // Once this is answered, the request before it has been read.
+    client.expect_silence().await;
+    plane.writer.apply(vec![endpoints("api", &[[10, 0, 1, 2]])]);
+    client.expect_silence().await;
+}
+
+#[tokio::test]
+async fn a_refusal_is_shown_and_the_next_version_is_sent() {
+    let (mut plane, mut client) = plane_and_client().await;
+    client.want(Cds, &[]).await;
+    client.take().await;
+    plane.writer.apply(vec![changed_service(true)]);
+    let response = client.next().await;
+    client.refuse(&response, "no such policy").await;
+    client.expect_silence().await;
+    let shown = plane.admin("/debug/proxies").await;
+    assert!(shown.contains("no such policy"), "{shown}");
+    let metrics = plane.admin("/metrics").await;
+    assert!(
+        metrics.contains("tulle_total_xds_rejects_total{type=\"CDS\"} 1"),
+        "{metrics}"
+    );
+    plane.writer.apply(vec![changed_service(false)]);
+    assert_eq!(client.take().await, ("CDS", names(&[CLUSTER])));
+    client.expect_silence().await;
+    let shown = plane.admin("/debug/proxies").await;
+    assert!(!shown.contains("no such policy"), "{shown}");
+    let metrics = plane.admin("/metrics").await;
+    assert!(
+        metrics.contains("tulle_total_xds_rejects_total{type=\"CDS\"} 1"),
+        "{metrics}"
+    );
+}
+
+#[tokio::test]
+async fn a_request_about_an_older_response_is_counted_and_changes_nothing() {
+    let (mut plane, mut client) = plane_and_client().await;
+    client.want(Eds, &[CLUSTER]).await;
+    client.take().await;
+    client.expect_silence().await;
+    let older = client.accepted[&Eds].clone();
+    plane.writer.apply(vec![endpoints("api", &[[10, 0, 1, 2]])]);
+    let newer = client.next().await;
+    plane.writer.apply(vec![service("later", [10, 1, 0, 9])]);
+    client.accepted.insert(Eds, older);
+    client.want(Eds, &[CLUSTER, LATER]).await;
+    client.expect_silence().await;
+    let metrics = plane.admin("/metrics").await;
+    assert!(
+        metrics.contains("tulle_xds_expired_nonce_total{type=\"EDS\"} 1"),
+        "{metrics}"
+    );
+    // Once it has seen the last response it says again what it wants.
+    client.accept(&newer).await;
+    assert_eq!(client.take().await, ("EDS", names(&[LATER])));
+}
+
+#[tokio::test]
+async fn a_change_of_everything_comes_in_order_and_endpoints_follow_their_cluster() {
+    let (mut plane, mut client) = plane_and_client().await;
+    plane.writer.apply(vec![
+        service("later", [10, 1, 0, 9]),
+        endpoints("later", &[[10, 0, 2, 1]]),
+    ]);
+    client.settle().await;
+    client.want(Eds, &[CLUSTER, LATER]).await;
+    client.take().await;
+    plane.writer.apply(vec![changed_service(true)]);
+    assert_eq!(client.take().await, ("CDS", names(&[CLUSTER, LATER])));
+    assert_eq!(
+        client.take().await,
+        ("EDS", names(&[CLUSTER])),
+        "only those of the cluster that changed, although they did not"
+    );
+    assert_eq!(client.take().await.0, "LDS");
+    assert_eq!(client.take().await, ("RDS", names(&[CLUSTER])));
+    client.expect_silence().await;
+}
+
+#[tokio::test]
+async fn a_change_of_one_type_sends_no_other() {
+    let (mut plane, mut client) = plane_and_client().await;
+    client.settle().await;
+    plane
+        .writer
+        .apply(vec![endpoints("api", &[[10, 0, 1, 1], [10, 0, 1, 2]])]);
+    assert_eq!(client.take().await, ("EDS", names(&[CLUSTER])));
+    client.expect_silence().await;
+}
+
+#[tokio::test]
+async fn a_cluster_that_goes_stays_listed_until_its_listener_is_gone() {
+    let (mut plane, mut client) = plane_and_client().await;
+    client.settle().await;
+    plane.writer.apply(vec![
+        delete(Kind::Service, "api"),
+        delete(Kind::EndpointSlice, "api-1"),
+        service("later", [10, 1, 0, 9]),
+    ]);
+    assert_eq!(client.take().await, ("CDS", names(&[CLUSTER, LATER])));
+    assert_eq!(
+        client.take().await,
+        ("LDS", names(&["inbound", "outbound|10.1.0.9|80"]))
+    );
+    assert_eq!(client.take().await, ("CDS", names(&[LATER])));
+    client.expect_silence().await;
+}
+
+#[tokio::test]
+async fn a_client_that_reconnects_gets_all_of_it_again() {
+    let (plane, mut client) = plane_and_client().await;
+    client.settle().await;
+    let (version, _) = client.accepted[&Cds].clone();
+    drop(client);
+    let mut client = Client::open(&plane).await;
+    // It says what it has, and no nonce.
+    client
+        .accepted
+        .insert(Cds, (version.clone(), String::new()));
+    client.want(Cds, &[]).await;
+    let again = client.next().await;
+    assert_eq!(summary(&again), ("CDS", names(&[CLUSTER])));
+    assert_eq!(again.version_info, version);
+}
