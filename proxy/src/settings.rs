@@ -8,10 +8,10 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use tulle_identity::{SpiffeId, TrustDomain};
+use tulle_identity::{SpiffeId, workload_id};
 use tulle_runtime::env::{Env, EnvErrors};
 use tulle_runtime::names::{
-    CONTROL_NAMESPACE, DEFAULT_CLUSTER_DOMAIN, DEFAULT_TRUST_DOMAIN, PROXY_MARK, ports, variables,
+    CONTROL_NAMESPACE, DEFAULT_CLUSTER_DOMAIN, PROXY_MARK, ports, variables,
 };
 
 use crate::probes::Probes;
@@ -78,7 +78,7 @@ impl Startup {
         let choice = |name, first, second| choose(&env, name, first, second);
         let pod_name = env.required::<String>(variables::POD_NAME);
         let pod_ip = env.required::<IpAddr>(variables::POD_IP);
-        let id = identity(&env);
+        let id = workload_id(&env);
         let settings = settings(&env);
         let access_log = choice(variables::ACCESS_LOG, "json", "off");
         let probes = or(&env, variables::APP_PROBES, Probes::default);
@@ -127,25 +127,6 @@ fn settings(env: &Env) -> Settings {
         socket_mark: or(env, variables::MARK_SOCKETS, || false).then_some(PROXY_MARK),
         passthrough_undiscovered: !choose(env, variables::UNDISCOVERED, "refuse", "passthrough"),
     }
-}
-
-fn identity(env: &Env) -> Option<SpiffeId> {
-    let domain = or(env, variables::TRUST_DOMAIN, || {
-        DEFAULT_TRUST_DOMAIN.to_owned()
-    });
-    let domain = TrustDomain::new(&domain)
-        .inspect_err(|error| env.reject(variables::TRUST_DOMAIN, error))
-        .ok();
-    let namespace = env.required::<String>(variables::POD_NAMESPACE);
-    let account = env.required::<String>(variables::SERVICE_ACCOUNT);
-    let (domain, namespace) = (domain?, namespace?);
-    // With an account that is good for certain, what is wrong is the namespace.
-    SpiffeId::new(&domain, &namespace, "default")
-        .inspect_err(|error| env.reject(variables::POD_NAMESPACE, error))
-        .ok()?;
-    SpiffeId::new(&domain, &namespace, &account?)
-        .inspect_err(|error| env.reject(variables::SERVICE_ACCOUNT, error))
-        .ok()
 }
 
 /// True for the first word, which is the default, false for the second.

@@ -45,6 +45,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: tulle_proxy::args::Command,
     },
+    /// Keep certificate files and a way to the control plane for an Envoy or gRPC xDS client
+    Agent(Box<tulle_agent::Args>),
     /// Print the completion script of a shell
     #[command(after_help = "\
 Examples:

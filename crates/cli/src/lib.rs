@@ -20,6 +20,7 @@ use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command};
 use error::CliError;
+use tulle_runtime::env::Env;
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
@@ -58,6 +59,10 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
             Err(error) => Err(CliError::Control(error.into())),
         },
         Command::Proxy { command } => Ok(command.execute()),
+        Command::Agent(args) => match tulle_agent::run(*args, Env::process()) {
+            Ok(()) => Ok(ExitCode::SUCCESS),
+            Err(error) => Err(CliError::Agent(error.into())),
+        },
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "tulle", &mut script);

@@ -33,6 +33,7 @@ mod state;
 
 pub use channel::control_channel;
 pub use metrics::Metrics;
+pub use state::require_memory;
 
 use bundle_file::BundleFile;
 use channel::TlsSource;

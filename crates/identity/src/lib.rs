@@ -19,9 +19,10 @@ pub mod svid;
 mod testing;
 pub mod tls;
 pub mod verify;
+mod workload;
 
 pub use bundle::TrustBundle;
-pub use ca_client::{CaClientConfig, control_channel};
+pub use ca_client::{CaClientConfig, control_channel, require_memory};
 pub use error::Error;
 pub use identity::{Current, Identity};
 pub use issue::{CsrPolicy, IssueRequest, Issued, Issuer, Root};
@@ -30,3 +31,4 @@ pub use spiffe::{ParseIdError, SpiffeId, TrustDomain};
 pub use svid::Svid;
 pub use tls::{ClientAuth, mesh_server_name};
 pub use verify::{VerifyError, peer_id, refusal};
+pub use workload::workload_id;

@@ -67,6 +67,30 @@ pub mod files {
     pub const STATE_DIR: &str = "/var/run/secrets/tulle-state";
 }
 
+/// What `tulle agent` writes for clients that are not ours, and where they find it.
+pub mod agent {
+    /// Directory of the files unless told otherwise.
+    pub const DIR: &str = "/var/run/secrets/tulle-state/agent";
+    /// Certificate chain, leaf first.
+    pub const CERT: &str = "tls.crt";
+    /// Private key.
+    pub const KEY: &str = "tls.key";
+    /// Trust bundle.
+    pub const ROOTS: &str = "ca.crt";
+    /// Envoy's SDS resource of chain and key, which follows the files; a `path_config_source` names it.
+    pub const SDS_SVID_FILE: &str = "svid.sds.json";
+    /// Name of the secret in it.
+    pub const SDS_SVID: &str = "svid";
+    /// Envoy's SDS resource of the trust bundle.
+    pub const SDS_ROOTS_FILE: &str = "roots.sds.json";
+    /// Name of the secret in it.
+    pub const SDS_ROOTS: &str = "roots";
+    /// Name of the certificate provider instance in gRPC's bootstrap.
+    pub const CERTIFICATE_PROVIDER: &str = "default";
+    /// Name that a gRPC server asks its listener by; `%s` is the address that it listens on.
+    pub const SERVER_LISTENER_TEMPLATE: &str = "grpc/server?xds.resource.listening_address=%s";
+}
+
 /// ConfigMap with the trust bundle in every meshed namespace.
 pub const CA_CONFIG_MAP: &str = "tulle-ca-root";
 

@@ -61,7 +61,11 @@ impl StateDir {
     }
 }
 
-fn require_memory(dir: &Path) -> Result<(), Error> {
+/// Makes sure that a directory lies in memory, so that a private key in it never reaches a disk.
+///
+/// # Errors
+/// If it does not, or is not there.
+pub fn require_memory(dir: &Path) -> Result<(), Error> {
     let kind = match statfs(dir) {
         Ok(stat) => stat.filesystem_type(),
         Err(Errno::ENOENT) => return Err(Error::NotInMemory { path: dir.into() }),

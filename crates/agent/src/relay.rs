@@ -1,0 +1,284 @@
+//! The relay: discovery streams of this pod's own clients, in plaintext on loopback, to the control plane over mTLS.
+//!
+//! Both ADS methods pass message by message as they are; nothing is kept, reordered or answered here. An end passes with its
+//! code, message and details, a half-close as a half-close, and a client that goes away takes its stream along. What
+//! breaks between here and the control plane is UNAVAILABLE, so that the client tries again. Whoever reaches the
+//! relay is taken for this pod, so it listens on loopback only, and only carries streams whose node is this pod.
+
+mod codec;
+mod listener;
+mod relayed;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use http::uri::PathAndQuery;
+use parking_lot::Mutex;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tokio::sync::Semaphore;
+use tonic::server::StreamingService;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status, Streaming};
+use tulle_runtime::drain::DrainWatch;
+
+pub(crate) use listener::Listener;
+
+use bytes::Bytes;
+use codec::Whole;
+use relayed::{Held, Relayed};
+
+/// How long a client may take for its first request, as at the control plane.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// Longest request.
+const MAX_REQUEST: usize = 4 << 20;
+/// Longest response: a response of the control plane is about a megabyte, unless one resource alone is larger.
+const MAX_RESPONSE: usize = 64 << 20;
+
+/// Gives the channel for a new stream.
+pub(crate) type Connect = Box<dyn Fn() -> Channel + Send + Sync>;
+
+/// What the relay counts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Metrics {
+    streams: Gauge,
+    relayed: Counter,
+    refused: Family<Reason, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register(
+            "relay_streams",
+            "Discovery streams being relayed",
+            metrics.streams.clone(),
+        );
+        registry.register(
+            "relay_streams_opened",
+            "Discovery streams that were relayed",
+            metrics.relayed.clone(),
+        );
+        registry.register(
+            "relay_streams_refused",
+            "Discovery streams that were not relayed",
+            metrics.refused.clone(),
+        );
+        metrics
+    }
+
+    fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&Reason { reason }).inc();
+    }
+}
+
+/// The relay. Clones are the same one.
+#[derive(Clone)]
+pub(crate) struct Relay(Arc<Shared>);
+
+struct Shared {
+    connect: Connect,
+    /// This pod's node id without its kind.
+    node: String,
+    places: Arc<Semaphore>,
+    metrics: Metrics,
+    drain: Mutex<Option<DrainWatch>>,
+}
+
+/// The methods that are relayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Method {
+    Full,
+    Delta,
+}
+
+impl Method {
+    fn of(path: &str) -> Option<Self> {
+        [Self::Full, Self::Delta]
+            .into_iter()
+            .find(|method| method.path() == path)
+    }
+
+    fn path(self) -> &'static str {
+        match self {
+            Self::Full => {
+                "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
+            }
+            Self::Delta => {
+                "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+            }
+        }
+    }
+}
+
+impl Relay {
+    /// For at most `streams` streams of the pod with this node.
+    pub(crate) fn new(
+        node: String,
+        streams: usize,
+        connect: Connect,
+        metrics: Metrics,
+        drain: DrainWatch,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            connect,
+            node,
+            places: Arc::new(Semaphore::new(streams.min(Semaphore::MAX_PERMITS))),
+            metrics,
+            drain: Mutex::new(Some(drain)),
+        }))
+    }
+
+    /// From now on only the open streams keep the process alive.
+    pub(crate) fn stop(&self) {
+        self.0.drain.lock().take();
+    }
+
+    /// Answers one call.
+    async fn call<B>(&self, request: http::Request<B>) -> http::Response<tonic::body::Body>
+    where
+        B: hyper::body::Body + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    {
+        let Some(method) = Method::of(request.uri().path()) else {
+            self.0.metrics.refused("unknown_method");
+            let why = format!("only {} is relayed", Method::Full.path());
+            return Status::unimplemented(why).into_http();
+        };
+        let service = Service {
+            relay: self.clone(),
+            method,
+        };
+        tonic::server::Grpc::new(Whole)
+            .max_decoding_message_size(MAX_REQUEST)
+            .max_encoding_message_size(usize::MAX)
+            .streaming(service, request)
+            .await
+    }
+
+    async fn open(
+        &self,
+        method: Method,
+        mut requests: Streaming<Bytes>,
+    ) -> Result<Response<Relayed>, Status> {
+        let shared = &self.0;
+        let Some(drain) = shared.drain.lock().clone() else {
+            shared.metrics.refused("ending");
+            return Err(Status::unavailable("the agent is ending"));
+        };
+        let place = shared.places.clone().try_acquire_owned().map_err(|_| {
+            shared.metrics.refused("too_many_streams");
+            tracing::warn!(
+                "a client of this pod has too many discovery streams open; see --xds-streams"
+            );
+            Status::resource_exhausted("too many discovery streams through this agent")
+        })?;
+        let first = match tokio::time::timeout(FIRST_REQUEST, requests.message()).await {
+            Ok(Ok(Some(first))) => first,
+            Ok(Ok(None)) => return Ok(Response::new(Relayed::empty())),
+            Ok(Err(status)) => return Err(status),
+            Err(_) => return Err(Status::deadline_exceeded("no request on this stream")),
+        };
+        self.check(method, &first)?;
+        // A client's own end shows as the end of its requests; dropping the response says the rest.
+        let requests =
+            stream::iter([first]).chain(requests.filter_map(async |request| request.ok()).fuse());
+        let mut control =
+            tonic::client::Grpc::new((shared.connect)()).max_decoding_message_size(MAX_RESPONSE);
+        control.ready().await.map_err(|error| unavailable(&error))?;
+        let responses = control
+            .streaming(
+                Request::new(requests),
+                PathAndQuery::from_static(method.path()),
+                Whole,
+            )
+            .await
+            .map_err(broken)?;
+        shared.metrics.relayed.inc();
+        tracing::debug!(?method, "relaying a discovery stream");
+        let responses = responses.into_inner().map(|it| it.map_err(broken));
+        let held = Held::new(place, drain, &shared.metrics.streams);
+        Ok(Response::new(Relayed::new(responses, held)))
+    }
+
+    /// Makes sure that the first request speaks for this pod.
+    fn check(&self, method: Method, first: &Bytes) -> Result<(), Status> {
+        let shared = &self.0;
+        let id = codec::node_id(method, first).map_err(|error| {
+            shared.metrics.refused("bad_message");
+            Status::invalid_argument(format!("the first request cannot be read: {error}"))
+        })?;
+        let fits = id
+            .split_once('~')
+            .is_some_and(|(_, node)| node == shared.node);
+        if fits {
+            return Ok(());
+        }
+        shared.metrics.refused("foreign_node");
+        let shown: String = id.chars().take(256).collect();
+        tracing::warn!(
+            node = shown,
+            "a client of this pod speaks for another node; use the bootstrap that the agent writes"
+        );
+        Err(Status::permission_denied(format!(
+            "node.id {shown:?} is not this pod's: expected KIND~{}",
+            shared.node
+        )))
+    }
+}
+
+/// What tonic calls for each stream.
+struct Service {
+    relay: Relay,
+    method: Method,
+}
+
+impl StreamingService<Bytes> for Service {
+    type Response = Bytes;
+    type ResponseStream = Relayed;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Relayed>, Status>> + Send>>;
+
+    fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
+        let (relay, method) = (self.relay.clone(), self.method);
+        Box::pin(async move { relay.open(method, request.into_inner()).await })
+    }
+}
+
+/// An end as the client gets it: the control plane's word as it is, and a broken way as such.
+fn broken(status: Status) -> Status {
+    match std::error::Error::source(&status) {
+        Some(source) => unavailable(source),
+        // Metadata is the control plane's affair with us; code, message and details are for the client.
+        None => Status::with_details(
+            status.code(),
+            status.message(),
+            Bytes::copy_from_slice(status.details()),
+        ),
+    }
+}
+
+fn unavailable(error: &(dyn std::error::Error + 'static)) -> Status {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    tracing::info!(error = text, "the way to the control plane broke");
+    Status::new(Code::Unavailable, format!("no control plane: {text}"))
+}
+
+#[cfg(test)]
+mod tests;

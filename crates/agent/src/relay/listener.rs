@@ -1,0 +1,132 @@
+//! Where clients of the relay come in: loopback or a socket in the file system, HTTP/2 without TLS.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tulle_runtime::tasks::Tasks;
+
+use super::Relay;
+use crate::args::XdsListen;
+
+/// Open connections at a time; more wait in the kernel's queue.
+const CONNECTIONS: usize = 64;
+/// Streams of one connection; the relay has a limit of its own over all.
+const CONNECTION_STREAMS: u32 = 128;
+/// Bytes of a request's head.
+const MAX_HEAD: u32 = 16 * 1024;
+/// Pause after accept has failed, as it does for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A client that is gone without a word is noticed after the sum of both.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A bound socket.
+#[derive(Debug)]
+pub(crate) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, std::path::PathBuf),
+}
+
+impl Listener {
+    /// Binds. A socket file that nobody serves any more is replaced; the file is for the agent's user and group.
+    pub(crate) async fn bind(at: &XdsListen) -> io::Result<Self> {
+        match at {
+            XdsListen::Tcp(address) => Ok(Self::Tcp(TcpListener::bind(address).await?)),
+            XdsListen::Unix(path) => {
+                remove_stale(path)?;
+                let listener = UnixListener::bind(path)?;
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+                Ok(Self::Unix(listener, path.clone()))
+            }
+        }
+    }
+
+    /// Where it really listens.
+    pub(crate) fn address(&self) -> io::Result<XdsListen> {
+        Ok(match self {
+            Self::Tcp(listener) => XdsListen::Tcp(listener.local_addr()?),
+            Self::Unix(_, path) => XdsListen::Unix(path.clone()),
+        })
+    }
+
+    /// Serves until the tasks are cancelled.
+    pub(crate) async fn serve(self, relay: Relay, tasks: Tasks) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let accept = async {
+            loop {
+                let place = places
+                    .clone()
+                    .acquire_owned()
+                    .await
+                    .expect("the semaphore is never closed");
+                let relay = relay.clone();
+                let accepted = match &self {
+                    Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
+                        // A relay has nothing to gain from waiting for more to send.
+                        let _ = stream.set_nodelay(true);
+                        tasks.spawn_connection("relay", async move {
+                            serve_connection(stream, relay).await;
+                            drop(place);
+                        });
+                    }),
+                    Self::Unix(listener, _) => listener.accept().await.map(|(stream, _)| {
+                        tasks.spawn_connection("relay", async move {
+                            serve_connection(stream, relay).await;
+                            drop(place);
+                        });
+                    }),
+                };
+                if let Err(error) = accepted {
+                    tracing::warn!(%error, "cannot accept a client of the relay");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = tasks.cancelled() => {}
+            () = accept => {}
+        }
+    }
+}
+
+async fn serve_connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    relay: Relay,
+) {
+    let service = service_fn(move |request| {
+        let relay = relay.clone();
+        async move { Ok::<_, Infallible>(relay.call(request).await) }
+    });
+    let served = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(CONNECTION_STREAMS)
+        .max_header_list_size(MAX_HEAD)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "a client's connection ended badly");
+    }
+}
+
+/// Removes the socket of an agent that ended; whatever else lies there stays, and binding will say so.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}

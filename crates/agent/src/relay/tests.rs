@@ -1,0 +1,344 @@
+//! The relay between a real gRPC client and a scripted control plane.
+
+use std::net::SocketAddr;
+
+use futures_util::stream::BoxStream;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::transport::{Endpoint, Server};
+use tulle_runtime::drain::{self, Drain};
+use tulle_runtime::tasks::Tasks;
+use tulle_xds_proto::envoy::config::core::v3::Node;
+use tulle_xds_proto::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use tulle_xds_proto::envoy::service::discovery::v3::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+use tulle_xds_proto::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
+
+use super::*;
+use crate::args::XdsListen;
+
+const NODE: &str = "10.1.2.3~web-1.shop~shop.svc.cluster.local";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Answers every request with its type as the nonce; says on a channel when the requests of a stream ended.
+#[derive(Clone)]
+struct Control {
+    ended: mpsc::Sender<()>,
+    tasks: Tasks,
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Control {
+    type StreamAggregatedResourcesStream = BoxStream<'static, Result<DiscoveryResponse, Status>>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        let (answers, stream) = mpsc::channel(1);
+        let (mut requests, ended) = (request.into_inner(), self.ended.clone());
+        self.tasks.spawn_connection("script", async move {
+            while let Ok(Some(request)) = requests.message().await {
+                let answer = match request.type_url.as_str() {
+                    "refuse" => Err(Status::with_details(
+                        Code::PermissionDenied,
+                        "not you",
+                        Bytes::from_static(b"details"),
+                    )),
+                    kind => Ok(DiscoveryResponse {
+                        nonce: kind.to_owned(),
+                        ..DiscoveryResponse::default()
+                    }),
+                };
+                if answers.send(answer).await.is_err() {
+                    break;
+                }
+            }
+            let _ = ended.send(()).await;
+        });
+        Ok(Response::new(ReceiverStream::new(stream).boxed()))
+    }
+
+    type DeltaAggregatedResourcesStream =
+        BoxStream<'static, Result<DeltaDiscoveryResponse, Status>>;
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let answers = request.into_inner().map(|request| {
+            request.map(|request| DeltaDiscoveryResponse {
+                nonce: request.type_url,
+                ..DeltaDiscoveryResponse::default()
+            })
+        });
+        Ok(Response::new(answers.boxed()))
+    }
+}
+
+/// A control plane on a runtime of its own: when that ends, its connections are cut.
+struct Running {
+    address: SocketAddr,
+    ended: mpsc::Receiver<()>,
+    stop: oneshot::Sender<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Running {
+    fn start(at: &str) -> Self {
+        let listener = std::net::TcpListener::bind(at).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (ended, receiver) = mpsc::channel(16);
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async move {
+                let listener = TcpListener::from_std(listener).unwrap();
+                let service = AggregatedDiscoveryServiceServer::new(Control {
+                    ended,
+                    tasks: Tasks::new(),
+                });
+                let serve = Server::builder()
+                    .add_service(service)
+                    .serve_with_incoming(TcpListenerStream::new(listener));
+                tokio::select! {
+                    _ = serve => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        Self {
+            address,
+            ended: receiver,
+            stop,
+            thread,
+        }
+    }
+
+    fn cut(self) -> SocketAddr {
+        let _ = self.stop.send(());
+        self.thread.join().unwrap();
+        self.address
+    }
+}
+
+struct Stage {
+    control: Running,
+    client: AggregatedDiscoveryServiceClient<Channel>,
+    relay: Relay,
+    drain: Drain,
+    metrics: Metrics,
+    _tasks: Tasks,
+}
+
+impl Stage {
+    async fn new(streams: usize) -> Self {
+        let control = Running::start("127.0.0.1:0");
+        let channel = Endpoint::from_shared(format!("http://{}", control.address))
+            .unwrap()
+            .connect_lazy();
+        let (drain, watch) = drain::channel();
+        let metrics = Metrics::default();
+        let connect: Connect = Box::new(move || channel.clone());
+        let relay = Relay::new(NODE.to_owned(), streams, connect, metrics.clone(), watch);
+        let tasks = Tasks::new();
+        let local = XdsListen::Tcp("127.0.0.1:0".parse().unwrap());
+        let listener = Listener::bind(&local).await.unwrap();
+        let Ok(XdsListen::Tcp(address)) = listener.address() else {
+            panic!("not TCP");
+        };
+        tasks.spawn("relay", listener.serve(relay.clone(), tasks.clone()));
+        let channel = Endpoint::from_shared(format!("http://{address}"))
+            .unwrap()
+            .connect_lazy();
+        Self {
+            control,
+            client: AggregatedDiscoveryServiceClient::new(channel),
+            relay,
+            drain,
+            metrics,
+            _tasks: tasks,
+        }
+    }
+
+    /// Opens a stream of the state-of-the-world variant.
+    async fn open(
+        &mut self,
+        first: DiscoveryRequest,
+    ) -> Result<(mpsc::Sender<DiscoveryRequest>, Streaming<DiscoveryResponse>), Status> {
+        let (requests, stream) = mpsc::channel(4);
+        requests.send(first).await.unwrap();
+        let call = self
+            .client
+            .stream_aggregated_resources(ReceiverStream::new(stream));
+        let answered = tokio::time::timeout(PATIENCE, call).await.unwrap()?;
+        Ok((requests, answered.into_inner()))
+    }
+
+    fn refused(&self, reason: &'static str) -> u64 {
+        self.metrics.refused.get_or_create(&Reason { reason }).get()
+    }
+}
+
+fn request(kind: &str, node: &str) -> DiscoveryRequest {
+    let node = (!node.is_empty()).then(|| Node {
+        id: node.to_owned(),
+        ..Node::default()
+    });
+    DiscoveryRequest {
+        type_url: kind.to_owned(),
+        node,
+        ..DiscoveryRequest::default()
+    }
+}
+
+fn own(kind: &str) -> DiscoveryRequest {
+    request(kind, &format!("grpc~{NODE}"))
+}
+
+async fn next<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Status> {
+    tokio::time::timeout(PATIENCE, stream.message())
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn messages_pass_both_ways_and_a_half_close_ends_the_stream_in_order() {
+    let mut stage = Stage::new(4).await;
+    let (requests, mut answers) = stage.open(own("one")).await.unwrap();
+    assert_eq!(next(&mut answers).await.unwrap().unwrap().nonce, "one");
+    for kind in ["two", "three"] {
+        requests.send(request(kind, "")).await.unwrap();
+        assert_eq!(next(&mut answers).await.unwrap().unwrap().nonce, kind);
+    }
+    assert_eq!(stage.metrics.streams.get(), 1);
+    drop(requests);
+    assert!(next(&mut answers).await.unwrap().is_none());
+    stage.control.ended.recv().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_incremental_variant_passes_too() {
+    let mut stage = Stage::new(4).await;
+    let first = DeltaDiscoveryRequest {
+        node: own("").node,
+        type_url: "delta".to_owned(),
+        ..DeltaDiscoveryRequest::default()
+    };
+    let call = stage
+        .client
+        .delta_aggregated_resources(stream::iter([first]));
+    let mut answers = call.await.unwrap().into_inner();
+    assert_eq!(next(&mut answers).await.unwrap().unwrap().nonce, "delta");
+    assert!(next(&mut answers).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_refusal_keeps_its_code_its_words_and_its_details() {
+    let mut stage = Stage::new(4).await;
+    let (_requests, mut answers) = stage.open(own("refuse")).await.unwrap();
+    let status = next(&mut answers).await.unwrap_err();
+    assert_eq!(
+        (status.code(), status.message(), status.details()),
+        (Code::PermissionDenied, "not you", b"details".as_slice())
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_takes_its_stream_along() {
+    let mut stage = Stage::new(1).await;
+    let (requests, mut answers) = stage.open(own("one")).await.unwrap();
+    next(&mut answers).await.unwrap();
+    drop((requests, answers));
+    tokio::time::timeout(PATIENCE, stage.control.ended.recv())
+        .await
+        .unwrap();
+    // Its place is free again.
+    while stage.metrics.streams.get() > 0 {
+        tokio::task::yield_now().await;
+    }
+    stage.open(own("again")).await.unwrap();
+}
+
+#[tokio::test]
+async fn only_streams_of_this_pods_node_pass() {
+    let mut stage = Stage::new(4).await;
+    for node in [
+        String::new(),
+        NODE.to_owned(),
+        "grpc~10.1.2.3~web-2.shop~shop.svc.cluster.local".to_owned(),
+        "grpc~10.9.9.9~web-1.shop~shop.svc.cluster.local".to_owned(),
+        format!("grpc~{NODE}~more"),
+    ] {
+        let status = stage.open(request("one", &node)).await.unwrap_err();
+        assert_eq!(status.code(), Code::PermissionDenied, "{node:?}");
+    }
+    assert_eq!(stage.refused("foreign_node"), 5);
+    stage.open(own("one")).await.unwrap();
+    let envoy = request("one", &format!("envoy~{NODE}"));
+    stage.open(envoy).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_control_plane_that_is_gone_is_unavailable_and_one_that_is_back_is_found() {
+    let mut stage = Stage::new(4).await;
+    let (_requests, mut answers) = stage.open(own("one")).await.unwrap();
+    next(&mut answers).await.unwrap();
+    let address = stage.control.cut();
+    // Nobody listens there now; a control plane elsewhere is none of ours.
+    let status = next(&mut answers).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    stage.control = Running::start("127.0.0.1:0");
+    let status = stage.open(own("two")).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    stage.control = Running::start(&address.to_string());
+    let (_requests, mut answers) = stage.open(own("three")).await.unwrap();
+    assert_eq!(next(&mut answers).await.unwrap().unwrap().nonce, "three");
+}
+
+#[tokio::test]
+async fn more_streams_than_allowed_are_refused_and_those_that_are_open_go_on() {
+    let mut stage = Stage::new(2).await;
+    let (requests, mut answers) = stage.open(own("one")).await.unwrap();
+    let _second = stage.open(own("two")).await.unwrap();
+    let status = stage.open(own("three")).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert_eq!(stage.refused("too_many_streams"), 1);
+    next(&mut answers).await.unwrap();
+    requests.send(request("still", "")).await.unwrap();
+    assert_eq!(next(&mut answers).await.unwrap().unwrap().nonce, "still");
+}
+
+#[tokio::test]
+async fn other_methods_are_not_relayed() {
+    let stage = Stage::new(2).await;
+    let request =
+        http::Request::post("/envoy.service.cluster.v3.ClusterDiscoveryService/StreamClusters")
+            .body(http_body_util::Empty::<Bytes>::new())
+            .unwrap();
+    let answer = stage.relay.call(request).await;
+    let status = Status::from_header_map(answer.headers()).unwrap();
+    assert_eq!(status.code(), Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn an_ending_agent_waits_for_its_streams_and_takes_no_more() {
+    let mut stage = Stage::new(4).await;
+    let (requests, mut answers) = stage.open(own("one")).await.unwrap();
+    next(&mut answers).await.unwrap();
+    stage.relay.stop();
+    let status = stage.open(own("two")).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    requests.send(request("still", "")).await.unwrap();
+    assert_eq!(next(&mut answers).await.unwrap().unwrap().nonce, "still");
+    drop((requests, answers));
+    assert!(stage.drain.drain(PATIENCE).await);
+}
