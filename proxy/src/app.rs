@@ -23,6 +23,7 @@ use crate::admin::{Addresses, Admin, AppProbes, Status};
 use crate::config::store::ConfigWriter;
 use crate::config::{Config, Snapshot, Workload};
 use crate::net;
+use crate::overload::{Memory, MemoryMetrics, Overload};
 use crate::settings::Startup;
 use crate::telemetry::{AccessLog, Hub, Limits, Local};
 use crate::worker::Handles;
@@ -89,6 +90,7 @@ struct Metrics {
     xds: XdsMetrics,
     connections: net::Metrics,
     limits: Limits,
+    memory: MemoryMetrics,
     telemetry: Arc<Hub>,
 }
 
@@ -125,6 +127,7 @@ impl Sidecar {
         status.set_identity(identity.clone());
         self.follow_config(&identity, writer, &metrics, &tasks)?;
 
+        let overload = self.watch_over(metrics.memory, &tasks);
         let (drain, watch) = drain::channel();
         let handles = Handles {
             config,
@@ -132,15 +135,11 @@ impl Sidecar {
             settings: settings.clone(),
             connections: metrics.connections,
             limits: metrics.limits,
+            overload,
             telemetry: Some(metrics.telemetry.clone()),
             drain: watch,
         };
-        pool::start(
-            handles,
-            self.listeners.outbound,
-            self.listeners.inbound,
-            connection_limit(self.files),
-        )?;
+        pool::start(handles, self.listeners.outbound, self.listeners.inbound)?;
         status.set_listening();
         tracing::info!("accepting connections");
 
@@ -175,9 +174,34 @@ impl Sidecar {
             xds: XdsMetrics::register(own),
             connections: net::Metrics::register(own),
             limits: Limits::register(own),
+            memory: MemoryMetrics::register(own),
             telemetry,
         };
         Ok((Arc::new(registry), metrics))
+    }
+
+    /// Finds what there is of files and memory, and looks after the latter from now on.
+    fn watch_over(&self, metrics: MemoryMetrics, tasks: &Tasks) -> Overload {
+        let bounds = &self.startup.settings.bounds;
+        let memory = Memory::find(bounds, metrics);
+        let overload = Overload::new(self.files, bounds, memory.as_ref());
+        tracing::info!(
+            files = self.files,
+            connections = overload.connections(),
+            memory = memory.as_ref().map(Memory::limit),
+            "limits of this sidecar"
+        );
+        if let Some(memory) = memory {
+            let cancelled = tasks.cancelled();
+            tasks.spawn("memory", async move {
+                tokio::select! {
+                    biased;
+                    () = cancelled => {}
+                    () = memory.watch() => {}
+                }
+            });
+        }
+        overload
     }
 
     fn ca_config(&self) -> ca_client::CaClientConfig {
@@ -233,13 +257,4 @@ async fn end(status: &Status) -> &'static str {
         signal = signals::shutdown() => signal,
         () = status.drain_requested() => "drain",
     }
-}
-
-/// How many captured connections may be open in each direction: each may need another one upstream, and some files are
-/// for ourselves.
-fn connection_limit(files: u64) -> usize {
-    const OWN: u64 = 128;
-    usize::try_from(files.saturating_sub(OWN) / 4)
-        .unwrap_or(usize::MAX)
-        .max(1)
 }

@@ -48,6 +48,16 @@ Environment, optional:
   TULLE_DRAIN_DEADLINE   how long a drain may take, such as 25s
   TULLE_REQUEST_HEAD_TIMEOUT
                          how long the head of an HTTP/1 request may take, 30s if not said
+  TULLE_FIRST_REQUEST_TIMEOUT
+                         how long an HTTP connection may be open without a first request, 5m if not said
+  TULLE_IDLE_TIMEOUT     how long an HTTP connection may be open without another request, 1h if not said
+  TULLE_BODY_TIMEOUT     how long a client may pause within the body of a request without an answer, 15m if not said
+  TULLE_UNREAD_TIMEOUT   how long an HTTP client may leave an answer unread, 15m if not said
+  TULLE_TCP_IDLE_TIMEOUT how long nothing may move on an opaque connection, 1h if not said
+  TULLE_MAX_CONNECTIONS  captured connections open at a time in each direction; what the limit of open files has
+                         room for if not said
+  TULLE_MAX_REQUESTS     requests that a worker may have in flight, 20000 if not said
+  TULLE_MEMORY_LIMIT     memory that the sidecar may use, such as 256Mi; the limit of its cgroup if not said
   TULLE_DISCOVERY        on-demand (default) or wildcard
   TULLE_UNDISCOVERED     refuse (default) or passthrough
   TULLE_APP_PROBES       the app's own probes by rewritten path, as JSON
@@ -200,6 +210,14 @@ mod tests {
             variables::WORKERS,
             variables::DRAIN_DEADLINE,
             variables::REQUEST_HEAD_TIMEOUT,
+            variables::FIRST_REQUEST_TIMEOUT,
+            variables::IDLE_TIMEOUT,
+            variables::BODY_TIMEOUT,
+            variables::UNREAD_TIMEOUT,
+            variables::TCP_IDLE_TIMEOUT,
+            variables::MAX_CONNECTIONS,
+            variables::MAX_REQUESTS,
+            variables::MEMORY_LIMIT,
             variables::MARK_SOCKETS,
             variables::DISCOVERY,
             variables::UNDISCOVERED,

@@ -13,6 +13,7 @@ mod linger;
 mod local_reply;
 mod outbound;
 mod server;
+mod unused;
 mod upgrade;
 
 pub use local_reply::FAILED_HOP_HEADER;

@@ -113,7 +113,7 @@ async fn look(
             first = app.peek(&mut app_byte) => first.map(|_| false),
         }
     };
-    if !timeout(tcp::IDLE, either).await?? {
+    if !timeout(worker.settings.patience.tcp_idle, either).await?? {
         return Ok(Carries::Opaque);
     }
     detect(tcp, seen, None).await

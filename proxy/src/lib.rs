@@ -18,6 +18,7 @@ pub mod detect;
 
 pub mod tls;
 
+pub mod overload;
 pub mod worker;
 
 mod admission;

@@ -4,6 +4,7 @@
 //! [`TcpStream`] with its facts; it reads and writes no byte.
 
 mod accept;
+mod count;
 mod dial;
 
 use std::io;
@@ -14,6 +15,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use tokio::net::TcpStream;
 
 pub use accept::{Acceptor, Captured, Metrics};
+pub use count::{Count, Open};
 pub use dial::{Reach, dial};
 
 /// Connections that wait in the kernel until a worker accepts them.

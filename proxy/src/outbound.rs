@@ -18,7 +18,7 @@ use crate::handover::serve_http;
 use crate::io::{IoStream, Transport};
 use crate::net::{Captured, Reach, dial, reset};
 use crate::tcp::{self, Moved, RelayError};
-use crate::telemetry::{ConnectionRecord, ResponseFlag};
+use crate::telemetry::{ConnectionRecord, Limit, ResponseFlag, Who};
 use crate::worker::Worker;
 
 /// How long a connection to a destination outside the mesh may take.
@@ -55,7 +55,17 @@ pub(crate) async fn serve_from(
         }
     };
     let mut seen = BytesMut::new();
-    let carries = match look(&mut tcp, &mut seen, tcp_route.as_deref()).await {
+    let first = worker.settings.patience.first_request;
+    let carries = match look(&mut tcp, &mut seen, tcp_route.as_deref(), first).await {
+        Ok(Carries::Silence) if is_http(tcp_route.as_deref()) => {
+            let who = Who {
+                address: peer,
+                id: None,
+            };
+            let what = "a connection without requests is closed";
+            let limits = &worker.limits;
+            return limits.reached(Limit::FirstRequest, Direction::Outbound, who, what);
+        }
         Ok(carries) => carries,
         Err(error) => {
             return tracing::debug!(client.addr = %peer, %error, "the app's connection broke");
@@ -96,15 +106,21 @@ pub(crate) async fn serve_from(
     }
 }
 
+/// Whether a listener is declared to carry HTTP and nothing else.
+fn is_http(listener: Option<&OutboundListener>) -> bool {
+    listener.is_some_and(|listener| matches!(listener.protocol, Protocol::Http(_)))
+}
+
 /// Looks at the first bytes as far as the listener leaves open what they are.
 async fn look(
     tcp: &mut TcpStream,
     seen: &mut BytesMut,
     listener: Option<&OutboundListener>,
+    first_request: Duration,
 ) -> io::Result<Carries> {
     match listener.map(|listener| &listener.protocol) {
         Some(Protocol::Tcp(_)) => Ok(Carries::Opaque),
-        Some(Protocol::Http(_)) => detect(tcp, seen, None).await,
+        Some(Protocol::Http(_)) => detect(tcp, seen, Some(first_request)).await,
         Some(Protocol::Detect { .. }) | None => detect(tcp, seen, Some(SILENCE)).await,
     }
 }

@@ -16,6 +16,10 @@ use tulle_runtime::names::{
 
 use crate::probes::Probes;
 
+mod bounds;
+
+pub use bounds::{Bounds, Patience};
+
 /// Settings of the data path.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -25,6 +29,10 @@ pub struct Settings {
     pub drain_deadline: Duration,
     /// How long the head of an HTTP/1 request may take, from its first byte to its last.
     pub request_head_timeout: Duration,
+    /// How long peers may do nothing.
+    pub patience: Patience,
+    /// How much there may be at a time.
+    pub bounds: Bounds,
     /// Mark for the proxy's own sockets, where it cannot have a uid of its own.
     pub socket_mark: Option<u32>,
     /// Whether connections to destinations that the control plane did not answer for pass through unencrypted.
@@ -37,6 +45,8 @@ impl Default for Settings {
             workers: 1,
             drain_deadline: Duration::from_secs(25),
             request_head_timeout: Duration::from_secs(30),
+            patience: Patience::default(),
+            bounds: Bounds::default(),
             socket_mark: None,
             passthrough_undiscovered: false,
         }
@@ -124,6 +134,8 @@ fn settings(env: &Env) -> Settings {
         request_head_timeout: env
             .duration(variables::REQUEST_HEAD_TIMEOUT)
             .unwrap_or(default.request_head_timeout),
+        patience: Patience::from_env(env),
+        bounds: Bounds::from_env(env),
         socket_mark: or(env, variables::MARK_SOCKETS, || false).then_some(PROXY_MARK),
         passthrough_undiscovered: !choose(env, variables::UNDISCOVERED, "refuse", "passthrough"),
     }

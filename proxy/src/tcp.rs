@@ -12,14 +12,15 @@ use std::sync::Arc;
 use tokio::time::timeout;
 use tulle_runtime::names::alpn;
 
-pub use relay::{IDLE, Moved, RelayError, relay};
+pub use relay::{Moved, RelayError, relay};
 
 use crate::balance::{self, ActiveGuard};
 use crate::config::listener::TcpRoute;
 use crate::config::{Cluster, Endpoint};
+use crate::conn::Downstream;
 use crate::io::{IoStream, Transport};
 use crate::net::{Reach, dial, reset};
-use crate::telemetry::{ConnectionRecord, ResponseFlag};
+use crate::telemetry::{ConnectionRecord, Limit, ResponseFlag};
 use crate::tls::TlsError;
 use crate::worker::Worker;
 
@@ -179,10 +180,14 @@ pub async fn carry(
         session.received(received);
         session.sent(sent);
     };
-    let (moved, ended) = relay(&mut client, &mut server, tally, stop).await;
+    let idle = worker.settings.patience.tcp_idle;
+    let (moved, ended) = relay(&mut client, &mut server, tally, idle, stop).await;
     if let Err(error) = &ended {
         record.flags.insert(error.flag());
         record.details = error.details();
+        if matches!(error, RelayError::Idle) {
+            tell_idle(worker, &record.downstream);
+        }
         reset(client.tcp());
         reset(server.tcp());
     }
@@ -191,6 +196,13 @@ pub async fn carry(
     record.duration = record.started.elapsed();
     worker.telemetry.connection(&record);
     (moved, ended)
+}
+
+/// Tells whose connection was closed because nothing moved on it.
+pub fn tell_idle(worker: &Worker, downstream: &Downstream) {
+    let what = "an opaque connection is closed on which nothing moves";
+    let limits = &worker.limits;
+    limits.reached(Limit::Idle, downstream.direction, downstream.into(), what);
 }
 
 /// Tells telemetry that a connection did not come about.

@@ -3,6 +3,7 @@
 //! A connection lives and dies on the worker that accepted it. [`Worker`] is handed down as `Rc`, so what hangs on it
 //! (pools, caches) needs no lock. It holds handles, never config: that is loaded from [`Config`] once per request.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use tulle_identity::Identity;
@@ -10,6 +11,7 @@ use tulle_runtime::drain::DrainWatch;
 
 use crate::config::Config;
 use crate::net;
+use crate::overload::Overload;
 use crate::settings::Settings;
 use crate::telemetry::{Hub, Limits, Telemetry};
 use crate::tls::Connector;
@@ -28,6 +30,8 @@ pub struct Handles {
     pub connections: net::Metrics,
     /// Counts limits that peers reached.
     pub limits: Limits,
+    /// What there may be at a time.
+    pub overload: Overload,
     /// Where telemetry goes; `None`: nowhere.
     pub telemetry: Option<Arc<Hub>>,
     /// Held while there is something to finish.
@@ -47,6 +51,10 @@ pub struct Worker {
     pub connections: net::Metrics,
     /// Counts limits that peers reached.
     pub limits: Limits,
+    /// What there may be at a time.
+    pub overload: Overload,
+    /// Requests that are under way.
+    pub requests: Cell<usize>,
     /// Takes what there is to tell about requests.
     pub telemetry: Telemetry,
     /// Opens TLS towards endpoints.
@@ -67,6 +75,7 @@ impl Worker {
             settings,
             connections,
             limits,
+            overload,
             telemetry,
             drain,
         } = handles;
@@ -78,6 +87,8 @@ impl Worker {
             settings,
             connections,
             limits,
+            overload,
+            requests: Cell::new(0),
             telemetry: telemetry.map_or_else(Telemetry::default, Telemetry::new),
             upstream: Pools::default(),
         }

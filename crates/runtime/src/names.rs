@@ -170,6 +170,22 @@ pub mod variables {
     pub const DRAIN_DEADLINE: &str = "TULLE_DRAIN_DEADLINE";
     /// How long the head of an HTTP/1 request may take, such as `30s`.
     pub const REQUEST_HEAD_TIMEOUT: &str = "TULLE_REQUEST_HEAD_TIMEOUT";
+    /// How long a connection may be open without a first request, such as `5m`.
+    pub const FIRST_REQUEST_TIMEOUT: &str = "TULLE_FIRST_REQUEST_TIMEOUT";
+    /// How long a connection may be open without another request, such as `1h`.
+    pub const IDLE_TIMEOUT: &str = "TULLE_IDLE_TIMEOUT";
+    /// How long a client may pause in the middle of a request body that its request waits for, such as `15m`.
+    pub const BODY_TIMEOUT: &str = "TULLE_BODY_TIMEOUT";
+    /// How long an HTTP client may leave an answer unread, such as `15m`.
+    pub const UNREAD_TIMEOUT: &str = "TULLE_UNREAD_TIMEOUT";
+    /// How long an opaque connection may be open with nothing moving, such as `1h`.
+    pub const TCP_IDLE_TIMEOUT: &str = "TULLE_TCP_IDLE_TIMEOUT";
+    /// Captured connections that may be open at a time in each direction.
+    pub const MAX_CONNECTIONS: &str = "TULLE_MAX_CONNECTIONS";
+    /// Requests that a worker may have in flight.
+    pub const MAX_REQUESTS: &str = "TULLE_MAX_REQUESTS";
+    /// Memory that the sidecar may use, such as `256Mi`; that of its cgroup if not said.
+    pub const MEMORY_LIMIT: &str = "TULLE_MEMORY_LIMIT";
     /// Marks the proxy's sockets instead of relying on its uid (rootless sandbox only): `true` or `false`.
     pub const MARK_SOCKETS: &str = "TULLE_MARK_SOCKETS";
     /// `on-demand` (default) or `wildcard`.

@@ -1,19 +1,22 @@
 //! The workers' threads: each accepts from every listener and serves what it accepted until the end.
 
+use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep};
+use tulle_runtime::backoff::Backoff;
 use tulle_runtime::drain::DrainWatch;
 
 use crate::conn::Direction;
 use crate::net::{Acceptor, Captured};
+use crate::overload::Overload;
+use crate::telemetry::{Limit, Who};
 use crate::worker::{Handles, Worker};
 use crate::{inbound, outbound};
 
@@ -22,37 +25,18 @@ pub(super) const STACK: usize = 512 * 1024;
 /// How long there must have been no connection before a draining worker stops accepting: peers learn of the end of
 /// this pod only after a while, and the app may still want to say goodbye to somebody.
 const QUIET: Duration = Duration::from_secs(1);
+/// First pause after an accept that failed for want of a resource, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+/// Stands for a peer before there was any.
+const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Connections that are open, over all workers. Each direction has its own limit: outsiders must not use up what the
-/// app needs to call out.
-#[derive(Clone, Debug, Default)]
-struct Open {
-    outbound: Arc<AtomicUsize>,
-    inbound: Arc<AtomicUsize>,
-}
-
-impl Open {
-    fn count(&self, direction: Direction) -> &Arc<AtomicUsize> {
-        match direction {
-            Direction::Outbound => &self.outbound,
-            Direction::Inbound => &self.inbound,
-        }
-    }
-
-    fn is_none(&self) -> bool {
-        self.outbound.load(Relaxed) == 0 && self.inbound.load(Relaxed) == 0
-    }
-}
-
-/// Starts the workers; `limit` holds for each direction. They end by themselves after a drain has begun and the last connection is gone.
+/// Starts the workers. They end by themselves after a drain has begun and the last connection is gone.
 pub(super) fn start(
     handles: Handles,
     outbound: Vec<std::net::TcpListener>,
     inbound: Vec<std::net::TcpListener>,
-    limit: usize,
 ) -> anyhow::Result<()> {
-    let open = Open::default();
     for number in 0..handles.settings.workers {
         let share = |listeners: &[std::net::TcpListener]| -> std::io::Result<Vec<_>> {
             listeners
@@ -64,8 +48,6 @@ pub(super) fn start(
             handles: handles.clone(),
             outbound: share(&outbound).context("could not share the listeners")?,
             inbound: share(&inbound).context("could not share the listeners")?,
-            open: open.clone(),
-            limit,
         };
         std::thread::Builder::new()
             .name(format!("worker-{number}"))
@@ -80,8 +62,6 @@ struct Thread {
     handles: Handles,
     outbound: Vec<std::net::TcpListener>,
     inbound: Vec<std::net::TcpListener>,
-    open: Open,
-    limit: usize,
 }
 
 impl Thread {
@@ -101,7 +81,7 @@ impl Thread {
     async fn serve(self) {
         let worker = Rc::new(Worker::new(self.handles.clone()));
         let drain = self.handles.drain.clone();
-        let open = self.open.clone();
+        let overload = worker.overload.clone();
         let lines = worker.clone();
         spawn_local(async move { lines.telemetry.hand_over_lines().await });
         for (direction, listeners) in [
@@ -109,14 +89,8 @@ impl Thread {
             (Direction::Inbound, self.inbound),
         ] {
             for listener in listeners {
-                let metrics = worker.connections.clone();
-                match Acceptor::new(
-                    listener,
-                    direction,
-                    open.count(direction).clone(),
-                    self.limit,
-                    metrics,
-                ) {
+                let (open, metrics) = (overload.count(direction), worker.connections.clone());
+                match Acceptor::new(listener, direction, open.clone(), metrics) {
                     Ok(acceptor) => drop(spawn_local(accept(acceptor, direction, worker.clone()))),
                     Err(error) => {
                         tracing::error!(%error, "could not accept connections; raise the limit of open files");
@@ -125,14 +99,41 @@ impl Thread {
                 }
             }
         }
-        quiet(&drain, &open).await;
+        quiet(&drain, &overload).await;
     }
 }
 
+/// Accepts for as long as the worker lives, whenever there is room.
 async fn accept(acceptor: Acceptor, direction: Direction, worker: Rc<Worker>) {
+    let mut last = NOBODY;
+    let mut backoff = Backoff::new(PAUSE.0, PAUSE.1);
     loop {
-        let captured = acceptor.next().await;
-        spawn_local(serve(captured, direction, worker.clone()));
+        let tell = |limit, what: &dyn Display| {
+            let who = Who {
+                address: last,
+                id: None,
+            };
+            let limits = &worker.limits;
+            limits.reached(
+                limit,
+                direction,
+                who,
+                format_args!("{what}; this was the last one"),
+            );
+        };
+        let full = |limit| tell(limit, &"no connection is accepted until there is room");
+        worker.overload.admit(direction, full).await;
+        match acceptor.next().await {
+            Ok(captured) => {
+                last = captured.peer;
+                backoff.reset();
+                spawn_local(serve(captured, direction, worker.clone()));
+            }
+            Err(error) => {
+                tell(Limit::Files, &error);
+                sleep(backoff.next_delay()).await;
+            }
+        }
     }
 }
 
@@ -153,12 +154,12 @@ async fn serve(captured: Captured, direction: Direction, worker: Rc<Worker>) {
 }
 
 /// Resolves once a drain has begun and there has been no connection for a while.
-async fn quiet(drain: &DrainWatch, open: &Open) {
+async fn quiet(drain: &DrainWatch, overload: &Overload) {
     drain.draining().await;
     let mut since = Instant::now();
     while since.elapsed() < QUIET {
         sleep(LOOK).await;
-        if !open.is_none() {
+        if !overload.is_quiet() {
             since = Instant::now();
         }
     }
@@ -170,24 +171,17 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn connections_of_one_direction_do_not_count_in_the_other() {
-        let open = Open::default();
-        open.count(Direction::Inbound).store(9, Relaxed);
-        assert_eq!(open.count(Direction::Outbound).load(Relaxed), 0);
-        assert!(!open.is_none());
-    }
-
     #[tokio::test(start_paused = true)]
     async fn a_worker_ends_only_in_a_drain_and_after_the_last_connection() {
         let (drain, watch) = drain::channel();
-        let open = Open::default();
-        open.inbound.store(1, Relaxed);
+        let overload = Overload::default();
+        let open = overload.count(Direction::Inbound);
+        open.set(1);
         let begun = Instant::now();
-        let ending = quiet(&watch, &open);
+        let ending = quiet(&watch, &overload);
         let closing = async {
             sleep(Duration::from_secs(7)).await;
-            open.inbound.store(0, Relaxed);
+            open.set(0);
         };
         let draining = async {
             sleep(Duration::from_secs(3)).await;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::header::{HOST, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use hyper::body::Incoming;
 use tokio::time::Instant as TokioInstant;
 
 use super::body::ResponseBody;
@@ -20,7 +21,7 @@ use crate::conn::{Direction, Downstream, HttpVersion};
 use crate::grpc::Messages;
 use crate::retry::{Replay, grpc_status};
 use crate::route;
-use crate::telemetry::{RequestRecord, ResponseFlag, ResponseFlags};
+use crate::telemetry::{Limit, RequestRecord, ResponseFlag, ResponseFlags};
 use crate::worker::Worker;
 
 /// A client's connection.
@@ -35,6 +36,8 @@ pub(super) struct Connection {
     closing: Cell<bool>,
     active: Cell<usize>,
     idle_since: Cell<TokioInstant>,
+    /// Whether it has not brought a request yet.
+    fresh: Cell<bool>,
     /// What the connection goes on as after its last request, if that switched protocols.
     tunnel: RefCell<Option<Box<Tunnel>>>,
 }
@@ -55,6 +58,7 @@ impl Connection {
             closing: Cell::new(false),
             active: Cell::new(0),
             idle_since: Cell::new(TokioInstant::now()),
+            fresh: Cell::new(true),
             tunnel: RefCell::new(None),
         }
     }
@@ -79,6 +83,11 @@ impl Connection {
         (self.active.get() == 0).then(|| self.idle_since.get())
     }
 
+    /// Whether there was no request yet.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.fresh.get()
+    }
+
     /// Says in an answer's head what the connection has to say.
     pub(super) fn sign(&self, headers: &mut HeaderMap) {
         if self.closing.get() && self.version == HttpVersion::Http1 {
@@ -99,6 +108,9 @@ pub(super) struct Exchange {
 impl Exchange {
     pub(super) fn begin(connection: Rc<Connection>, request: &Parts) -> Self {
         connection.active.set(connection.active.get() + 1);
+        connection.fresh.set(false);
+        let requests = &connection.worker.requests;
+        requests.set(requests.get() + 1);
         let header = |name| request.headers.get(name).cloned();
         let authority = request.uri.authority();
         let record = RequestRecord {
@@ -145,6 +157,45 @@ impl Exchange {
 
     pub(super) fn direction(&self) -> Direction {
         self.connection.downstream.direction
+    }
+
+    /// The request's body, of which so much is kept for another attempt. A call of gRPC may be silent for as long as it
+    /// likes: that is what streams of messages do, and the connection below proves that its client is alive.
+    pub(super) fn take_body(&mut self, body: Incoming, cap: usize) {
+        let grpc = self.record.grpc;
+        let streams = grpc && self.connection.version == HttpVersion::Http2;
+        let patience = self.worker().settings.patience.body;
+        self.replay = Replay::new(body, cap, grpc, (!streams).then_some(patience));
+    }
+
+    /// Why the client did not send all of its request.
+    pub(super) fn client_failure(&self) -> Failure {
+        if !self.replay.is_late() {
+            return Failure::ClientGone;
+        }
+        let downstream = &*self.connection.downstream;
+        let limits = &self.worker().limits;
+        let what = "a request is refused whose body does not come";
+        limits.reached(Limit::Body, downstream.direction, downstream.into(), what);
+        Failure::SlowBody
+    }
+
+    /// Whether there is too much going on for this exchange, and what of.
+    pub(super) fn overload(&self) -> Result<(), Failure> {
+        let worker = self.worker();
+        let limit = if worker.overload.refuses_requests() {
+            Limit::Memory
+        } else if worker.requests.get() > worker.settings.bounds.requests {
+            Limit::Requests
+        } else {
+            return Ok(());
+        };
+        let downstream = &*self.connection.downstream;
+        let what = "a request is refused";
+        worker
+            .limits
+            .reached(limit, downstream.direction, downstream.into(), what);
+        Err(Failure::Overload)
     }
 
     /// Answers here; the exchange is over.
@@ -200,6 +251,8 @@ impl Drop for Exchange {
         }
         self.replay.finish();
         let connection = &self.connection;
+        let requests = &connection.worker.requests;
+        requests.set(requests.get() - 1);
         connection.active.set(connection.active.get() - 1);
         if connection.active.get() == 0 {
             connection.idle_since.set(TokioInstant::now());

@@ -192,7 +192,7 @@ impl<'p> Attempts<'p> {
             let outcome = self.attempt(exchange, &mut target).await;
             note_failure(&target, &outcome);
             if outcome.is_err() && exchange.replay.has_failed() {
-                return Err(Failure::ClientGone);
+                return Err(exchange.client_failure());
             }
             match self.next(exchange, &target, &outcome) {
                 Next::Nothing => {

@@ -18,7 +18,7 @@ use crate::config::listener::Protocol;
 use crate::config::route::RouteAction;
 use crate::conn::{HttpVersion, Security};
 use crate::net::Reach;
-use crate::retry::{REPLAY_CAP, Replay};
+use crate::retry::REPLAY_CAP;
 use crate::route;
 use crate::upstream::Head;
 
@@ -30,6 +30,10 @@ pub(super) async fn serve(
     let client_upgrade = hyper::upgrade::on(&mut request);
     let (mut parts, body) = request.into_parts();
     let mut exchange = Exchange::begin(connection, &parts);
+    exchange.take_body(body, REPLAY_CAP);
+    if let Err(failure) = exchange.overload() {
+        return refuse(exchange, &failure).await;
+    }
     let downstream = exchange.connection.downstream.clone();
     let version = exchange.connection.version;
     let prepared = headers::prepare_request(&mut parts, version, downstream.original_dst);
@@ -47,7 +51,6 @@ pub(super) async fn serve(
     exchange.connection.provenance.apply(&mut parts.headers);
     exchange.record.request_id = parts.headers.get(headers::REQUEST_ID).cloned();
     exchange.record.forwarded_for = parts.headers.get(headers::FORWARDED_FOR).cloned();
-    exchange.replay = Replay::new(body, REPLAY_CAP, exchange.record.grpc);
     let head = Head {
         method: parts.method,
         uri: parts.uri,
@@ -104,7 +107,10 @@ async fn refuse(
     exchange: Exchange,
     failure: &Failure,
 ) -> Result<Response<ResponseBody>, h2::Error> {
-    let unprocessed = matches!(failure, Failure::Upstream(error) if error.is_unprocessed());
+    let unprocessed = match failure {
+        Failure::Upstream(error) => error.is_unprocessed(),
+        other => matches!(other, Failure::Overload),
+    };
     if !unprocessed {
         return Ok(exchange.fail(failure));
     }

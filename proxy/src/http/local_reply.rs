@@ -54,6 +54,12 @@ pub(super) enum Failure {
     /// The request took too long.
     #[error("the request took longer than its route allows")]
     Timeout,
+    /// There is too much going on.
+    #[error("the sidecar has too much to do")]
+    Overload,
+    /// The client paused for too long.
+    #[error("the client paused for too long in its request")]
+    SlowBody,
     /// The client left, or stopped sending its body.
     #[error("the client did not send the whole request")]
     ClientGone,
@@ -162,6 +168,20 @@ impl Failure {
                 F::UpstreamRequestTimeout,
                 L::DEBUG,
                 "the request took longer than its route allows",
+            ),
+            Self::Overload => (
+                S::SERVICE_UNAVAILABLE,
+                14,
+                F::Overload,
+                L::DEBUG,
+                "the sidecar has too much to do",
+            ),
+            Self::SlowBody => (
+                S::REQUEST_TIMEOUT,
+                4,
+                F::StreamIdleTimeout,
+                L::DEBUG,
+                "the client paused for too long in its request",
             ),
             Self::ClientGone => (
                 S::BAD_REQUEST,
@@ -273,7 +293,11 @@ pub(super) fn answer(failure: &Failure, direction: Direction, grpc: bool) -> Ans
     }
     if matches!(
         failure,
-        Failure::Connect | Failure::BadRequest(_) | Failure::NotHttp | Failure::Plaintext
+        Failure::Connect
+            | Failure::BadRequest(_)
+            | Failure::NotHttp
+            | Failure::Plaintext
+            | Failure::SlowBody
     ) {
         response
             .headers_mut()

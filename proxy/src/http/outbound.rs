@@ -17,7 +17,6 @@ use crate::config::listener::{Protocol, RouteSource};
 use crate::config::route::{Route, RouteAction, RouteTable};
 use crate::config::{Lookup, OutboundListener, Resolution, Snapshot};
 use crate::net::Reach;
-use crate::retry::Replay;
 use crate::route;
 use crate::upstream::Head;
 
@@ -35,6 +34,9 @@ pub(super) async fn serve(
     let client_upgrade = hyper::upgrade::on(&mut request);
     let (mut parts, body) = request.into_parts();
     let mut exchange = Exchange::begin(connection, &parts);
+    if let Err(failure) = exchange.overload() {
+        return exchange.fail(&failure);
+    }
     let downstream = exchange.connection.downstream.clone();
     let version = exchange.connection.version;
     let prepared = headers::prepare_request(&mut parts, version, downstream.original_dst);
@@ -51,7 +53,7 @@ pub(super) async fn serve(
         return exchange.fail(&failure);
     }
     let cap = plan.retry_policy().max_replay_bytes;
-    exchange.replay = Replay::new(body, cap, exchange.record.grpc);
+    exchange.take_body(body, cap);
     let head = Head {
         method: parts.method,
         uri: parts.uri,

@@ -1,6 +1,7 @@
 //! Runs one client connection, until it ends or drains.
 
 use std::error::Error as _;
+use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 use super::body::ResponseBody;
 use super::exchange::Connection;
 use super::linger::Linger;
-use super::{inbound, outbound};
+use super::{inbound, outbound, unused};
 use crate::conn::{Direction, Downstream, HttpVersion};
 use crate::io::{Gate, Guard};
 use crate::telemetry::Limit;
@@ -58,6 +59,10 @@ where
             let served = serve_http1(&connection.0, TokioIo::new(io), gate.clone()).await;
             if gate.is_late() {
                 refuse_late(&connection.0, patience);
+            } else if let Err(error) = &served
+                && is_unread(error)
+            {
+                tell_unread(&connection.0);
             } else if let Err(error) = &served
                 && error.is_parse()
             {
@@ -111,8 +116,31 @@ fn tell_http2(connection: &Connection, error: &hyper::Error) {
             limits.reached(Limit::H2Flood, listener, who, error);
         }
         Some(_) => refuse_malformed(connection, None, error),
+        None if is_unread(error) => tell_unread(connection),
         None => {}
     }
+}
+
+/// Whether the kernel gave a connection up because its client took nothing for as long as it may.
+fn is_unread(error: &hyper::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<io::Error>();
+        let io = io.or_else(|| error.downcast_ref::<h2::Error>()?.get_io());
+        if let Some(io) = io {
+            return io.kind() == io::ErrorKind::TimedOut;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Tells who left its answers unread.
+fn tell_unread(connection: &Connection) {
+    let downstream = &*connection.downstream;
+    let limits = &connection.worker.limits;
+    let what = "a connection is broken whose client does not read";
+    limits.reached(Limit::Unread, downstream.direction, downstream.into(), what);
 }
 
 /// Tells who sent what is no HTTP, and what is wrong with it; hyper has answered.
@@ -183,6 +211,15 @@ where
         biased;
         ended = serving.as_mut() => return ended,
         () = draining(connection) => connection.close_after_answers(),
+        limit = unused::unused(connection) => {
+            unused::tell(connection, limit);
+            if limit == Limit::FirstRequest {
+                // hyper would wait for one all the same.
+                return Ok(());
+            }
+            serving.as_mut().graceful_shutdown();
+            return serving.await;
+        }
     }
     if !late && !connection.downstream.is_mesh_peer() {
         serving.as_mut().graceful_shutdown();
@@ -214,6 +251,10 @@ where
         ended = serving.as_mut() => return ended,
         () = idle(&connection), if late => serving.as_mut().graceful_shutdown(),
         () = draining(&connection), if !late => serving.as_mut().graceful_shutdown(),
+        limit = unused::unused(&connection) => {
+            unused::tell(&connection, limit);
+            serving.as_mut().graceful_shutdown();
+        }
     }
     serving.await
 }

@@ -6,7 +6,9 @@ mod inbound;
 mod limits;
 mod messages;
 mod outbound;
+mod overload;
 mod retry;
+mod slow;
 mod upgrade;
 mod versions;
 

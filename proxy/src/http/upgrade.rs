@@ -48,11 +48,16 @@ impl Tunnel {
         let (worker, downstream) = (&connection.worker, &connection.downstream);
         let passes_through = self.exchange.record.endpoint.is_none();
         let stop = admission::ends(worker, downstream, passes_through);
-        let (moved, ended) = tcp::relay(&mut client, &mut upstream, |_, _| {}, stop).await;
+        let idle = worker.settings.patience.tcp_idle;
+        let moving = tcp::relay(&mut client, &mut upstream, |_, _| {}, idle, stop);
+        let (moved, ended) = moving.await;
         let record = &mut self.exchange.record;
         record.bytes_sent = moved.received;
         if let Err(error) = ended {
             tracing::debug!(%error, "upgraded connection ended");
+            if matches!(error, tcp::RelayError::Idle) {
+                tcp::tell_idle(worker, downstream);
+            }
             record.flags.insert(error.flag());
             record.details = error.details();
         }

@@ -3,8 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -12,14 +10,13 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
-use tulle_runtime::backoff::Backoff;
+use tulle_runtime::names::ports;
 
-use super::{original_destination, reset};
+use super::{Count, Open, original_destination, reset};
 use crate::conn::Direction;
 
-/// First pause after an accept that failed for want of a resource, and the longest.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
-
+/// Ports that nothing must be sent on to: this sidecar, or another one, would find itself at the other end.
+const OWN_PORTS: [u16; 3] = [ports::ADMIN, ports::OUTBOUND, ports::INBOUND];
 /// Counters of accepted connections, over all workers.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
@@ -68,6 +65,14 @@ impl Metrics {
         metrics
     }
 
+    /// Counts a connection that was accepted; gives the gauge of those that are open.
+    fn accepted(&self, direction: Direction) -> Gauge {
+        let direction = direction.name();
+        let label = DirectionLabel { direction };
+        self.accepted.get_or_create(&label).inc();
+        self.open.get_or_create(&label).clone()
+    }
+
     /// Counts a connection whose task has panicked.
     pub fn panicked(&self, direction: Direction) {
         let direction = direction.name();
@@ -107,48 +112,17 @@ pub struct Captured {
     pub open: Open,
 }
 
-/// Counts a connection as open while it lives.
-#[derive(Debug)]
-pub struct Open {
-    total: Arc<AtomicUsize>,
-    gauge: Gauge,
-}
-
-impl Open {
-    fn new(total: &Arc<AtomicUsize>, metrics: &Metrics, direction: Direction) -> Self {
-        let label = DirectionLabel {
-            direction: direction.name(),
-        };
-        metrics.accepted.get_or_create(&label).inc();
-        let gauge = metrics.open.get_or_create(&label).clone();
-        gauge.inc();
-        total.fetch_add(1, Relaxed);
-        Self {
-            total: total.clone(),
-            gauge,
-        }
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.gauge.dec();
-        self.total.fetch_sub(1, Relaxed);
-    }
-}
-
 /// Accepts connections of one listener, on one worker.
 #[derive(Debug)]
 pub struct Acceptor {
     listener: TcpListener,
     direction: Direction,
-    open: Arc<AtomicUsize>,
-    limit: usize,
+    open: Arc<Count>,
     metrics: Metrics,
 }
 
 impl Acceptor {
-    /// Accepts from a listener that other workers may share. `open` counts connections of all of them, up to `limit`.
+    /// Accepts from a listener that other workers may share. `open` counts connections of all of them.
     ///
     /// # Errors
     ///
@@ -156,33 +130,34 @@ impl Acceptor {
     pub fn new(
         listener: std::net::TcpListener,
         direction: Direction,
-        open: Arc<AtomicUsize>,
-        limit: usize,
+        open: Arc<Count>,
         metrics: Metrics,
     ) -> io::Result<Self> {
         Ok(Self {
             listener: TcpListener::from_std(listener)?,
             direction,
             open,
-            limit,
             metrics,
         })
     }
 
-    /// The next connection to serve. Never fails: what is wrong with one connection is counted and passed over.
-    pub async fn next(&self) -> Captured {
-        let mut backoff = Backoff::new(PAUSE.0, PAUSE.1);
+    /// The next connection to serve. What is wrong with one connection is counted and passed over.
+    ///
+    /// # Errors
+    ///
+    /// When a resource is short. The connection still waits in the kernel: whoever asks again at once gets the same.
+    pub async fn next(&self) -> io::Result<Captured> {
         loop {
             match self.listener.accept().await {
                 Ok((tcp, peer)) => match self.admit(&tcp) {
                     Ok(original_dst) => {
-                        let open = Open::new(&self.open, &self.metrics, self.direction);
-                        return Captured {
+                        let open = Open::new(&self.open, self.metrics.accepted(self.direction));
+                        return Ok(Captured {
                             tcp,
                             peer,
                             original_dst,
                             open,
-                        };
+                        });
                     }
                     Err(reason) => {
                         tracing::debug!(client.addr = %peer, direction = self.direction.name(), reason, "refused");
@@ -190,12 +165,7 @@ impl Acceptor {
                         reset(&tcp);
                     }
                 },
-                Err(error) if is_shortage(&error) => {
-                    let pause = backoff.next_delay();
-                    tracing::warn!(%error, "accepting nothing for a moment; raise the limit of open files");
-                    self.metrics.refuse(self.direction, "no_resources");
-                    tokio::time::sleep(pause).await;
-                }
+                Err(error) if is_shortage(&error) => return Err(error),
                 // The peer was gone before we came to it.
                 Err(error) => tracing::debug!(%error, "accept"),
             }
@@ -204,14 +174,9 @@ impl Acceptor {
 
     /// Where a connection meant to go, or why it must not go on.
     fn admit(&self, tcp: &TcpStream) -> Result<SocketAddr, &'static str> {
-        if self.open.load(Relaxed) >= self.limit {
-            return Err("connection_limit");
-        }
         let original = original_destination(tcp).map_err(|_| "not_captured")?;
         let local = tcp.local_addr().map_err(|_| "closed")?;
-        let to_itself = original == local
-            || (self.direction == Direction::Inbound && original.port() == local.port());
-        if to_itself {
+        if original == local || OWN_PORTS.contains(&original.port()) {
             return Err("loop");
         }
         tcp.set_nodelay(true).map_err(|_| "closed")?;
@@ -233,22 +198,21 @@ mod tests {
 
     use super::*;
 
-    fn acceptor(limit: usize) -> (Acceptor, SocketAddr) {
+    fn acceptor() -> (Acceptor, SocketAddr) {
         let listener = super::super::listen(0).unwrap().remove(0);
         let port = listener.local_addr().unwrap().port();
         let acceptor = Acceptor::new(
             listener,
             Direction::Outbound,
             Arc::default(),
-            limit,
             Metrics::default(),
         );
         (acceptor.unwrap(), SocketAddr::from(([127, 0, 0, 1], port)))
     }
 
     /// Connects, and reports whether the acceptor refused with a reset and counted `reason`.
-    async fn refused(limit: usize, reasons: &[&'static str]) {
-        let (acceptor, address) = acceptor(limit);
+    async fn refused(reasons: &[&'static str]) {
+        let (acceptor, address) = acceptor();
         let mut client = TcpStream::connect(address).await.unwrap();
         let mut byte = [0; 1];
         let error = tokio::select! {
@@ -272,12 +236,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_made_to_the_listener_itself_is_reset() {
         // Without connection tracking the kernel knows no original destination; with it, it is the listener.
-        refused(10, &["loop", "not_captured"]).await;
-    }
-
-    #[tokio::test]
-    async fn a_connection_over_the_limit_is_reset() {
-        refused(0, &["connection_limit"]).await;
+        refused(&["loop", "not_captured"]).await;
     }
 
     #[test]

@@ -58,6 +58,7 @@ impl Sidecar {
             settings: Arc::new(Settings::default()),
             connections: Default::default(),
             limits: Default::default(),
+            overload: Default::default(),
             telemetry: None,
             drain: watch,
         };

@@ -8,12 +8,14 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep};
 
 use crate::grpc::Messages;
 
@@ -23,6 +25,9 @@ pub enum RequestBodyError {
     /// The client went away or sent garbage.
     #[error("the client did not send the whole request body")]
     Client(#[source] hyper::Error),
+    /// The client paused for too long.
+    #[error("the client paused for too long in the request body")]
+    Late,
     /// The exchange is over; nobody wants the rest.
     #[error("the exchange ended before the request body did")]
     Over,
@@ -66,6 +71,19 @@ struct Shared {
     messages: Option<Messages>,
     /// The current attempt, waiting for the client.
     waker: Option<Waker>,
+    /// How long the client may pause; `None`: for ever, as it may once there is an answer.
+    patience: Option<Duration>,
+    /// The pause; it began with the wait, or when it was last looked at, if something came since.
+    pause: Option<Pause>,
+    /// Whether the client failed because it paused for too long.
+    late: bool,
+}
+
+/// A pause of the client. Bytes that come do not touch its timer.
+#[derive(Debug)]
+struct Pause {
+    ends: Pin<Box<Sleep>>,
+    moved: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,9 +103,10 @@ enum State {
 }
 
 impl Replay {
-    /// Takes the body of a request, to keep up to `cap` bytes of it. That of a gRPC call is counted in messages too.
+    /// Takes the body of a request, to keep up to `cap` bytes of it. That of a gRPC call is counted in messages too. Until
+    /// there is an answer the client may pause for `patience`, if it is not for ever.
     #[must_use]
-    pub fn new(source: Incoming, cap: usize, grpc: bool) -> Self {
+    pub fn new(source: Incoming, cap: usize, grpc: bool, patience: Option<Duration>) -> Self {
         if source.is_end_stream() {
             return Self(None);
         }
@@ -105,6 +124,9 @@ impl Replay {
             bytes: 0,
             messages: grpc.then(Messages::default),
             waker: None,
+            patience,
+            pause: None,
+            late: false,
         }))))
     }
 
@@ -151,6 +173,12 @@ impl Replay {
         self.state() == Some(State::Failed)
     }
 
+    /// Whether it failed because the client paused for too long.
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        self.0.as_ref().is_some_and(|shared| shared.borrow().late)
+    }
+
     /// Bytes read from the client so far.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -166,10 +194,12 @@ impl Replay {
             .unwrap_or_default()
     }
 
-    /// There will be no more attempts: nothing is kept from here on.
+    /// There will be no more attempts: nothing is kept from here on, and the client may take its time.
     pub fn commit(&self) {
         if let Some(shared) = &self.0 {
-            shared.borrow_mut().stop_keeping();
+            let mut this = shared.borrow_mut();
+            this.stop_keeping();
+            (this.patience, this.pause) = (None, None);
         }
     }
 
@@ -284,12 +314,35 @@ impl Shared {
         self.poll_source(cx)
     }
 
+    /// Ready when the client has paused for too long.
+    fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(patience) = self.patience else {
+            return Poll::Pending;
+        };
+        let pause = self.pause.get_or_insert_with(|| Pause {
+            ends: Box::pin(sleep(patience)),
+            moved: false,
+        });
+        loop {
+            ready!(pause.ends.as_mut().poll(cx));
+            if !std::mem::take(&mut pause.moved) {
+                return Poll::Ready(());
+            }
+            pause.ends.as_mut().reset(Instant::now() + patience);
+        }
+    }
+
     fn poll_source(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         match Pin::new(&mut self.source).poll_frame(cx) {
             Poll::Pending => {
+                if self.poll_pause(cx).is_ready() {
+                    self.state = State::Failed;
+                    self.late = true;
+                    return Poll::Ready(Some(Err(RequestBodyError::Late)));
+                }
                 self.waker = Some(cx.waker().clone());
                 Poll::Pending
             }
@@ -302,6 +355,9 @@ impl Shared {
                 Poll::Ready(Some(Err(RequestBodyError::Client(error))))
             }
             Poll::Ready(Some(Ok(frame))) => {
+                if let Some(pause) = &mut self.pause {
+                    pause.moved = true;
+                }
                 if let Some(data) = frame.data_ref() {
                     self.keep(data);
                     if self.source.is_end_stream() {

@@ -19,8 +19,6 @@ use crate::telemetry::ResponseFlag;
 
 /// Bytes read at a time, at most.
 const PIECE: usize = 64 * 1024;
-/// A connection on which nothing moved for so long is closed.
-pub const IDLE: Duration = Duration::from_secs(3600);
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; PIECE].into_boxed_slice());
@@ -36,7 +34,7 @@ pub enum RelayError {
     #[error("the server's connection broke")]
     Server(#[source] io::Error),
     /// Nothing moved for too long.
-    #[error("nothing moved for an hour")]
+    #[error("nothing moved for too long")]
     Idle,
     /// It was told to end.
     #[error("{0}")]
@@ -76,8 +74,8 @@ pub struct Moved {
     pub received: u64,
 }
 
-/// Moves bytes between a client and a server until both have ended, either fails, nothing moves any more, or `stop`
-/// comes. `tally` is told live how many bytes came from the client, and how many from the server.
+/// Moves bytes between a client and a server until both have ended, either fails, nothing moves for as long as `idle`, or
+/// `stop` comes. `tally` is told live how many bytes came from the client, and how many from the server.
 ///
 /// # Errors
 ///
@@ -86,6 +84,7 @@ pub async fn relay<C, S>(
     client: &mut C,
     server: &mut S,
     tally: impl Fn(u64, u64),
+    idle: Duration,
     stop: impl Future<Output = &'static str>,
 ) -> (Moved, Result<(), RelayError>)
 where
@@ -94,7 +93,7 @@ where
 {
     let mut there = Way::default();
     let mut back = Way::default();
-    let moving = move_all(client, server, tally, &mut there, &mut back);
+    let moving = move_all(client, server, tally, idle, &mut there, &mut back);
     let result = tokio::select! {
         biased;
         result = moving => result,
@@ -113,6 +112,7 @@ async fn move_all<C, S>(
     client: &mut C,
     server: &mut S,
     tally: impl Fn(u64, u64),
+    idle: Duration,
     there: &mut Way,
     back: &mut Way,
 ) -> Result<(), RelayError>
@@ -138,7 +138,7 @@ where
                 Poll::Pending
             }
         });
-        match timeout_at(idle_since + IDLE, both).await {
+        match timeout_at(idle_since + idle, both).await {
             Ok(result) => return result,
             Err(_) if there.moved + back.moved == moved => {
                 return Err(RelayError::Idle);

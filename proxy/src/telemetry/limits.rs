@@ -25,6 +25,22 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Something that a peer can make grow only so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Limit {
+    /// Captured connections that are open: nothing more is accepted for now.
+    Connections,
+    /// Files that the process may open, used up all the same.
+    Files,
+    /// Requests in flight on a worker: more are refused.
+    Requests,
+    /// Memory: connections, and then requests, are refused.
+    Memory,
+    /// Time of a connection without a first request: it is closed.
+    FirstRequest,
+    /// Time of a connection without another request: it is closed.
+    Idle,
+    /// Time that a client pauses within a request's body: the request is refused.
+    Body,
+    /// Time that a client leaves its answer unread: the connection is broken.
+    Unread,
     /// Frames of one HTTP/2 connection: it ends with `ENHANCE_YOUR_CALM`.
     H2Flood,
 }
@@ -34,6 +50,14 @@ impl Limit {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Connections => "connections",
+            Self::Files => "files",
+            Self::Requests => "requests",
+            Self::Memory => "memory",
+            Self::FirstRequest => "first_request",
+            Self::Idle => "idle",
+            Self::Body => "body",
+            Self::Unread => "unread",
             Self::H2Flood => "h2_flood",
         }
     }

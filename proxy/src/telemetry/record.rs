@@ -103,10 +103,12 @@ pub enum ResponseFlag {
     Unauthorized,
     /// `SI`: nothing moved for too long.
     StreamIdleTimeout,
+    /// `OM`: the sidecar had too much to do.
+    Overload,
 }
 
 impl ResponseFlag {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::NoRoute,
         Self::NoCluster,
         Self::NoHealthyUpstream,
@@ -121,6 +123,7 @@ impl ResponseFlag {
         Self::DownstreamProtocolError,
         Self::Unauthorized,
         Self::StreamIdleTimeout,
+        Self::Overload,
     ];
 
     /// The short name in logs and metrics.
@@ -141,6 +144,7 @@ impl ResponseFlag {
             Self::DownstreamProtocolError => "DPE",
             Self::Unauthorized => "UAEX",
             Self::StreamIdleTimeout => "SI",
+            Self::Overload => "OM",
         }
     }
 }

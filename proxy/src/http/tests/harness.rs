@@ -104,14 +104,23 @@ impl Sidecar {
     }
 
     pub(super) fn with_identity(snapshot: Snapshot, identity: Identity) -> Self {
+        Self::build(snapshot, identity, Settings::default())
+    }
+
+    pub(super) fn with_settings(snapshot: Snapshot, settings: Settings) -> Self {
+        Self::build(snapshot, Ca::new().identity("client"), settings)
+    }
+
+    fn build(snapshot: Snapshot, identity: Identity, settings: Settings) -> Self {
         let (config, writer) = Config::new(snapshot);
         let (drain, watch) = drain::channel();
         let worker = Rc::new(Worker::new(Handles {
             config,
             identity,
-            settings: Arc::new(Settings::default()),
+            settings: Arc::new(settings),
             connections: Default::default(),
             limits: Default::default(),
+            overload: Default::default(),
             telemetry: None,
             drain: watch,
         }));

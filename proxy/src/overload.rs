@@ -1,0 +1,259 @@
+//! What the sidecar can bear: how many connections it takes in, and whether it takes on another request.
+//!
+//! At a limit nobody is cut off: what is open goes on, and what is new waits in the kernel until there is room again,
+//! which costs nothing, or is answered 503 if it is a request. Looking costs a request one relaxed load. Files that the
+//! process may open are shared out in advance, so that every connection that was accepted can have one upstream, and
+//! that the admin endpoint and the control plane are reached whatever happens on the data path.
+
+mod cgroup;
+mod memory;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tulle_runtime::backoff::Backoff;
+
+use crate::conn::Direction;
+use crate::net::Count;
+use crate::settings::Bounds;
+use crate::telemetry::Limit;
+
+use memory::{Level, Pressure};
+pub use memory::{Memory, MemoryMetrics};
+
+/// Files that an accepted connection may need: itself, one upstream, and a duplicate of that to look at it by.
+const FILES_PER_CONNECTION: u64 = 3;
+/// Files for everything that is no captured connection: the servers of the admin room, 64 connections each, the control
+/// plane, the workers' own ...
+const OWN_FILES: u64 = 256;
+/// How long nothing is accepted before the next look, at first and in the end, unless a connection closes.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+/// What all workers share of it.
+#[derive(Clone, Debug, Default)]
+pub struct Overload {
+    outbound: Arc<Count>,
+    inbound: Arc<Count>,
+    room: Room,
+    pressure: Pressure,
+}
+
+/// Connections that there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Room {
+    /// In one direction. Outsiders must not use up what the app needs to call out.
+    each: usize,
+    /// In both together.
+    both: usize,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self {
+            each: usize::MAX,
+            both: usize::MAX,
+        }
+    }
+}
+
+impl Room {
+    /// The operator's word, within what so many files have room for; one direction gets four fifths of that at most.
+    fn new(files: u64, bounds: &Bounds) -> Self {
+        let own = OWN_FILES.min(files / 2);
+        let both = usize::try_from((files - own) / FILES_PER_CONNECTION).unwrap_or(usize::MAX);
+        let each = both / 5 * 4 + both % 5 * 4 / 5;
+        Self {
+            each: bounds.connections.unwrap_or(each).min(each).max(1),
+            both: both.max(1),
+        }
+    }
+}
+
+impl Overload {
+    /// For a process that may open so many files, and whose memory is watched by `memory`, if it is.
+    #[must_use]
+    pub fn new(files: u64, bounds: &Bounds, memory: Option<&Memory>) -> Self {
+        Self {
+            outbound: Arc::default(),
+            inbound: Arc::default(),
+            room: Room::new(files, bounds),
+            pressure: memory.map(Memory::pressure).unwrap_or_default(),
+        }
+    }
+
+    /// The connections of a direction.
+    #[must_use]
+    pub fn count(&self, direction: Direction) -> &Arc<Count> {
+        match direction {
+            Direction::Outbound => &self.outbound,
+            Direction::Inbound => &self.inbound,
+        }
+    }
+
+    /// Whether no captured connection is open.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.outbound.get() == 0 && self.inbound.get() == 0
+    }
+
+    /// Connections that there may be in one direction.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.room.each
+    }
+
+    /// Resolves when another connection may be accepted. If it has to wait, `tell` is told once for what.
+    pub async fn admit(&self, direction: Direction, tell: impl Fn(Limit)) {
+        let Some(limit) = self.full(direction) else {
+            return;
+        };
+        tell(limit);
+        let mut backoff = Backoff::new(PAUSE.0, PAUSE.1);
+        while self.full(direction).is_some() {
+            let closed = self.count(direction).one_closed();
+            // Either way there is another look: memory comes back without a connection that closes.
+            let _ = timeout(backoff.next_delay().max(PAUSE.0), closed).await;
+        }
+    }
+
+    /// Why no connection may be accepted now.
+    fn full(&self, direction: Direction) -> Option<Limit> {
+        let (outbound, inbound) = (self.outbound.get(), self.inbound.get());
+        let this = match direction {
+            Direction::Outbound => outbound,
+            Direction::Inbound => inbound,
+        };
+        if this >= self.room.each || outbound.saturating_add(inbound) >= self.room.both {
+            return Some(Limit::Connections);
+        }
+        (self.pressure.level() >= Level::High).then_some(Limit::Memory)
+    }
+
+    /// Whether memory is too short for another request.
+    #[must_use]
+    pub fn refuses_requests(&self) -> bool {
+        self.pressure.level() >= Level::Critical
+    }
+
+    /// Whether memory is so short that who only holds a connection should not.
+    #[must_use]
+    pub fn is_short_of_memory(&self) -> bool {
+        self.pressure.level() >= Level::High
+    }
+
+    /// As if so much of the memory were used, in percent; for tests.
+    #[cfg(test)]
+    pub(crate) fn use_memory(&self, percent: u64) {
+        self.pressure.note(percent, 100);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn room(files: u64, connections: Option<usize>) -> Room {
+        let bounds = Bounds {
+            connections,
+            ..Bounds::default()
+        };
+        Room::new(files, &bounds)
+    }
+
+    #[test]
+    fn files_are_shared_out_so_that_nobody_who_was_let_in_lacks_one() {
+        for (files, connections, each, both) in [
+            (512, None, 68, 85),
+            (20_000, None, 5_264, 6_581),
+            (1 << 20, None, 279_552, 349_440),
+            (512, Some(10), 10, 85),
+            (512, Some(1_000), 68, 85),
+            (64, None, 8, 10),
+            (0, None, 1, 1),
+            (
+                u64::MAX,
+                Some(usize::MAX),
+                4_919_086_619_456_504_000,
+                6_148_858_274_320_630_000,
+            ),
+        ] {
+            let room = room(files, connections);
+            if files != u64::MAX {
+                assert_eq!(room, Room { each, both }, "{files} files, {connections:?}");
+            }
+            assert!(room.each <= room.both && room.each > 0, "{files} files");
+            let needed = room.both as u64 * FILES_PER_CONNECTION;
+            assert!(files == 0 || needed <= files, "{files} files");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_finds_no_room_waits_until_one_has_closed() {
+        let bounds = Bounds {
+            connections: Some(2),
+            ..Bounds::default()
+        };
+        let overload = Overload::new(1_000, &bounds, None);
+        let told = Cell::new(0);
+        let admit = || {
+            overload.admit(Direction::Inbound, |limit| {
+                assert_eq!(limit, Limit::Connections);
+                told.set(told.get() + 1);
+            })
+        };
+        admit().await;
+        overload.inbound.set(2);
+        let begun = Instant::now();
+        let closing = async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            assert_eq!(told.get(), 1, "it is told once, however long it takes");
+            overload.inbound.set(1);
+        };
+        tokio::join!(admit(), closing);
+        assert_eq!(begun.elapsed(), Duration::from_secs(60));
+        // The other direction is not affected.
+        overload.inbound.set(2);
+        overload
+            .admit(Direction::Outbound, |_| panic!("there is room"))
+            .await;
+    }
+
+    #[test]
+    fn both_directions_together_have_a_limit_too() {
+        let overload = Overload::new(512, &Bounds::default(), None);
+        overload.inbound.set(overload.room.each);
+        let left = overload.room.both - overload.room.each;
+        overload.outbound.set(left - 1);
+        assert_eq!(overload.full(Direction::Outbound), None);
+        overload.outbound.set(left);
+        assert_eq!(overload.full(Direction::Outbound), Some(Limit::Connections));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_wait_while_memory_is_short_and_requests_are_refused_when_it_is_shorter() {
+        let overload = Overload::default();
+        overload.use_memory(79);
+        assert!(overload.full(Direction::Inbound).is_none() && !overload.refuses_requests());
+        overload.use_memory(85);
+        assert_eq!(overload.full(Direction::Inbound), Some(Limit::Memory));
+        assert!(!overload.refuses_requests());
+        overload.use_memory(95);
+        assert!(overload.refuses_requests());
+        let freed = async {
+            tokio::time::sleep(Duration::from_secs(7)).await;
+            overload.use_memory(50);
+        };
+        let begun = Instant::now();
+        tokio::join!(overload.admit(Direction::Inbound, |_| ()), freed);
+        let took = begun.elapsed();
+        assert!(
+            took >= Duration::from_secs(7) && took <= Duration::from_secs(8),
+            "{took:?}"
+        );
+    }
+}
