@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 mod affinity;
+mod agent;
 mod foreign;
 mod grpc;
 mod http1;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         tls::cases(),
         rules::cases(),
         affinity::cases(),
+        agent::cases(),
         tcp::cases(),
         smtp::cases(),
         websocket::cases(),

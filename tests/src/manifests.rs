@@ -2,7 +2,10 @@
 //!
 //! What the builder does not have is written as YAML beside it.
 
+mod agent;
+
 use serde_json::{Value, json};
+use tulle_runtime::names::labels;
 
 /// Where a program finds the files of [`App::file`].
 pub const FILES: &str = "/run/secrets/files";
@@ -21,6 +24,8 @@ pub struct App {
     probe: Option<Value>,
     files: Vec<(String, String)>,
     annotations: Vec<(String, String)>,
+    labels: Vec<(String, String)>,
+    agent: Option<Vec<String>>,
     grace: u64,
     families: Option<(&'static str, &'static [&'static str])>,
     headless: bool,
@@ -44,6 +49,8 @@ pub fn app(name: &str) -> App {
         probe: None,
         files: Vec::new(),
         annotations: Vec::new(),
+        labels: Vec::new(),
+        agent: None,
         grace: 2,
         families: None,
         headless: false,
@@ -137,6 +144,24 @@ impl App {
     pub fn annotate(mut self, name: &str, value: &str) -> Self {
         self.annotations.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// Labels the pods, beyond what selects them.
+    #[must_use]
+    pub fn label(mut self, name: &str, value: &str) -> Self {
+        self.labels.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Gives the pods `tulle agent` with these arguments instead of a sidecar. The app starts when it is ready, and finds
+    /// what it writes under [`STATE_DIR`](tulle_runtime::names::files::STATE_DIR).
+    #[must_use]
+    pub fn agent(self, arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(ToString::to_string).collect();
+        Self {
+            agent: Some(arguments),
+            ..self.label(labels::INJECT, "disabled")
+        }
     }
 
     /// Gives the workload a Service of another name, shared with other workloads of the same label `app`.
@@ -240,9 +265,19 @@ impl App {
             "terminationGracePeriodSeconds": self.grace,
             "containers": [self.container()],
         });
+        let mut volumes = Vec::new();
         if !self.files.is_empty() {
             let name = format!("{}-files", self.name);
-            spec["volumes"] = json!([{ "name": "files", "configMap": { "name": name } }]);
+            volumes.push(json!({ "name": "files", "configMap": { "name": name } }));
+        }
+        if let Some(arguments) = &self.agent {
+            spec["initContainers"] = json!([agent::container(arguments)]);
+            volumes.extend(agent::volumes());
+        }
+        spec["volumes"] = volumes.into();
+        let mut pod_labels = labels.clone();
+        for (name, value) in &self.labels {
+            pod_labels[name] = value.as_str().into();
         }
         json!({
             "apiVersion": "apps/v1",
@@ -251,7 +286,7 @@ impl App {
             "spec": {
                 "replicas": self.replicas,
                 "selector": { "matchLabels": labels },
-                "template": { "metadata": { "labels": labels, "annotations": annotations }, "spec": spec },
+                "template": { "metadata": { "labels": pod_labels, "annotations": annotations }, "spec": spec },
             },
         })
     }
@@ -284,9 +319,14 @@ impl App {
         if let Some(probe) = &self.probe {
             container["readinessProbe"] = probe.clone();
         }
+        let mut mounts = Vec::new();
         if !self.files.is_empty() {
-            container["volumeMounts"] = json!([{ "name": "files", "mountPath": FILES }]);
+            mounts.push(json!({ "name": "files", "mountPath": FILES }));
         }
+        if self.agent.is_some() {
+            mounts.push(agent::state());
+        }
+        container["volumeMounts"] = mounts.into();
         container
     }
 }
