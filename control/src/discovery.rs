@@ -33,8 +33,8 @@ use tulle_xds_proto::ResourceType;
 
 use crate::app::listener::Bounds;
 use crate::store::{Kind, ObjectKey, Store, Update, Updates, World};
-use crate::translate::{self, Affected, ClientKind, Overruled};
-use catalog::{Catalog, ROOT_CA};
+use crate::translate::{self, Affected, ClientKind, Overruled, ROOT_CA};
+use catalog::Catalog;
 use index::{Index, Mailbox, StreamId};
 use metrics::Metrics;
 use subscription::{Status, Subscription};

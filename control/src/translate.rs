@@ -3,11 +3,12 @@
 //! Nothing here remembers anything or looks at a clock, and what is encoded is encoded the same way every time (sorted
 //! lists, no map of more than one key), so a resource's bytes are its version. The view is the cache key: whatever a
 //! resource depends on besides the world is in the view that [`view_for`] gives for it. Shapes are described where they
-//! are made: [`listener`], [`inbound`], [`route`], [`cluster`], [`endpoints`], [`workload`].
+//! are made: [`listener`], [`inbound`], [`route`], [`cluster`], [`endpoints`], [`workload`]; Envoy's in [`envoy`].
 
 mod affected;
 mod cluster;
 mod endpoints;
+mod envoy;
 mod filter;
 mod inbound;
 mod listener;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
+use tulle_xds_proto::envoy::config::listener::v3::Listener;
 use tulle_xds_proto::{ResourceType, prost};
 
 pub use affected::Affected;
@@ -29,7 +31,11 @@ pub use mtls::{Overruled, overruled};
 pub use name::ResourceName;
 pub use subject::{Reach, Subject};
 
+use crate::store::service::Addressing;
 use crate::store::{ObjectKey, Pod, World};
+
+/// The one secret that the control plane serves: the trust bundle. Private keys never leave their workload.
+pub(crate) const ROOT_CA: &str = "ROOTCA";
 
 /// The kinds of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -92,7 +98,9 @@ impl ProxyView {
 pub fn view_for(world: &World, view: &ProxyView, resource: ResourceType, name: &str) -> ProxyView {
     let mut part = ProxyView::of_kind(view.kind);
     match (resource, ResourceName::parse(world.mesh(), name)) {
-        (ResourceType::Listener, Some(ResourceName::Inbound)) => part.pod = view.pod.clone(),
+        (ResourceType::Listener, Some(ResourceName::Inbound | ResourceName::Capture)) => {
+            part.pod = view.pod.clone();
+        }
         (ResourceType::Route, Some(ResourceName::Service { key, .. })) => {
             part.namespace = view
                 .namespace
@@ -123,22 +131,16 @@ pub fn resource(
     }
     let parsed = ResourceName::parse(world.mesh(), name)?;
     match resource {
-        ResourceType::Listener => match parsed {
-            ResourceName::Outbound(address) => {
-                listener::outbound(world, name, address).map(|it| encode(&it))
-            }
-            ResourceName::Inbound => {
-                inbound::listener(world, view.pod.as_ref()?).map(|it| encode(&it))
-            }
-            _ => None,
-        },
+        ResourceType::Listener => listener_of(world, view, name, &parsed).map(|it| encode(&it)),
         ResourceType::Route => match parsed {
             ResourceName::Service { key, port } => {
                 route::table(world, view, name, &key, port).map(|it| encode(&it))
             }
             _ => None,
         },
-        ResourceType::Cluster => cluster::cluster(world, name, &parsed).map(|it| encode(&it)),
+        ResourceType::Cluster => {
+            cluster::cluster(world, view.kind, name, &parsed).map(|it| encode(&it))
+        }
         ResourceType::Endpoints => match parsed {
             ResourceName::Service { key, port } => {
                 endpoints::of_service(world, view, name, &key, port).map(|it| encode(&it))
@@ -152,36 +154,79 @@ pub fn resource(
     }
 }
 
+fn listener_of(
+    world: &World,
+    view: &ProxyView,
+    name: &str,
+    parsed: &ResourceName,
+) -> Option<Listener> {
+    match (parsed, view.kind) {
+        (ResourceName::Outbound(address), ClientKind::Envoy) => {
+            envoy::outbound(world, name, *address)
+        }
+        (ResourceName::Outbound(address), _) => listener::outbound(world, name, *address),
+        (ResourceName::Inbound, ClientKind::Envoy) => envoy::inbound(world, view.pod.as_ref()?),
+        (ResourceName::Inbound, _) => inbound::listener(world, view.pod.as_ref()?),
+        (ResourceName::Capture, ClientKind::Envoy) => envoy::capture(world, view.pod.as_ref()?),
+        _ => None,
+    }
+}
+
 /// Names of all resources of a type that a client may see, sorted: what `*` means. Pods are not among them, only Services.
 #[must_use]
 pub fn names(world: &World, view: &ProxyView, resource: ResourceType) -> Vec<String> {
+    let mesh = world.mesh();
     let mut names = Vec::new();
     for service in world.services() {
         for port in &service.ports {
             match resource {
-                ResourceType::Listener => names.extend(service.vips().iter().map(|vip| {
-                    ResourceName::Outbound((*vip, port.port).into()).format(world.mesh())
-                })),
-                ResourceType::Cluster => {
+                ResourceType::Listener => names.extend(
+                    service
+                        .vips()
+                        .iter()
+                        .map(|vip| ResourceName::Outbound((*vip, port.port).into()).format(mesh)),
+                ),
+                ResourceType::Cluster if service.addressing != Addressing::External => {
                     let name = ResourceName::Service {
                         key: service.key.clone(),
                         port: port.port,
                     };
-                    if cluster::cluster(world, "", &name).is_some() {
-                        names.push(name.format(world.mesh()));
-                    }
+                    names.push(name.format(mesh));
                 }
                 _ => {}
             }
         }
     }
-    if let (ResourceType::Listener, Some(pod)) = (resource, &view.pod)
-        && world.pod(pod).is_some()
-    {
-        names.push(ResourceName::Inbound.format(world.mesh()));
+    if let Some(pod) = view.pod.as_ref().filter(|pod| world.pod(pod).is_some()) {
+        names.extend(own_names(world, view.kind, pod, resource));
     }
     names.sort();
     names
+}
+
+/// Names of the resources that are about the client's own pod.
+fn own_names(
+    world: &World,
+    kind: ClientKind,
+    pod: &ObjectKey,
+    resource: ResourceType,
+) -> Vec<String> {
+    let apps = || {
+        envoy::ports_of(world, pod)
+            .into_iter()
+            .map(ResourceName::App)
+    };
+    let names = match (resource, kind) {
+        (ResourceType::Listener, ClientKind::Envoy) => {
+            vec![ResourceName::Inbound, ResourceName::Capture]
+        }
+        (ResourceType::Listener, _) => vec![ResourceName::Inbound],
+        (ResourceType::Cluster, ClientKind::Envoy) => {
+            apps().chain([ResourceName::Passthrough]).collect()
+        }
+        _ => Vec::new(),
+    };
+    names.iter().map(|name| name.format(world.mesh())).collect()
 }
 
 fn encode(message: &impl Message) -> Bytes {

@@ -18,10 +18,7 @@ use tulle_xds_proto::prost::Message;
 use super::metrics::Metrics;
 use super::resource::{Encoded, Name};
 use crate::store::World;
-use crate::translate::{self, Affected, ProxyView, Reach, Subject};
-
-/// The one secret that the control plane serves: the trust bundle. Private keys never leave their workload.
-pub(crate) const ROOT_CA: &str = "ROOTCA";
+use crate::translate::{self, Affected, ProxyView, ROOT_CA, Reach, Subject};
 
 /// The encoded resources.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use tulle_xds_proto::envoy::config::cluster::v3::cluster::{
-    ClusterDiscoveryType, DiscoveryType, EdsClusterConfig,
+    ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
 use tulle_xds_proto::envoy::config::cluster::v3::{
     CircuitBreakers, Cluster, LoadBalancingPolicy, OutlierDetection, circuit_breakers,
@@ -31,21 +31,42 @@ use tulle_xds_proto::pack;
 
 use super::filter::{self, number};
 use super::name::ResourceName;
-use super::{endpoints, protocol};
+use super::{ClientKind, endpoints, envoy, protocol};
 use crate::store::World;
 use crate::store::service::{Addressing, AppProtocol};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The cluster of a name.
-pub(super) fn cluster(world: &World, name: &str, parsed: &ResourceName) -> Option<Cluster> {
+/// How long a connection to a destination that is not known may take to come about: as long as without a sidecar.
+pub(super) const PASSTHROUGH_CONNECT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The cluster of a name, as a kind of client sees it.
+pub(super) fn cluster(
+    world: &World,
+    kind: ClientKind,
+    name: &str,
+    parsed: &ResourceName,
+) -> Option<Cluster> {
+    if let (ResourceName::Passthrough, ClientKind::Envoy) = (parsed, kind) {
+        return Some(envoy::passthrough(name));
+    }
+    let (protocol, cluster) = of_all(world, name, parsed)?;
+    Some(match kind {
+        ClientKind::Envoy => envoy::for_envoy(world, parsed, protocol, cluster),
+        ClientKind::Tulle | ClientKind::Grpc => cluster,
+    })
+}
+
+/// What all clients' clusters have, and what they speak.
+fn of_all(world: &World, name: &str, parsed: &ResourceName) -> Option<(AppProtocol, Cluster)> {
     match parsed {
         ResourceName::Service { key, port } => {
             let service = world
                 .service(key)
                 .filter(|service| service.addressing != Addressing::External)?;
             let protocol = service.port(*port)?.protocol;
-            Some(eds(name, protocol, service.client_ip_affinity.is_some()))
+            let sticky = service.client_ip_affinity.is_some();
+            Some((protocol, eds(name, protocol, sticky)))
         }
         ResourceName::Pod { key, port, ipv6 } => {
             let pod = world.pod(key)?;
@@ -54,22 +75,27 @@ pub(super) fn cluster(world: &World, name: &str, parsed: &ResourceName) -> Optio
                 .get(port)
                 .map(|port| port.protocol)
                 .unwrap_or_default();
-            Some(eds(name, protocol, false))
+            Some((protocol, eds(name, protocol, false)))
         }
-        ResourceName::App(_) => Some(Cluster {
-            name: name.to_owned(),
-            connect_timeout: Some(filter::duration(CONNECT_TIMEOUT)),
-            cluster_discovery_type: Some(ClusterDiscoveryType::Type(
-                DiscoveryType::OriginalDst.into(),
-            )),
-            lb_policy:
-                tulle_xds_proto::envoy::config::cluster::v3::cluster::LbPolicy::ClusterProvided
-                    .into(),
-            circuit_breakers: Some(limits()),
-            typed_extension_protocol_options: protocol_options(AppProtocol::Detect),
-            ..Cluster::default()
-        }),
-        ResourceName::Outbound(_) | ResourceName::Inbound => None,
+        ResourceName::App(_) => Some((AppProtocol::Detect, app(name))),
+        ResourceName::Outbound(_)
+        | ResourceName::Inbound
+        | ResourceName::Capture
+        | ResourceName::Passthrough => None,
+    }
+}
+
+fn app(name: &str) -> Cluster {
+    Cluster {
+        name: name.to_owned(),
+        connect_timeout: Some(filter::duration(CONNECT_TIMEOUT)),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(
+            DiscoveryType::OriginalDst.into(),
+        )),
+        lb_policy: LbPolicy::ClusterProvided.into(),
+        circuit_breakers: Some(limits()),
+        typed_extension_protocol_options: protocol_options(AppProtocol::Detect),
+        ..Cluster::default()
     }
 }
 
@@ -108,7 +134,7 @@ fn policies(sticky: bool) -> LoadBalancingPolicy {
     LoadBalancingPolicy { policies }
 }
 
-fn limits() -> CircuitBreakers {
+pub(super) fn limits() -> CircuitBreakers {
     let budget = circuit_breakers::thresholds::RetryBudget {
         budget_percent: Some(Percent { value: 20.0 }),
         min_retry_concurrency: number(10),
@@ -156,7 +182,10 @@ fn protocol_options(protocol: AppProtocol) -> HashMap<String, Any> {
         }
         AppProtocol::Http | AppProtocol::Detect => {
             UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
-                http_protocol_options: Some(Http1ProtocolOptions::default()),
+                http_protocol_options: Some(Http1ProtocolOptions {
+                    enable_trailers: true,
+                    ..Http1ProtocolOptions::default()
+                }),
                 http2_protocol_options: Some(Http2ProtocolOptions::default()),
                 ..UseDownstreamHttpConfig::default()
             })

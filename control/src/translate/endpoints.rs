@@ -5,7 +5,7 @@
 //! Ready endpoints are HEALTHY, serving ones that terminate DRAINING (HEALTHY for foreign clients when nothing is ready,
 //! who would not use them otherwise), all others are left out.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -194,17 +194,23 @@ fn endpoint(
     pod: Option<&Pod>,
     health: HealthStatus,
 ) -> LbEndpoint {
-    let metadata = pod.map(|pod| {
+    let metadata = pod.and_then(|pod| {
         let mtls = mtls::is_mtls(world, pod, address.port());
-        let ours = pack(&workload::endpoint(world, pod, mtls));
-        let filter_metadata = if view.kind == ClientKind::Envoy && mtls {
-            transport_match()
-        } else {
-            HashMap::new()
-        };
-        Metadata {
-            filter_metadata,
-            typed_filter_metadata: HashMap::from([(ENDPOINT_METADATA.to_owned(), ours)]),
+        match view.kind {
+            ClientKind::Envoy => mtls.then(|| Metadata {
+                filter_metadata: HashMap::from([(
+                    "envoy.transport_socket_match".to_owned(),
+                    transport_match(),
+                )]),
+                ..Metadata::default()
+            }),
+            ClientKind::Tulle | ClientKind::Grpc => {
+                let ours = pack(&workload::endpoint(world, pod, mtls));
+                Some(Metadata {
+                    typed_filter_metadata: HashMap::from([(ENDPOINT_METADATA.to_owned(), ours)]),
+                    ..Metadata::default()
+                })
+            }
         }
     });
     let address = Some(filter::socket_address(address));
@@ -220,12 +226,37 @@ fn endpoint(
 }
 
 /// What makes Envoy choose the mTLS transport socket of the cluster.
-fn transport_match() -> HashMap<String, Struct> {
+pub(super) fn transport_match() -> Struct {
     let yes = Value {
         kind: Some(value::Kind::StringValue("true".to_owned())),
     };
-    let fields = HashMap::from([("mtls".to_owned(), yes)]);
-    HashMap::from([("envoy.transport_socket_match".to_owned(), Struct { fields })])
+    Struct {
+        fields: HashMap::from([("mtls".to_owned(), yes)]),
+    }
+}
+
+/// The SPIFFE ids of all endpoints of a Service that are called with mTLS, ready or not.
+pub(super) fn identities(world: &World, service: &ObjectKey) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for slice in world.slices_of(service) {
+        let pods = slice
+            .endpoints
+            .iter()
+            .filter_map(|it| pod_behind(world, it).ok()?);
+        for pod in pods {
+            let is_mtls = |(_, port): &(Arc<str>, u16)| mtls::is_mtls(world, pod, *port);
+            if slice.ports.iter().any(is_mtls) {
+                found.insert(mtls::spiffe_id(world.mesh(), pod));
+            }
+        }
+    }
+    found
+}
+
+/// The SPIFFE id of a pod, if that port is called with mTLS.
+pub(super) fn identity(world: &World, pod: &ObjectKey, port: u16) -> Option<String> {
+    let pod = world.pod(pod)?;
+    mtls::is_mtls(world, pod, port).then(|| mtls::spiffe_id(world.mesh(), pod))
 }
 
 fn assignment(

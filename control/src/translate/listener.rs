@@ -21,61 +21,81 @@ use tulle_xds_proto::pack;
 
 use super::filter::{self, Routes};
 use super::name::ResourceName;
-use super::{protocol, route};
+use super::{ClientKind, protocol, route};
 use crate::store::service::AppProtocol;
 use crate::store::{Pod, Service, World};
 
+/// What an original destination turns out to be.
+pub(super) struct Destination {
+    pub(super) protocol: AppProtocol,
+    /// The cluster behind it.
+    pub(super) cluster: String,
+    /// Whether a client stays with one endpoint.
+    pub(super) sticky: bool,
+    /// Whether it is a Service, whose routes are in RDS under the name of the cluster.
+    pub(super) is_service: bool,
+}
+
+impl Destination {
+    /// What is known of an address, if anything is.
+    pub(super) fn of(world: &World, address: SocketAddr) -> Option<Self> {
+        if let Some(service) = world.service_by_vip(address.ip()) {
+            Self::service(world, address, service)
+        } else {
+            Self::pod(world, address, world.pod_by_ip(address.ip())?)
+        }
+    }
+
+    fn service(world: &World, address: SocketAddr, service: &Service) -> Option<Self> {
+        let port = service.port(address.port())?;
+        let cluster = ResourceName::Service {
+            key: service.key.clone(),
+            port: port.port,
+        };
+        Some(Self {
+            protocol: port.protocol,
+            cluster: cluster.format(world.mesh()),
+            sticky: service.client_ip_affinity.is_some(),
+            is_service: true,
+        })
+    }
+
+    fn pod(world: &World, address: SocketAddr, pod: &Pod) -> Option<Self> {
+        if address.port() == 0 {
+            return None;
+        }
+        let declared = protocol::pod_ports(world, pod)
+            .get(&address.port())
+            .map(|port| port.protocol);
+        let cluster = ResourceName::Pod {
+            key: pod.key.clone(),
+            port: address.port(),
+            ipv6: address.is_ipv6(),
+        };
+        Some(Self {
+            protocol: declared.unwrap_or_default(),
+            cluster: cluster.format(world.mesh()),
+            sticky: false,
+            is_service: false,
+        })
+    }
+
+    /// Where its routes are.
+    pub(super) fn routes(&self, kind: ClientKind) -> Routes {
+        if self.is_service {
+            Routes::Named(self.cluster.clone())
+        } else {
+            Routes::Inline(Box::new(route::to_cluster(kind, &self.cluster)))
+        }
+    }
+}
+
 /// The listener of an original destination.
 pub(super) fn outbound(world: &World, name: &str, address: SocketAddr) -> Option<Listener> {
-    if let Some(service) = world.service_by_vip(address.ip()) {
-        of_service(world, name, address, service)
-    } else {
-        of_pod(world, name, address, world.pod_by_ip(address.ip())?)
-    }
-}
-
-fn of_service(
-    world: &World,
-    name: &str,
-    address: SocketAddr,
-    service: &Service,
-) -> Option<Listener> {
-    let port = service.port(address.port())?;
-    let cluster = ResourceName::Service {
-        key: service.key.clone(),
-        port: port.port,
-    }
-    .format(world.mesh());
-    let http = filter::http(&cluster, Routes::Named(cluster.clone()));
-    let tcp = filter::tcp(&cluster, service.client_ip_affinity.is_some());
-    Some(listener(name, address, port.protocol, http, tcp))
-}
-
-fn of_pod(world: &World, name: &str, address: SocketAddr, pod: &Pod) -> Option<Listener> {
-    if address.port() == 0 {
-        return None;
-    }
-    let declared = protocol::pod_ports(world, pod)
-        .get(&address.port())
-        .map(|port| port.protocol);
-    let cluster = ResourceName::Pod {
-        key: pod.key.clone(),
-        port: address.port(),
-        ipv6: address.is_ipv6(),
-    }
-    .format(world.mesh());
-    let http = filter::http(
-        &cluster,
-        Routes::Inline(Box::new(route::to_cluster(&cluster, &cluster))),
-    );
-    let tcp = filter::tcp(&cluster, false);
-    Some(listener(
-        name,
-        address,
-        declared.unwrap_or_default(),
-        http,
-        tcp,
-    ))
+    let destination = Destination::of(world, address)?;
+    let http = filter::http(&destination.cluster, destination.routes(ClientKind::Tulle));
+    let tcp = filter::tcp(&destination.cluster, destination.sticky);
+    Some(listener(name, address, destination.protocol, http, tcp))
 }
 
 fn listener(

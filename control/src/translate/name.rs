@@ -16,6 +16,10 @@ pub enum ResourceName {
     Outbound(SocketAddr),
     /// `inbound`: the listener of the client's own pod.
     Inbound,
+    /// `outbound`: the listener of captured connections, for clients that have to be told to listen.
+    Capture,
+    /// `passthrough`: the cluster of destinations that are not known.
+    Passthrough,
     /// `outbound|PORT||NAME.NS.svc.DOMAIN`: a port of a Service; route table, cluster and load assignment.
     Service {
         /// The Service.
@@ -49,6 +53,8 @@ impl ResourceName {
         let parts: Vec<&str> = name.split('|').collect();
         Some(match parts.as_slice() {
             ["inbound"] => Self::Inbound,
+            ["outbound"] => Self::Capture,
+            ["passthrough"] => Self::Passthrough,
             ["inbound", port, "", ""] => Self::App(port.parse().ok()?),
             ["outbound", ip, port] => Self::Outbound(SocketAddr::new(
                 ip.parse::<IpAddr>().ok()?,
@@ -82,6 +88,8 @@ impl ResourceName {
         match self {
             Self::Outbound(address) => format!("outbound|{}|{}", address.ip(), address.port()),
             Self::Inbound => "inbound".to_owned(),
+            Self::Capture => "outbound".to_owned(),
+            Self::Passthrough => "passthrough".to_owned(),
             Self::Service { key, port } => format!("outbound|{port}||{}", host(mesh, key)),
             Self::Pod { key, port, ipv6 } => {
                 let family = if *ipv6 { IPV6 } else { "" };
@@ -109,6 +117,8 @@ mod tests {
         let mesh = MeshSettings::default();
         for name in [
             "inbound",
+            "outbound",
+            "passthrough",
             "inbound|8080||",
             "outbound|10.0.0.1|80",
             "outbound|fd00::1|80",

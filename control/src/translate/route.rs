@@ -10,16 +10,18 @@ mod matching;
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+use http::Method;
 use tulle_xds_proto::envoy::config::route::v3::{
-    Route as WireRoute, RouteConfiguration, VirtualHost, route,
+    Route as WireRoute, RouteConfiguration, RouteMatch, VirtualHost, route,
 };
 use tulle_xds_proto::google::protobuf::BoolValue;
 
-use super::ProxyView;
 use super::name::ResourceName;
+use super::{ClientKind, ProxyView};
 use crate::store::route::{Match, PathMatch, Route, RouteKind, Rule};
 use crate::store::service::{Addressing, AppProtocol, ServicePort};
 use crate::store::{ObjectKey, World};
+use action::Methods;
 
 /// The table of a port of a Service.
 pub(super) fn table(
@@ -41,32 +43,62 @@ pub(super) fn table(
             cluster: name,
             sticky: service.client_ip_affinity.is_some(),
         };
-        return Some(configuration(
-            name,
-            vec![everything(own.forward(view.kind))],
-        ));
+        return Some(configuration(name, own_routes(view.kind, &own)));
     }
     let routes = ordered(&routes)
         .into_iter()
-        .map(|(route, rule, matches)| WireRoute {
-            name: rule_name(route, rule),
-            r#match: Some(matching::matches(matches)),
-            ..action::route(world, view.kind, rule, matches)
+        .flat_map(|(route, rule, matches)| {
+            let named = move |methods| WireRoute {
+                name: rule_name(route, rule),
+                ..action::route(world, view.kind, rule, (matches, methods))
+            };
+            let method = matches.method.as_ref();
+            by_method(view.kind, matching::matches(matches), method, named)
         })
         .collect();
     Some(configuration(name, routes))
 }
 
-/// The table that sends everything to a cluster of one pod.
-pub(super) fn to_cluster(name: &str, cluster: &str) -> RouteConfiguration {
+/// Everything, to a cluster of the destination's own.
+fn own_routes(kind: ClientKind, own: &action::Own<'_>) -> Vec<WireRoute> {
+    by_method(kind, matching::everything(), None, |methods| WireRoute {
+        action: Some(own.forward(kind, methods)),
+        ..WireRoute::default()
+    })
+}
+
+/// The routes of one match. Envoy's retry policies do not mind methods, so it gets one route for the idempotent ones and
+/// another one for the rest.
+fn by_method(
+    kind: ClientKind,
+    matches: RouteMatch,
+    method: Option<&Method>,
+    route: impl Fn(Methods) -> WireRoute,
+) -> Vec<WireRoute> {
+    let of = |matches, methods| WireRoute {
+        r#match: Some(matches),
+        ..route(methods)
+    };
+    match (kind, method) {
+        (ClientKind::Tulle | ClientKind::Grpc, _) => vec![of(matches, Methods::All)],
+        (ClientKind::Envoy, Some(method)) if method.is_idempotent() => {
+            vec![of(matches, Methods::Idempotent)]
+        }
+        (ClientKind::Envoy, Some(_)) => vec![of(matches, Methods::Others)],
+        (ClientKind::Envoy, None) => vec![
+            of(matching::idempotent(matches.clone()), Methods::Idempotent),
+            of(matches, Methods::Others),
+        ],
+    }
+}
+
+/// The table that sends everything to a cluster of one pod, and is called like it.
+pub(super) fn to_cluster(kind: ClientKind, cluster: &str) -> RouteConfiguration {
     let own = action::Own {
         cluster,
         sticky: false,
     };
-    configuration(
-        name,
-        vec![everything(own.forward(super::ClientKind::Tulle))],
-    )
+    configuration(cluster, own_routes(kind, &own))
 }
 
 /// The table that sends everything to the app, once.

@@ -35,7 +35,7 @@ impl Subject {
         use ResourceType::{Cluster, Endpoints, Listener, Route};
         match (resource, ResourceName::parse(mesh, name)) {
             (Listener, Some(ResourceName::Outbound(address))) => Self::Address(address.ip()),
-            (Listener, Some(ResourceName::Inbound)) => {
+            (Listener, Some(ResourceName::Inbound | ResourceName::Capture)) => {
                 view.pod.clone().map_or(Self::Nothing, Self::Pod)
             }
             (Route | Cluster | Endpoints, Some(ResourceName::Service { key, .. })) => {

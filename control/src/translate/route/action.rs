@@ -8,13 +8,16 @@
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
+use tulle_runtime::names::UNPROCESSED_HEADER;
 use tulle_xds_proto::envoy::config::core::v3::{
     HeaderValue as WireHeader, HeaderValueOption, header_value_option::HeaderAppendAction,
 };
 use tulle_xds_proto::envoy::config::route::v3::redirect_action::{
     PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
 };
-use tulle_xds_proto::envoy::config::route::v3::retry_policy::RetryBackOff;
+use tulle_xds_proto::envoy::config::route::v3::retry_policy::{
+    RetryBackOff, RetryHostPredicate, retry_host_predicate,
+};
 use tulle_xds_proto::envoy::config::route::v3::route_action::{
     ClusterNotFoundResponseCode, ClusterSpecifier, HashPolicy, HostRewriteSpecifier, hash_policy,
 };
@@ -23,11 +26,14 @@ use tulle_xds_proto::envoy::config::route::v3::{
     DirectResponseAction, RedirectAction, RetryPolicy, Route as WireRoute, RouteAction,
     WeightedCluster, route,
 };
+use tulle_xds_proto::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use tulle_xds_proto::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher};
+use tulle_xds_proto::pack;
 
 use super::super::ClientKind;
 use super::super::filter::{duration, number};
 use super::backend_cluster;
+use super::matching::{exact, header};
 use crate::store::World;
 use crate::store::route::{
     Action, BackendTarget, Forward, HeaderChanges, Match, PathMatch, PathRewrite, Redirect, Retry,
@@ -46,12 +52,23 @@ pub(super) struct Own<'a> {
     pub(super) sticky: bool,
 }
 
+/// The methods that a route is for, as far as its retries depend on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Methods {
+    /// All: the client minds by itself which of them are idempotent, or cannot.
+    All,
+    /// Idempotent ones (RFC 9110, 9.2.2): what may have been processed is tried again too.
+    Idempotent,
+    /// The others: only what was surely not processed.
+    Others,
+}
+
 impl Own<'_> {
     /// Everything goes there, with the default retry policy.
-    pub(super) fn forward(&self, kind: ClientKind) -> route::Action {
+    pub(super) fn forward(&self, kind: ClientKind, methods: Methods) -> route::Action {
         route::Action::Route(RouteAction {
             timeout: Some(duration(Duration::ZERO)),
-            retry_policy: Some(retry_policy(kind, None, None)),
+            retry_policy: Some(retry_policy((kind, methods), None, None)),
             hash_policy: by_source(self.sticky),
             cluster_specifier: Some(ClusterSpecifier::Cluster(self.cluster.to_owned())),
             ..RouteAction::default()
@@ -69,9 +86,14 @@ pub(super) fn once(cluster: &str) -> route::Action {
 }
 
 /// A rule's action and header changes, for one of its matches.
-pub(super) fn route(world: &World, kind: ClientKind, rule: &Rule, matches: &Match) -> WireRoute {
+pub(super) fn route(
+    world: &World,
+    kind: ClientKind,
+    rule: &Rule,
+    (matches, methods): (&Match, Methods),
+) -> WireRoute {
     let action = match &rule.action {
-        Action::Forward(forward) => forward_to(world, kind, forward, matches),
+        Action::Forward(forward) => forward_to(world, (kind, methods), forward, matches),
         Action::Redirect(redirect) => route::Action::Redirect(redirect_to(redirect, kind, matches)),
     };
     WireRoute {
@@ -86,7 +108,7 @@ pub(super) fn route(world: &World, kind: ClientKind, rule: &Rule, matches: &Matc
 
 fn forward_to(
     world: &World,
-    kind: ClientKind,
+    (kind, methods): (ClientKind, Methods),
     forward: &Forward,
     matches: &Match,
 ) -> route::Action {
@@ -100,7 +122,7 @@ fn forward_to(
         cluster_not_found_response_code: ClusterNotFoundResponseCode::InternalServerError.into(),
         timeout: Some(duration(forward.timeout.unwrap_or_default())),
         retry_policy: Some(retry_policy(
-            kind,
+            (kind, methods),
             forward.retry.as_ref(),
             forward.backend_timeout,
         )),
@@ -251,22 +273,16 @@ fn substitute(regex: String, substitution: &str) -> RegexMatchAndSubstitute {
 }
 
 fn retry_policy(
-    kind: ClientKind,
+    (kind, methods): (ClientKind, Methods),
     retry: Option<&Retry>,
     per_try_timeout: Option<Duration>,
 ) -> RetryPolicy {
-    let on = match (retry, kind) {
-        (None, ClientKind::Tulle) => "connect-failure,refused-stream,reset,gateway-error",
-        (None, _) => "connect-failure,refused-stream,reset-before-request",
-        (Some(retry), _) if retry.codes.is_empty() => "connect-failure,refused-stream,reset",
-        (Some(_), _) => "connect-failure,refused-stream,reset,retriable-status-codes",
-    };
     let codes = retry.map_or(&[][..], |retry| &retry.codes);
     let base = retry
         .and_then(|retry| retry.backoff)
         .unwrap_or(BACKOFF_BASE);
-    RetryPolicy {
-        retry_on: on.to_owned(),
+    let policy = RetryPolicy {
+        retry_on: retry_on(kind, methods, retry),
         num_retries: number(retry.map_or(RETRIES, |retry| retry.attempts)),
         per_try_timeout: per_try_timeout
             .filter(|timeout| !timeout.is_zero())
@@ -277,7 +293,46 @@ fn retry_policy(
             max_interval: Some(duration(BACKOFF_MAX.max(base * 10))),
         }),
         ..RetryPolicy::default()
+    };
+    match kind {
+        ClientKind::Envoy => elsewhere(policy),
+        ClientKind::Tulle | ClientKind::Grpc => policy,
     }
+}
+
+fn retry_on(kind: ClientKind, methods: Methods, retry: Option<&Retry>) -> String {
+    let answers = match retry {
+        None => ",gateway-error",
+        Some(retry) if retry.codes.is_empty() => "",
+        Some(_) => ",retriable-status-codes",
+    };
+    match (kind, methods, retry) {
+        (ClientKind::Envoy, Methods::Idempotent, _) => {
+            format!("connect-failure,refused-stream,retriable-headers,reset{answers}")
+        }
+        (ClientKind::Envoy, ..) => {
+            "connect-failure,refused-stream,retriable-headers,reset-before-request".to_owned()
+        }
+        (ClientKind::Grpc, _, None) => {
+            "connect-failure,refused-stream,reset-before-request".to_owned()
+        }
+        (ClientKind::Tulle | ClientKind::Grpc, ..) => {
+            format!("connect-failure,refused-stream,reset{answers}")
+        }
+    }
+}
+
+/// What our proxy does by itself: it prefers another endpoint for a retry, and knows the mark "not processed".
+fn elsewhere(mut policy: RetryPolicy) -> RetryPolicy {
+    policy.retry_host_predicate = vec![RetryHostPredicate {
+        name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
+        config_type: Some(retry_host_predicate::ConfigType::TypedConfig(pack(
+            &PreviousHostsPredicate {},
+        ))),
+    }];
+    policy.host_selection_retry_max_attempts = 5;
+    policy.retriable_headers = vec![header(UNPROCESSED_HEADER, exact("1"))];
+    policy
 }
 
 fn by_source(sticky: bool) -> Vec<HashPolicy> {

@@ -16,6 +16,18 @@ pub(super) fn everything() -> RouteMatch {
     }
 }
 
+/// Narrows a match to idempotent methods.
+pub(super) fn idempotent(mut matches: RouteMatch) -> RouteMatch {
+    let methods = StringMatcher {
+        match_pattern: Some(string_matcher::MatchPattern::SafeRegex(regex(
+            "GET|HEAD|OPTIONS|TRACE|PUT|DELETE",
+        ))),
+        ..StringMatcher::default()
+    };
+    matches.headers.push(header(":method", methods));
+    matches
+}
+
 /// One match; a method is a header, as on the wire of HTTP/2.
 pub(super) fn matches(matches: &Match) -> RouteMatch {
     let path = match &matches.path {
@@ -50,7 +62,7 @@ pub(super) fn matches(matches: &Match) -> RouteMatch {
     }
 }
 
-fn header(name: &str, value: StringMatcher) -> HeaderMatcher {
+pub(super) fn header(name: &str, value: StringMatcher) -> HeaderMatcher {
     HeaderMatcher {
         name: name.to_owned(),
         header_match_specifier: Some(header_matcher::HeaderMatchSpecifier::StringMatch(value)),
@@ -68,7 +80,7 @@ fn string(value: &StringMatch) -> StringMatcher {
     }
 }
 
-fn exact(value: &str) -> StringMatcher {
+pub(super) fn exact(value: &str) -> StringMatcher {
     StringMatcher {
         match_pattern: Some(string_matcher::MatchPattern::Exact(value.to_owned())),
         ..StringMatcher::default()

@@ -1,0 +1,109 @@
+//! Envoy's outbound listeners: the one that captured connections reach, and one for each destination.
+//!
+//! A destination's listener does not bind. Declared HTTP has a chain for each version that the HTTP inspector finds, the
+//! rest counts as HTTP/1; where nothing is declared the rest is opaque; what is declared opaque is not looked at. Clusters
+//! offer what they are mostly called with, and a chain says so where it differs (see [`super::cluster`]).
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tulle_runtime::names::{alpn, ports};
+use tulle_xds_proto::envoy::config::core::v3::TrafficDirection;
+use tulle_xds_proto::envoy::config::listener::v3::{
+    Filter, FilterChain, FilterChainMatch, Listener,
+};
+use tulle_xds_proto::google::protobuf::BoolValue;
+
+use super::super::ClientKind;
+use super::super::filter::{self, duration, number};
+use super::super::listener::{Destination, inspectors};
+use super::super::name::ResourceName;
+use super::http::{Client, manager, offer, offer_tcp, tcp};
+use super::{Version, any_address, original_destination};
+use crate::store::service::AppProtocol;
+use crate::store::{ObjectKey, World};
+
+/// How long the first byte of a client is waited for where the server may speak first.
+const SILENCE: Duration = Duration::from_millis(100);
+
+/// The listener that captured connections reach.
+pub(in super::super) fn capture(world: &World, pod: &ObjectKey) -> Option<Listener> {
+    let pod = world.pod(pod)?;
+    let (address, additional_addresses) = any_address(pod, ports::OUTBOUND);
+    let passthrough = tcp(&ResourceName::Passthrough.format(world.mesh()), false);
+    Some(Listener {
+        name: ResourceName::Capture.format(world.mesh()),
+        address: Some(address),
+        additional_addresses,
+        traffic_direction: TrafficDirection::Outbound.into(),
+        use_original_dst: Some(BoolValue { value: true }),
+        listener_filters: vec![original_destination()],
+        // Whoever connects to this very port would go round in circles: a chain without filters closes.
+        filter_chains: vec![FilterChain {
+            filter_chain_match: Some(FilterChainMatch {
+                destination_port: number(ports::OUTBOUND.into()),
+                ..FilterChainMatch::default()
+            }),
+            ..FilterChain::default()
+        }],
+        default_filter_chain: Some(chain(vec![passthrough])),
+        ..Listener::default()
+    })
+}
+
+/// The listener of an original destination.
+pub(in super::super) fn listener(
+    world: &World,
+    name: &str,
+    address: SocketAddr,
+) -> Option<Listener> {
+    let destination = Destination::of(world, address)?;
+    let http = |version| {
+        let routes = destination.routes(ClientKind::Envoy);
+        let manager = manager(&destination.cluster, version, Client::App(address), routes);
+        match version {
+            // What HTTP/1 becomes upstream is the cluster's affair.
+            Version::Http1 => vec![manager],
+            Version::Http2 => vec![offer(alpn::H2), manager],
+        }
+    };
+    let opaque = || vec![offer_tcp(), tcp(&destination.cluster, destination.sticky)];
+    let found = || {
+        Version::BOTH.map(|version| FilterChain {
+            filter_chain_match: Some(version.found()),
+            ..chain(http(version))
+        })
+    };
+    let mut listener = Listener {
+        name: name.to_owned(),
+        address: Some(filter::socket_address(address)),
+        traffic_direction: TrafficDirection::Outbound.into(),
+        bind_to_port: Some(BoolValue { value: false }),
+        ..Listener::default()
+    };
+    match destination.protocol {
+        AppProtocol::Tcp => listener.filter_chains = vec![chain(opaque())],
+        AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc => {
+            listener.listener_filters = inspectors();
+            // The app may take its time before its first request.
+            listener.listener_filters_timeout = Some(duration(Duration::ZERO));
+            listener.filter_chains = found().to_vec();
+            listener.default_filter_chain = Some(chain(http(Version::Http1)));
+        }
+        AppProtocol::Detect => {
+            listener.listener_filters = inspectors();
+            listener.listener_filters_timeout = Some(duration(SILENCE));
+            listener.continue_on_listener_filters_timeout = true;
+            listener.filter_chains = found().to_vec();
+            listener.default_filter_chain = Some(chain(opaque()));
+        }
+    }
+    Some(listener)
+}
+
+fn chain(filters: Vec<Filter>) -> FilterChain {
+    FilterChain {
+        filters,
+        ..FilterChain::default()
+    }
+}
