@@ -3,13 +3,15 @@
 //! Nothing here remembers anything or looks at a clock, and what is encoded is encoded the same way every time (sorted
 //! lists, no map of more than one key), so a resource's bytes are its version. The view is the cache key: whatever a
 //! resource depends on besides the world is in the view that [`view_for`] gives for it. Shapes are described where they
-//! are made: [`listener`], [`inbound`], [`route`], [`cluster`], [`endpoints`], [`workload`]; Envoy's in [`envoy`].
+//! are made: [`listener`], [`inbound`], [`route`], [`cluster`], [`endpoints`], [`workload`]; Envoy's in [`envoy`],
+//! gRPC's in [`grpc`].
 
 mod affected;
 mod cluster;
 mod endpoints;
 mod envoy;
 mod filter;
+mod grpc;
 mod inbound;
 mod listener;
 mod mtls;
@@ -30,6 +32,8 @@ pub use affected::Affected;
 pub use mtls::{Overruled, overruled};
 pub use name::ResourceName;
 pub use subject::{Reach, Subject};
+
+use name::host as host_of;
 
 use crate::store::service::Addressing;
 use crate::store::{ObjectKey, Pod, World};
@@ -97,6 +101,10 @@ impl ProxyView {
 #[must_use]
 pub fn view_for(world: &World, view: &ProxyView, resource: ResourceType, name: &str) -> ProxyView {
     let mut part = ProxyView::of_kind(view.kind);
+    if (resource, view.kind) == (ResourceType::Listener, ClientKind::Grpc) {
+        grpc::view_part(world.mesh(), view, name, &mut part);
+        return part;
+    }
     match (resource, ResourceName::parse(world.mesh(), name)) {
         (ResourceType::Listener, Some(ResourceName::Inbound | ResourceName::Capture)) => {
             part.pod = view.pod.clone();
@@ -107,7 +115,10 @@ pub fn view_for(world: &World, view: &ProxyView, resource: ResourceType, name: &
                 .clone()
                 .filter(|namespace| route::has_consumers(world, &key, namespace));
         }
-        (ResourceType::Endpoints, Some(ResourceName::Service { key, .. })) => {
+        (
+            ResourceType::Endpoints,
+            Some(ResourceName::Service { key, .. } | ResourceName::Meshed { key, .. }),
+        ) => {
             let (node, zone) = endpoints::depends_on_place(world, &key);
             part.node = view.node.clone().filter(|_| node);
             part.zone = view.zone.clone().filter(|_| zone);
@@ -129,6 +140,11 @@ pub fn resource(
     if resource == ResourceType::Address {
         return workload::address(world, name).map(|address| encode(&address));
     }
+    if view.kind == ClientKind::Grpc
+        && let Some(answer) = of_grpc(world, view, resource, name)
+    {
+        return answer;
+    }
     let parsed = ResourceName::parse(world.mesh(), name)?;
     match resource {
         ResourceType::Listener => listener_of(world, view, name, &parsed).map(|it| encode(&it)),
@@ -143,7 +159,7 @@ pub fn resource(
         }
         ResourceType::Endpoints => match parsed {
             ResourceName::Service { key, port } => {
-                endpoints::of_service(world, view, name, &key, port).map(|it| encode(&it))
+                endpoints::of_service(world, view, name, (&key, port), None).map(|it| encode(&it))
             }
             ResourceName::Pod { key, port, ipv6 } => {
                 endpoints::of_pod(world, view, name, (&key, port, ipv6)).map(|it| encode(&it))
@@ -152,6 +168,21 @@ pub fn resource(
         },
         ResourceType::Secret | ResourceType::Address => None,
     }
+}
+
+/// What gRPC is told in its own way; the outer `None` is what it is told as everybody is.
+fn of_grpc(
+    world: &World,
+    view: &ProxyView,
+    resource: ResourceType,
+    name: &str,
+) -> Option<Option<Bytes>> {
+    Some(match resource {
+        ResourceType::Listener => grpc::listener(world, view, name).map(|it| encode(&it)),
+        ResourceType::Cluster => grpc::cluster(world, name).map(|it| encode(&it)),
+        ResourceType::Endpoints => grpc::assignment(world, view, name).map(|it| encode(&it)),
+        ResourceType::Route | ResourceType::Secret | ResourceType::Address => return None,
+    })
 }
 
 fn listener_of(
@@ -180,6 +211,9 @@ pub fn names(world: &World, view: &ProxyView, resource: ResourceType) -> Vec<Str
     for service in world.services() {
         for port in &service.ports {
             match resource {
+                ResourceType::Listener if view.kind == ClientKind::Grpc => {
+                    names.extend(grpc::target_name(world, service, port.port));
+                }
                 ResourceType::Listener => names.extend(
                     service
                         .vips()
@@ -220,7 +254,7 @@ fn own_names(
         (ResourceType::Listener, ClientKind::Envoy) => {
             vec![ResourceName::Inbound, ResourceName::Capture]
         }
-        (ResourceType::Listener, _) => vec![ResourceName::Inbound],
+        (ResourceType::Listener, ClientKind::Tulle) => vec![ResourceName::Inbound],
         (ResourceType::Cluster, ClientKind::Envoy) => {
             apps().chain([ResourceName::Passthrough]).collect()
         }

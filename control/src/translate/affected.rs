@@ -57,7 +57,12 @@ impl Affected {
         let pods = || self.pods.iter().cloned().map(Subject::Pod);
         let addresses = || self.addresses.iter().copied().map(Subject::Address);
         let (anything, subjects) = match resource {
-            ResourceType::Listener => (self.all_inbound, addresses().chain(pods()).collect()),
+            ResourceType::Listener => {
+                // gRPC asks for them by Service.
+                let named = services(&self.service_clusters);
+                let all = addresses().chain(pods()).chain(named);
+                (self.all_inbound, all.collect())
+            }
             ResourceType::Address => (false, addresses().collect()),
             ResourceType::Route => (false, services(&self.service_routes)),
             ResourceType::Cluster | ResourceType::Endpoints => {
@@ -93,6 +98,7 @@ impl Affected {
             (ResourceType::Listener, Subject::Pod(key)) => {
                 self.all_inbound || self.pods.contains(key)
             }
+            (ResourceType::Listener, Subject::Service(key)) => self.service_clusters.contains(key),
             (ResourceType::Route, Subject::Service(key)) => self.service_routes.contains(key),
             (ResourceType::Cluster, Subject::Service(key)) => {
                 // Foreign clients have the identities of the endpoints in the cluster.

@@ -81,7 +81,8 @@ fn of_all(world: &World, name: &str, parsed: &ResourceName) -> Option<(AppProtoc
         ResourceName::Outbound(_)
         | ResourceName::Inbound
         | ResourceName::Capture
-        | ResourceName::Passthrough => None,
+        | ResourceName::Passthrough
+        | ResourceName::Meshed { .. } => None,
     }
 }
 
@@ -117,13 +118,7 @@ fn eds(name: &str, protocol: AppProtocol, sticky: bool) -> Cluster {
 }
 
 /// What a client picks endpoints by: the first of these that it knows.
-fn policies(sticky: bool) -> LoadBalancingPolicy {
-    let policy = |name: &str, config| load_balancing_policy::Policy {
-        typed_extension_config: Some(TypedExtensionConfig {
-            name: format!("envoy.load_balancing_policies.{name}"),
-            typed_config: Some(config),
-        }),
-    };
+pub(super) fn policies(sticky: bool) -> LoadBalancingPolicy {
     let mut policies = vec![
         policy("least_request", pack(&LeastRequest::default())),
         policy("round_robin", pack(&RoundRobin::default())),
@@ -132,6 +127,15 @@ fn policies(sticky: bool) -> LoadBalancingPolicy {
         policies.insert(0, policy("maglev", pack(&Maglev::default())));
     }
     LoadBalancingPolicy { policies }
+}
+
+pub(super) fn policy(name: &str, config: Any) -> load_balancing_policy::Policy {
+    load_balancing_policy::Policy {
+        typed_extension_config: Some(TypedExtensionConfig {
+            name: format!("envoy.load_balancing_policies.{name}"),
+            typed_config: Some(config),
+        }),
+    }
 }
 
 pub(super) fn limits() -> CircuitBreakers {
@@ -153,7 +157,7 @@ pub(super) fn limits() -> CircuitBreakers {
 }
 
 /// Only failures to reach an endpoint count, never its answers.
-fn outlier_detection() -> OutlierDetection {
+pub(super) fn outlier_detection() -> OutlierDetection {
     OutlierDetection {
         split_external_local_origin_errors: true,
         consecutive_local_origin_failure: number(3),

@@ -17,7 +17,7 @@ use tulle_xds_proto::google::protobuf::{Struct, Value, value};
 use tulle_xds_proto::{ENDPOINT_METADATA, pack};
 
 use super::{ClientKind, ProxyView, filter, mtls, workload};
-use crate::store::service::{Addressing, Distribution};
+use crate::store::service::{Addressing, Distribution, ServicePort};
 use crate::store::{Endpoint, ObjectKey, Pod, Service, World};
 
 /// Whether the endpoints of a Service depend on the client's node, and on its zone.
@@ -32,22 +32,25 @@ pub(super) fn depends_on_place(world: &World, service: &ObjectKey) -> (bool, boo
     }
 }
 
-/// The endpoints of a port of a Service; there may be none.
+/// The endpoints of a port of a Service, or only those that are called with mTLS or without; there may be none.
 pub(super) fn of_service(
     world: &World,
     view: &ProxyView,
     name: &str,
-    key: &ObjectKey,
-    port: u16,
+    (key, port): (&ObjectKey, u16),
+    only: Option<bool>,
 ) -> Option<ClusterLoadAssignment> {
     let service = world
         .service(key)
         .filter(|service| service.addressing != Addressing::External)?;
-    let candidates = preferred(
-        service,
-        view,
-        candidates(world, service, &service.port(port)?.name),
-    );
+    let mut candidates = candidates(world, service, &service.port(port)?.name);
+    if let Some(mtls) = only {
+        candidates.retain(|address, it| {
+            let pod = it.pod.as_ref();
+            mtls == pod.is_some_and(|pod| mtls::is_mtls(world, pod, address.port()))
+        });
+    }
+    let candidates = preferred(service, view, candidates);
     let none_ready = !candidates.values().any(|it| it.ready);
     let mut zones: BTreeMap<Option<Arc<str>>, Vec<LbEndpoint>> = BTreeMap::new();
     for (address, candidate) in &candidates {
@@ -251,6 +254,38 @@ pub(super) fn identities(world: &World, service: &ObjectKey) -> BTreeSet<String>
         }
     }
     found
+}
+
+/// How a client that has one way for all endpoints of a cluster calls it.
+pub(super) enum Reached {
+    /// With mTLS: some endpoint wants it, or there is none yet. These are the ids that they may have.
+    Mtls(BTreeSet<String>),
+    /// In plaintext: none of the endpoints wants more.
+    Plaintext,
+}
+
+/// How the endpoints of a Service's port are called, ready or not.
+pub(super) fn reached(world: &World, service: &Service, port: &ServicePort) -> Reached {
+    let (mut ids, mut others) = (BTreeSet::new(), false);
+    for slice in world.slices_of(&service.key) {
+        for (_, number) in slice.ports.iter().filter(|(name, _)| *name == port.name) {
+            let settled = slice
+                .endpoints
+                .iter()
+                .filter_map(|it| pod_behind(world, it).ok());
+            for pod in settled {
+                match pod.filter(|pod| mtls::is_mtls(world, pod, *number)) {
+                    Some(pod) => drop(ids.insert(mtls::spiffe_id(world.mesh(), pod))),
+                    None => others = true,
+                }
+            }
+        }
+    }
+    if ids.is_empty() && others {
+        Reached::Plaintext
+    } else {
+        Reached::Mtls(ids)
+    }
 }
 
 /// The SPIFFE id of a pod, if that port is called with mTLS.

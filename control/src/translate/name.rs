@@ -27,6 +27,14 @@ pub enum ResourceName {
         /// Its port.
         port: u16,
     },
+    /// `mtls|PORT||NAME.NS.svc.DOMAIN`: for gRPC, the endpoints of a port of a Service that are called with mTLS, as a load
+    /// assignment. Under the Service's own name are the others.
+    Meshed {
+        /// The Service.
+        key: ObjectKey,
+        /// Its port.
+        port: u16,
+    },
     /// `pod|PORT||NAME.NS`, or `pod|PORT|ipv6|NAME.NS`: a port of a pod by its address of one family, because an app may
     /// listen on one of them only; cluster and load assignment.
     Pod {
@@ -60,16 +68,14 @@ impl ResourceName {
                 ip.parse::<IpAddr>().ok()?,
                 port.parse().ok()?,
             )),
-            ["outbound", port, "", host] => {
-                let name = host
-                    .strip_suffix(&*mesh.cluster_domain)?
-                    .strip_suffix(".svc.")?;
-                let (name, namespace) = name.rsplit_once('.')?;
-                Self::Service {
-                    key: ObjectKey::new(namespace, name),
-                    port: port.parse().ok()?,
-                }
-            }
+            ["outbound", port, "", host] => Self::Service {
+                key: service(mesh, host)?,
+                port: port.parse().ok()?,
+            },
+            ["mtls", port, "", host] => Self::Meshed {
+                key: service(mesh, host)?,
+                port: port.parse().ok()?,
+            },
             ["pod", port, family, pod] => {
                 let (name, namespace) = pod.rsplit_once('.')?;
                 Self::Pod {
@@ -91,6 +97,7 @@ impl ResourceName {
             Self::Capture => "outbound".to_owned(),
             Self::Passthrough => "passthrough".to_owned(),
             Self::Service { key, port } => format!("outbound|{port}||{}", host(mesh, key)),
+            Self::Meshed { key, port } => format!("mtls|{port}||{}", host(mesh, key)),
             Self::Pod { key, port, ipv6 } => {
                 let family = if *ipv6 { IPV6 } else { "" };
                 format!("pod|{port}|{family}|{}.{}", key.name, key.namespace)
@@ -108,6 +115,15 @@ pub(super) fn host(mesh: &MeshSettings, service: &ObjectKey) -> String {
     )
 }
 
+/// The Service of a fully qualified host name.
+fn service(mesh: &MeshSettings, host: &str) -> Option<ObjectKey> {
+    let name = host
+        .strip_suffix(&*mesh.cluster_domain)?
+        .strip_suffix(".svc.")?;
+    let (name, namespace) = name.rsplit_once('.')?;
+    Some(ObjectKey::new(namespace, name))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +139,7 @@ mod tests {
             "outbound|10.0.0.1|80",
             "outbound|fd00::1|80",
             "outbound|80||reviews.shop.svc.cluster.local",
+            "mtls|80||reviews.shop.svc.cluster.local",
             "pod|80||web-0.v1.shop",
             "pod|80|ipv6|web-0.v1.shop",
         ] {

@@ -5,7 +5,7 @@
 //! at all everything goes to the Service itself. A client whose request matches nothing gets 404 by itself.
 
 mod action;
-mod matching;
+pub(super) mod matching;
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -17,11 +17,13 @@ use tulle_xds_proto::envoy::config::route::v3::{
 use tulle_xds_proto::google::protobuf::BoolValue;
 
 use super::name::ResourceName;
-use super::{ClientKind, ProxyView};
+use super::{ClientKind, ProxyView, grpc};
 use crate::store::route::{Match, PathMatch, Route, RouteKind, Rule};
 use crate::store::service::{Addressing, AppProtocol, ServicePort};
 use crate::store::{ObjectKey, World};
 use action::Methods;
+
+pub(super) use action::{BACKOFF_BASE, BACKOFF_MAX};
 
 /// The table of a port of a Service.
 pub(super) fn table(
@@ -37,6 +39,9 @@ pub(super) fn table(
     let port = service
         .port(port)
         .filter(|port| port.protocol != AppProtocol::Tcp)?;
+    if view.kind == ClientKind::Grpc {
+        return Some(grpc::table(world, view, name, service, port));
+    }
     let routes = attached(world, view, key, port);
     if routes.is_empty() {
         let own = action::Own {
@@ -117,7 +122,7 @@ pub(super) fn has_consumers(world: &World, service: &ObjectKey, namespace: &Arc<
 }
 
 /// The routes that count for a client.
-fn attached<'a>(
+pub(super) fn attached<'a>(
     world: &'a World,
     view: &ProxyView,
     service: &ObjectKey,
@@ -153,7 +158,7 @@ fn attaches(route: &Route, service: &ObjectKey, port: &ServicePort) -> bool {
 }
 
 /// All matches of all rules, in the order of precedence.
-fn ordered<'a>(routes: &[&'a Arc<Route>]) -> Vec<(&'a Route, &'a Rule, &'a Match)> {
+pub(super) fn ordered<'a>(routes: &[&'a Arc<Route>]) -> Vec<(&'a Route, &'a Rule, &'a Match)> {
     let mut matches: Vec<(&Route, &Rule, &Match)> = routes
         .iter()
         .flat_map(|route| route.rules.iter().map(move |rule| (&***route, rule)))
@@ -190,7 +195,7 @@ fn precedence(matches: &Match) -> impl Ord {
     )
 }
 
-fn rule_name(route: &Route, rule: &Rule) -> String {
+pub(super) fn rule_name(route: &Route, rule: &Rule) -> String {
     match (&*rule.name, &route.key) {
         ("", key) => key.to_string(),
         (name, key) => format!("{key}/{name}"),
@@ -205,7 +210,7 @@ fn everything(action: route::Action) -> WireRoute {
     }
 }
 
-fn configuration(name: &str, routes: Vec<WireRoute>) -> RouteConfiguration {
+pub(super) fn configuration(name: &str, routes: Vec<WireRoute>) -> RouteConfiguration {
     let host = VirtualHost {
         name: name.to_owned(),
         domains: vec!["*".to_owned()],
@@ -221,7 +226,7 @@ fn configuration(name: &str, routes: Vec<WireRoute>) -> RouteConfiguration {
 }
 
 /// The cluster of a backend, if the Service and its port exist.
-fn backend_cluster(world: &World, key: &ObjectKey, port: u16) -> (String, bool) {
+pub(super) fn backend_cluster(world: &World, key: &ObjectKey, port: u16) -> (String, bool) {
     let exists = world.service(key).is_some_and(|service| {
         service.addressing != Addressing::External && service.port(port).is_some()
     });

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 
 use tulle_xds_proto::ResourceType;
 
-use super::ProxyView;
 use super::name::ResourceName;
+use super::{ClientKind, ProxyView, grpc};
 use crate::store::{MeshSettings, ObjectKey};
 
 /// The one thing in the world that decides whether a resource of a given type may differ.
@@ -33,14 +33,16 @@ impl Subject {
             return ip.map_or(Self::Nothing, Self::Address);
         }
         use ResourceType::{Cluster, Endpoints, Listener, Route};
+        if (resource, view.kind) == (Listener, ClientKind::Grpc) {
+            return grpc::subject(mesh, view, name);
+        }
         match (resource, ResourceName::parse(mesh, name)) {
             (Listener, Some(ResourceName::Outbound(address))) => Self::Address(address.ip()),
             (Listener, Some(ResourceName::Inbound | ResourceName::Capture)) => {
                 view.pod.clone().map_or(Self::Nothing, Self::Pod)
             }
-            (Route | Cluster | Endpoints, Some(ResourceName::Service { key, .. })) => {
-                Self::Service(key)
-            }
+            (Route | Cluster | Endpoints, Some(ResourceName::Service { key, .. }))
+            | (Endpoints, Some(ResourceName::Meshed { key, .. })) => Self::Service(key),
             (Cluster | Endpoints, Some(ResourceName::Pod { key, .. })) => Self::Pod(key),
             _ => Self::Nothing,
         }

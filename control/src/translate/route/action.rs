@@ -41,8 +41,8 @@ use crate::store::route::{
 };
 
 const RETRIES: u32 = 2;
-const BACKOFF_BASE: Duration = Duration::from_millis(25);
-const BACKOFF_MAX: Duration = Duration::from_millis(250);
+pub(in super::super) const BACKOFF_BASE: Duration = Duration::from_millis(25);
+pub(in super::super) const BACKOFF_MAX: Duration = Duration::from_millis(250);
 
 /// Without routes: a cluster of the destination's own.
 pub(super) struct Own<'a> {
@@ -312,9 +312,6 @@ fn retry_on(kind: ClientKind, methods: Methods, retry: Option<&Retry>) -> String
         }
         (ClientKind::Envoy, ..) => {
             "connect-failure,refused-stream,retriable-headers,reset-before-request".to_owned()
-        }
-        (ClientKind::Grpc, _, None) => {
-            "connect-failure,refused-stream,reset-before-request".to_owned()
         }
         (ClientKind::Tulle | ClientKind::Grpc, ..) => {
             format!("connect-failure,refused-stream,reset{answers}")

@@ -9,7 +9,7 @@ use tulle_xds_proto::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher, s
 use crate::store::route::{Match, PathMatch, StringMatch};
 
 /// The match of every request.
-pub(super) fn everything() -> RouteMatch {
+pub(in super::super) fn everything() -> RouteMatch {
     RouteMatch {
         path_specifier: Some(route_match::PathSpecifier::Prefix("/".to_owned())),
         ..RouteMatch::default()
@@ -29,7 +29,7 @@ pub(super) fn idempotent(mut matches: RouteMatch) -> RouteMatch {
 }
 
 /// One match; a method is a header, as on the wire of HTTP/2.
-pub(super) fn matches(matches: &Match) -> RouteMatch {
+pub(in super::super) fn matches(matches: &Match) -> RouteMatch {
     let path = match &matches.path {
         PathMatch::Exact(path) => route_match::PathSpecifier::Path(path.to_string()),
         PathMatch::Prefix(path) if &**path == "/" => {
