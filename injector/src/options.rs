@@ -8,7 +8,7 @@ use tulle_runtime::names::{annotations as names, labels};
 use crate::{InjectError, InjectorConfig};
 
 /// Annotations of ours that mean something; any other under `tulle.dev/` earns a warning.
-const KNOWN: [&str; 8] = [
+const KNOWN: [&str; 10] = [
     labels::INJECT,
     names::STATUS,
     names::EXCLUDE_INBOUND_PORTS,
@@ -17,6 +17,8 @@ const KNOWN: [&str; 8] = [
     names::LOG_LEVEL,
     names::NATIVE_SIDECAR,
     names::ACCESS_LOG,
+    names::XDS_ADDRESS,
+    names::XDS_NAME,
 ];
 
 /// The sidecar's settings after the pod had its say.
@@ -28,6 +30,9 @@ pub(crate) struct Options {
     pub(crate) log: String,
     pub(crate) native_sidecar: bool,
     pub(crate) access_log: bool,
+    /// Another control plane, and who it must be.
+    pub(crate) xds_address: Option<String>,
+    pub(crate) xds_name: Option<String>,
 }
 
 impl Options {
@@ -71,6 +76,12 @@ impl Options {
                 "write `json` or `off`",
             )?
             .unwrap_or(config.access_log),
+            xds_address: get(names::XDS_ADDRESS)
+                .map(|value| host_and_port(names::XDS_ADDRESS, value))
+                .transpose()?,
+            xds_name: get(names::XDS_NAME)
+                .map(|value| server_name(names::XDS_NAME, value))
+                .transpose()?,
         })
     }
 }
@@ -156,6 +167,36 @@ fn log_filter(name: &'static str, value: &str) -> Result<String, InjectError> {
             remedy: "write off, error, warn, info, debug or trace, alone or for a target: `info,tulle_proxy=debug`",
         }),
     }
+}
+
+fn host_and_port(name: &'static str, value: &str) -> Result<String, InjectError> {
+    let value = value.trim();
+    let port = value.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    match port.map(|(_, port)| port.parse::<u16>()) {
+        Some(Ok(1..)) => Ok(value.to_owned()),
+        _ => Err(InjectError::Annotation {
+            name,
+            value: value.to_owned(),
+            problem: "it is not a host and a port".to_owned(),
+            remedy: "write them with a colon between, such as `config.infra.svc:18000`",
+        }),
+    }
+}
+
+fn server_name(name: &'static str, value: &str) -> Result<String, InjectError> {
+    let value = value.trim();
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+    let is_dns = !value.is_empty() && value.chars().all(is_name);
+    if is_dns || value.starts_with("spiffe://") {
+        return Ok(value.to_owned());
+    }
+    Err(InjectError::Annotation {
+        name,
+        value: value.to_owned(),
+        problem: "it is neither a SPIFFE id nor a DNS name".to_owned(),
+        remedy: "write what the control plane's certificate carries, such as \
+            `spiffe://cluster.local/ns/infra/sa/config`",
+    })
 }
 
 /// `Some(true)` for the first of two words, `Some(false)` for the second.

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
-use tulle_identity::{Identity, ca_client};
+use tulle_identity::Identity;
+use tulle_identity::ca_client::{self, ControlName};
 use tulle_runtime::drain;
 use tulle_runtime::env::Env;
 use tulle_runtime::names::{CONTROL_DNS_NAME, files, ports};
@@ -24,7 +25,7 @@ use crate::config::store::ConfigWriter;
 use crate::config::{Config, Snapshot, Workload};
 use crate::net;
 use crate::overload::{Memory, MemoryMetrics, Overload};
-use crate::settings::Startup;
+use crate::settings::{ForeignControl, Startup};
 use crate::telemetry::{AccessLog, Hub, Limits, Local};
 use crate::worker::Handles;
 use crate::xds::{XdsClient, XdsConfig, XdsMetrics, node_id};
@@ -231,16 +232,22 @@ impl Sidecar {
             id,
             settings,
             wildcard,
+            foreign,
             ..
         } = &self.startup;
-        let (address, mark) = (control_address.clone(), settings.socket_mark);
+        let mark = settings.socket_mark;
+        let own = || ForeignControl {
+            address: control_address.clone(),
+            name: ControlName::Dns(CONTROL_DNS_NAME.to_owned()),
+        };
+        let ForeignControl { address, name } = foreign.clone().unwrap_or_else(own);
         let due = identity.changed();
         let identity = identity.clone();
-        let connect =
-            move || ca_client::control_channel(&address, CONTROL_DNS_NAME, identity.clone(), mark);
+        let connect = move || ca_client::foreign_channel(&address, &name, identity.clone(), mark);
         let channel = connect()?;
         let config = XdsConfig {
             node_id: node_id(*pod_ip, pod_name, id.namespace(), cluster_domain),
+            node_cluster: format!("{}.{}", id.service_account(), id.namespace()),
             wildcard: *wildcard,
             state_dir: Some(files::STATE_DIR.into()),
         };

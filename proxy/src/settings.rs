@@ -8,10 +8,11 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use tulle_identity::ca_client::ControlName;
 use tulle_identity::{SpiffeId, workload_id};
 use tulle_runtime::env::{Env, EnvErrors};
 use tulle_runtime::names::{
-    CONTROL_NAMESPACE, DEFAULT_CLUSTER_DOMAIN, PROXY_MARK, ports, variables,
+    CONTROL_DNS_NAME, CONTROL_NAMESPACE, DEFAULT_CLUSTER_DOMAIN, PROXY_MARK, ports, variables,
 };
 
 use crate::probes::Probes;
@@ -66,6 +67,8 @@ pub struct Startup {
     pub pod_ip: IpAddr,
     /// `host:port` of the control plane.
     pub control_address: String,
+    /// Where the config comes from, if not from there.
+    pub foreign: Option<ForeignControl>,
     /// DNS domain of the cluster.
     pub cluster_domain: String,
     /// Log filter.
@@ -76,6 +79,15 @@ pub struct Startup {
     pub probes: Probes,
     /// Whether everything is subscribed to, and not only what the app talks to.
     pub wildcard: bool,
+}
+
+/// A control plane of somebody else's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignControl {
+    /// Its `host:port`.
+    pub address: String,
+    /// Who it must prove to be.
+    pub name: ControlName,
 }
 
 impl Startup {
@@ -92,7 +104,10 @@ impl Startup {
         let settings = settings(&env);
         let access_log = choice(variables::ACCESS_LOG, "json", "off");
         let probes = or(&env, variables::APP_PROBES, Probes::default);
-        let wildcard = !choice(variables::DISCOVERY, "on-demand", "wildcard");
+        let foreign = foreign(&env);
+        let on_demand = choice(variables::DISCOVERY, "on-demand", "wildcard");
+        // What a foreign control plane names its listeners nobody could ask for.
+        let wildcard = !on_demand || foreign.is_some() && env.text(variables::DISCOVERY).is_none();
         let control_address = or(&env, variables::CONTROL_ADDRESS, || {
             format!("tulle-control.{CONTROL_NAMESPACE}.svc:{}", ports::XDS)
         });
@@ -107,6 +122,7 @@ impl Startup {
                 pod_name: pod_name?,
                 pod_ip: pod_ip?,
                 control_address,
+                foreign,
                 cluster_domain,
                 log,
                 access_log,
@@ -115,6 +131,19 @@ impl Startup {
             })
         })
     }
+}
+
+fn foreign(env: &Env) -> Option<ForeignControl> {
+    let address = env.text(variables::XDS_ADDRESS);
+    let name = env.get(variables::XDS_NAME);
+    if address.is_none() && name.is_some() {
+        let remedy = "it has no meaning without TULLE_XDS_ADDRESS";
+        env.reject(variables::XDS_NAME, remedy);
+    }
+    Some(ForeignControl {
+        address: address?.to_owned(),
+        name: name.unwrap_or_else(|| ControlName::Dns(CONTROL_DNS_NAME.to_owned())),
+    })
 }
 
 fn settings(env: &Env) -> Settings {
@@ -205,6 +234,39 @@ mod tests {
         assert!(
             !startup.access_log && startup.wildcard && startup.settings.passthrough_undiscovered
         );
+    }
+
+    #[test]
+    fn a_foreign_control_plane_is_followed_by_wildcard_unless_the_operator_says_otherwise() {
+        let start = |chosen: &[(&str, &str)]| {
+            Startup::from_env(Env::from_pairs(
+                REQUIRED.into_iter().chain(chosen.iter().copied()),
+            ))
+        };
+        let address = (variables::XDS_ADDRESS, "config.infra:18000");
+        let startup = start(&[address]).unwrap();
+        let foreign = startup.foreign.unwrap();
+        assert_eq!(foreign.address, "config.infra:18000");
+        assert_eq!(foreign.name, ControlName::Dns(CONTROL_DNS_NAME.to_owned()));
+        assert!(startup.wildcard);
+        // Certificates still come from our own.
+        let own = "tulle-control.tulle-system.svc:15012";
+        assert_eq!(startup.control_address, own);
+
+        let id = "spiffe://cluster.local/ns/infra/sa/config";
+        let name = (variables::XDS_NAME, id);
+        let on_demand = (variables::DISCOVERY, "on-demand");
+        let startup = start(&[address, name, on_demand]).unwrap();
+        let foreign = startup.foreign.unwrap();
+        assert_eq!(foreign.name, ControlName::Spiffe(id.parse().unwrap()));
+        assert!(!startup.wildcard);
+
+        for bad in ["spiffe://cluster.local/config", "a b"] {
+            let error = start(&[address, (variables::XDS_NAME, bad)]).unwrap_err();
+            assert!(error.to_string().contains(variables::XDS_NAME), "{error}");
+        }
+        let error = start(&[name]).unwrap_err().to_string();
+        assert!(error.contains("TULLE_XDS_ADDRESS"), "{error}");
     }
 
     #[test]

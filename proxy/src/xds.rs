@@ -28,7 +28,10 @@ pub use status::{TypeReport, XdsReport, XdsStatus};
 pub struct XdsConfig {
     /// Who this is; see [`node_id`].
     pub node_id: String,
-    /// Subscribe `*` to listeners and clusters instead of asking for each: for foreign control planes.
+    /// Group of sidecars that it belongs to, which foreign control planes choose a config by: `ACCOUNT.NAMESPACE`.
+    pub node_cluster: String,
+    /// Subscribe `*` to listeners and clusters instead of asking for each: for foreign control planes. These may be silent
+    /// about what does not exist and about inbound, and know no workloads.
     pub wildcard: bool,
     /// Memory-backed directory for the last good config; `None`: it is not kept.
     pub state_dir: Option<PathBuf>,

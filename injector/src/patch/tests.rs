@@ -185,6 +185,8 @@ fn annotations_reach_the_capture_rules_and_the_sidecar() {
         "tulle.dev/exclude-outbound-cidrs": "192.0.2.0/24",
         "tulle.dev/proxy-log-level": "debug",
         "tulle.dev/access-log": "off",
+        "tulle.dev/xds-address": "config.infra.svc:18000",
+        "tulle.dev/xds-name": "config.infra.svc",
     });
     let injected = inject(&pod(
         json!({ "annotations": annotations }),
@@ -203,6 +205,13 @@ fn annotations_reach_the_capture_rules_and_the_sidecar() {
     assert_eq!(init[0]["env"][0], address, "the rules are for this pod");
     assert_eq!(variable(&init[1], "TULLE_LOG"), Some("debug"));
     assert_eq!(variable(&init[1], "TULLE_ACCESS_LOG"), Some("off"));
+    let foreign = Some("config.infra.svc:18000");
+    assert_eq!(variable(&init[1], "TULLE_XDS_ADDRESS"), foreign);
+    assert_eq!(
+        variable(&init[1], "TULLE_XDS_NAME"),
+        Some("config.infra.svc")
+    );
+    assert_eq!(variable(&init[0], "TULLE_XDS_ADDRESS"), None);
 }
 
 #[test]

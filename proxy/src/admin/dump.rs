@@ -239,6 +239,7 @@ fn cluster(cluster: &Cluster) -> Value {
         "service": service(cluster.service.as_ref()),
         "discovery": match cluster.discovery {
             Discovery::Eds => "eds",
+            Discovery::Inline => "inline",
             Discovery::OriginalDst => "original_dst",
         },
         "lb_policy": match cluster.lb_policy {

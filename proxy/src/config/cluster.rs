@@ -42,6 +42,8 @@ pub struct Cluster {
 pub enum Discovery {
     /// EDS.
     Eds,
+    /// The cluster itself.
+    Inline,
     /// The connection's original destination: the app behind inbound, or a destination that the mesh does not know.
     OriginalDst,
 }

@@ -131,7 +131,7 @@ fn route_of(
                 .ok_or(Failure::NoCluster(forward.cluster_not_found))?
                 .clone();
             let destination = match cluster.discovery {
-                Discovery::Eds => Destination::Balanced,
+                Discovery::Eds | Discovery::Inline => Destination::Balanced,
                 Discovery::OriginalDst => {
                     let address = exchange.connection.downstream.original_dst;
                     Destination::Original(address, Reach::Out)

@@ -28,6 +28,9 @@ const LONGEST_RETRY: Duration = Duration::from_secs(5);
 const GOOD_STREAM: Duration = Duration::from_secs(10);
 /// How often unused subscriptions are looked for; they are dropped after ten times of this.
 const SWEEP: Duration = Duration::from_secs(60);
+/// How often unanswered subscriptions are looked at; after three looks they are given up, which is Envoy's 15 seconds.
+const LOOK: Duration = Duration::from_secs(5);
+const LOOKS: u32 = 3;
 /// Changes are gathered for this long before they are saved.
 const SAVE_DELAY: Duration = Duration::from_secs(1);
 /// Requests on the way to the server; more wait in the state, where they merge.
@@ -69,6 +72,7 @@ struct Core {
     save_at: Option<Instant>,
     cache_fails: bool,
     sweeps: Interval,
+    looks: Interval,
 }
 
 impl XdsClient {
@@ -86,9 +90,6 @@ impl XdsClient {
             .state_dir
             .as_deref()
             .map(|dir| Cache::new(dir, &config.node_id));
-        let mut sweeps = interval(SWEEP);
-        sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        sweeps.reset();
         let mut core = Core {
             state: State::new(config.wildcard),
             writer,
@@ -97,11 +98,13 @@ impl XdsClient {
             cache,
             save_at: None,
             cache_fails: false,
-            sweeps,
+            sweeps: every(SWEEP),
+            looks: every(LOOK),
         };
         core.load();
         let node = Node {
             id: config.node_id,
+            cluster: config.node_cluster,
             user_agent_name: "tulle-proxy".to_owned(),
             ..Node::default()
         };
@@ -218,6 +221,13 @@ impl std::fmt::Debug for Renewal {
     }
 }
 
+fn every(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval.reset();
+    interval
+}
+
 /// Waits for the next channel.
 async fn renew(renewal: &mut Option<Renewal>) -> Channel {
     let Some(renewal) = renewal else {
@@ -268,7 +278,25 @@ impl Core {
                     self.publish();
                 }
             }
+            _ = self.looks.tick() => self.look(),
             () = save => self.save(),
+        }
+    }
+
+    /// Gives up what a connected control plane does not answer for.
+    fn look(&mut self) {
+        if self.metrics.connected.get() == 0 {
+            return;
+        }
+        let absent = self.state.give_up(LOOKS);
+        for name in &absent {
+            tracing::warn!(
+                resource.name = %name,
+                "the control plane does not answer for it; going on as if it did not exist"
+            );
+        }
+        if !absent.is_empty() && self.state.assemble() {
+            self.publish();
         }
     }
 

@@ -52,6 +52,11 @@ pub(super) fn listener(name: &str, any: &Any) -> Result<Listener, DecodeError> {
     listener::decode(name, any)
 }
 
+/// The destination that a bad listener was meant for.
+pub(super) fn destination(any: &Any) -> Option<SocketAddr> {
+    listener::destination(any)
+}
+
 /// RDS.
 pub(super) fn route_table(name: &str, any: &Any) -> Result<RouteTable, DecodeError> {
     route::decode(name, any)

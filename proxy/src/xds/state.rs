@@ -5,9 +5,11 @@
 //! then route tables whose clusters are there, then listeners. Until then the version before stays.
 
 mod assemble;
+mod wildcard;
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use tulle_xds_proto::ResourceType;
@@ -38,6 +40,8 @@ pub(super) struct State {
     eds_users: HashMap<Arc<str>, Vec<Arc<str>>>,
     /// Changed clusters whose endpoints have not been sent since.
     awaiting: HashSet<Arc<str>>,
+    /// Listeners that were refused, and their destinations: they are not unknown.
+    refused: HashMap<String, Option<SocketAddr>>,
     /// Clusters to look at when the next snapshot is assembled.
     touched: HashSet<Arc<str>>,
     /// What was last assembled.
@@ -73,6 +77,7 @@ impl State {
             asked: HashMap::new(),
             eds_users: HashMap::new(),
             awaiting: HashSet::new(),
+            refused: HashMap::new(),
             touched: HashSet::new(),
             snapshot: Snapshot::default(),
         };
@@ -94,6 +99,8 @@ impl State {
                 self.endpoints.forget_version(eds);
             }
         }
+        // They are sent again if they are still there.
+        self.refused.clear();
         self.listeners.reconnect();
         self.routes.reconnect();
         self.clusters.reconnect();
@@ -125,6 +132,10 @@ impl State {
     pub(super) fn ask(&mut self, ask: Ask) -> bool {
         if let Some(asked) = self.asked.get_mut(&ask) {
             asked.idle_sweeps = 0;
+            return true;
+        }
+        if matches!(ask, Ask::Workload(_)) && self.listeners.is_wildcard() {
+            // Not a type that a foreign control plane knows: it might end the stream for it.
             return true;
         }
         if self.count_like(ask) >= MAX_ASKED && !self.evict_like(ask) {
@@ -178,7 +189,7 @@ impl State {
     pub(super) fn apply(&mut self, response: DeltaDiscoveryResponse) -> Option<Outcome> {
         let kind = ResourceType::from_type_url(&response.type_url)?;
         let applied = match kind {
-            ResourceType::Listener => self.listeners.apply(response, decode::listener),
+            ResourceType::Listener => self.apply_listeners(response),
             ResourceType::Route => self.routes.apply(response, decode::route_table),
             ResourceType::Cluster => {
                 let applied = self.clusters.apply(response, decode::cluster);
@@ -208,6 +219,41 @@ impl State {
             rejected: applied.rejected,
             subscribed: self.subscribed(kind),
         })
+    }
+
+    fn apply_listeners(&mut self, response: DeltaDiscoveryResponse) -> Applied {
+        for name in &response.removed_resources {
+            self.refused.remove(name);
+        }
+        let refused = RefCell::new(HashMap::new());
+        let applied = self.listeners.apply(response, |name, any| {
+            let decoded = decode::listener(name, any);
+            if decoded.is_err() {
+                let destination = decode::destination(any);
+                refused.borrow_mut().insert(name.to_owned(), destination);
+            }
+            decoded
+        });
+        for name in &applied.confirmed {
+            self.refused.remove(&**name);
+        }
+        if self.listeners.is_wildcard() {
+            self.refused.extend(refused.into_inner());
+        }
+        applied
+    }
+
+    /// Counts a look at a stream that works; route tables and endpoints that nobody answered for by now are not there.
+    /// True if there are such.
+    pub(super) fn give_up(&mut self, looks: u32) -> Vec<Arc<str>> {
+        let mut absent = self.routes.give_up(looks);
+        let endpoints = self.endpoints.give_up(looks);
+        for eds in &endpoints {
+            self.touched
+                .extend(self.eds_users.get(eds).into_iter().flatten().cloned());
+        }
+        absent.extend(endpoints);
+        absent
     }
 
     /// Everything known, as responses; [`State::import`] takes them.
@@ -293,7 +339,9 @@ impl State {
         for name in &applied.changed {
             self.touched.insert(name.clone());
             self.awaiting.remove(name);
-            if let Some(spec) = self.clusters.known(name)
+            // A foreign control plane may see no reason to send endpoints again that have not changed.
+            if !self.clusters.is_wildcard()
+                && let Some(spec) = self.clusters.known(name)
                 && let EndpointSource::Eds(eds) = &spec.source
                 && self.snapshot.clusters.contains_key(name)
             {

@@ -27,6 +27,7 @@ fn destination() -> SocketAddr {
 fn client(channel: Channel, writer: ConfigWriter, state_dir: Option<&Path>) -> XdsClient {
     let config = XdsConfig {
         node_id: NODE.to_owned(),
+        node_cluster: "echo.demo".to_owned(),
         wildcard: false,
         state_dir: state_dir.map(Path::to_owned),
     };
@@ -428,6 +429,7 @@ async fn a_restart_without_a_control_plane_serves_the_last_good_config() {
     let (config, writer) = Config::new(Snapshot::default());
     let mut other = XdsConfig {
         node_id: "sidecar~10.1.0.9~other.demo~demo.svc.cluster.local".to_owned(),
+        node_cluster: "other.demo".to_owned(),
         wildcard: false,
         state_dir: Some(dir.path().to_owned()),
     };

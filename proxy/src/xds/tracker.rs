@@ -45,6 +45,8 @@ struct Entry<R> {
     answer: Answer<R>,
     version: String,
     raw: Vec<u8>,
+    /// Looks at the connected stream, see [`Tracker::give_up`], that it has been unanswered for.
+    unanswered: u32,
 }
 
 /// What the server has said about a name.
@@ -133,6 +135,7 @@ impl<R> Tracker<R> {
             answer: Answer::Waiting,
             version: String::new(),
             raw: Vec::new(),
+            unanswered: 0,
         };
         self.entries.insert(name.clone(), entry);
         self.unsubscribe.remove(name);
@@ -182,6 +185,26 @@ impl<R> Tracker<R> {
         self.acks.clear();
         self.subscribe.clear();
         self.unsubscribe.clear();
+        for entry in self.entries.values_mut() {
+            entry.unanswered = 0;
+        }
+    }
+
+    /// Counts a look at a stream that works. What has not been answered for `looks` of them does not exist: there are
+    /// servers that say so by saying nothing. Returns these names.
+    pub(super) fn give_up(&mut self, looks: u32) -> Vec<Arc<str>> {
+        let mut absent = Vec::new();
+        for (name, entry) in &mut self.entries {
+            if !matches!(entry.answer, Answer::Waiting) {
+                continue;
+            }
+            entry.unanswered += 1;
+            if entry.unanswered >= looks {
+                entry.answer = Answer::Removed;
+                absent.push(name.clone());
+            }
+        }
+        absent
     }
 
     /// Whether [`Tracker::next_request`] has something to say.
@@ -309,6 +332,7 @@ impl<R> Tracker<R> {
                     answer: Answer::Known(Arc::new(decoded)),
                     version: resource.version,
                     raw: any.value,
+                    unanswered: 0,
                 };
                 self.entries.insert(name.clone(), entry);
                 applied.changed.push(name.clone());
@@ -331,6 +355,7 @@ impl<R> Tracker<R> {
                 answer: Answer::Removed,
                 version: String::new(),
                 raw: Vec::new(),
+                unanswered: 0,
             };
             self.entries.insert(name.clone(), entry);
         }

@@ -130,6 +130,7 @@ async fn proxy(
             NAMESPACE,
             "cluster.local",
         ),
+        node_cluster: format!("web.{NAMESPACE}"),
         wildcard: false,
         state_dir: None,
     };

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -24,6 +25,8 @@ use tower_service::Service;
 use super::CaClientConfig;
 use crate::error::Error;
 use crate::identity::Identity;
+use crate::spiffe::SpiffeId;
+use crate::tls;
 
 /// Connecting and handshake, one address.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -46,6 +49,51 @@ pub fn control_channel(
 ) -> Result<Channel, Error> {
     let connector = Connector::new(address, server_name, TlsSource::Live(identity), mark)?;
     Ok(endpoint(server_name)?.connect_with_connector_lazy(connector))
+}
+
+/// Who a control plane must prove to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControlName {
+    /// Its certificate carries this DNS name.
+    Dns(String),
+    /// Its certificate is the SVID of this workload.
+    Spiffe(SpiffeId),
+}
+
+impl FromStr for ControlName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        if text.starts_with("spiffe:") {
+            return Ok(Self::Spiffe(text.parse()?));
+        }
+        dns_name(text).map(|_| Self::Dns(text.to_owned()))
+    }
+}
+
+/// As [`control_channel`], to a control plane of any name.
+///
+/// # Errors
+/// If the name is neither a SPIFFE id nor a DNS name.
+pub fn foreign_channel(
+    address: &str,
+    name: &ControlName,
+    identity: Identity,
+    mark: Option<u32>,
+) -> Result<Channel, Error> {
+    match name {
+        ControlName::Dns(name) => control_channel(address, name, identity, mark),
+        ControlName::Spiffe(id) => {
+            let connector = Connector(Arc::new(Target {
+                address: address.into(),
+                server_name: tls::mesh_server_name(),
+                tls: TlsSource::Pinned(identity, id.clone()),
+                mark,
+            }));
+            // Such a server is not found by a name, so it is addressed by what it is.
+            Ok(endpoint(id.service_account())?.connect_with_connector_lazy(connector))
+        }
+    }
 }
 
 /// Connects now, for one call.
@@ -74,6 +122,7 @@ fn endpoint(server_name: &str) -> Result<Endpoint, Error> {
 pub(super) enum TlsSource {
     Fixed(Arc<ClientConfig>),
     Live(Identity),
+    Pinned(Identity, SpiffeId),
 }
 
 impl TlsSource {
@@ -81,6 +130,7 @@ impl TlsSource {
         match self {
             Self::Fixed(config) => config.clone(),
             Self::Live(identity) => identity.load().client_by_name(b"h2"),
+            Self::Pinned(identity, id) => identity.load().client(std::slice::from_ref(id), b"h2"),
         }
     }
 }
@@ -102,8 +152,7 @@ impl Connector {
         tls: TlsSource,
         mark: Option<u32>,
     ) -> Result<Self, Error> {
-        let server_name = ServerName::try_from(server_name.to_owned())
-            .map_err(|e| Error::document("server name of the control plane", e))?;
+        let server_name = dns_name(server_name)?;
         Ok(Self(Arc::new(Target {
             address: address.into(),
             server_name,
@@ -111,6 +160,11 @@ impl Connector {
             mark,
         })))
     }
+}
+
+fn dns_name(text: &str) -> Result<ServerName<'static>, Error> {
+    ServerName::try_from(text.to_owned())
+        .map_err(|e| Error::document("server name of the control plane", e))
 }
 
 impl Service<Uri> for Connector {

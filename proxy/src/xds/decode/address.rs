@@ -22,7 +22,10 @@ pub(super) fn decode(field: &str, value: Option<&Address>) -> Result<SocketAddr,
     }
     let ip: IpAddr = match socket.address.parse() {
         Ok(ip) => ip,
-        Err(error) => return Err(DecodeError::invalid(field, &socket.address, error)),
+        Err(_) => {
+            let remedy = "names are not resolved here: give an IP address";
+            return Err(DecodeError::invalid(field, &socket.address, remedy));
+        }
     };
     let Some(PortSpecifier::PortValue(port)) = socket.port_specifier else {
         return Err(DecodeError::missing(field, REMEDY));

@@ -1,4 +1,7 @@
-//! `Cluster`: how to reach a set of endpoints; the endpoints themselves come by EDS.
+//! `Cluster`: how to reach a set of endpoints, which come by EDS or, as IP addresses, inside the cluster.
+//!
+//! Names are not resolved here: where Envoy would ask DNS (`STRICT_DNS`, `LOGICAL_DNS`), addresses are taken for what
+//! they are, and a host name is refused.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +12,7 @@ use tulle_xds_proto::envoy::config::core::v3::RoutingPriority;
 use tulle_xds_proto::google::protobuf::{Any, UInt32Value};
 
 use super::balancing::lb_policy;
+use super::endpoint::{self, EndpointSet};
 use super::error::{At, DecodeError, duration, refuse, same_name, unpack};
 use super::protocol::upstream_http;
 use crate::config::cluster::{CircuitBreaker, LbPolicy, OutlierDetection, UpstreamHttp};
@@ -31,6 +35,8 @@ pub(in crate::xds) struct ClusterSpec {
 pub(in crate::xds) enum EndpointSource {
     /// EDS, by this name.
     Eds(Arc<str>),
+    /// None: they are these.
+    Inline(Arc<EndpointSet>),
     /// The original destination of the connection.
     OriginalDst,
 }
@@ -102,7 +108,7 @@ pub(super) fn service_of_host(host: &str) -> Option<ServiceName> {
 }
 
 fn source(message: &pb::Cluster) -> Result<EndpointSource, DecodeError> {
-    let remedy = "use EDS or ORIGINAL_DST";
+    let remedy = "use EDS, STATIC or ORIGINAL_DST";
     let kind = match &message.cluster_discovery_type {
         Some(ClusterDiscoveryType::Type(kind)) => DiscoveryType::try_from(*kind).ok(),
         Some(ClusterDiscoveryType::ClusterType(_)) => None,
@@ -119,6 +125,16 @@ fn source(message: &pb::Cluster) -> Result<EndpointSource, DecodeError> {
                 .filter(|name| !name.is_empty())
                 .unwrap_or(&message.name);
             Ok(EndpointSource::Eds(name.into()))
+        }
+        Some(DiscoveryType::Static | DiscoveryType::StrictDns | DiscoveryType::LogicalDns) => {
+            let Some(assignment) = &message.load_assignment else {
+                return Err(DecodeError::missing(
+                    "load_assignment",
+                    "list the endpoints",
+                ));
+            };
+            let set = endpoint::set(assignment).at("load_assignment")?;
+            Ok(EndpointSource::Inline(Arc::new(set)))
         }
         Some(DiscoveryType::OriginalDst) => Ok(EndpointSource::OriginalDst),
         _ => Err(DecodeError::unsupported("type", remedy)),

@@ -19,11 +19,11 @@ use crate::config::Workload;
 use crate::config::cluster::{Health, PeerIdentity};
 
 /// The endpoints of a name, sorted by address, each address once.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(in crate::xds) struct EndpointSet(pub(in crate::xds) Vec<EndpointSpec>);
 
 /// An endpoint without the counters that outlive it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::xds) struct EndpointSpec {
     pub(in crate::xds) address: SocketAddr,
     pub(in crate::xds) weight: u32,
@@ -35,6 +35,11 @@ pub(in crate::xds) struct EndpointSpec {
 pub(super) fn decode(name: &str, any: &Any) -> Result<EndpointSet, DecodeError> {
     let message: ClusterLoadAssignment = unpack(any)?;
     same_name("cluster_name", &message.cluster_name, name)?;
+    set(&message)
+}
+
+/// The endpoints of an assignment, sent by itself or inside a cluster.
+pub(super) fn set(message: &ClusterLoadAssignment) -> Result<EndpointSet, DecodeError> {
     let drops = message
         .policy
         .as_ref()

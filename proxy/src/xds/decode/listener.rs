@@ -54,15 +54,28 @@ pub(super) fn decode(name: &str, any: &Any) -> Result<Listener, DecodeError> {
     let chains = chains(&message)?;
     let address = match listener_address(name) {
         Some(address) => address,
+        None if name == INBOUND => {
+            return inbound(chains, detect).map(Arc::new).map(Listener::Inbound);
+        }
         // Foreign control planes name listeners as they like.
-        None if name != INBOUND && message.traffic_direction() != TrafficDirection::Inbound => {
+        None if message.traffic_direction() != TrafficDirection::Inbound => {
             address::decode("address", message.address.as_ref())?
         }
-        None => return inbound(chains, detect).map(Arc::new).map(Listener::Inbound),
+        None => {
+            let remedy = "what the pod accepts is one listener of the name `inbound`";
+            return Err(DecodeError::invalid("traffic_direction", "INBOUND", remedy));
+        }
     };
     outbound(name, address, chains, detect)
         .map(Arc::new)
         .map(Listener::Outbound)
+}
+
+/// The destination that a listener is for, whatever else may be wrong with it.
+pub(super) fn destination(any: &Any) -> Option<SocketAddr> {
+    let message: pb::Listener = unpack(any).ok()?;
+    let named = listener_address(&message.name);
+    named.or_else(|| address::decode("address", message.address.as_ref()).ok())
 }
 
 /// One filter chain, reduced to what matters here.

@@ -101,6 +101,7 @@ impl State {
             };
             let endpoints: &[EndpointSpec] = match &spec.source {
                 EndpointSource::OriginalDst => &[],
+                EndpointSource::Inline(set) => &set.0,
                 EndpointSource::Eds(_) if self.awaiting.contains(&name) => continue,
                 EndpointSource::Eds(eds) => match self.endpoints.answer(eds) {
                     Some(Answer::Known(set)) => &set.0,
@@ -139,6 +140,9 @@ impl State {
     }
 
     fn assemble_listeners(&mut self) -> bool {
+        if self.listeners.is_wildcard() {
+            return self.assemble_all_listeners();
+        }
         let mut next_inbound = None;
         let mut next = Vec::new();
         for (name, answer) in self.listeners.answers() {
@@ -161,16 +165,13 @@ impl State {
             }
         }
         let mut changed = self.publish_inbound(next_inbound);
-        if self.listeners.is_wildcard() && self.listeners.is_answered() {
-            changed |= self.unknown_by_wildcard(&next);
-        }
         for (address, lookup) in next {
             changed |= self.publish_outbound(address, lookup);
         }
         changed
     }
 
-    fn publish_inbound(&mut self, next: Option<Arc<InboundListener>>) -> bool {
+    pub(super) fn publish_inbound(&mut self, next: Option<Arc<InboundListener>>) -> bool {
         let Some(next) = next else { return false };
         if self
             .snapshot
@@ -189,47 +190,12 @@ impl State {
         address: std::net::SocketAddr,
         lookup: Lookup<Arc<OutboundListener>>,
     ) -> bool {
-        let same = match (self.snapshot.outbound.get(&address), &lookup) {
-            (Some(Lookup::Known(old)), Lookup::Known(new)) => Arc::ptr_eq(old, new),
-            (Some(Lookup::Unknown), Lookup::Unknown) => true,
-            _ => false,
-        };
+        let old = self.snapshot.outbound.get(&address);
+        let same = old.is_some_and(|old| same(old, &lookup));
         if !same {
             self.snapshot.outbound.insert(address, lookup);
         }
         !same
-    }
-
-    /// With a wildcard subscription, what is asked and not among all that there is does not exist.
-    fn unknown_by_wildcard(
-        &mut self,
-        complete: &[(std::net::SocketAddr, Lookup<Arc<OutboundListener>>)],
-    ) -> bool {
-        let mut there: HashSet<_> = complete.iter().map(|(address, _)| *address).collect();
-        for (_, answer) in self.listeners.answers() {
-            if let Answer::Known(listener) = answer
-                && let Listener::Outbound(outbound) = &**listener
-            {
-                there.insert(outbound.address);
-            }
-        }
-        let before = self.snapshot.outbound.len();
-        self.snapshot
-            .outbound
-            .retain(|address, lookup| there.contains(address) || matches!(lookup, Lookup::Unknown));
-        let mut changed = self.snapshot.outbound.len() != before;
-        for ask in self.asked.keys() {
-            if let Ask::Outbound(address) = ask
-                && !there.contains(address)
-            {
-                changed |= self
-                    .snapshot
-                    .outbound
-                    .insert(*address, Lookup::Unknown)
-                    .is_none();
-            }
-        }
-        changed
     }
 
     fn assemble_workloads(&mut self) -> bool {
@@ -251,7 +217,7 @@ impl State {
         changed
     }
 
-    fn is_complete(&self, listener: &Listener) -> bool {
+    pub(super) fn is_complete(&self, listener: &Listener) -> bool {
         let (mut routes, mut clusters) = (Names::new(), Names::new());
         listener_names(listener, &mut routes, &mut clusters);
         let has_route = |name: &Arc<str>| {
@@ -270,6 +236,15 @@ impl State {
             Some(Answer::Waiting | Answer::Known(_)) => false,
             None => self.clusters.is_wildcard() && self.clusters.is_answered(),
         }
+    }
+}
+
+/// Whether an answer is the very same.
+pub(super) fn same<T>(old: &Lookup<Arc<T>>, new: &Lookup<Arc<T>>) -> bool {
+    match (old, new) {
+        (Lookup::Known(old), Lookup::Known(new)) => Arc::ptr_eq(old, new),
+        (Lookup::Unknown, Lookup::Unknown) => true,
+        _ => false,
     }
 }
 
@@ -308,6 +283,7 @@ fn build_cluster(
         service: spec.service.clone(),
         discovery: match spec.source {
             EndpointSource::Eds(_) => Discovery::Eds,
+            EndpointSource::Inline(_) => Discovery::Inline,
             EndpointSource::OriginalDst => Discovery::OriginalDst,
         },
         lb_policy: spec.lb_policy,

@@ -10,15 +10,14 @@ use tulle_xds_proto::prost::{Message, Name};
 use super::*;
 use crate::config::Lookup;
 use crate::xds::tests::resources::{
-    LISTENER, SERVICE, chain, cluster, endpoint, listener, load_assignment, socket_address, tcp,
-    workload,
+    LISTENER, SERVICE, chain, cluster, endpoint, listener, load_assignment, tcp, workload,
 };
 
-fn destination(n: u32) -> SocketAddr {
+pub(super) fn destination(n: u32) -> SocketAddr {
     SocketAddr::new(IpAddr::V4((0x0a00_0000 + n).into()), 80)
 }
 
-fn response<M: Message + Name>(
+pub(super) fn response<M: Message + Name>(
     kind: ResourceType,
     name: &str,
     message: &M,
@@ -35,7 +34,7 @@ fn response<M: Message + Name>(
     }
 }
 
-fn removal(kind: ResourceType, name: &str) -> DeltaDiscoveryResponse {
+pub(super) fn removal(kind: ResourceType, name: &str) -> DeltaDiscoveryResponse {
     DeltaDiscoveryResponse {
         type_url: kind.type_url().to_owned(),
         removed_resources: vec![name.to_owned()],
@@ -44,7 +43,7 @@ fn removal(kind: ResourceType, name: &str) -> DeltaDiscoveryResponse {
 }
 
 /// Everything that is to be said now, as (type, subscribed, unsubscribed).
-fn said(state: &mut State) -> Vec<(&'static str, Vec<String>, Vec<String>)> {
+pub(super) fn said(state: &mut State) -> Vec<(&'static str, Vec<String>, Vec<String>)> {
     let mut said = Vec::new();
     while let Some(request) = state.next_request() {
         let kind = ResourceType::from_type_url(&request.type_url).expect("a type of ours");
@@ -226,52 +225,6 @@ fn unasked_resources_and_types_are_ignored() {
     unknown.type_url = "type.googleapis.com/evil.Type".to_owned();
     assert!(state.apply(unknown).is_none());
     assert!(!state.assemble());
-}
-
-#[test]
-fn by_wildcard_listeners_are_found_by_address_and_others_are_unknown() {
-    let mut state = State::new(true);
-    let star = |kind| (kind, vec!["*".to_owned()], vec![]);
-    assert_eq!(said(&mut state), [star("CDS"), star("LDS")]);
-    state.ask(Ask::Outbound(destination(1)));
-    state.ask(Ask::Outbound(destination(2)));
-    assert!(!state.assemble(), "nothing has been answered yet");
-
-    let mut foreign = listener("some-name", vec![chain(tcp(SERVICE))]);
-    foreign.address = Some(socket_address("10.0.0.1", 80));
-    state.apply(response(
-        ResourceType::Cluster,
-        SERVICE,
-        &cluster(SERVICE, 1),
-    ));
-    state.apply(response(ResourceType::Listener, "some-name", &foreign));
-    state.assemble();
-    assert_eq!(
-        said(&mut state),
-        [("EDS", vec![SERVICE.to_owned()], vec![])]
-    );
-    assert!(
-        !state.snapshot().outbound.contains_key(&destination(1)),
-        "its endpoints are missing"
-    );
-    assert!(matches!(
-        state.snapshot().outbound[&destination(2)],
-        Lookup::Unknown
-    ));
-    let endpoints = load_assignment(SERVICE, vec![endpoint("10.1.0.2")]);
-    state.apply(response(ResourceType::Endpoints, SERVICE, &endpoints));
-    state.assemble();
-    assert!(matches!(
-        state.snapshot().outbound[&destination(1)],
-        Lookup::Known(_)
-    ));
-
-    state.apply(removal(ResourceType::Listener, "some-name"));
-    state.assemble();
-    assert!(matches!(
-        state.snapshot().outbound[&destination(1)],
-        Lookup::Unknown
-    ));
 }
 
 #[test]

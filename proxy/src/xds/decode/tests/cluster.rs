@@ -1,6 +1,7 @@
 //! `Cluster`: what is taken, which policy counts, and the Service in a name.
 
 use tulle_xds_proto::envoy::config::cluster::v3 as cds;
+use tulle_xds_proto::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
 use tulle_xds_proto::envoy::config::cluster::v3::load_balancing_policy::Policy;
 use tulle_xds_proto::envoy::config::core::v3::{TransportSocket, TypedExtensionConfig};
 use tulle_xds_proto::envoy::extensions::load_balancing_policies::common::v3::ConsistentHashingLbConfig;
@@ -17,22 +18,58 @@ use tulle_xds_proto::pack;
 use super::{Expected, check};
 use crate::config::cluster::{LbPolicy, UpstreamHttp};
 use crate::xds::decode::{DecodeError, EndpointSource, cluster};
-use crate::xds::tests::resources::{SERVICE, cluster as a_cluster, garbage};
+use crate::xds::tests::resources::{
+    SERVICE, cluster as a_cluster, endpoint, garbage, load_assignment,
+};
+
+fn kind(kind: DiscoveryType) -> ClusterDiscoveryType {
+    ClusterDiscoveryType::Type(kind.into())
+}
+
+/// Gives a cluster one endpoint of its own.
+fn inside(cluster: &mut cds::Cluster, discovery: DiscoveryType, address: &str) {
+    cluster.cluster_discovery_type = Some(kind(discovery));
+    // The name in it says nothing: it is this cluster's.
+    cluster.load_assignment = Some(load_assignment("", vec![endpoint(address)]));
+}
 
 #[test]
 fn clusters() {
     type Change = fn(&mut cds::Cluster);
-    let table: [(&str, Change, Expected); 9] = [
+    let table: [(&str, Change, Expected); 13] = [
         ("EDS", |_| {}, Ok(())),
         ("another name", |c| c.name.push('x'), Err("name")),
         (
-            "static",
-            |c| c.cluster_discovery_type = Some(cds::cluster::ClusterDiscoveryType::Type(0)),
+            "static, without endpoints",
+            |c| c.cluster_discovery_type = Some(kind(DiscoveryType::Static)),
+            Err("load_assignment"),
+        ),
+        (
+            "static, with endpoints",
+            |c| inside(c, DiscoveryType::Static, "10.1.0.2"),
+            Ok(()),
+        ),
+        (
+            "by DNS, with an address",
+            |c| inside(c, DiscoveryType::StrictDns, "10.1.0.2"),
+            Ok(()),
+        ),
+        (
+            "by DNS, with a name",
+            |c| inside(c, DiscoveryType::LogicalDns, "www.example.com"),
+            Err("load_assignment.endpoints[0].lb_endpoints[0].endpoint.address"),
+        ),
+        (
+            "of a type of its own",
+            |c| {
+                let own = cds::cluster::CustomClusterType::default();
+                c.cluster_discovery_type = Some(ClusterDiscoveryType::ClusterType(own));
+            },
             Err("type"),
         ),
         (
             "original destination",
-            |c| c.cluster_discovery_type = Some(cds::cluster::ClusterDiscoveryType::Type(4)),
+            |c| c.cluster_discovery_type = Some(kind(DiscoveryType::OriginalDst)),
             Ok(()),
         ),
         ("a legacy policy", |c| c.lb_policy = 3, Ok(())),
