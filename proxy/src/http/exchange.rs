@@ -9,8 +9,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{HOST, USER_AGENT};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant as TokioInstant;
 
 use super::body::ResponseBody;
@@ -96,24 +97,48 @@ impl Connection {
     }
 }
 
+/// A request as it was taken from its client.
+pub(super) struct Arrived {
+    pub(super) exchange: Exchange,
+    pub(super) parts: Parts,
+    pub(super) body: Incoming,
+    /// The client's side of switching protocols, should it come to that.
+    pub(super) upgrade: OnUpgrade,
+}
+
+impl Arrived {
+    pub(super) fn new(connection: Rc<Connection>, mut request: Request<Incoming>) -> Self {
+        let upgrade = hyper::upgrade::on(&mut request);
+        let (parts, body) = request.into_parts();
+        let exchange = Exchange::begin(connection, &parts);
+        Self {
+            exchange,
+            parts,
+            body,
+            upgrade,
+        }
+    }
+}
+
 /// One request and its response.
 #[derive(Debug)]
 pub(super) struct Exchange {
     pub(super) connection: Rc<Connection>,
-    pub(super) record: RequestRecord,
+    /// Boxed, because what holds it moves a lot.
+    pub(super) record: Box<RequestRecord>,
     pub(super) replay: Replay,
     reported: bool,
 }
 
 impl Exchange {
-    pub(super) fn begin(connection: Rc<Connection>, request: &Parts) -> Self {
+    fn begin(connection: Rc<Connection>, request: &Parts) -> Self {
         connection.active.set(connection.active.get() + 1);
         connection.fresh.set(false);
         let requests = &connection.worker.requests;
         requests.set(requests.get() + 1);
         let header = |name| request.headers.get(name).cloned();
         let authority = request.uri.authority();
-        let record = RequestRecord {
+        let record = Box::new(RequestRecord {
             downstream: connection.downstream.clone(),
             start_time: SystemTime::now(),
             started: Instant::now(),
@@ -142,7 +167,7 @@ impl Exchange {
             bytes_sent: 0,
             messages_received: Messages::default(),
             messages_sent: Messages::default(),
-        };
+        });
         Self {
             connection,
             record,
@@ -180,8 +205,17 @@ impl Exchange {
         Failure::SlowBody
     }
 
+    /// Makes of the client's request one that can be sent on, unless there is too much going on. Returns whether the client
+    /// asks to switch protocols.
+    pub(super) fn prepare(&self, request: &mut Parts) -> Result<bool, Failure> {
+        self.overload()?;
+        let connection = &self.connection;
+        let destination = connection.downstream.original_dst;
+        headers::prepare_request(request, connection.version, destination)
+    }
+
     /// Whether there is too much going on for this exchange, and what of.
-    pub(super) fn overload(&self) -> Result<(), Failure> {
+    fn overload(&self) -> Result<(), Failure> {
         let worker = self.worker();
         let limit = if worker.overload.refuses_requests() {
             Limit::Memory

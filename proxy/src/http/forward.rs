@@ -10,7 +10,6 @@ use http::{HeaderMap, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
-use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::body::{ResponseBody, Tail};
@@ -149,7 +148,7 @@ pub(super) struct Attempts<'p> {
     /// The request's head, unless an attempt has used it up.
     head: Option<Head>,
     /// Endpoints that were tried in vain.
-    tried: SmallVec<[SocketAddr; 4]>,
+    tried: Vec<SocketAddr>,
     /// The current attempt's share of the retry budget.
     budget: Option<BudgetGuard>,
     /// Counts the request from its first attempt on, pauses included, until a response takes it along.
@@ -172,7 +171,7 @@ impl<'p> Attempts<'p> {
             deadline: timeout.map(|timeout| Instant::now() + timeout),
             per_try: forward.and_then(|forward| forward.per_try_timeout),
             head: Some(head),
-            tried: SmallVec::new(),
+            tried: Vec::new(),
             budget: None,
             active: None,
         }

@@ -10,7 +10,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 use super::body::ResponseBody;
-use super::exchange::{Connection, Exchange};
+use super::exchange::{Arrived, Connection, Exchange};
 use super::forward::{self, Attempts, Destination, Plan};
 use super::headers;
 use super::local_reply::{self, Failure};
@@ -25,44 +25,37 @@ use crate::upstream::Head;
 /// The recipe: policy, provenance, then the app. An error refuses the stream.
 pub(super) async fn serve(
     connection: Rc<Connection>,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, h2::Error> {
-    let client_upgrade = hyper::upgrade::on(&mut request);
-    let (mut parts, body) = request.into_parts();
-    let mut exchange = Exchange::begin(connection, &parts);
+    let Arrived {
+        mut exchange,
+        parts,
+        body,
+        upgrade,
+    } = Arrived::new(connection, request);
     exchange.take_body(body, REPLAY_CAP);
-    if let Err(failure) = exchange.overload() {
-        return refuse(exchange, &failure).await;
-    }
-    let downstream = exchange.connection.downstream.clone();
-    let version = exchange.connection.version;
-    let prepared = headers::prepare_request(&mut parts, version, downstream.original_dst);
-    let upgrade = match prepared {
-        Ok(upgrade) => upgrade,
-        Err(failure) => return Ok(exchange.fail(&failure)),
+    let (plan, head, asked) = match plan(&mut exchange, parts) {
+        Ok(planned) => planned,
+        Err(failure) => return refuse(exchange, &failure).await,
     };
-    let plan = match decide(&mut exchange, &parts) {
-        Ok(plan) => plan,
-        Err(failure) => return Ok(exchange.fail(&failure)),
-    };
-    if let Err(failure) = plan.change_request(&mut parts) {
-        return Ok(exchange.fail(&failure));
-    }
-    exchange.connection.provenance.apply(&mut parts.headers);
-    exchange.record.request_id = parts.headers.get(headers::REQUEST_ID).cloned();
-    exchange.record.forwarded_for = parts.headers.get(headers::FORWARDED_FOR).cloned();
-    let head = Head {
-        method: parts.method,
-        uri: parts.uri,
-        headers: parts.headers,
-    };
-    let upgrade = upgrade.then_some(client_upgrade);
-    exchange.record.cluster = Some(plan.cluster.clone());
+    let upgrade = asked.then_some(upgrade);
     let mut attempts = Attempts::new(&plan, head);
     match attempts.run(&mut exchange, &plan).await {
         Ok(won) => Ok(forward::answer(exchange, &plan, attempts, won, upgrade)),
         Err(failure) => refuse(exchange, &failure).await,
     }
+}
+
+/// What becomes of a request, and whether its client asks to switch protocols.
+fn plan(exchange: &mut Exchange, mut parts: Parts) -> Result<(Plan, Head, bool), Failure> {
+    let asked = exchange.prepare(&mut parts)?;
+    let plan = decide(exchange, &parts)?;
+    plan.change_request(&mut parts)?;
+    exchange.connection.provenance.apply(&mut parts.headers);
+    exchange.record.request_id = parts.headers.get(headers::REQUEST_ID).cloned();
+    exchange.record.forwarded_for = parts.headers.get(headers::FORWARDED_FOR).cloned();
+    exchange.record.cluster = Some(plan.cluster.clone());
+    Ok((plan, parts.into(), asked))
 }
 
 /// Policy is read again for every request, so that it counts on connections that were there before it.

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 
 use super::body::ResponseBody;
-use super::exchange::{Connection, Exchange};
+use super::exchange::{Arrived, Connection, Exchange};
 use super::forward::{self, Attempts, Destination, Plan};
-use super::headers;
 use super::local_reply::Failure;
 use crate::config::cluster::Discovery;
 use crate::config::listener::{Protocol, RouteSource};
@@ -26,41 +26,69 @@ enum Decision {
     Answer(StatusCode, Option<HeaderValue>),
 }
 
-/// The recipe: listener, route, cluster, then upstream.
+/// The recipe: listener, route, cluster, then upstream. Each part is a function of its own, so that what one of them has
+/// used up is not carried along by the next.
 pub(super) async fn serve(
     connection: Rc<Connection>,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
 ) -> Response<ResponseBody> {
-    let client_upgrade = hyper::upgrade::on(&mut request);
-    let (mut parts, body) = request.into_parts();
-    let mut exchange = Exchange::begin(connection, &parts);
-    if let Err(failure) = exchange.overload() {
-        return exchange.fail(&failure);
+    match plan(connection, request).await {
+        Ok(planned) => send(planned).await,
+        Err(answer) => answer,
     }
-    let downstream = exchange.connection.downstream.clone();
-    let version = exchange.connection.version;
-    let prepared = headers::prepare_request(&mut parts, version, downstream.original_dst);
-    let upgrade = match prepared {
-        Ok(upgrade) => upgrade,
-        Err(failure) => return exchange.fail(&failure),
+}
+
+/// A request that goes upstream.
+struct Planned {
+    exchange: Exchange,
+    plan: Plan,
+    head: Head,
+    upgrade: Option<OnUpgrade>,
+}
+
+/// An error is the answer to a request that goes nowhere.
+async fn plan(
+    connection: Rc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Planned, Response<ResponseBody>> {
+    let mut arrived = Arrived::new(connection, request);
+    let asked = match arrived.exchange.prepare(&mut arrived.parts) {
+        Ok(asked) => asked,
+        Err(failure) => return Err(arrived.exchange.fail(&failure)),
     };
-    let plan = match decide(&mut exchange, &parts).await {
+    let plan = match decide(&mut arrived.exchange, &arrived.parts).await {
         Ok(Decision::Forward(plan)) => plan,
-        Ok(Decision::Answer(status, location)) => return answer(exchange, status, location),
-        Err(failure) => return exchange.fail(&failure),
+        Ok(Decision::Answer(status, location)) => {
+            return Err(answer(arrived.exchange, status, location));
+        }
+        Err(failure) => return Err(arrived.exchange.fail(&failure)),
     };
+    let Arrived {
+        mut exchange,
+        mut parts,
+        body,
+        upgrade,
+    } = arrived;
     if let Err(failure) = plan.change_request(&mut parts) {
-        return exchange.fail(&failure);
+        return Err(exchange.fail(&failure));
     }
-    let cap = plan.retry_policy().max_replay_bytes;
-    exchange.take_body(body, cap);
-    let head = Head {
-        method: parts.method,
-        uri: parts.uri,
-        headers: parts.headers,
-    };
-    let upgrade = upgrade.then_some(client_upgrade);
+    exchange.take_body(body, plan.retry_policy().max_replay_bytes);
     exchange.record.cluster = Some(plan.cluster.clone());
+    Ok(Planned {
+        exchange,
+        plan,
+        head: parts.into(),
+        upgrade: asked.then_some(upgrade),
+    })
+}
+
+async fn send(planned: Planned) -> Response<ResponseBody> {
+    let Planned {
+        mut exchange,
+        plan,
+        head,
+        upgrade,
+    } = planned;
     let mut attempts = Attempts::new(&plan, head);
     match attempts.run(&mut exchange, &plan).await {
         Ok(won) => forward::answer(exchange, &plan, attempts, won, upgrade),

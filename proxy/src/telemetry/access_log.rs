@@ -7,22 +7,23 @@
 mod writer;
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use super::connection::ConnectionRecord;
-use super::json::Object;
-use super::record::RequestRecord;
+use super::json::{Object, key};
+use super::record::{RequestRecord, ResponseFlags};
 use crate::config::Cluster;
 use crate::conn::Downstream;
 use writer::Writer;
 
 /// Bytes of lines that are not held back any longer ...
-const BATCH: usize = 16 * 1024;
+const BATCH: usize = 64 * 1024;
 /// ... and how long fewer are.
 pub(super) const DELAY: Duration = Duration::from_millis(100);
 /// Batches that may wait for the thread.
-const MAX_WAITING: usize = 64;
+const MAX_WAITING: usize = 16;
 
 /// Whether there is an access log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -114,73 +115,48 @@ impl Lines {
 
     pub(super) fn request(&mut self, record: &RequestRecord) {
         self.write(record.start_time, |object| {
-            object.text("method", Some(record.method.as_str().as_bytes()));
-            let path = record
-                .uri
-                .path_and_query()
-                .map(http::uri::PathAndQuery::as_str);
-            object.text("path", path.map(str::as_bytes));
-            object.shown("protocol", Some(protocol(record.version)));
-            object.number("response_code", u64::from(record.status.as_u16()));
+            object.text(key!("method"), Some(record.method.as_str().as_bytes()));
+            let path = record.uri.path_and_query();
+            object.text(key!("path"), path.map(|path| path.as_str().as_bytes()));
+            object.plain(key!("protocol"), protocol(record.version));
+            object.number(key!("response_code"), record.status.as_u16().into());
             ending(object, record.flags, record.details);
-            traffic(
-                object,
-                record.bytes_received,
-                record.bytes_sent,
-                record.duration,
-            );
-            object.shown(
-                "upstream_service_time",
-                record.upstream_time.map(|time| time.as_millis()),
-            );
-            object.text("x_forwarded_for", bytes(&record.forwarded_for));
-            object.text("user_agent", bytes(&record.user_agent));
-            object.text("request_id", bytes(&record.request_id));
-            object.text("authority", bytes(&record.authority));
-            ends(
-                object,
-                &record.downstream,
-                record.upstream,
-                record.cluster.as_deref(),
-            );
-            let route = record
-                .route
-                .as_ref()
-                .map(|route| route.name.as_bytes())
-                .filter(|name| !name.is_empty());
-            object.text("route_name", route);
+            let bytes_moved = (record.bytes_received, record.bytes_sent);
+            traffic(object, bytes_moved, record.duration);
+            let upstream_time = record.upstream_time.map(millis);
+            object.number_text(key!("upstream_service_time"), upstream_time);
+            object.text(key!("x_forwarded_for"), bytes(&record.forwarded_for));
+            object.text(key!("user_agent"), bytes(&record.user_agent));
+            object.text(key!("request_id"), bytes(&record.request_id));
+            object.text(key!("authority"), bytes(&record.authority));
+            let cluster = record.cluster.as_deref();
+            ends(object, &record.downstream, record.upstream, cluster);
+            let route = record.route.as_ref().map(|route| route.name.as_bytes());
+            object.text(key!("route_name"), route.filter(|name| !name.is_empty()));
         });
     }
 
     pub(super) fn connection(&mut self, record: &ConnectionRecord) {
         self.write(record.start_time, |object| {
-            for key in ["method", "path", "protocol"] {
-                object.text(key, None);
+            for key in [key!("method"), key!("path"), key!("protocol")] {
+                object.null(key);
             }
-            object.number("response_code", 0);
+            object.number(key!("response_code"), 0);
             ending(object, record.flags, record.details);
-            traffic(
-                object,
-                record.bytes_received,
-                record.bytes_sent,
-                record.duration,
-            );
+            let bytes_moved = (record.bytes_received, record.bytes_sent);
+            traffic(object, bytes_moved, record.duration);
             for key in [
-                "upstream_service_time",
-                "x_forwarded_for",
-                "user_agent",
-                "request_id",
-                "authority",
+                key!("upstream_service_time"),
+                key!("x_forwarded_for"),
+                key!("user_agent"),
+                key!("request_id"),
+                key!("authority"),
             ] {
-                object.text(key, None);
+                object.null(key);
             }
-            ends(
-                object,
-                &record.downstream,
-                record.upstream,
-                record.cluster.as_deref(),
-            );
-            object.text("route_name", None);
+            let cluster = record.cluster.as_deref();
+            ends(object, &record.downstream, record.upstream, cluster);
+            object.null(key!("route_name"));
         });
     }
 
@@ -189,7 +165,7 @@ impl Lines {
             self.batch.reserve(BATCH + BATCH / 8);
         }
         let mut object = Object::begin(&mut self.batch);
-        object.text("start_time", self.clock.timestamp(at));
+        object.text(key!("start_time"), self.clock.timestamp(at));
         fill(&mut object);
         object.end();
         self.count += 1;
@@ -230,43 +206,43 @@ impl Clock {
     }
 }
 
-fn ending(object: &mut Object<'_>, flags: super::record::ResponseFlags, details: &str) {
-    object.shown("response_flags", Some(flags));
-    object.text(
-        "response_code_details",
-        Some(details.as_bytes()).filter(|details| !details.is_empty()),
-    );
-    object.text("connection_termination_details", None);
-    object.text("upstream_transport_failure_reason", None);
+fn ending(object: &mut Object<'_>, flags: ResponseFlags, details: &str) {
+    if flags.is_empty() {
+        object.plain(key!("response_flags"), "-");
+    } else {
+        object.text(key!("response_flags"), Some(flags.to_string().as_bytes()));
+    }
+    let details = Some(details.as_bytes()).filter(|details| !details.is_empty());
+    object.text(key!("response_code_details"), details);
+    object.null(key!("connection_termination_details"));
+    object.null(key!("upstream_transport_failure_reason"));
 }
 
-fn traffic(object: &mut Object<'_>, received: u64, sent: u64, duration: Duration) {
-    object.number("bytes_received", received);
-    object.number("bytes_sent", sent);
-    object.number(
-        "duration",
-        u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-    );
+fn traffic(object: &mut Object<'_>, (received, sent): (u64, u64), duration: Duration) {
+    object.number(key!("bytes_received"), received);
+    object.number(key!("bytes_sent"), sent);
+    object.number(key!("duration"), millis(duration));
 }
 
 fn ends(
     object: &mut Object<'_>,
     downstream: &Downstream,
-    upstream: Option<std::net::SocketAddr>,
+    upstream: Option<SocketAddr>,
     cluster: Option<&Cluster>,
 ) {
-    object.shown("upstream_host", upstream);
-    object.text(
-        "upstream_cluster",
-        cluster.map(|cluster| cluster.name.as_bytes()),
-    );
-    object.text("upstream_local_address", None);
-    object.shown("downstream_local_address", Some(downstream.original_dst));
-    object.shown("downstream_remote_address", Some(downstream.peer));
-    object.text(
-        "requested_server_name",
-        downstream.sni.as_ref().map(|name| name.as_bytes()),
-    );
+    object.address(key!("upstream_host"), upstream);
+    let cluster = cluster.map(|cluster| cluster.name.as_bytes());
+    object.text(key!("upstream_cluster"), cluster);
+    object.null(key!("upstream_local_address"));
+    let local = Some(downstream.original_dst);
+    object.address(key!("downstream_local_address"), local);
+    object.address(key!("downstream_remote_address"), Some(downstream.peer));
+    let sni = downstream.sni.as_ref().map(|name| name.as_bytes());
+    object.text(key!("requested_server_name"), sni);
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn bytes(value: &Option<http::HeaderValue>) -> Option<&[u8]> {

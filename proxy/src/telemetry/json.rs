@@ -3,70 +3,124 @@
 //! Values come from strangers. Control characters (C0, DEL, C1), line separators and what is not UTF-8 are escaped or
 //! replaced, so that a line stays one line and a terminal stays as it was; long values are cut.
 
-use std::fmt;
 use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
 
 /// Longest value in bytes.
 const MAX_VALUE: usize = 2_048;
 const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
 
-/// An object that is being written.
+/// The name of a field as it stands in an object. Made by [`key!`] alone, so that it is one piece of memory to copy.
+#[derive(Clone, Copy)]
+pub(super) struct Key(pub(super) &'static str);
+
+/// A field's name; it has nothing in it that would have to be escaped.
+macro_rules! key {
+    ($name:literal) => {
+        $crate::telemetry::json::Key(concat!(",\"", $name, "\":"))
+    };
+}
+pub(super) use key;
+
+/// An object that is being written. Each field begins with a comma, the first of which becomes the brace.
 pub(super) struct Object<'a> {
     out: &'a mut Vec<u8>,
-    first: bool,
+    start: usize,
 }
 
 impl<'a> Object<'a> {
     pub(super) fn begin(out: &'a mut Vec<u8>) -> Self {
-        out.push(b'{');
-        Self { out, first: true }
+        let start = out.len();
+        Self { out, start }
     }
 
     pub(super) fn end(self) {
+        match self.out.get_mut(self.start) {
+            Some(first) => *first = b'{',
+            None => self.out.push(b'{'),
+        }
         self.out.extend_from_slice(b"}\n");
     }
 
+    pub(super) fn null(&mut self, key: Key) {
+        self.key(key);
+        self.out.extend_from_slice(b"null");
+    }
+
     /// A string of any bytes, or null.
-    pub(super) fn text(&mut self, key: &str, value: Option<&[u8]>) {
-        self.key(key);
-        match value {
-            None => self.out.extend_from_slice(b"null"),
-            Some(value) => {
-                self.out.push(b'"');
-                escape(self.out, value);
-                self.out.push(b'"');
-            }
-        }
-    }
-
-    /// What displays without anything to escape (numbers as text, addresses, flags), quoted, or null.
-    pub(super) fn shown(&mut self, key: &str, value: Option<impl fmt::Display>) {
-        self.key(key);
-        // Writing to a Vec does not fail.
-        let _ = match value {
-            None => write!(self.out, "null"),
-            Some(value) => write!(self.out, "\"{value}\""),
+    #[inline]
+    pub(super) fn text(&mut self, key: Key, value: Option<&[u8]>) {
+        let Some(value) = value else {
+            return self.null(key);
         };
-    }
-
-    pub(super) fn number(&mut self, key: &str, value: u64) {
         self.key(key);
-        let _ = write!(self.out, "{value}");
+        self.out.push(b'"');
+        escape(self.out, value);
+        self.out.push(b'"');
     }
 
-    fn key(&mut self, key: &str) {
-        if !self.first {
-            self.out.push(b',');
-        }
-        self.first = false;
+    /// A string in which there is nothing to escape.
+    pub(super) fn plain(&mut self, key: Key, value: &'static str) {
+        self.key(key);
         self.out.push(b'"');
-        self.out.extend_from_slice(key.as_bytes());
-        self.out.extend_from_slice(b"\":");
+        self.out.extend_from_slice(value.as_bytes());
+        self.out.push(b'"');
+    }
+
+    pub(super) fn number(&mut self, key: Key, value: u64) {
+        self.key(key);
+        self.digits(value);
+    }
+
+    /// A number as a string, or null.
+    pub(super) fn number_text(&mut self, key: Key, value: Option<u64>) {
+        let Some(value) = value else {
+            return self.null(key);
+        };
+        self.key(key);
+        self.out.push(b'"');
+        self.digits(value);
+        self.out.push(b'"');
+    }
+
+    /// Address and port as a string, or null.
+    pub(super) fn address(&mut self, key: Key, value: Option<SocketAddr>) {
+        let Some(value) = value else {
+            return self.null(key);
+        };
+        self.key(key);
+        self.out.push(b'"');
+        match value.ip() {
+            IpAddr::V4(ip) => {
+                for octet in ip.octets() {
+                    self.digits(octet.into());
+                    self.out.push(b'.');
+                }
+                self.out.pop();
+                self.out.push(b':');
+                self.digits(value.port().into());
+            }
+            // Writing to a Vec does not fail.
+            IpAddr::V6(_) => drop(write!(self.out, "{value}")),
+        }
+        self.out.push(b'"');
+    }
+
+    fn digits(&mut self, value: u64) {
+        let mut buffer = itoa::Buffer::new();
+        self.out.extend_from_slice(buffer.format(value).as_bytes());
+    }
+
+    #[inline]
+    fn key(&mut self, key: Key) {
+        self.out.extend_from_slice(key.0.as_bytes());
     }
 }
 
 fn escape(out: &mut Vec<u8>, value: &[u8]) {
-    if value.len() <= MAX_VALUE && value.iter().all(|byte| is_plain(*byte)) {
+    // Without a way out in the middle, so that it looks at many bytes at a time.
+    let plain = value.iter().fold(true, |all, byte| all & is_plain(*byte));
+    if plain && value.len() <= MAX_VALUE {
         return out.extend_from_slice(value);
     }
     let cut = value.len() > MAX_VALUE;
@@ -112,7 +166,7 @@ mod tests {
     fn line(value: &[u8]) -> String {
         let mut out = Vec::new();
         let mut object = Object::begin(&mut out);
-        object.text("k", Some(value));
+        object.text(key!("k"), Some(value));
         object.end();
         String::from_utf8(out).unwrap()
     }
@@ -136,6 +190,32 @@ mod tests {
                 "{got}"
             );
         }
+    }
+
+    #[test]
+    fn what_needs_no_escape_is_written_as_it_displays() {
+        let mut out = Vec::new();
+        let mut object = Object::begin(&mut out);
+        object.address(key!("v4"), "10.0.200.31:8080".parse().ok());
+        object.address(key!("v6"), "[fd00::1]:80".parse().ok());
+        object.address(key!("none"), None);
+        object.number(key!("n"), u64::MAX);
+        object.number_text(key!("t"), Some(0));
+        object.number_text(key!("no"), None);
+        object.plain(key!("p"), "HTTP/2");
+        object.end();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "{\"v4\":\"10.0.200.31:8080\",\"v6\":\"[fd00::1]:80\",\"none\":null,\
+             \"n\":18446744073709551615,\"t\":\"0\",\"no\":null,\"p\":\"HTTP/2\"}\n"
+        );
+    }
+
+    #[test]
+    fn an_object_may_be_empty_and_follow_another() {
+        let mut out = b"x\n".to_vec();
+        Object::begin(&mut out).end();
+        assert_eq!(out, b"x\n{}\n");
     }
 
     #[test]

@@ -3,9 +3,11 @@
 use std::cell::Cell;
 use std::rc::{Rc, Weak};
 
+use futures_util::TryFutureExt as _;
+use futures_util::future::{Either, ready};
 use http::{HeaderMap, Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::{TrySendError, http2};
 
 use super::pool::{Freed, Idle, Shelf};
 use super::{SendError, UpstreamError};
@@ -20,6 +22,16 @@ pub struct Head {
     pub uri: Uri,
     /// Headers.
     pub headers: HeaderMap,
+}
+
+impl Head {
+    fn with(self, body: RequestBody) -> Request<RequestBody> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        *request.headers_mut() = self.headers;
+        request
+    }
 }
 
 /// A connection, for one exchange.
@@ -50,33 +62,28 @@ pub struct Http2Lease {
 }
 
 impl Lease {
-    /// Sends a request.
+    /// Sends a request. Everything that is large is in hyper's own future.
     ///
     /// # Errors
     ///
     /// When no response head came.
-    pub async fn send(
+    pub fn send(
         &mut self,
         head: Head,
         body: RequestBody,
-    ) -> Result<Response<Incoming>, SendError> {
-        let Head {
-            method,
-            uri,
-            headers,
-        } = head;
-        let mut request = Request::new(body);
-        *request.method_mut() = method;
-        *request.uri_mut() = uri;
-        *request.headers_mut() = headers;
-        let sent = match self {
-            Self::Http1(lease) => lease.sender()?.try_send_request(request).await,
+    ) -> impl Future<Output = Result<Response<Incoming>, SendError>> {
+        let mut request = head.with(body);
+        let sending = match self {
+            Self::Http1(lease) => match &mut lease.idle {
+                Some(idle) => Either::Left(idle.sender.try_send_request(request)),
+                None => return Either::Left(ready(Err(SendError::not_sent(None)))),
+            },
             Self::Http2(lease) => {
                 *request.version_mut() = Version::HTTP_2;
-                lease.sender.try_send_request(request).await
+                Either::Right(lease.sender.try_send_request(request))
             }
         };
-        sent.map_err(SendError::from)
+        Either::Right(sending.map_err(SendError::from))
     }
 
     /// Whether the connection comes from the pool and is not fresh.
@@ -108,16 +115,6 @@ impl Lease {
     }
 }
 
-impl Http1Lease {
-    fn sender(&mut self) -> Result<&mut http1::SendRequest<RequestBody>, SendError> {
-        let error = SendError {
-            error: UpstreamError::NotSent,
-            head: None,
-        };
-        self.idle.as_mut().map(|idle| &mut idle.sender).ok_or(error)
-    }
-}
-
 impl Drop for Http2Lease {
     fn drop(&mut self) {
         let left = self.streams.get() - 1;
@@ -126,20 +123,31 @@ impl Drop for Http2Lease {
     }
 }
 
+impl From<http::request::Parts> for Head {
+    fn from(parts: http::request::Parts) -> Self {
+        Self {
+            method: parts.method,
+            uri: parts.uri,
+            headers: parts.headers,
+        }
+    }
+}
+
+impl SendError {
+    fn not_sent(head: Option<Box<Head>>) -> Self {
+        Self {
+            error: UpstreamError::NotSent,
+            head,
+        }
+    }
+}
+
 impl From<TrySendError<Request<RequestBody>>> for SendError {
     fn from(mut error: TrySendError<Request<RequestBody>>) -> Self {
         match error.take_message() {
             Some(request) => {
                 let (parts, _body) = request.into_parts();
-                let head = Box::new(Head {
-                    method: parts.method,
-                    uri: parts.uri,
-                    headers: parts.headers,
-                });
-                Self {
-                    error: UpstreamError::NotSent,
-                    head: Some(head),
-                }
+                Self::not_sent(Some(Box::new(Head::from(parts))))
             }
             None => Self {
                 error: UpstreamError::from_sent(error.into_error()),
