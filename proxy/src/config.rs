@@ -10,7 +10,6 @@ pub mod listener;
 pub mod route;
 pub mod store;
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -20,23 +19,25 @@ pub use listener::{InboundListener, InboundPort, OutboundListener, Protocol};
 pub use route::{Route, RouteTable};
 pub use store::{Config, Resolution};
 
+use crate::map::Map;
+
 /// Everything the control plane has told this sidecar, at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Grows with every published snapshot; pools compare it to know when to sweep.
     pub generation: u64,
     /// Outbound destinations that were asked for, by original destination address.
-    pub outbound: HashMap<SocketAddr, Lookup<Arc<OutboundListener>>>,
+    pub outbound: Map<SocketAddr, Lookup<Arc<OutboundListener>>>,
     /// What to do with connections to the pod. `None` until the control plane has answered once.
     pub inbound: Option<Arc<InboundListener>>,
     /// Route tables by RDS name.
-    pub routes: HashMap<Arc<str>, Arc<RouteTable>>,
+    pub routes: Map<Arc<str>, Arc<RouteTable>>,
     /// Clusters, each with its endpoints, by name.
-    pub clusters: HashMap<Arc<str>, Arc<Cluster>>,
+    pub clusters: Map<Arc<str>, Arc<Cluster>>,
     /// Workloads by IP address, for telemetry of the destination side.
-    pub workloads: HashMap<IpAddr, Lookup<Arc<Workload>>>,
+    pub workloads: Map<IpAddr, Lookup<Arc<Workload>>>,
     /// Which of the answers above the data path uses: what it does not use for long is dropped.
-    pub used: HashMap<store::Ask, Arc<store::Used>>,
+    pub used: Map<store::Ask, Arc<store::Used>>,
 }
 
 /// The answer to a question put to the control plane.

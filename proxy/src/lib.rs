@@ -4,6 +4,8 @@
 //! detected, TLS is ended; then it is HTTP (routed, balanced, sent upstream over a pool) or opaque TCP. A room uses
 //! only rooms earlier on the way.
 
+pub mod map;
+
 pub mod config;
 pub mod settings;
 pub mod xds;

@@ -19,10 +19,6 @@ use crate::upstream::Lease;
 pub(super) struct ResponseBody(Kind);
 
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the large one is the usual one, and a box would be one more allocation"
-)]
 enum Kind {
     Empty,
     Full(Bytes),

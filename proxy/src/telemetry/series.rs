@@ -4,7 +4,6 @@
 //! the entry exists. A new snapshot empties the cache: config that nobody uses any more goes, and workloads that were
 //! unknown get their names.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,6 +18,7 @@ use super::{Hub, Local};
 use crate::config::cluster::Discovery;
 use crate::config::{Cluster, Config, Endpoint, Workload};
 use crate::conn::{Direction, Downstream};
+use crate::map::Map;
 
 /// Entries before the cache is emptied: peers and status codes are many in the worst case.
 const MAX_ENTRIES: usize = 1_024;
@@ -27,8 +27,8 @@ const MAX_ENTRIES: usize = 1_024;
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     generation: u64,
-    http: HashMap<HttpKey, HttpEntry>,
-    tcp: HashMap<HopKey, TcpEntry>,
+    http: Map<HttpKey, HttpEntry>,
+    tcp: Map<HopKey, TcpEntry>,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]

@@ -9,7 +9,6 @@ mod shelf;
 mod sweep;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -26,6 +25,7 @@ use crate::config::cluster::{
 };
 use crate::config::{Cluster, Config, Endpoints, Snapshot};
 use crate::conn::HttpVersion;
+use crate::map::Map;
 use crate::net::Reach;
 use crate::worker::Worker;
 
@@ -56,14 +56,14 @@ struct Inner {
     generation: u64,
     /// SVID that new connections present.
     svid: u64,
-    clusters: HashMap<Arc<str>, ClusterPool>,
+    clusters: Map<Arc<str>, ClusterPool>,
     /// Whether a task looks after idle connections.
     tended: bool,
 }
 
 #[derive(Debug)]
 struct ClusterPool {
-    shelves: HashMap<Key, Rc<Shelf>>,
+    shelves: Map<Key, Rc<Shelf>>,
     freed: Freed,
     giver: AbortHandle,
 }
@@ -270,7 +270,7 @@ impl Pools {
             cluster.state.clone(),
         );
         ClusterPool {
-            shelves: HashMap::new(),
+            shelves: Map::default(),
             freed: Freed::new(cluster),
             giver: tokio::task::spawn_local(giver).abort_handle(),
         }

@@ -53,7 +53,7 @@ pub(super) fn run<T>(test: impl Future<Output = T>) -> T {
         .enable_all()
         .build()
         .unwrap();
-    let deadline = Duration::from_secs(20);
+    let deadline = Duration::from_secs(60);
     LocalSet::new().block_on(&runtime, async {
         tokio::time::timeout(deadline, test)
             .await

@@ -4,7 +4,7 @@
 //! Silence is an answer here. Once the listeners have been sent, a destination that none of them is for is unknown; and
 //! a pod about which nothing is said accepts what a pod without a policy accepts.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -13,13 +13,14 @@ use super::assemble::same;
 use crate::config::listener::TcpRoute;
 use crate::config::store::Ask;
 use crate::config::{InboundListener, InboundPort, Lookup, OutboundListener, Protocol, RouteTable};
+use crate::map::Map;
 use crate::xds::decode::{INBOUND, Listener};
 use crate::xds::tracker::Answer;
 
-type Lookups = HashMap<SocketAddr, Lookup<Arc<OutboundListener>>>;
+type Lookups = Map<SocketAddr, Lookup<Arc<OutboundListener>>>;
 
 /// A destination that the control plane has said something about: `None` until it is complete.
-type Described = HashMap<SocketAddr, Option<Arc<OutboundListener>>>;
+type Described = Map<SocketAddr, Option<Arc<OutboundListener>>>;
 
 impl State {
     pub(super) fn assemble_all_listeners(&mut self) -> bool {
@@ -61,7 +62,7 @@ impl State {
                 }
             }
         }
-        let mut described = Described::new();
+        let mut described = Described::default();
         for (address, listener) in by_name.into_values() {
             described.entry(address).or_insert(listener);
         }
@@ -73,7 +74,7 @@ impl State {
 
     /// What is known of every described and every asked destination.
     fn lookups(&self, described: &Described) -> Lookups {
-        let mut lookups = Lookups::new();
+        let mut lookups = Lookups::default();
         let asked = self.asked.keys().filter_map(|ask| match ask {
             Ask::Outbound(address) => Some(address),
             Ask::Workload(_) => None,
@@ -108,7 +109,7 @@ fn any(ip: IpAddr) -> IpAddr {
 /// Mesh TLS and plaintext, on every port, with the protocol detected.
 fn without_policy() -> InboundListener {
     InboundListener {
-        ports: HashMap::new(),
+        ports: Default::default(),
         default: InboundPort {
             plaintext: true,
             protocol: Protocol::Detect {
