@@ -8,6 +8,7 @@ mod control_plane;
 mod envoy;
 mod foreign;
 mod grpc;
+mod grpc_xds;
 mod http1;
 mod http2;
 mod ipv6;
@@ -23,6 +24,8 @@ fn main() -> ExitCode {
         http1::cases(),
         http2::cases(),
         grpc::cases(),
+        grpc_xds::cases(),
+        grpc_xds::peers::cases(),
         tls::cases(),
         rules::cases(),
         affinity::cases(),

@@ -15,6 +15,8 @@ const LIBRARIES: [(&str, &str); 4] = [
 ];
 /// Programs that ./tests/run builds.
 const BUILT: [&str; 1] = ["go-control-plane"];
+/// Need of node with gRPC's xDS client for it.
+const GRPC_JS_XDS: &str = "grpc-js-xds";
 /// Need of a kernel with IPv6.
 pub const IPV6: &str = "ipv6";
 
@@ -27,12 +29,18 @@ pub enum Missing {
     Fail(String),
 }
 
-/// Checks a need: a program that must be on PATH or that ./tests/run builds, a library of the Python environment, or
-/// [`IPV6`].
+/// Checks a need: a program that must be on PATH or that ./tests/run builds, a library of the Python environment or of
+/// node, or [`IPV6`].
 pub fn require(need: &str) -> Result<(), Missing> {
     let library = LIBRARIES.iter().find(|(library, _)| *library == need);
     let met = match (need, library) {
         (_, Some((_, module))) => has_module(module),
+        (GRPC_JS_XDS, None) => {
+            find("node").is_some()
+                && node_modules()
+                    .join("@grpc/grpc-js-xds/package.json")
+                    .is_file()
+        }
         (IPV6, None) => std::path::Path::new("/proc/net/if_inet6").exists(),
         (program, None) if BUILT.contains(&program) => built(program).is_file(),
         (program, None) => find(program).is_some(),
@@ -91,13 +99,6 @@ pub fn built(program: &str) -> PathBuf {
     cache().join("bin").join(program)
 }
 
-fn cache() -> PathBuf {
-    env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache"))
-        .join("tulle")
-}
-
 /// The Envoy that comes as a wheel, if it is there.
 #[must_use]
 pub fn envoy() -> Option<PathBuf> {
@@ -108,6 +109,22 @@ pub fn envoy() -> Option<PathBuf> {
         .ok()
         .filter(|output| output.status.success())?;
     Some(PathBuf::from(String::from_utf8(found.stdout).ok()?))
+}
+
+/// The folder of node's modules: `TULLE_TEST_NODE_MODULES`, or where ./tests/run puts it.
+#[must_use]
+pub fn node_modules() -> PathBuf {
+    env::var_os("TULLE_TEST_NODE_MODULES")
+        .map_or_else(|| cache().join("npm/node_modules"), PathBuf::from)
+}
+
+/// Where ./tests/run puts what it fetches.
+fn cache() -> PathBuf {
+    let cache = env::var_os("XDG_CACHE_HOME").map_or_else(
+        || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache"),
+        PathBuf::from,
+    );
+    cache.join("tulle")
 }
 
 fn has_module(module: &str) -> bool {
