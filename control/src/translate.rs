@@ -203,7 +203,8 @@ fn listener_of(
     }
 }
 
-/// Names of all resources of a type that a client may see, sorted: what `*` means. Pods are not among them, only Services.
+/// Names of all resources of a type that a client may see, sorted: what `*` means. Those of pods are not among them, except
+/// for Envoy the endpoints of headless Services: it has no other way to hear of them.
 #[must_use]
 pub fn names(world: &World, view: &ProxyView, resource: ResourceType) -> Vec<String> {
     let mesh = world.mesh();
@@ -231,10 +232,14 @@ pub fn names(world: &World, view: &ProxyView, resource: ResourceType) -> Vec<Str
             }
         }
     }
+    if view.kind == ClientKind::Envoy {
+        names.extend(envoy::headless_names(world, resource));
+    }
     if let Some(pod) = view.pod.as_ref().filter(|pod| world.pod(pod).is_some()) {
         names.extend(own_names(world, view.kind, pod, resource));
     }
     names.sort();
+    names.dedup();
     names
 }
 

@@ -36,6 +36,8 @@ fn main() -> ExitCode {
         ipv6::cases(),
         control_plane::cases(),
         envoy::cases(),
+        envoy::traffic::cases(),
+        envoy::trust::cases(),
     ];
     tulle_tests::run(files.into_iter().flatten().collect())
 }

@@ -12,6 +12,7 @@ use super::subject::{Reach, Subject};
 use super::{ClientKind, ProxyView};
 use crate::store::policy::PolicyTarget;
 use crate::store::route::{Action, BackendTarget, RouteKind};
+use crate::store::service::Addressing;
 use crate::store::{Kind, ObjectKey, ObjectRef, World};
 
 /// The resources that may differ.
@@ -126,10 +127,7 @@ impl Affected {
             Kind::Node => self.all_endpoints = true,
             Kind::Pod => self.add_pod(world, key, true),
             Kind::Service => self.add_service(world, key),
-            Kind::EndpointSlice => {
-                self.service_endpoints
-                    .extend(world.slice(key).map(|slice| slice.service_key()));
-            }
+            Kind::EndpointSlice => self.add_slice(world, key),
             Kind::HttpRoute => self.add_route(world, RouteKind::Http, key),
             Kind::GrpcRoute => self.add_route(world, RouteKind::Grpc, key),
             Kind::PeerAuthentication | Kind::IstioPeerAuthentication => {
@@ -151,6 +149,22 @@ impl Affected {
                     .map(|slice| slice.service_key()),
             );
         }
+    }
+
+    fn add_slice(&mut self, world: &World, key: &ObjectKey) {
+        let Some(slice) = world.slice(key) else {
+            return;
+        };
+        let service = slice.service_key();
+        // Whoever wants all listeners gets those of a headless Service's endpoints.
+        if world
+            .service(&service)
+            .is_some_and(|service| service.addressing == Addressing::Headless)
+        {
+            let addresses = slice.endpoints.iter().map(|endpoint| endpoint.address);
+            self.addresses.extend(addresses);
+        }
+        self.service_endpoints.insert(service);
     }
 
     fn add_service(&mut self, world: &World, key: &ObjectKey) {

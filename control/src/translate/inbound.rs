@@ -60,7 +60,7 @@ pub(super) fn listener(world: &World, pod: &ObjectKey) -> Option<Listener> {
             ports::INBOUND,
         ))),
         traffic_direction: TrafficDirection::Inbound.into(),
-        listener_filters: listener::inspectors(),
+        listener_filters: listener::inspectors().to_vec(),
         filter_chains: chains,
         ..Listener::default()
     })

@@ -122,7 +122,7 @@ fn listener(
         }
         AppProtocol::Tcp => listener.filter_chains = vec![chain(tcp)],
         AppProtocol::Detect => {
-            listener.listener_filters = inspectors();
+            listener.listener_filters = inspectors().to_vec();
             listener.filter_chains = vec![FilterChain {
                 filter_chain_match: Some(plain_http()),
                 ..chain(http)
@@ -142,13 +142,13 @@ pub(super) fn plain_http() -> FilterChainMatch {
 }
 
 /// What makes a listener detect protocols.
-pub(super) fn inspectors() -> Vec<ListenerFilter> {
+pub(super) fn inspectors() -> [ListenerFilter; 2] {
     let filter = |name: &str, config| ListenerFilter {
         name: name.to_owned(),
         config_type: Some(listener_filter::ConfigType::TypedConfig(config)),
         ..ListenerFilter::default()
     };
-    vec![
+    [
         filter(
             "envoy.filters.listener.tls_inspector",
             pack(&TlsInspector::default()),

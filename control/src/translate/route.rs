@@ -50,12 +50,17 @@ pub(super) fn table(
         };
         return Some(configuration(name, own_routes(view.kind, &own)));
     }
+    let table = action::Table {
+        world,
+        kind: view.kind,
+        port: port.port,
+    };
     let routes = ordered(&routes)
         .into_iter()
         .flat_map(|(route, rule, matches)| {
-            let named = move |methods| WireRoute {
+            let named = |methods| WireRoute {
                 name: rule_name(route, rule),
-                ..action::route(world, view.kind, rule, (matches, methods))
+                ..table.route(rule, matches, methods)
             };
             let method = matches.method.as_ref();
             by_method(view.kind, matching::matches(matches), method, named)

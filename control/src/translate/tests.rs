@@ -3,6 +3,7 @@
 mod addresses;
 mod change;
 mod endpoints;
+mod envoy;
 mod grpc;
 mod policies;
 mod routes;

@@ -5,10 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
-use tulle_cli::mesh;
-use tulle_runtime::names::{
-    CA_CONFIG_MAP, PROXY_UID, TOKEN_AUDIENCE, containers, files, labels, ports, variables,
-};
+use tulle_runtime::names::{PROXY_UID, containers, files, labels, ports, variables};
 use tulle_tests::manifests::App;
 use tulle_tests::{Arena, Metrics, eventually, gate};
 
@@ -24,32 +21,33 @@ pub(crate) const DELTA: &str = "delta";
 pub(crate) const FULL: &str = "sotw";
 
 /// The manifests of an app whose pods have Envoy instead of our own sidecar.
-pub(crate) fn with_envoy(app: &App, variant: &str) -> anyhow::Result<String> {
+pub(crate) fn with_envoy(app: App, variant: &str) -> anyhow::Result<String> {
+    let app = app.label(labels::PROXIED, "true").agent(&[
+        "--bootstrap=envoy",
+        &format!("--bootstrap-file={BOOTSTRAP}"),
+        &format!("--xds-variant={variant}"),
+    ]);
     let mut text = String::new();
-    for document in app
-        .yaml()
-        .split("---\n")
-        .filter(|text| !text.trim().is_empty())
-    {
+    let documents = app.yaml();
+    for document in documents.split("---\n").filter(|it| !it.trim().is_empty()) {
         let mut document: Value = serde_json::from_str(document)?;
         if document["kind"] == "Deployment" {
-            add_envoy(&mut document["spec"]["template"], variant)?;
+            add_envoy(&mut document["spec"]["template"]["spec"])?;
         }
         text.push_str(&format!("---\n{document}\n"));
     }
     Ok(text)
 }
 
-fn add_envoy(template: &mut Value, variant: &str) -> anyhow::Result<()> {
-    let own = &mut template["metadata"]["labels"];
-    own[labels::INJECT] = "disabled".into();
-    own[labels::PROXIED] = "true".into();
-    let spec = &mut template["spec"];
-    spec["initContainers"] = json!([capture(), agent(variant), envoy()]);
-    let mut volumes = spec["volumes"].as_array().cloned().unwrap_or_default();
-    volumes.extend(own_volumes());
+fn add_envoy(pod: &mut Value) -> anyhow::Result<()> {
+    let containers = pod["initContainers"].as_array_mut().context("no agent")?;
+    for agent in containers.iter_mut() {
+        agent["securityContext"] = sidecar();
+    }
+    containers.insert(0, capture());
+    containers.push(envoy());
+    let volumes = pod["volumes"].as_array_mut().context("no volumes")?;
     volumes.push(json!({ "name": "program", "hostPath": { "path": program()? } }));
-    spec["volumes"] = volumes.into();
     Ok(())
 }
 
@@ -65,35 +63,6 @@ fn capture() -> Value {
             "runAsGroup": 0,
             "capabilities": { "add": ["NET_ADMIN"], "drop": ["ALL"] },
         },
-    })
-}
-
-fn agent(variant: &str) -> Value {
-    json!({
-        "name": "agent",
-        "image": containers::TULLE_IMAGE,
-        "args": [
-            "agent", "--bootstrap=envoy", format!("--bootstrap-file={BOOTSTRAP}"), format!("--xds-variant={variant}"),
-            format!("--ready-address=0.0.0.0:{}", ports::READINESS),
-        ],
-        "restartPolicy": "Always",
-        "env": [
-            field(variables::POD_NAME, "metadata.name"),
-            field(variables::POD_NAMESPACE, "metadata.namespace"),
-            field(variables::POD_IP, "status.podIP"),
-            field(variables::SERVICE_ACCOUNT, "spec.serviceAccountName"),
-            { "name": variables::CONTROL_ADDRESS, "value": mesh::injector().control_address },
-        ],
-        "startupProbe": {
-            "httpGet": { "path": "/ready", "port": ports::READINESS },
-            "periodSeconds": 1,
-            "failureThreshold": 60,
-        },
-        "securityContext": sidecar(),
-        "volumeMounts": [
-            { "name": containers::TOKEN_VOLUME, "mountPath": files::SECRETS_DIR, "readOnly": true },
-            { "name": containers::STATE_VOLUME, "mountPath": files::STATE_DIR },
-        ],
     })
 }
 
@@ -130,23 +99,6 @@ fn envoy() -> Value {
 /// The user whose connections capture leaves alone.
 fn sidecar() -> Value {
     json!({ "runAsUser": PROXY_UID, "runAsGroup": PROXY_UID })
-}
-
-fn own_volumes() -> [Value; 2] {
-    let bundle = format!("ca/{}", files::CA_BUNDLE_KEY);
-    [
-        json!({
-            "name": containers::TOKEN_VOLUME,
-            "projected": { "sources": [
-                { "serviceAccountToken": { "audience": TOKEN_AUDIENCE, "expirationSeconds": 3600, "path": "token" } },
-                { "configMap": {
-                    "name": CA_CONFIG_MAP,
-                    "items": [{ "key": files::CA_BUNDLE_KEY, "path": bundle }],
-                } },
-            ] },
-        }),
-        json!({ "name": containers::STATE_VOLUME, "emptyDir": { "medium": "Memory" } }),
-    ]
 }
 
 fn field(name: &str, path: &str) -> Value {

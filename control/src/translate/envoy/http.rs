@@ -4,12 +4,16 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tulle_runtime::names::{UNPROCESSED_HEADER, alpn};
+use tulle_xds_proto::envoy::config::accesslog::v3::{
+    AccessLogFilter, ResponseFlagFilter, access_log_filter::FilterSpecifier,
+};
 use tulle_xds_proto::envoy::config::common::mutation_rules::v3::{
     HeaderMutation, header_mutation::Action,
 };
 use tulle_xds_proto::envoy::config::core::v3::{
-    DataSource, Http1ProtocolOptions, SubstitutionFormatString, TypedExtensionConfig,
-    data_source::Specifier, substitution_format_string::Format,
+    DataSource, HeaderValue, HeaderValueOption, Http1ProtocolOptions, SubstitutionFormatString,
+    TypedExtensionConfig, data_source::Specifier, header_value_option::HeaderAppendAction,
+    substitution_format_string::Format,
 };
 use tulle_xds_proto::envoy::config::listener::v3::{Filter, filter};
 use tulle_xds_proto::envoy::config::route::v3::RouteConfiguration;
@@ -18,7 +22,7 @@ use tulle_xds_proto::envoy::extensions::filters::common::set_filter_state::v3::{
 };
 use tulle_xds_proto::envoy::extensions::filters::http::router::v3::Router;
 use tulle_xds_proto::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, HttpFilter, Rds,
+    HttpConnectionManager, HttpFilter, LocalReplyConfig, Rds, ResponseMapper,
     http_connection_manager::{
         CodecType, ForwardClientCertDetails, InternalAddressConfig, RouteSpecifier,
         ServerHeaderTransformation, SetCurrentClientCertDetails, UpgradeConfig,
@@ -104,6 +108,9 @@ fn vouch(manager: &mut HttpConnectionManager, client: Client) {
         uri: true,
         ..SetCurrentClientCertDetails::default()
     });
+    if client == Client::Peer {
+        manager.local_reply_config = Some(unprocessed());
+    }
     if client == Client::Stranger {
         let remove = |name: &str| HeaderMutation {
             action: Some(Action::Remove(name.to_owned())),
@@ -115,6 +122,32 @@ fn vouch(manager: &mut HttpConnectionManager, client: Client) {
             name: "envoy.http.early_header_mutation.header_mutation".to_owned(),
             typed_config: Some(pack(&mutation)),
         }];
+    }
+}
+
+/// Has a manager say that the app got nothing of the request, if it could not be reached: a peer may try it again.
+fn unprocessed() -> LocalReplyConfig {
+    let unreachable = AccessLogFilter {
+        filter_specifier: Some(FilterSpecifier::ResponseFlagFilter(ResponseFlagFilter {
+            flags: vec!["UF".to_owned()],
+        })),
+    };
+    let mark = HeaderValueOption {
+        header: Some(HeaderValue {
+            key: UNPROCESSED_HEADER.to_owned(),
+            value: "1".to_owned(),
+            ..HeaderValue::default()
+        }),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        ..HeaderValueOption::default()
+    };
+    LocalReplyConfig {
+        mappers: vec![ResponseMapper {
+            filter: Some(unreachable),
+            headers_to_add: vec![mark],
+            ..ResponseMapper::default()
+        }],
+        ..LocalReplyConfig::default()
     }
 }
 

@@ -9,9 +9,14 @@ use std::time::Duration;
 
 use tulle_runtime::names::{alpn, ports};
 use tulle_xds_proto::envoy::config::core::v3::TrafficDirection;
-use tulle_xds_proto::envoy::config::listener::v3::{
-    Filter, FilterChain, FilterChainMatch, Listener,
+use tulle_xds_proto::envoy::config::listener::v3::listener_filter_chain_match_predicate::{
+    MatchSet, Rule,
 };
+use tulle_xds_proto::envoy::config::listener::v3::{
+    Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter,
+    ListenerFilterChainMatchPredicate,
+};
+use tulle_xds_proto::envoy::r#type::v3::Int32Range;
 
 use super::super::filter::{Routes, duration, number};
 use super::super::listener::inspectors;
@@ -41,36 +46,65 @@ pub(in super::super) fn listener(world: &World, pod: &ObjectKey) -> Option<Liste
         }),
         ..FilterChain::default()
     }];
-    for number in numbers.into_iter().filter(|it| *it != ports::INBOUND) {
-        let protocol = declared.get(&number).map(|port| port.protocol);
-        let port = Port {
+    let ports: Vec<Port<'_>> = numbers
+        .into_iter()
+        .filter(|number| *number != ports::INBOUND)
+        .map(|number| Port {
             world,
             number,
-            protocol: protocol.unwrap_or_default(),
+            protocol: declared
+                .get(&number)
+                .map(|port| port.protocol)
+                .unwrap_or_default(),
             mode: policies.mode(number),
-        };
-        chains.extend(port.chains());
-    }
+        })
+        .collect();
     let others = Port {
         world,
         number: 0,
         protocol: AppProtocol::Detect,
         mode: policies.default_mode(),
     };
-    chains.extend(others.chains());
+    chains.extend(ports.iter().chain([&others]).flat_map(Port::chains));
+    let opaque = ports
+        .iter()
+        .filter(|port| port.protocol == AppProtocol::Tcp);
     let (address, additional_addresses) = any_address(pod, ports::INBOUND);
-    let listener_filters = [original_destination()].into_iter().chain(inspectors());
     Some(Listener {
         name: ResourceName::Inbound.format(world.mesh()),
         address: Some(address),
         additional_addresses,
         traffic_direction: TrafficDirection::Inbound.into(),
-        listener_filters: listener_filters.collect(),
+        listener_filters: listener_filters(opaque.map(|port| port.number).collect()),
         listener_filters_timeout: Some(duration(SILENCE)),
         continue_on_listener_filters_timeout: true,
         filter_chains: chains,
         ..Listener::default()
     })
+}
+
+/// The inspectors; no HTTP is looked for on opaque ports, where a client that closes its side early would be cut off.
+fn listener_filters(opaque: Vec<u16>) -> Vec<ListenerFilter> {
+    let [tls, mut http] = inspectors();
+    let mut ports: Vec<_> = opaque.into_iter().map(is_port).collect();
+    http.filter_disabled = if ports.len() < 2 {
+        ports.pop()
+    } else {
+        Some(ListenerFilterChainMatchPredicate {
+            rule: Some(Rule::OrMatch(MatchSet { rules: ports })),
+        })
+    };
+    vec![original_destination(), tls, http]
+}
+
+fn is_port(port: u16) -> ListenerFilterChainMatchPredicate {
+    let start = i32::from(port);
+    ListenerFilterChainMatchPredicate {
+        rule: Some(Rule::DestinationPortRange(Int32Range {
+            start,
+            end: start + 1,
+        })),
+    }
 }
 
 /// The ports that a pod's `inbound` has clusters for; 0 stands for all others.

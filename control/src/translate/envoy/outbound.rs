@@ -5,9 +5,11 @@
 //! offer what they are mostly called with, and a chain says so where it differs (see [`super::cluster`]).
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tulle_runtime::names::{alpn, ports};
+use tulle_xds_proto::ResourceType;
 use tulle_xds_proto::envoy::config::core::v3::TrafficDirection;
 use tulle_xds_proto::envoy::config::listener::v3::{
     Filter, FilterChain, FilterChainMatch, Listener,
@@ -20,8 +22,8 @@ use super::super::listener::{Destination, inspectors};
 use super::super::name::ResourceName;
 use super::http::{Client, manager, offer, offer_tcp, tcp};
 use super::{Version, any_address, original_destination};
-use crate::store::service::AppProtocol;
-use crate::store::{ObjectKey, World};
+use crate::store::service::{Addressing, AppProtocol};
+use crate::store::{ObjectKey, Service, World};
 
 /// How long the first byte of a client is waited for where the server may speak first.
 const SILENCE: Duration = Duration::from_millis(100);
@@ -84,14 +86,14 @@ pub(in super::super) fn listener(
     match destination.protocol {
         AppProtocol::Tcp => listener.filter_chains = vec![chain(opaque())],
         AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc => {
-            listener.listener_filters = inspectors();
+            listener.listener_filters = inspectors().to_vec();
             // The app may take its time before its first request.
             listener.listener_filters_timeout = Some(duration(Duration::ZERO));
             listener.filter_chains = found().to_vec();
             listener.default_filter_chain = Some(chain(http(Version::Http1)));
         }
         AppProtocol::Detect => {
-            listener.listener_filters = inspectors();
+            listener.listener_filters = inspectors().to_vec();
             listener.listener_filters_timeout = Some(duration(SILENCE));
             listener.continue_on_listener_filters_timeout = true;
             listener.filter_chains = found().to_vec();
@@ -99,6 +101,33 @@ pub(in super::super) fn listener(
         }
     }
     Some(listener)
+}
+
+/// Names of the listeners, or of the clusters, of the pods that are the endpoints of headless Services.
+pub(in super::super) fn headless_names(world: &World, resource: ResourceType) -> Vec<String> {
+    let mut names = Vec::new();
+    let is_headless = |service: &&Arc<Service>| service.addressing == Addressing::Headless;
+    for service in world.services().filter(is_headless) {
+        for slice in world.slices_of(&service.key) {
+            for endpoint in &slice.endpoints {
+                let Some(pod) = world.pod_by_ip(endpoint.address) else {
+                    continue;
+                };
+                names.extend(slice.ports.iter().filter_map(|(_, port)| match resource {
+                    ResourceType::Listener => {
+                        Some(ResourceName::Outbound((endpoint.address, *port).into()))
+                    }
+                    ResourceType::Cluster => Some(ResourceName::Pod {
+                        key: pod.key.clone(),
+                        port: *port,
+                        ipv6: endpoint.address.is_ipv6(),
+                    }),
+                    _ => None,
+                }));
+            }
+        }
+    }
+    names.iter().map(|name| name.format(world.mesh())).collect()
 }
 
 fn chain(filters: Vec<Filter>) -> FilterChain {

@@ -85,68 +85,113 @@ pub(super) fn once(cluster: &str) -> route::Action {
     })
 }
 
-/// A rule's action and header changes, for one of its matches.
-pub(super) fn route(
-    world: &World,
-    kind: ClientKind,
-    rule: &Rule,
-    (matches, methods): (&Match, Methods),
-) -> WireRoute {
-    let action = match &rule.action {
-        Action::Forward(forward) => forward_to(world, (kind, methods), forward, matches),
-        Action::Redirect(redirect) => route::Action::Redirect(redirect_to(redirect, kind, matches)),
-    };
-    WireRoute {
-        action: Some(action),
-        request_headers_to_add: added(&rule.request_headers),
-        request_headers_to_remove: removed(&rule.request_headers),
-        response_headers_to_add: added(&rule.response_headers),
-        response_headers_to_remove: removed(&rule.response_headers),
-        ..WireRoute::default()
-    }
+/// Of which table a route is.
+pub(super) struct Table<'a> {
+    pub(super) world: &'a World,
+    pub(super) kind: ClientKind,
+    /// The port of the Service.
+    pub(super) port: u16,
 }
 
-fn forward_to(
-    world: &World,
-    (kind, methods): (ClientKind, Methods),
-    forward: &Forward,
-    matches: &Match,
-) -> route::Action {
-    let Some(backends) = Backends::of(world, forward) else {
-        return route::Action::DirectResponse(DirectResponseAction {
-            status: 500,
-            ..DirectResponseAction::default()
-        });
-    };
-    let mut action = RouteAction {
-        cluster_not_found_response_code: ClusterNotFoundResponseCode::InternalServerError.into(),
-        timeout: Some(duration(forward.timeout.unwrap_or_default())),
-        retry_policy: Some(retry_policy(
-            (kind, methods),
-            forward.retry.as_ref(),
-            forward.backend_timeout,
-        )),
-        hash_policy: by_source(backends.sticky),
-        cluster_specifier: Some(ClusterSpecifier::WeightedClusters(WeightedCluster {
-            clusters: backends.clusters,
-            ..WeightedCluster::default()
-        })),
-        host_rewrite_specifier: forward
-            .host_rewrite
-            .as_ref()
-            .map(|host| HostRewriteSpecifier::HostRewriteLiteral(text(host))),
-        ..RouteAction::default()
-    };
-    match forward
-        .path_rewrite
-        .as_ref()
-        .map(|rewrite| Rewrite::of(rewrite, kind, matches))
-    {
-        Some(Rewrite::Prefix(prefix)) => action.prefix_rewrite = prefix,
-        Some(Rewrite::Regex(regex)) => action.regex_rewrite = Some(regex),
-        None => {}
+impl Table<'_> {
+    /// A rule's action and header changes, for one of its matches.
+    pub(super) fn route(&self, rule: &Rule, matches: &Match, methods: Methods) -> WireRoute {
+        let action = match &rule.action {
+            Action::Forward(forward) => self.forward(forward, matches, methods),
+            Action::Redirect(redirect) => route::Action::Redirect(self.redirect(redirect, matches)),
+        };
+        WireRoute {
+            action: Some(action),
+            request_headers_to_add: added(&rule.request_headers),
+            request_headers_to_remove: removed(&rule.request_headers),
+            response_headers_to_add: added(&rule.response_headers),
+            response_headers_to_remove: removed(&rule.response_headers),
+            ..WireRoute::default()
+        }
     }
-    route::Action::Route(action)
+
+    fn forward(&self, forward: &Forward, matches: &Match, methods: Methods) -> route::Action {
+        let Some(backends) = Backends::of(self.world, forward) else {
+            return route::Action::DirectResponse(DirectResponseAction {
+                status: 500,
+                ..DirectResponseAction::default()
+            });
+        };
+        let mut action = RouteAction {
+            cluster_not_found_response_code: ClusterNotFoundResponseCode::InternalServerError
+                .into(),
+            timeout: Some(duration(forward.timeout.unwrap_or_default())),
+            retry_policy: Some(retry_policy(
+                (self.kind, methods),
+                forward.retry.as_ref(),
+                forward.backend_timeout,
+            )),
+            hash_policy: by_source(backends.sticky),
+            cluster_specifier: Some(ClusterSpecifier::WeightedClusters(WeightedCluster {
+                clusters: backends.clusters,
+                ..WeightedCluster::default()
+            })),
+            host_rewrite_specifier: forward
+                .host_rewrite
+                .as_ref()
+                .map(|host| HostRewriteSpecifier::HostRewriteLiteral(text(host))),
+            ..RouteAction::default()
+        };
+        match forward
+            .path_rewrite
+            .as_ref()
+            .map(|rewrite| Rewrite::of(rewrite, self.kind, matches))
+        {
+            Some(Rewrite::Prefix(prefix)) => action.prefix_rewrite = prefix,
+            Some(Rewrite::Regex(regex)) => action.regex_rewrite = Some(regex),
+            None => {}
+        }
+        route::Action::Route(action)
+    }
+
+    fn redirect(&self, redirect: &Redirect, matches: &Match) -> RedirectAction {
+        let code = match redirect.status.as_u16() {
+            301 => RedirectResponseCode::MovedPermanently,
+            303 => RedirectResponseCode::SeeOther,
+            307 => RedirectResponseCode::TemporaryRedirect,
+            308 => RedirectResponseCode::PermanentRedirect,
+            _ => RedirectResponseCode::Found,
+        };
+        let path = redirect.path.as_ref().map(|rewrite| {
+            match (rewrite, Rewrite::of(rewrite, self.kind, matches)) {
+                (PathRewrite::Full(path), _) => {
+                    PathRewriteSpecifier::PathRedirect(path.to_string())
+                }
+                (_, Rewrite::Prefix(prefix)) => PathRewriteSpecifier::PrefixRewrite(prefix),
+                (_, Rewrite::Regex(regex)) => PathRewriteSpecifier::RegexRewrite(regex),
+            }
+        });
+        RedirectAction {
+            host_redirect: redirect.host.as_deref().unwrap_or_default().to_owned(),
+            port_redirect: self.redirect_port(redirect),
+            response_code: code.into(),
+            scheme_rewrite_specifier: redirect
+                .scheme
+                .as_ref()
+                .map(|scheme| SchemeRewriteSpecifier::SchemeRedirect(scheme.to_string())),
+            path_rewrite_specifier: path,
+            ..RedirectAction::default()
+        }
+    }
+
+    /// Our proxy knows which port is meant where none is named. Envoy names none with another host, and the request's with
+    /// the same one, whatever the scheme.
+    fn redirect_port(&self, redirect: &Redirect) -> u32 {
+        let port = match (redirect.port, &redirect.scheme, &redirect.host) {
+            (Some(port), ..) => port,
+            (None, None, Some(_)) if self.kind == ClientKind::Envoy && self.port != 80 => self.port,
+            (None, Some(scheme), None) if self.kind == ClientKind::Envoy => {
+                if **scheme == *"https" { 443 } else { 80 }
+            }
+            _ => 0,
+        };
+        port.into()
+    }
 }
 
 /// The backends of a rule, on the wire.
@@ -188,34 +233,6 @@ impl Backends {
             });
         }
         any_exists.then_some(Self { clusters, sticky })
-    }
-}
-
-fn redirect_to(redirect: &Redirect, kind: ClientKind, matches: &Match) -> RedirectAction {
-    let code = match redirect.status.as_u16() {
-        301 => RedirectResponseCode::MovedPermanently,
-        303 => RedirectResponseCode::SeeOther,
-        307 => RedirectResponseCode::TemporaryRedirect,
-        308 => RedirectResponseCode::PermanentRedirect,
-        _ => RedirectResponseCode::Found,
-    };
-    let path = redirect.path.as_ref().map(|rewrite| {
-        match (rewrite, Rewrite::of(rewrite, kind, matches)) {
-            (PathRewrite::Full(path), _) => PathRewriteSpecifier::PathRedirect(path.to_string()),
-            (_, Rewrite::Prefix(prefix)) => PathRewriteSpecifier::PrefixRewrite(prefix),
-            (_, Rewrite::Regex(regex)) => PathRewriteSpecifier::RegexRewrite(regex),
-        }
-    });
-    RedirectAction {
-        host_redirect: redirect.host.as_deref().unwrap_or_default().to_owned(),
-        port_redirect: redirect.port.map_or(0, u32::from),
-        response_code: code.into(),
-        scheme_rewrite_specifier: redirect
-            .scheme
-            .as_ref()
-            .map(|scheme| SchemeRewriteSpecifier::SchemeRedirect(scheme.to_string())),
-        path_rewrite_specifier: path,
-        ..RedirectAction::default()
     }
 }
 
@@ -327,7 +344,8 @@ fn elsewhere(mut policy: RetryPolicy) -> RetryPolicy {
             &PreviousHostsPredicate {},
         ))),
     }];
-    policy.host_selection_retry_max_attempts = 5;
+    // An endpoint that fails at once is the least loaded one: of two it comes up three times in four.
+    policy.host_selection_retry_max_attempts = 32;
     policy.retriable_headers = vec![header(UNPROCESSED_HEADER, exact("1"))];
     policy
 }

@@ -32,18 +32,25 @@ fn the_order_of_input_does_not_change_a_byte() {
         pod: Some(ObjectKey::new("shop", "web-1")),
         ..client("shop")
     };
-    for kind in ResourceType::ALL {
+    let envoys = ProxyView {
+        kind: ClientKind::Envoy,
+        ..view.clone()
+    };
+    let cases = [&view, &envoys].map(|view| ResourceType::ALL.map(|kind| (view, kind)));
+    for (view, kind) in cases.into_iter().flatten() {
         for name in [
             WEB,
             "inbound",
+            "outbound",
+            "passthrough",
             "outbound|10.0.0.1|81",
             "pod|80||web-1.shop",
             "/10.1.0.1",
             "inbound|8080||",
         ] {
-            let first = resource(&one, &view, kind, name);
-            assert_eq!(first, resource(&two, &view, kind, name), "{name}");
-            assert_eq!(first, resource(&one, &view, kind, name), "{name} again");
+            let first = resource(&one, view, kind, name);
+            assert_eq!(first, resource(&two, view, kind, name), "{name}");
+            assert_eq!(first, resource(&one, view, kind, name), "{name} again");
         }
     }
     assert_eq!(
