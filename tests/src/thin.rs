@@ -12,17 +12,23 @@ use tulle_runtime::env::Env;
 /// Where pods find it. `/run` is the node's own memory, readable by every user of every pod.
 const PLACE: &str = "/run/tulle-thin";
 
-/// Builds it as it is released and installs it. To be called in a node.
-pub fn install() -> anyhow::Result<()> {
-    let built = build()?;
-    std::fs::create_dir_all(PLACE)?;
-    copy(&built, &place())
+/// Builds it as it is released, unless one is given, and installs it. To be called in a node.
+pub fn install(given: Option<&Path>) -> anyhow::Result<()> {
+    let built = given.map_or_else(build, |given| Ok(given.to_owned()))?;
+    install_file(&built, "tulle-proxy")?;
+    Ok(())
 }
 
 /// Installs a second file of it: a process of this one shares no memory with those of the other.
 pub fn install_copy(name: &str) -> anyhow::Result<PathBuf> {
+    install_file(&place(), name)
+}
+
+/// Installs another program beside it.
+pub fn install_file(program: &Path, name: &str) -> anyhow::Result<PathBuf> {
     let path = Path::new(PLACE).join(name);
-    copy(&place(), &path)?;
+    std::fs::create_dir_all(PLACE)?;
+    copy(program, &path)?;
     Ok(path)
 }
 

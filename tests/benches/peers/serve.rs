@@ -17,10 +17,13 @@ use tokio::task::{LocalSet, spawn_local};
 
 use tulle_proxy::upstream::LocalExecutor;
 
+use crate::cores;
+
 /// Name of this role.
 pub(crate) const ROLE: &str = "bench-serve";
 pub(crate) const HTTP1: u16 = 8080;
-pub(crate) const HTTP2: u16 = 9090;
+pub(crate) const HTTP2: u16 = 8082;
+pub(crate) const GRPC: u16 = 9090;
 pub(crate) const TCP: u16 = 7000;
 /// Bytes of an answer.
 pub(crate) const BODY: usize = 1024;
@@ -35,11 +38,11 @@ pub(crate) fn run() -> anyhow::Result<()> {
         .build()?;
     LocalSet::new().block_on(&runtime, async {
         let any = Ipv4Addr::UNSPECIFIED;
-        let (one, two, tcp) = (
-            TcpListener::bind((any, HTTP1)).await?,
-            TcpListener::bind((any, HTTP2)).await?,
-            TcpListener::bind((any, TCP)).await?,
-        );
+        cores::raise_descriptors()?;
+        let one = TcpListener::bind((any, HTTP1)).await?;
+        let two = TcpListener::bind((any, HTTP2)).await?;
+        let rpc = TcpListener::bind((any, GRPC)).await?;
+        let tcp = TcpListener::bind((any, TCP)).await?;
         loop {
             // How a connection ends is the client's to judge.
             tokio::select! {
@@ -48,6 +51,11 @@ pub(crate) fn run() -> anyhow::Result<()> {
                     spawn_local(async { drop(served.await) });
                 }
                 accepted = two.accept() => {
+                    let served = http2::Builder::new(LocalExecutor)
+                        .serve_connection(io(accepted?.0)?, service_fn(answer));
+                    spawn_local(async { drop(served.await) });
+                }
+                accepted = rpc.accept() => {
                     let served = http2::Builder::new(LocalExecutor)
                         .serve_connection(io(accepted?.0)?, service_fn(answer_rpc));
                     spawn_local(async { drop(served.await) });
@@ -71,18 +79,24 @@ async fn answer(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallibl
     Ok(Response::new(Full::new(Bytes::from_static(&[b'x'; BODY]))))
 }
 
+/// Gives a call its message back.
 async fn answer_rpc(
     mut request: Request<Incoming>,
 ) -> Result<Response<impl Body<Data = Bytes, Error = Infallible>>, hyper::Error> {
+    let mut message = Bytes::new();
     while let Some(frame) = request.body_mut().frame().await {
-        frame?;
+        match frame?.into_data() {
+            Ok(data) if message.is_empty() => message = data,
+            Ok(data) => message = [message, data].concat().into(),
+            Err(_trailers) => {}
+        }
     }
     let status = (
         HeaderName::from_static("grpc-status"),
         HeaderValue::from_static("0"),
     );
     let trailers = HeaderMap::from_iter([status]);
-    let body = Full::new(Bytes::from_static(&[b'x'; BODY]));
+    let body = Full::new(message);
     let mut response = Response::new(body.with_trailers(async { Some(Ok(trailers)) }));
     let grpc = HeaderValue::from_static("application/grpc");
     response.headers_mut().insert(CONTENT_TYPE, grpc);

@@ -8,9 +8,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -21,6 +20,8 @@ use hyper::client::conn::{http1, http2};
 use hyper::server::conn::{http1 as server1, http2 as server2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::OriginalDst;
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OnceCell;
@@ -32,14 +33,14 @@ use tulle_identity::{
     CaClientConfig, Identity, SpiffeId, TrustDomain, ca_client, mesh_server_name,
 };
 use tulle_proxy::conn::Direction;
-use tulle_proxy::net::{self, Acceptor, Reach, dial};
+use tulle_proxy::net::{Reach, dial};
 use tulle_proxy::settings::Settings;
 use tulle_proxy::upstream::LocalExecutor;
 use tulle_runtime::env::Env;
 use tulle_runtime::names::{DEFAULT_TRUST_DOMAIN, PROXY_MARK, alpn, ports, variables};
 use tulle_runtime::tasks::Tasks;
 
-use crate::serve;
+use crate::{cores, serve};
 
 /// Service account of the only peer.
 pub(crate) const PEER: &str = "server";
@@ -47,6 +48,7 @@ pub(crate) const PEER: &str = "server";
 const BUFFER: usize = 64 * 1024;
 
 pub(crate) fn run(env: Env) -> anyhow::Result<()> {
+    cores::raise_descriptors()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -78,11 +80,8 @@ async fn sidecar(env: Env) -> anyhow::Result<()> {
         (Direction::Outbound, ports::OUTBOUND),
         (Direction::Inbound, ports::INBOUND),
     ] {
-        for listener in net::listen(port)? {
-            let metrics = net::Metrics::default();
-            let acceptor = Acceptor::new(listener, direction, Arc::default(), 10_000, metrics)?;
-            spawn_local(accept(pair.clone(), acceptor, direction));
-        }
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?;
+        spawn_local(accept(pair.clone(), listener, direction));
     }
     ready().await
 }
@@ -97,18 +96,19 @@ async fn ready() -> anyhow::Result<()> {
     }
 }
 
-async fn accept(pair: Rc<Pair>, acceptor: Acceptor, direction: Direction) {
+async fn accept(pair: Rc<Pair>, listener: TcpListener, direction: Direction) {
     loop {
-        let captured = acceptor.next().await;
         let pair = pair.clone();
-        spawn_local(async move {
-            let served = pair
-                .serve(direction, captured.tcp, captured.original_dst)
-                .await;
-            if let Err(error) = served {
-                eprintln!("{error:#}");
+        match listener.accept().await {
+            Ok((tcp, _)) => {
+                spawn_local(async move {
+                    if let Err(error) = pair.serve(direction, tcp).await {
+                        eprintln!("{error:#}");
+                    }
+                });
             }
-        });
+            Err(error) => eprintln!("{error}"),
+        }
     }
 }
 
@@ -127,12 +127,14 @@ struct Hop {
 }
 
 impl Pair {
-    async fn serve(
-        self: Rc<Self>,
-        direction: Direction,
-        tcp: TcpStream,
-        target: SocketAddr,
-    ) -> anyhow::Result<()> {
+    async fn serve(self: Rc<Self>, direction: Direction, tcp: TcpStream) -> anyhow::Result<()> {
+        tcp.set_nodelay(true)?;
+        let captured = getsockopt(&tcp, OriginalDst)?;
+        let target = (
+            Ipv4Addr::from(u32::from_be(captured.sin_addr.s_addr)),
+            u16::from_be(captured.sin_port),
+        );
+        let target = SocketAddr::from(target);
         if direction == Direction::Outbound {
             return self.carry(direction, tcp, target).await;
         }
@@ -154,7 +156,7 @@ impl Pair {
             .or_default()
             .clone();
         match target.port() {
-            serve::HTTP2 => {
+            serve::HTTP2 | serve::GRPC => {
                 // Each stream runs on its own, so the service owns what it needs.
                 let service = service_fn(move |request| {
                     let (pair, hop) = (self.clone(), hop.clone());

@@ -10,36 +10,45 @@ use serde::{Deserialize, Serialize};
 use tulle_runtime::names::{files, ports};
 use tulle_tests::thin;
 
+use crate::systems::System;
+use crate::{cores, envoy};
+
 /// Name of this role.
 pub(crate) const ROLE: &str = "bench-start";
 /// Starts of each kind.
 pub(crate) const NUMBER: usize = 10;
-/// Where the sidecars' own processes do nothing.
-pub(crate) const NAMESPACE: &str = "starts";
-/// A pod of that namespace. Its app never starts.
-pub(crate) const MANIFESTS: &str = "
-apiVersion: v1
-kind: Namespace
-metadata: {name: starts, labels: {tulle.dev/inject: enabled}}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: alone, namespace: starts}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: alone, namespace: starts}
-spec:
-  serviceAccountName: alone
-  containers:
-    - name: app
-      image: ghcr.io/tulle-mesh/tulle
-      args: [app, serve, --bind, 127.0.0.1, --tcp, '1']
-";
+/// Where the sidecars' own processes do nothing, of each system that is started.
+pub(crate) const PLACES: [(System, &str); 2] =
+    [(System::Tulle, "starts"), (System::Envoy, "starts-envoy")];
 /// Between two looks.
 const LOOK: Duration = Duration::from_micros(500);
 /// How long to look.
 const LOST: Duration = Duration::from_secs(10);
+
+/// The manifests of a place: a pod whose app never starts.
+pub(crate) fn manifests(namespace: &str) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: Namespace
+metadata: {{name: {namespace}, labels: {{tulle.dev/inject: enabled}}}}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {{name: server, namespace: {namespace}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: alone, namespace: {namespace}}}
+spec:
+  serviceAccountName: server
+  containers:
+    - name: app
+      image: ghcr.io/tulle-mesh/tulle
+      args: [app, serve, --bind, 127.0.0.1, --tcp, '1']
+"
+    )
+}
 
 /// Milliseconds of starts, shortest first.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -69,33 +78,56 @@ impl Times {
     }
 }
 
-pub(crate) fn run() -> anyhow::Result<()> {
+/// Runs the role: `NAMESPACE`.
+pub(crate) fn run(namespace: &str) -> anyhow::Result<()> {
+    let place = PLACES.iter().find(|(_, place)| *place == namespace);
+    let (system, _) = place.context("nothing is started there")?;
+    // The sidecars start anywhere, not where the harness keeps to.
+    cores::roam()?;
     let mut measured = Starts::default();
     for _ in 0..NUMBER {
+        if *system == System::Envoy {
+            // A file says everything to it: it asks nobody, so it knows no first start.
+            wait(envoy::is_prepared)?;
+            measured.again.add(start(envoy::again())?);
+            continue;
+        }
+        let sidecar = || {
+            let mut sidecar = Command::new(thin::place());
+            sidecar.arg("run");
+            sidecar
+        };
         for entry in std::fs::read_dir(files::STATE_DIR)? {
             std::fs::remove_file(entry?.path())?;
         }
-        measured.new.add(start()?);
-        measured.again.add(start()?);
+        measured.new.add(start(sidecar())?);
+        measured.again.add(start(sidecar())?);
     }
     println!("{}", serde_json::to_string(&measured)?);
     Ok(())
 }
 
-fn start() -> anyhow::Result<Duration> {
+fn start(mut sidecar: Command) -> anyhow::Result<Duration> {
     let began = Instant::now();
-    let sidecar = Command::new(thin::place())
-        .arg("run")
-        .stdout(Stdio::null())
-        .spawn()
-        .context("the sidecar cannot be started")?;
+    let sidecar = sidecar.stdout(Stdio::null()).stderr(Stdio::null());
+    let sidecar = sidecar.spawn().context("the sidecar cannot be started")?;
     let mut sidecar = Ended(sidecar);
-    while !ready() {
+    wait(|| {
+        let running = sidecar.0.try_wait().is_ok_and(|status| status.is_none());
+        !running || ready()
+    })?;
+    let time = began.elapsed();
+    ensure!(sidecar.0.try_wait()?.is_none(), "it ended");
+    Ok(time)
+}
+
+fn wait(mut until: impl FnMut() -> bool) -> anyhow::Result<()> {
+    let began = Instant::now();
+    while !until() {
         ensure!(began.elapsed() < LOST, "it is not ready after {LOST:?}");
-        ensure!(sidecar.0.try_wait()?.is_none(), "it ended");
         std::thread::sleep(LOOK);
     }
-    Ok(began.elapsed())
+    Ok(())
 }
 
 fn ready() -> bool {

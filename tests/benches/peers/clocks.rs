@@ -1,0 +1,113 @@
+//! What the kernel says of processes: CPU time, context switches, memory. Of the sidecars' processes and no others.
+
+use anyhow::{Context as _, ensure};
+use serde::{Deserialize, Serialize};
+
+/// How far the two ways to take CPU time may differ: ticks of both sidecars' user and system time, and threads that ended.
+const TICKS: f64 = 0.08;
+
+/// Totals so far.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clocks {
+    /// Seconds of CPU, exactly.
+    cpu: f64,
+    /// Seconds of CPU as `utime` and `stime` have them, in ticks.
+    ticks: f64,
+    switches: u64,
+}
+
+/// What was used in between.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Used {
+    pub(crate) cpu: f64,
+    pub(crate) switches: f64,
+}
+
+impl Clocks {
+    /// Reads those of all these processes.
+    pub(crate) fn read(pids: &[u32]) -> anyhow::Result<Self> {
+        let (mut nanoseconds, mut ticks, mut switches) = (0, 0, 0);
+        for pid in pids {
+            for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+                let task = task?.path();
+                let text = std::fs::read_to_string(task.join("schedstat"))?;
+                let on_cpu = text.split(' ').next().context("an empty schedstat")?;
+                nanoseconds += on_cpu.parse::<u64>()?;
+                let status = std::fs::read_to_string(task.join("status"))?;
+                switches += number(&status, "voluntary_ctxt_switches:")?;
+                switches += number(&status, "nonvoluntary_ctxt_switches:")?;
+            }
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+            // The name may have anything in it; behind it, user and system time are the 12th and the 13th.
+            let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
+            for field in fields.split_ascii_whitespace().skip(11).take(2) {
+                ticks += field.parse::<u64>()?;
+            }
+        }
+        Ok(Self {
+            cpu: nanoseconds as f64 / 1e9,
+            ticks: ticks as f64 / 100.0,
+            switches,
+        })
+    }
+
+    /// What was used since then. Both ways to take CPU time must agree.
+    pub(crate) fn since(&self, before: &Self) -> anyhow::Result<Used> {
+        let (cpu, ticks) = (self.cpu - before.cpu, self.ticks - before.ticks);
+        ensure!(
+            (cpu - ticks).abs() <= TICKS + 0.03 * cpu,
+            "CPU time of {cpu:.3} s by the scheduler's clock, {ticks:.3} s by utime and stime"
+        );
+        Ok(Used {
+            cpu,
+            switches: self.switches.saturating_sub(before.switches) as f64,
+        })
+    }
+}
+
+/// Memory in bytes.
+#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Memory {
+    /// Its own, and its part of what it shares.
+    pub(crate) pss: u64,
+    /// Of which no file is the source.
+    pub(crate) anonymous: u64,
+    /// With all that it shares.
+    pub(crate) rss: u64,
+}
+
+impl Memory {
+    pub(crate) fn of(pid: u32) -> anyhow::Result<Self> {
+        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+        let bytes = |name| number(&rollup, name).map(|kilobytes| kilobytes << 10);
+        Ok(Self {
+            pss: bytes("Pss:")?,
+            anonymous: bytes("Anonymous:")?,
+            rss: bytes("Rss:")?,
+        })
+    }
+
+    /// That of several processes together.
+    pub(crate) fn sum(pids: &[u32]) -> anyhow::Result<Self> {
+        pids.iter().try_fold(Self::default(), |sum, pid| {
+            let one = Self::of(*pid)?;
+            Ok(Self {
+                pss: sum.pss + one.pss,
+                anonymous: sum.anonymous + one.anonymous,
+                rss: sum.rss + one.rss,
+            })
+        })
+    }
+}
+
+/// The number on the line that begins with this name.
+fn number(text: &str, name: &str) -> anyhow::Result<u64> {
+    let line = text.lines().find(|line| line.starts_with(name));
+    let number = line.and_then(|line| line.split_ascii_whitespace().nth(1));
+    let number = number.with_context(|| format!("no {name}"))?;
+    Ok(number.parse()?)
+}
+
+pub(crate) fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}

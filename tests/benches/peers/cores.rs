@@ -1,0 +1,82 @@
+//! Where processes run, and how many descriptors they may have.
+//!
+//! The sidecars share one core, so that what they carry is what one core can carry; the load and the server are elsewhere,
+//! each on a core of its own if there are three. What counts is the sidecars' CPU time.
+
+use anyhow::{Context as _, ensure};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::Pid;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+/// Who runs where.
+#[derive(Debug, Clone)]
+pub(crate) struct Cores {
+    pub(crate) sidecars: Vec<usize>,
+    pub(crate) load: Vec<usize>,
+    pub(crate) server: Vec<usize>,
+}
+
+impl Cores {
+    /// Divides those that this process may use.
+    pub(crate) fn divide() -> anyhow::Result<Self> {
+        let allowed = sched_getaffinity(None)?;
+        let all: Vec<_> = (0..CpuSet::MAX_CPU)
+            .filter(|core| allowed.is_set(*core))
+            .collect();
+        ensure!(all.len() >= 2, "at least two cores are needed");
+        Ok(Self {
+            sidecars: vec![all[0]],
+            load: vec![all[1]],
+            server: vec![all[if all.len() > 2 { 2 } else { 1 }]],
+        })
+    }
+
+    /// Everywhere but where the sidecars are.
+    pub(crate) fn others(&self) -> anyhow::Result<Vec<usize>> {
+        let allowed = sched_getaffinity(None)?;
+        let others = (0..CpuSet::MAX_CPU)
+            .filter(|core| allowed.is_set(*core) && !self.sidecars.contains(core));
+        Ok(others.collect())
+    }
+}
+
+/// Keeps this thread, and those that it will start, on these cores.
+pub(crate) fn stay(cores: &[usize]) -> anyhow::Result<()> {
+    Ok(sched_setaffinity(None, &set(cores))?)
+}
+
+/// Lets this thread run anywhere.
+pub(crate) fn roam() -> anyhow::Result<()> {
+    let all: Vec<_> = (0..CpuSet::MAX_CPU).collect();
+    stay(&all)
+}
+
+/// Keeps a process, all its threads, on these cores.
+pub(crate) fn keep(pid: u32, cores: &[usize]) -> anyhow::Result<()> {
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let task: i32 = task?.file_name().to_string_lossy().parse()?;
+        let task = rustix::process::Pid::from_raw(task);
+        sched_setaffinity(task, &set(cores))
+            .with_context(|| format!("process {pid} cannot be put on a core"))?;
+    }
+    Ok(())
+}
+
+/// Keeps this process on these cores.
+pub(crate) fn keep_self(cores: &[usize]) -> anyhow::Result<()> {
+    keep(Pid::this().as_raw().cast_unsigned(), cores)
+}
+
+fn set(cores: &[usize]) -> CpuSet {
+    let mut set = CpuSet::new();
+    for core in cores {
+        set.set(*core);
+    }
+    set
+}
+
+/// Allows this process as many descriptors as it may have.
+pub(crate) fn raise_descriptors() -> anyhow::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
+}

@@ -1,0 +1,203 @@
+//! The load, in a pod of the client: closed loops, or requests at times that are fixed beforehand.
+//!
+//! It says `begin` once everything is warm, counts until it says `end` with what it counted, and goes on until its input
+//! ends, so that whoever reads clocks at both words reads them under load. One thread on a core of its own. A request that
+//! fails, or that is answered with anything but what is expected, is an error; the first of them are told.
+
+mod kind;
+mod pace;
+mod talk;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{Instant, sleep, timeout};
+
+pub(crate) use kind::Kind;
+use pace::Pace;
+
+use crate::cores;
+
+/// Name of this role.
+pub(crate) const ROLE: &str = "bench-load";
+/// Time to connect and to be at speed.
+const WARM: Duration = Duration::from_millis(400);
+/// Time for the last requests to end.
+const END: Duration = Duration::from_millis(100);
+/// How long connections to hold may take to be there.
+const HELD: Duration = Duration::from_secs(120);
+
+/// What to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Order {
+    pub(crate) kind: Kind,
+    /// `HOST:PORT`.
+    pub(crate) address: String,
+    pub(crate) window: Duration,
+    /// Requests a second, if they come at fixed times: with the seed of these.
+    pub(crate) rate: Option<(f64, u64)>,
+    /// Where to run.
+    pub(crate) cores: Option<Vec<usize>>,
+}
+
+/// What was counted.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Counted {
+    /// Requests, round trips, connections or MiB.
+    pub(crate) units: f64,
+    pub(crate) seconds: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    /// The first things that went wrong.
+    pub(crate) errors: Vec<String>,
+}
+
+/// What all connections share.
+struct Tally {
+    /// Nothing new is to be sent.
+    over: Cell<bool>,
+    /// When that which counts began.
+    since: Cell<Option<Instant>>,
+    pace: Option<Pace>,
+    units: Cell<f64>,
+    /// Connections that are held.
+    held: Cell<usize>,
+    latency: RefCell<Histogram<u64>>,
+    errors: RefCell<Vec<String>>,
+}
+
+impl Tally {
+    /// Waits for the turn to send; the time from which the answer's is counted.
+    async fn turn(&self) -> Instant {
+        if self.over.get() {
+            std::future::pending().await
+        }
+        match &self.pace {
+            None => Instant::now(),
+            Some(pace) => pace.turn().await,
+        }
+    }
+
+    /// Counts what has come.
+    fn add(&self, units: f64, since: Instant) {
+        if let Some(pace) = &self.pace {
+            pace.answered();
+        }
+        if self.since.get().is_some_and(|begin| since < begin) {
+            return;
+        }
+        self.units.set(self.units.get() + units);
+        let nanoseconds = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.latency.borrow_mut().saturating_record(nanoseconds);
+    }
+
+    fn error(&self, error: &anyhow::Error) {
+        self.errors.borrow_mut().push(format!("{error:#}"));
+    }
+
+    fn counted(&self, seconds: f64) -> Counted {
+        let latency = self.latency.borrow();
+        Counted {
+            units: self.units.get(),
+            seconds,
+            p50_ms: latency.value_at_quantile(0.5) as f64 / 1e6,
+            p99_ms: latency.value_at_quantile(0.99) as f64 / 1e6,
+            errors: self.errors.borrow().iter().take(3).cloned().collect(),
+        }
+    }
+}
+
+/// Runs the role. Its argument is an [`Order`].
+pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
+    let [order] = arguments else {
+        anyhow::bail!("usage: {ROLE} ORDER");
+    };
+    let order: Order = serde_json::from_str(order)?;
+    match &order.cores {
+        Some(cores) => cores::stay(cores)?,
+        None => cores::roam()?,
+    }
+    cores::raise_descriptors()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    LocalSet::new().block_on(&runtime, load(order))
+}
+
+async fn load(order: Order) -> anyhow::Result<()> {
+    let pace = order.rate.map(|(rate, seed)| Pace::new(rate, seed));
+    let tally = Rc::new(Tally {
+        over: Cell::new(false),
+        since: Cell::new(None),
+        pace,
+        units: Cell::new(0.0),
+        held: Cell::new(0),
+        latency: RefCell::new(Histogram::new_with_max(60_000_000_000, 3)?),
+        errors: RefCell::default(),
+    });
+    let kind = order.kind;
+    for _ in 0..kind.connections() {
+        let (tally, address) = (tally.clone(), order.address.clone());
+        if kind == Kind::Held {
+            // One after the other: a flood of them is another measurement.
+            if let Err(error) = talk::hold(&tally, &address).await {
+                tally.error(&error);
+                break;
+            }
+            continue;
+        }
+        spawn_local(async move {
+            let Err(error) = talk::connection(kind, &tally, &address).await;
+            tally.error(&error);
+        });
+    }
+    if tally.pace.is_some() {
+        let tally = tally.clone();
+        spawn_local(async move {
+            if let Some(pace) = &tally.pace
+                && let Err(error) = pace.run().await
+            {
+                tally.error(&error);
+            }
+        });
+    }
+    measure(&tally, order.window).await?;
+    // Requests end before their connections do: so many streams reset at once look like an attack.
+    tally.over.set(true);
+    sleep(END).await;
+    std::process::exit(0)
+}
+
+/// Says both words, with what came between them, and goes on until the input ends.
+async fn measure(tally: &Tally, window: Duration) -> anyhow::Result<()> {
+    sleep(WARM).await;
+    println!("begin");
+    let began = Instant::now();
+    tally.latency.borrow_mut().reset();
+    tally.units.set(0.0);
+    if tally.pace.is_some() {
+        tally.since.set(Some(began));
+    }
+    sleep(window).await;
+    let seconds = began.elapsed().as_secs_f64();
+    if let Some(pace) = &tally.pace {
+        // Whose time has come is answered, however late.
+        pace.stop();
+        if timeout(HELD, pace.drained()).await.is_err() {
+            tally.error(&anyhow::anyhow!("requests are not answered"));
+        }
+    }
+    println!("end {}", serde_json::to_string(&tally.counted(seconds))?);
+    // Until the clocks have been read; this thread has a load to go on with.
+    let (ended, input) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        ended.send(())
+    });
+    input.await.context("the input cannot be read")
+}

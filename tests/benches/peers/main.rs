@@ -1,0 +1,135 @@
+//! What a sidecar costs beside its peers, in the same topology: no proxy, a bare pair of the same crates, Envoy.
+//!
+//! `cargo bench -p tulle-tests --bench peers [-- CELLS] [--systems ...] [--rounds N] [--quick]`. A load generator and a
+//! server, each in a pod, in a namespace for each system; the same kernel rules capture for all, all get their certificates
+//! from the same CA and agree on the same cryptography, and they take turns. This file says who runs what; `systems` brings
+//! the pods up, `load` and `serve` are the ends, `bare` and `envoy` are the peers, `measure` reads the clocks and refuses where
+//! anything went wrong, `report` does the sums; `alone` is about one sidecar by itself.
+
+mod alone;
+mod bare;
+mod clocks;
+mod cores;
+mod envoy;
+mod load;
+mod measure;
+mod plan;
+mod report;
+mod serve;
+mod starts;
+mod systems;
+mod wire;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::ensure;
+use tulle_runtime::env::Env;
+use tulle_runtime::names::variables;
+use tulle_tests::{Mesh, thin};
+
+use cores::Cores;
+use measure::Arenas;
+use plan::{Cell, Plan};
+use systems::System;
+
+fn main() -> ExitCode {
+    // Before any thread exists: this process may be one that prepares a container.
+    tulle_sandbox::dispatch();
+    let arguments: Vec<String> = std::env::args().collect();
+    let program = arguments.first().map(Path::new).and_then(Path::file_name);
+    let result = if program.is_some_and(|name| name == "tulle") {
+        match role(&arguments[1..]) {
+            Some(result) => result,
+            None => return tulle_cli::main(),
+        }
+    } else {
+        bench()
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What this program does in a pod; `None`: what `tulle` does.
+fn role(arguments: &[String]) -> Option<anyhow::Result<()>> {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        [serve::ROLE] => Some(serve::run()),
+        [load::ROLE, ..] => Some(load::run(&arguments[1..])),
+        [starts::ROLE, namespace] => Some(starts::run(namespace)),
+        [envoy::PASS] => Some(envoy::pass()),
+        ["proxy", "run"] => Some(sidecar()),
+        _ => None,
+    }
+}
+
+/// Becomes what is to run in the place of the sidecar.
+fn sidecar() -> anyhow::Result<()> {
+    let env = Env::process();
+    let namespace = env.text(variables::POD_NAMESPACE).unwrap_or_default();
+    if namespace == System::Bare.namespace() {
+        bare::run(env)
+    } else if namespace == System::Envoy.namespace() {
+        envoy::run(env)
+    } else if namespace == System::Quiet.namespace() {
+        thin::exec_as(&thin::place().with_file_name(System::Quiet.namespace()))
+    } else if let Some((system, _)) = starts::PLACES.iter().find(|(_, place)| *place == namespace) {
+        if *system == System::Envoy {
+            envoy::prepare(env)?;
+        }
+        // Its place is kept for the sidecars that are started there.
+        loop {
+            std::thread::park();
+        }
+    } else if env.text(variables::POD_NAME) == Some(alone::MEASURED) {
+        alone::measured()
+    } else {
+        thin::exec()
+    }
+}
+
+fn bench() -> anyhow::Result<()> {
+    let plan = Plan::read();
+    // Outside of the node, which has no way to fetch anything.
+    let envoy = plan.measures(System::Envoy);
+    let envoy = envoy.then(|| envoy::find(plan.envoy.as_deref()));
+    let envoy = envoy.transpose()?;
+    tulle_tests::with_mesh(async |mesh| {
+        thin::install(plan.proxy.as_deref())?;
+        if let Some(envoy) = &envoy {
+            envoy::install(envoy)?;
+        }
+        if plan.measures(System::Quiet) {
+            thin::install_copy(System::Quiet.namespace())?;
+        }
+        run(mesh, &plan).await
+    })
+}
+
+async fn run(mesh: &Mesh, plan: &Plan) -> anyhow::Result<()> {
+    let cores = (!plan.no_pin).then(Cores::divide).transpose()?;
+    if let Some(cores) = &cores {
+        cores::keep_self(&cores.others()?)?;
+    }
+    let mut met = true;
+    println!("## What sidecars cost: tulle-proxy beside its peers\n");
+    if plan.wants(Cell::Start) {
+        met &= alone::start(mesh, plan).await?;
+    }
+    let kinds = plan.costs();
+    if !kinds.is_empty() {
+        let mut arenas = Arenas::bring_up(mesh, plan, cores).await?;
+        let measured = arenas.costs(plan, &kinds).await;
+        print!("{}", report::render(&measured)?);
+    }
+    if plan.wants(Cell::Idle) {
+        met &= alone::idle(mesh).await?;
+    }
+    ensure!(met, "not within every bar");
+    Ok(())
+}

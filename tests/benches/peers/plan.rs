@@ -1,0 +1,114 @@
+//! What to measure, from the command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+use crate::load::Kind;
+use crate::systems::System;
+
+/// Measures the sidecar beside what a user would pick instead, in the same topology.
+#[derive(Debug, Parser)]
+#[command(name = "peers")]
+pub(crate) struct Plan {
+    /// What to measure; everything unless some of it is named.
+    #[arg(value_enum)]
+    pub(crate) cells: Vec<Cell>,
+    /// Whom to measure.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = System::USUAL)]
+    pub(crate) systems: Vec<System>,
+    /// How often each takes its turn.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rounds: u32,
+    /// How long one measurement counts, in milliseconds.
+    #[arg(long, default_value_t = 1200, value_parser = clap::value_parser!(u64).range(100..))]
+    pub(crate) window: u64,
+    /// One short round, to see whether everything runs. No figure of it means anything.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Leave it to the kernel where processes run, instead of giving the sidecars one core and the load others.
+    #[arg(long)]
+    pub(crate) no_pin: bool,
+    /// Where to write the report as JSON; beside this program unless named.
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+    /// An Envoy to measure instead of the one that is fetched.
+    #[arg(long)]
+    pub(crate) envoy: Option<PathBuf>,
+    /// A `tulle-proxy` to measure instead of the one that is built.
+    #[arg(long)]
+    pub(crate) proxy: Option<PathBuf>,
+    /// What cargo adds.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// Something to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Cell {
+    /// HTTP/1.1 on connections that stay, for each CPU-second.
+    Http1,
+    /// HTTP/2, for each CPU-second.
+    Http2,
+    /// Unary gRPC, for each CPU-second.
+    Grpc,
+    /// Opaque TCP there and back, for each CPU-second.
+    Echo,
+    /// Opaque TCP in bulk, for each CPU-second.
+    Bulk,
+    /// Connections with their handshakes, for each CPU-second.
+    Connect,
+    /// Time until a sidecar is ready.
+    Start,
+    /// Memory of ours in a mesh that has more to it.
+    Idle,
+}
+
+impl Cell {
+    fn kind(self) -> Option<Kind> {
+        Some(match self {
+            Self::Http1 => Kind::Http1,
+            Self::Http2 => Kind::Http2,
+            Self::Grpc => Kind::Grpc,
+            Self::Echo => Kind::Echo,
+            Self::Bulk => Kind::Bulk,
+            Self::Connect => Kind::Connect,
+            Self::Start | Self::Idle => return None,
+        })
+    }
+}
+
+impl Plan {
+    pub(crate) fn read() -> Self {
+        let mut plan = Self::parse();
+        if plan.quick {
+            (plan.rounds, plan.window) = (1, 300);
+        }
+        plan.systems.sort();
+        plan.systems.dedup();
+        plan
+    }
+
+    pub(crate) fn window(&self) -> Duration {
+        Duration::from_millis(self.window)
+    }
+
+    pub(crate) fn measures(&self, system: System) -> bool {
+        self.systems.contains(&system)
+    }
+
+    /// Whether this is wanted.
+    pub(crate) fn wants(&self, cell: Cell) -> bool {
+        self.cells.is_empty() || self.cells.contains(&cell)
+    }
+
+    /// The loads whose costs are wanted.
+    pub(crate) fn costs(&self) -> Vec<Kind> {
+        let named: Vec<_> = self.cells.iter().filter_map(|cell| cell.kind()).collect();
+        if self.cells.is_empty() {
+            return Kind::COSTS.to_vec();
+        }
+        named
+    }
+}

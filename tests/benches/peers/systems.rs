@@ -1,0 +1,144 @@
+//! Who carries the bytes, and the pods that they are carried between.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context as _, bail};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use tulle_runtime::names::{annotations, containers};
+use tulle_sandbox::PodView;
+use tulle_tests::{App, Arena, Mesh, app};
+
+use crate::bare::PEER;
+use crate::cores::{self, Cores};
+use crate::load::Kind;
+use crate::{envoy, serve};
+
+/// The pod that the load comes from.
+pub(crate) const CLIENT: &str = "client";
+
+/// A way from the client to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum System {
+    /// No sidecars.
+    Plain,
+    /// The bare pair.
+    Bare,
+    /// The sidecar as it is injected.
+    Tulle,
+    /// The sidecar with its access log off.
+    Quiet,
+    /// Envoy.
+    Envoy,
+}
+
+impl System {
+    /// Those that are measured unless others are named.
+    pub(crate) const USUAL: [Self; 4] = [Self::Plain, Self::Bare, Self::Tulle, Self::Envoy];
+
+    pub(crate) fn namespace(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Bare => "bare",
+            Self::Tulle => "tulle",
+            Self::Quiet => "quiet",
+            Self::Envoy => "envoy",
+        }
+    }
+
+    pub(crate) fn describe(self) -> &'static str {
+        match self {
+            Self::Plain => "no proxy",
+            Self::Bare => "bare pair",
+            Self::Tulle => "tulle-proxy",
+            Self::Quiet => "tulle-proxy, no access log",
+            Self::Envoy => "Envoy",
+        }
+    }
+
+    /// The manifests of one of the two apps.
+    fn manifests(self, app: App) -> String {
+        let app = if self == Self::Quiet {
+            app.annotate(annotations::ACCESS_LOG, "off")
+        } else {
+            app
+        };
+        if self == Self::Plain {
+            let namespace = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: plain}\n";
+            return app.yaml() + namespace;
+        }
+        app.yaml()
+    }
+}
+
+/// The pods of a system.
+pub(crate) struct Pods<'a> {
+    pub(crate) system: System,
+    pub(crate) arena: Arena<'a>,
+    /// The server as the client names it.
+    host: String,
+    pub(crate) server_ip: Ipv4Addr,
+    /// Processes of the sidecars, the client's first.
+    pub(crate) sidecars: Vec<u32>,
+}
+
+impl<'a> Pods<'a> {
+    /// Brings them up, the server first, and puts every process on its core.
+    pub(crate) async fn bring_up(
+        mesh: &'a Mesh,
+        system: System,
+        cores: Option<&Cores>,
+    ) -> anyhow::Result<Self> {
+        let server = app(PEER)
+            .role(&[serve::ROLE])
+            .port("http", serve::HTTP1, serve::HTTP1)
+            .port("http2", serve::HTTP2, serve::HTTP2)
+            .port("grpc", serve::GRPC, serve::GRPC)
+            .port("tcp", serve::TCP, serve::TCP);
+        let arena = mesh
+            .apply(system.namespace(), system.manifests(server))
+            .await?;
+        let server_ip = arena.pod(PEER)?.ips.v4;
+        if system == System::Envoy {
+            envoy::tell(&server_ip.to_string())?;
+        }
+        arena.add(app(CLIENT).yaml())?;
+        arena.wait_ready().await?;
+        let pods = [arena.pod(CLIENT)?, arena.pod(PEER)?];
+        let sidecars = pods.iter().filter_map(|pod| pid(pod, containers::PROXY));
+        let sidecars: Vec<_> = sidecars.collect();
+        if sidecars.len() != if system == System::Plain { 0 } else { 2 } {
+            bail!("{} sidecars in {}", sidecars.len(), system.namespace());
+        }
+        if let Some(cores) = cores {
+            for sidecar in &sidecars {
+                cores::keep(*sidecar, &cores.sidecars)?;
+            }
+            let mut apps = pods[1].containers.iter().filter(|one| !one.init);
+            let server = apps.find_map(|one| one.pid.filter(|pid| !sidecars.contains(pid)));
+            cores::keep(server.context("the server does not run")?, &cores.server)?;
+        }
+        let host = match system {
+            // They resolve no Service: they connect to where it would lead.
+            System::Plain | System::Bare | System::Envoy => server_ip.to_string(),
+            System::Tulle | System::Quiet => PEER.to_owned(),
+        };
+        Ok(Self {
+            system,
+            arena,
+            host,
+            server_ip,
+            sidecars,
+        })
+    }
+
+    /// Where the server is for a kind of load.
+    pub(crate) fn address(&self, kind: Kind) -> String {
+        format!("{}:{}", self.host, kind.port())
+    }
+}
+
+fn pid(pod: &PodView, container: &str) -> Option<u32> {
+    pod.container(container)?.pid
+}
