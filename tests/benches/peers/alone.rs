@@ -9,19 +9,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use serde::Serialize;
 use tokio::time::sleep;
 use tulle_runtime::names::containers;
 use tulle_sandbox::ObjectKey;
 use tulle_tests::{Load, Mesh, thin};
 
-use crate::clocks::{Memory, mib};
+use crate::clocks::Memory;
 use crate::plan::Plan;
 use crate::starts::{self, Starts};
 use crate::systems::System;
 
-/// Bars: memory of an idle sidecar, and the time until it is ready.
-const MEMORY: u64 = 8 << 20;
-const READY: Duration = Duration::from_millis(100);
 /// How long pods may take to come up.
 const BUILD_UP: Duration = Duration::from_secs(40);
 /// How long the sidecar is left alone before it is looked at.
@@ -34,27 +32,16 @@ pub(crate) fn measured() -> anyhow::Result<()> {
     thin::exec_as(&thin::place().with_file_name(MEASURED))
 }
 
-/// Starts it and its peers, and says how long that took; whether ours is within the bar.
-pub(crate) async fn start(mesh: &Mesh, plan: &Plan) -> anyhow::Result<bool> {
-    let mut met = true;
-    println!(
-        "\n### from exec to `/ready`, milliseconds, median of {} starts (least to most)\n",
-        starts::NUMBER
-    );
+/// Starts it and its peers again and again.
+pub(crate) async fn start(mesh: &Mesh, plan: &Plan) -> anyhow::Result<Vec<(System, Starts)>> {
+    let mut measured = Vec::new();
     for (system, namespace) in starts::PLACES {
-        if !plan.measures(system) {
-            continue;
+        if plan.measures(system) {
+            eprintln!("starting {}", system.describe());
+            measured.push((system, starts_of(mesh, namespace).await?));
         }
-        let measured = starts_of(mesh, namespace).await?;
-        let name = system.describe();
-        if system == System::Tulle {
-            println!("- {name}, a new pod: {}", measured.new.show());
-            let median = Duration::from_secs_f64(measured.new.median() / 1000.0);
-            met = within(median <= READY, &format!("{READY:?}"));
-        }
-        println!("- {name}, its files in place: {}", measured.again.show());
     }
-    Ok(met)
+    Ok(measured)
 }
 
 async fn starts_of(mesh: &Mesh, namespace: &str) -> anyhow::Result<Starts> {
@@ -87,8 +74,9 @@ async fn starts_of(mesh: &Mesh, namespace: &str) -> anyhow::Result<Starts> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// Lets it run idle, and says how much memory it takes, alone and among others; whether the latter is within the bar.
-pub(crate) async fn idle(mesh: &Mesh) -> anyhow::Result<bool> {
+/// Lets it run idle, and takes its memory, alone and among others.
+pub(crate) async fn idle(mesh: &Mesh) -> anyhow::Result<Idle> {
+    eprintln!("bringing up the demo's application");
     thin::install_copy(MEASURED)?;
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/demo");
     let mut files: Vec<_> = std::fs::read_dir(&demo)?
@@ -129,37 +117,21 @@ pub(crate) async fn idle(mesh: &Mesh) -> anyhow::Result<bool> {
         }
     }
     shared.sort_by_key(|memory| memory.pss);
-    let typical = shared
-        .get(shared.len() / 2)
-        .context("no other sidecar runs")?;
-    let bar = format!("{} MiB", MEMORY >> 20);
-    println!(
-        "memory of an idle sidecar, MiB:\n  \
-         as on a node with several, which share their program text ({} of them, the median): {}",
-        shared.len(),
-        show(*typical)
-    );
-    let met = within(typical.pss <= MEMORY, &bar);
-    let alone = alone.with_context(|| format!("the sidecar of {MEASURED} does not run"))?;
-    println!(
-        "  alone with its program text ({MEASURED}): {}",
-        show(alone)
-    );
-    within(alone.pss <= MEMORY, &bar);
-    Ok(met)
+    let typical = shared.get(shared.len() / 2).copied();
+    Ok(Idle {
+        number: shared.len(),
+        among_others: typical.context("no other sidecar runs")?,
+        alone: alone.with_context(|| format!("the sidecar of {MEASURED} does not run"))?,
+    })
 }
 
-fn show(memory: Memory) -> String {
-    format!(
-        "PSS {:.2}, of which {:.2} are its own data; RSS {:.2}",
-        mib(memory.pss),
-        mib(memory.anonymous),
-        mib(memory.rss)
-    )
-}
-
-fn within(met: bool, bar: &str) -> bool {
-    let side = if met { "within" } else { "OVER" };
-    println!("  {side} the bar of {bar}");
-    met
+/// Memory of an idle sidecar that has talked to a whole application.
+#[derive(Debug, Serialize)]
+pub(crate) struct Idle {
+    /// How many share their program text.
+    pub(crate) number: usize,
+    /// The median of these.
+    pub(crate) among_others: Memory,
+    /// One by itself.
+    pub(crate) alone: Memory,
 }

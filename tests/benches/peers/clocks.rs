@@ -30,10 +30,13 @@ impl Clocks {
         for pid in pids {
             for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
                 let task = task?.path();
-                let text = std::fs::read_to_string(task.join("schedstat"))?;
+                let read = |name| std::fs::read_to_string(task.join(name));
+                // A thread may have ended meanwhile; the other clock still has its time.
+                let (Ok(text), Ok(status)) = (read("schedstat"), read("status")) else {
+                    continue;
+                };
                 let on_cpu = text.split(' ').next().context("an empty schedstat")?;
                 nanoseconds += on_cpu.parse::<u64>()?;
-                let status = std::fs::read_to_string(task.join("status"))?;
                 switches += number(&status, "voluntary_ctxt_switches:")?;
                 switches += number(&status, "nonvoluntary_ctxt_switches:")?;
             }
@@ -97,6 +100,24 @@ impl Memory {
                 rss: sum.rss + one.rss,
             })
         })
+    }
+
+    /// That of one of two.
+    pub(crate) fn half(self) -> Self {
+        Self {
+            pss: self.pss / 2,
+            anonymous: self.anonymous / 2,
+            rss: self.rss / 2,
+        }
+    }
+
+    /// The most of each.
+    pub(crate) fn most(self, other: Self) -> Self {
+        Self {
+            pss: self.pss.max(other.pss),
+            anonymous: self.anonymous.max(other.anonymous),
+            rss: self.rss.max(other.rss),
+        }
     }
 }
 

@@ -7,9 +7,13 @@ use anyhow::{Context as _, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use serde::Serialize;
+
+/// What containers usually get.
+const DESCRIPTORS: u64 = 1 << 20;
 
 /// Who runs where.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Cores {
     pub(crate) sidecars: Vec<usize>,
     pub(crate) load: Vec<usize>,
@@ -56,8 +60,14 @@ pub(crate) fn keep(pid: u32, cores: &[usize]) -> anyhow::Result<()> {
     for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
         let task: i32 = task?.file_name().to_string_lossy().parse()?;
         let task = rustix::process::Pid::from_raw(task);
-        sched_setaffinity(task, &set(cores))
-            .with_context(|| format!("process {pid} cannot be put on a core"))?;
+        match sched_setaffinity(task, &set(cores)) {
+            // A thread that has ended meanwhile needs no place.
+            Err(rustix::io::Errno::SRCH) | Ok(()) => {}
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("process {pid} cannot be put on a core"));
+            }
+        }
     }
     Ok(())
 }
@@ -73,6 +83,15 @@ fn set(cores: &[usize]) -> CpuSet {
         set.set(*core);
     }
     set
+}
+
+/// Allows this process and those that it will start more descriptors, where that is allowed.
+pub(crate) fn want_descriptors() {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default();
+    if hard < DESCRIPTORS {
+        // Who may not has what it has; a sidecar that lacks some says so by refusing.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, soft, DESCRIPTORS);
+    }
 }
 
 /// Allows this process as many descriptors as it may have.

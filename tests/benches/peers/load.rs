@@ -192,6 +192,9 @@ async fn measure(tally: &Tally, window: Duration) -> anyhow::Result<()> {
             tally.error(&anyhow::anyhow!("requests are not answered"));
         }
     }
+    if tally.held.get() > 0 {
+        tally.units.set(tally.held.get() as f64);
+    }
     println!("end {}", serde_json::to_string(&tally.counted(seconds))?);
     // Until the clocks have been read; this thread has a load to go on with.
     let (ended, input) = tokio::sync::oneshot::channel();

@@ -4,20 +4,25 @@
 //! server, each in a pod, in a namespace for each system; the same kernel rules capture for all, all get their certificates
 //! from the same CA and agree on the same cryptography, and they take turns. This file says who runs what; `systems` brings
 //! the pods up, `load` and `serve` are the ends, `bare` and `envoy` are the peers, `measure` reads the clocks and refuses where
-//! anything went wrong, `report` does the sums; `alone` is about one sidecar by itself.
+//! anything went wrong, `report` and `targets` do the sums; `alone` is about one sidecar by itself.
 
 mod alone;
 mod bare;
 mod clocks;
 mod cores;
 mod envoy;
+mod head;
 mod load;
 mod measure;
 mod plan;
+mod probe;
 mod report;
 mod serve;
+mod spread;
 mod starts;
+mod syscalls;
 mod systems;
+mod targets;
 mod wire;
 
 use std::path::Path;
@@ -29,8 +34,10 @@ use tulle_runtime::names::variables;
 use tulle_tests::{Mesh, thin};
 
 use cores::Cores;
+use head::Head;
 use measure::Arenas;
 use plan::{Cell, Plan};
+use report::Results;
 use systems::System;
 
 fn main() -> ExitCode {
@@ -62,6 +69,7 @@ fn role(arguments: &[String]) -> Option<anyhow::Result<()>> {
         [serve::ROLE] => Some(serve::run()),
         [load::ROLE, ..] => Some(load::run(&arguments[1..])),
         [starts::ROLE, namespace] => Some(starts::run(namespace)),
+        [probe::ROLE, server, namespace] => Some(probe::run(server, namespace)),
         [envoy::PASS] => Some(envoy::pass()),
         ["proxy", "run"] => Some(sidecar()),
         _ => None,
@@ -95,6 +103,7 @@ fn sidecar() -> anyhow::Result<()> {
 
 fn bench() -> anyhow::Result<()> {
     let plan = Plan::read();
+    cores::want_descriptors();
     // Outside of the node, which has no way to fetch anything.
     let envoy = plan.measures(System::Envoy);
     let envoy = envoy.then(|| envoy::find(plan.envoy.as_deref()));
@@ -107,29 +116,57 @@ fn bench() -> anyhow::Result<()> {
         if plan.measures(System::Quiet) {
             thin::install_copy(System::Quiet.namespace())?;
         }
-        run(mesh, &plan).await
+        let cores = (!plan.no_pin).then(Cores::divide).transpose()?;
+        if let Some(cores) = &cores {
+            cores::keep_self(&cores.others()?)?;
+        }
+        let mut results = Results {
+            head: Head::of(&plan, cores.clone(), envoy.as_deref()),
+            systems: plan.systems.clone(),
+            ..Results::default()
+        };
+        measure(mesh, &plan, cores, &mut results).await?;
+        results.judge();
+        println!("{}", results.render());
+        eprintln!("as JSON: {}", results.save(plan.json.as_deref())?.display());
+        let (refused, missed) = (results.refused(), results.missed());
+        ensure!(refused == 0, "{refused} measurements were refused");
+        ensure!(missed == 0 || plan.quick, "{missed} targets were missed");
+        Ok(())
     })
 }
 
-async fn run(mesh: &Mesh, plan: &Plan) -> anyhow::Result<()> {
-    let cores = (!plan.no_pin).then(Cores::divide).transpose()?;
-    if let Some(cores) = &cores {
-        cores::keep_self(&cores.others()?)?;
-    }
-    let mut met = true;
-    println!("## What sidecars cost: tulle-proxy beside its peers\n");
+/// Measures everything that is wanted.
+async fn measure(
+    mesh: &Mesh,
+    plan: &Plan,
+    cores: Option<Cores>,
+    results: &mut Results,
+) -> anyhow::Result<()> {
     if plan.wants(Cell::Start) {
-        met &= alone::start(mesh, plan).await?;
+        results.starts = alone::start(mesh, plan).await?;
     }
-    let kinds = plan.costs();
-    if !kinds.is_empty() {
+    if plan.wants_pods() {
         let mut arenas = Arenas::bring_up(mesh, plan, cores).await?;
-        let measured = arenas.costs(plan, &kinds).await;
-        print!("{}", report::render(&measured)?);
+        results.head.tls = Some(arenas.probe().await?);
+        results.idle = arenas.idle().await?;
+        let kinds = plan.costs();
+        results.costs = arenas.costs(plan, &kinds).await;
+        if plan.wants(Cell::Latency) {
+            results.latency = arenas.latency(plan, &results.costs).await;
+        }
+        if plan.wants(Cell::Syscalls) {
+            results.syscalls = arenas.traced(plan, &kinds).await;
+        }
+        if plan.wants(Cell::Held) {
+            results.held = Some(arenas.held(plan).await);
+        }
+        if !kinds.is_empty() {
+            results.notes = arenas.logs().await?;
+        }
     }
     if plan.wants(Cell::Idle) {
-        met &= alone::idle(mesh).await?;
+        results.demo = Some(alone::idle(mesh).await?);
     }
-    ensure!(met, "not within every bar");
     Ok(())
 }

@@ -10,18 +10,31 @@ use anyhow::{Context as _, bail, ensure};
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tulle_tests::Mesh;
 
-use crate::clocks::{Clocks, Memory, Used};
+use crate::bare::PEER;
+use crate::clocks::{Clocks, Memory, Used, mib};
 use crate::cores::Cores;
 use crate::load::{self, Counted, Kind, Order};
 use crate::plan::Plan;
+use crate::probe::Found;
+use crate::spread::Spread;
+use crate::syscalls::Counter;
 use crate::systems::{CLIENT, Pods, System};
-use crate::wire::Wire;
+use crate::wire::{Hello, Wire};
 
 /// How long the load generator may take for a word.
 const WORD: Duration = Duration::from_secs(150);
+/// How long sidecars are left alone before their memory is taken.
+const IDLE: Duration = Duration::from_secs(3);
+/// The part of its capacity at which latency is measured.
+const LOAD: f64 = 0.3;
+/// Time for whoever counts system calls to begin and to end.
+const COUNTER_STARTS: Duration = Duration::from_millis(800);
+/// How often connections are held, at most, and how long they are left alone before memory is taken.
+const HELD_ROUNDS: u32 = 3;
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// One measurement.
 #[derive(Debug, Clone, Serialize)]
@@ -33,6 +46,9 @@ pub(crate) struct Sample {
     pub(crate) used: Used,
     /// What both sidecars had at the end.
     pub(crate) memory: Memory,
+    /// System calls a second of both sidecars, if they were counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) syscalls: Option<f64>,
 }
 
 impl Sample {
@@ -42,6 +58,16 @@ impl Sample {
 
     pub(crate) fn per_cpu_second(&self) -> f64 {
         self.counted.units / self.used.cpu
+    }
+
+    /// In a line of progress.
+    fn show(&self, kind: Kind) -> String {
+        let (rate, p99) = (self.per_second(), self.counted.p99_ms);
+        match self.syscalls {
+            _ if kind == Kind::Held => format!("{:.0} MiB", mib(self.memory.pss)),
+            Some(syscalls) => format!("{:.2} system calls each", syscalls / rate),
+            None => format!("{rate:.0} a second, p99 {p99:.2} ms"),
+        }
     }
 }
 
@@ -63,15 +89,49 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
+    /// What was measured of a system, if it was not refused.
     pub(crate) fn column(&self, system: System) -> Option<&Column> {
         let mut columns = self.columns.iter();
-        columns.find(|column| column.system == system && column.refused.is_none())
+        columns.find(|column| {
+            column.system == system && column.refused.is_none() && !column.samples.is_empty()
+        })
     }
+
+    /// Ours to another's, round by round.
+    pub(crate) fn ratio(&self, other: System, value: fn(&Sample) -> f64) -> Option<Spread> {
+        let (ours, other) = (self.column(System::Tulle)?, self.column(other)?);
+        Some(ours.ratio(other, value))
+    }
+}
+
+impl Column {
+    /// This one's to another's, round by round.
+    pub(crate) fn ratio(&self, other: &Self, value: fn(&Sample) -> f64) -> Spread {
+        let pairs = self.samples.iter().zip(&other.samples);
+        Spread::of(pairs.map(|(one, other)| value(one) / value(other)))
+    }
+
+    /// Over the rounds.
+    pub(crate) fn spread(&self, value: impl Fn(&Sample) -> f64) -> Spread {
+        Spread::of(self.samples.iter().map(value))
+    }
+}
+
+/// How a load is sent.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Manner<'a> {
+    pub(crate) window: Duration,
+    /// Requests a second, if that is fixed.
+    pub(crate) rate: Option<f64>,
+    /// Which of the possible sequences of times.
+    pub(crate) seed: u64,
+    pub(crate) counter: Option<&'a Counter>,
 }
 
 /// The pods of all systems.
 pub(crate) struct Arenas<'a> {
-    pub(crate) all: Vec<Pods<'a>>,
+    mesh: &'a Mesh,
+    all: Vec<Pods<'a>>,
     cores: Option<Cores>,
     /// Whose handshakes on which ports have been seen.
     seen: BTreeSet<(System, u16)>,
@@ -89,27 +149,117 @@ impl<'a> Arenas<'a> {
             all.push(pods.with_context(|| format!("{} does not run", system.describe()))?);
         }
         Ok(Self {
+            mesh,
             all,
             cores,
             seen: BTreeSet::new(),
         })
     }
 
+    /// Has the servers' sidecars probed; what all of them offer.
+    pub(crate) async fn probe(&self) -> anyhow::Result<Found> {
+        let mut same = None;
+        for pods in self.all.iter().filter(|pods| pods.system != System::Plain) {
+            let found = pods.probe(self.mesh).await;
+            let found =
+                found.with_context(|| format!("{} is not probed", pods.system.describe()))?;
+            found.check().with_context(|| pods.system.describe())?;
+            same = Some(found);
+        }
+        same.context("there are no sidecars")
+    }
+
+    /// Takes the memory of sidecars that carry nothing yet: of one, half of that of two.
+    pub(crate) async fn idle(&self) -> anyhow::Result<Vec<(System, Memory)>> {
+        sleep(IDLE).await;
+        let proxies = self.all.iter().filter(|pods| pods.system != System::Plain);
+        proxies
+            .map(|pods| Ok((pods.system, Memory::sum(&pods.sidecars)?.half())))
+            .collect()
+    }
+
+    /// Makes sure that those who log did; what a reader must know of it.
+    pub(crate) async fn logs(&self) -> anyhow::Result<Vec<String>> {
+        let mut notes = Vec::new();
+        let log = [System::Tulle, System::Envoy];
+        for pods in self.all.iter().filter(|pods| log.contains(&pods.system)) {
+            let who = pods.system.describe();
+            for pod in [CLIENT, PEER] {
+                let lines = pods.arena.access_log(pod)?.len();
+                ensure!(
+                    lines > 0,
+                    "the sidecar of {pod} of {who} wrote no access log"
+                );
+                if pods.system == System::Envoy {
+                    continue;
+                }
+                let metrics = pods.arena.metrics(pod).await?;
+                let dropped = metrics.sum("tulle_access_log_dropped_lines", &[]);
+                if dropped > 0.0 {
+                    notes.push(format!(
+                        "The sidecar of {pod} of {who} dropped {dropped:.0} lines of its access log: its sink was too slow."
+                    ));
+                }
+            }
+        }
+        Ok(notes)
+    }
+
     /// Measures every kind of load in every round.
     pub(crate) async fn costs(&mut self, plan: &Plan, kinds: &[Kind]) -> Vec<Measured> {
         let mut measured: Vec<_> = kinds.iter().map(|kind| self.nothing(*kind, None)).collect();
-        for round in 0..plan.rounds as usize {
-            for one in &mut measured {
-                self.round(one, round, plan).await;
+        self.rounds(&mut measured, plan.rounds, plan.window()).await;
+        measured
+    }
+
+    /// Measures at fixed rates: a part of what one core can carry of the slower of ours and Envoy.
+    pub(crate) async fn latency(&mut self, plan: &Plan, costs: &[Measured]) -> Vec<Measured> {
+        let mut measured = Vec::new();
+        for cost in costs.iter().filter(|cost| Kind::PACED.contains(&cost.kind)) {
+            let capacities = [System::Tulle, System::Envoy].map(|system| {
+                let column = cost.column(system)?;
+                Some(column.spread(Sample::per_cpu_second).median)
+            });
+            let slower = capacities.into_iter().flatten().min_by(f64::total_cmp);
+            if let Some(slower) = slower {
+                measured.push(self.nothing(cost.kind, Some((slower * LOAD).round())));
             }
+        }
+        let window = plan.window() * 3 / 2;
+        self.rounds(&mut measured, plan.rounds, window).await;
+        measured
+    }
+
+    /// Counts system calls, once.
+    pub(crate) async fn traced(&mut self, plan: &Plan, kinds: &[Kind]) -> Vec<Measured> {
+        let Some(counter) = Counter::find().await else {
+            return Vec::new();
+        };
+        let mut measured: Vec<_> = kinds.iter().map(|kind| self.nothing(*kind, None)).collect();
+        let manner = Manner {
+            window: plan.window() + COUNTER_STARTS,
+            counter: Some(&counter),
+            ..Manner::default()
+        };
+        for one in &mut measured {
+            one.columns.retain(|column| column.system != System::Plain);
+            self.round(one, 0, 1, manner).await;
         }
         measured
     }
 
+    /// Measures memory while connections are held.
+    pub(crate) async fn held(&mut self, plan: &Plan) -> Measured {
+        let mut measured = [self.nothing(Kind::Held, None)];
+        let rounds = plan.rounds.min(HELD_ROUNDS);
+        self.rounds(&mut measured, rounds, SETTLE).await;
+        let [measured] = measured;
+        measured
+    }
+
     fn nothing(&self, kind: Kind, rate: Option<f64>) -> Measured {
-        // Nobody shakes hands where there are no sidecars.
         let systems = self.all.iter().map(|pods| pods.system);
-        let systems = systems.filter(|system| kind != Kind::Connect || *system != System::Plain);
+        let systems = systems.filter(|system| kind.has_plain() || *system != System::Plain);
         let column = |system| Column {
             system,
             refused: None,
@@ -122,22 +272,45 @@ impl<'a> Arenas<'a> {
         }
     }
 
+    async fn rounds(&mut self, measured: &mut [Measured], rounds: u32, window: Duration) {
+        for round in 0..rounds {
+            for one in &mut *measured {
+                let manner = Manner {
+                    window,
+                    rate: one.rate,
+                    seed: u64::from(round),
+                    counter: None,
+                };
+                self.round(one, round as usize, rounds, manner).await;
+            }
+        }
+    }
+
     /// Gives everyone a turn.
-    async fn round(&mut self, measured: &mut Measured, round: usize, plan: &Plan) {
-        let number = measured.columns.len();
+    async fn round(
+        &mut self,
+        measured: &mut Measured,
+        round: usize,
+        rounds: u32,
+        manner: Manner<'_>,
+    ) {
+        let (number, kind) = (measured.columns.len(), measured.kind);
         for turn in 0..number {
-            let (kind, rate) = (measured.kind, measured.rate);
             let column = &mut measured.columns[(turn + round) % number];
             if column.refused.is_some() {
                 continue;
             }
-            let what = format!("{} over {}", kind.name(), column.system.describe());
-            let rate = rate.map(|rate| (rate, round as u64));
-            match self.sample(column.system, kind, plan.window(), rate).await {
+            let at = manner
+                .rate
+                .map_or_else(String::new, |rate| format!(" at {rate:.0} a second"));
+            let what = format!("{}{at} over {}", kind.name(), column.system.describe());
+            match self.sample(column.system, kind, manner).await {
                 Ok(sample) => {
-                    let (round, rounds) = (round + 1, plan.rounds);
-                    let rate = sample.per_second();
-                    eprintln!("round {round} of {rounds}: {what}: {rate:.0} a second");
+                    eprintln!(
+                        "round {} of {rounds}: {what}: {}",
+                        round + 1,
+                        sample.show(kind)
+                    );
                     column.samples.push(sample);
                 }
                 Err(error) => {
@@ -149,20 +322,27 @@ impl<'a> Arenas<'a> {
         }
     }
 
-    pub(crate) async fn sample(
+    async fn sample(
         &mut self,
         system: System,
         kind: Kind,
-        window: Duration,
-        rate: Option<(f64, u64)>,
+        manner: Manner<'_>,
     ) -> anyhow::Result<Sample> {
         let pods = self.all.iter().find(|pods| pods.system == system);
         let pods = pods.context("it does not run")?;
         let wire = Wire::listen(pods.server_ip, kind.port())?;
-        let mut load = Running::start(pods, kind, window, rate, self.cores.as_ref())?;
+        let mut load = Running::start(pods, kind, manner, self.cores.as_ref())?;
         load.word("begin").await?;
         let before = Clocks::read(&pods.sidecars)?;
         let hellos = wire.seen()?;
+        let syscalls = match manner.counter {
+            Some(counter) => Some(
+                counter
+                    .count(&pods.sidecars, manner.window - COUNTER_STARTS)
+                    .await?,
+            ),
+            None => None,
+        };
         let end = load.word("end ").await?;
         let used = Clocks::read(&pods.sidecars)?.since(&before)?;
         let memory = Memory::sum(&pods.sidecars)?;
@@ -172,7 +352,23 @@ impl<'a> Arenas<'a> {
             bail!("the load met an error: {error}");
         }
         ensure!(counted.units > 0.0, "nothing was carried");
-        for hello in &hellos {
+        self.check(system, kind, &hellos)?;
+        Ok(Sample {
+            counted,
+            used,
+            memory,
+            syscalls,
+        })
+    }
+
+    /// Makes sure that the sidecars have agreed on what they must: now or, if connections stay, in an earlier turn.
+    fn check(
+        &mut self,
+        system: System,
+        kind: Kind,
+        hellos: &BTreeSet<Hello>,
+    ) -> anyhow::Result<()> {
+        for hello in hellos {
             ensure!(system != System::Plain, "a handshake without a proxy");
             hello.check()?;
         }
@@ -184,11 +380,7 @@ impl<'a> Arenas<'a> {
             system == System::Plain || self.seen.contains(&key),
             "no handshake of the sidecars was seen"
         );
-        Ok(Sample {
-            counted,
-            used,
-            memory,
-        })
+        Ok(())
     }
 }
 
@@ -202,15 +394,14 @@ impl Running {
     fn start(
         pods: &Pods<'_>,
         kind: Kind,
-        window: Duration,
-        rate: Option<(f64, u64)>,
+        manner: Manner<'_>,
         cores: Option<&Cores>,
     ) -> anyhow::Result<Self> {
         let order = Order {
             kind,
             address: pods.address(kind),
-            window,
-            rate,
+            window: manner.window,
+            rate: manner.rate.map(|rate| (rate, manner.seed)),
             cores: cores.map(|cores| cores.load.clone()),
         };
         let order = serde_json::to_string(&order)?;

@@ -59,6 +59,14 @@ pub(crate) enum Cell {
     Bulk,
     /// Connections with their handshakes, for each CPU-second.
     Connect,
+    /// Latency at a fixed rate, of the loads that are measured and have one.
+    Latency,
+    /// System calls, of the loads that are measured.
+    Syscalls,
+    /// Memory before anything was carried.
+    Memory,
+    /// Memory while thousands of connections are held.
+    Held,
     /// Time until a sidecar is ready.
     Start,
     /// Memory of ours in a mesh that has more to it.
@@ -74,7 +82,12 @@ impl Cell {
             Self::Echo => Kind::Echo,
             Self::Bulk => Kind::Bulk,
             Self::Connect => Kind::Connect,
-            Self::Start | Self::Idle => return None,
+            Self::Latency
+            | Self::Syscalls
+            | Self::Memory
+            | Self::Held
+            | Self::Start
+            | Self::Idle => return None,
         })
     }
 }
@@ -106,9 +119,19 @@ impl Plan {
     /// The loads whose costs are wanted.
     pub(crate) fn costs(&self) -> Vec<Kind> {
         let named: Vec<_> = self.cells.iter().filter_map(|cell| cell.kind()).collect();
-        if self.cells.is_empty() {
+        if !named.is_empty() {
+            return named;
+        }
+        let needs_some = [Cell::Latency, Cell::Syscalls];
+        if self.cells.is_empty() || self.cells.iter().any(|cell| needs_some.contains(cell)) {
             return Kind::COSTS.to_vec();
         }
-        named
+        Vec::new()
+    }
+
+    /// Whether anything between two pods is wanted.
+    pub(crate) fn wants_pods(&self) -> bool {
+        let pods = [Cell::Memory, Cell::Held];
+        !self.costs().is_empty() || pods.into_iter().any(|cell| self.wants(cell))
     }
 }

@@ -1,102 +1,316 @@
-//! Does the sums and prints them: medians of the rounds, with the least and the most beside them.
+//! Writes down what was measured: Markdown for people, JSON for programs.
 
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 
-use crate::measure::{Column, Measured, Sample};
+use anyhow::Context as _;
+use serde::Serialize;
+
+use crate::alone::Idle;
+use crate::clocks::{Memory, mib};
+use crate::head::Head;
+use crate::load::Kind;
+use crate::measure::{Measured, Sample};
+use crate::spread::Spread;
+use crate::starts::Starts;
 use crate::systems::System;
+use crate::targets::{self, Target};
 
-/// The tables.
-pub(crate) fn render(measured: &[Measured]) -> anyhow::Result<String> {
-    let mut text = String::new();
-    for one in measured {
-        table(&mut text, one)?;
-    }
-    Ok(text)
+/// Everything that was measured.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Results {
+    pub(crate) head: Head,
+    pub(crate) systems: Vec<System>,
+    pub(crate) costs: Vec<Measured>,
+    pub(crate) latency: Vec<Measured>,
+    pub(crate) syscalls: Vec<Measured>,
+    /// Of a sidecar, before anything was carried.
+    pub(crate) idle: Vec<(System, Memory)>,
+    pub(crate) held: Option<Measured>,
+    pub(crate) starts: Vec<(System, Starts)>,
+    /// Ours in a mesh that has more to it.
+    pub(crate) demo: Option<Idle>,
+    /// What a reader must know beside the figures.
+    pub(crate) notes: Vec<String>,
+    pub(crate) targets: Vec<Target>,
 }
 
-fn table(text: &mut String, measured: &Measured) -> anyhow::Result<()> {
+impl Results {
+    /// Does the last sums.
+    pub(crate) fn judge(&mut self) {
+        self.targets = targets::all(self);
+    }
+
+    /// What was not measured because something went wrong.
+    pub(crate) fn refused(&self) -> usize {
+        let all = self.costs.iter().chain(&self.latency).chain(&self.syscalls);
+        let columns = all.chain(&self.held).flat_map(|one| &one.columns);
+        columns.filter(|column| column.refused.is_some()).count()
+    }
+
+    pub(crate) fn missed(&self) -> usize {
+        let missed = |target: &&Target| target.reached == Some(false);
+        self.targets.iter().filter(missed).count()
+    }
+
+    /// Writes it as JSON, into the target directory unless a place is given; where.
+    pub(crate) fn save(&self, place: Option<&Path>) -> anyhow::Result<PathBuf> {
+        // target/PROFILE/deps/PROGRAM
+        let program = std::env::current_exe()?;
+        let target = program.ancestors().nth(3).context("no target directory")?;
+        let place = place.map_or_else(|| target.join("peers.json"), Path::to_owned);
+        std::fs::write(&place, serde_json::to_string_pretty(self)?)?;
+        Ok(place)
+    }
+
+    pub(crate) fn render(&self) -> String {
+        let mut text = self.head.render(&self.systems);
+        for note in &self.notes {
+            text += &format!("- {note}\n");
+        }
+        self.costs.iter().for_each(|one| text += &costs(one));
+        self.latency.iter().for_each(|one| text += &latency(one));
+        if !self.syscalls.is_empty() {
+            text += &syscalls(&self.syscalls);
+        }
+        if !self.idle.is_empty() {
+            text += &self.memory();
+        }
+        if let Some(held) = &self.held {
+            text += &self.held(held);
+        }
+        if !self.starts.is_empty() {
+            text += &starts(&self.starts);
+        }
+        if let Some(demo) = &self.demo {
+            text += &alone(demo);
+        }
+        if !self.targets.is_empty() {
+            text += "\n## Targets: median of the rounds, ratio in the same run\n\n";
+            text += "| what | ratio must be | is | |\n|---|---|---|---|\n";
+            for target in &self.targets {
+                text += &(target.line() + "\n");
+            }
+        }
+        text
+    }
+
+    fn memory(&self) -> String {
+        let mut table = Table::new(
+            "Memory of a sidecar, MiB",
+            &[
+                "idle, nothing carried yet: PSS",
+                "RSS",
+                "most under load: PSS",
+                "RSS",
+            ],
+        );
+        for (system, idle) in &self.idle {
+            let columns = self.costs.iter().filter_map(|one| one.column(*system));
+            let most = columns
+                .flat_map(|column| &column.samples)
+                .map(|sample| sample.memory)
+                .reduce(Memory::most);
+            let mut row = vec![mib(idle.pss), mib(idle.rss)];
+            // Of two sidecars together.
+            row.extend(most.map(|most| mib(most.pss) / 2.0));
+            row.extend(most.map(|most| mib(most.rss) / 2.0));
+            let row: Vec<_> = row.iter().map(|value| format!("{value:.1}")).collect();
+            table.row(*system, &row);
+        }
+        table.text
+            + "\nPSS: two of each system share its program text; the bare pair shares that of the benchmark.\n"
+    }
+
+    fn held(&self, held: &Measured) -> String {
+        let (what, _) = Kind::Held.describe();
+        let mut table = Table::new(
+            &format!("{what} through both sidecars, each with its own mutual TLS: memory of both"),
+            &["PSS, MiB", "RSS, MiB", "PSS beyond idle for each, KiB"],
+        );
+        for column in &held.columns {
+            if let Some(why) = &column.refused {
+                table.refused(column.system, why);
+                continue;
+            }
+            let idle = self
+                .idle
+                .iter()
+                .find(|(system, _)| *system == column.system);
+            let idle = idle.map_or(0, |(_, memory)| memory.pss * 2);
+            let beyond = |sample: &Sample| {
+                sample.memory.pss.saturating_sub(idle) as f64 / 1024.0 / sample.counted.units
+            };
+            let row = [
+                column.spread(|sample| mib(sample.memory.pss)).show(1),
+                column.spread(|sample| mib(sample.memory.rss)).show(1),
+                column.spread(beyond).show(1),
+            ];
+            table.row(column.system, &row);
+        }
+        table.text
+    }
+}
+
+/// A Markdown table with a row for each system.
+struct Table {
+    text: String,
+    width: usize,
+}
+
+impl Table {
+    fn new(title: &str, columns: &[&str]) -> Self {
+        let lines = "|---".repeat(columns.len() + 1);
+        let text = format!("\n## {title}\n\n| | {} |\n{lines}|\n", columns.join(" | "));
+        let width = columns.len();
+        Self { text, width }
+    }
+
+    fn row(&mut self, system: System, values: &[String]) {
+        self.text += &format!("| {} |", system.describe());
+        for column in 0..self.width {
+            let value = values.get(column).map_or("", String::as_str);
+            self.text += &format!(" {value} |");
+        }
+        self.text.push('\n');
+    }
+
+    fn refused(&mut self, system: System, why: &str) {
+        let why = why.replace('|', "/").replace('\n', " ");
+        self.row(system, &[format!("REFUSED: {why}")]);
+    }
+}
+
+fn costs(measured: &Measured) -> String {
     let (what, unit) = measured.kind.describe();
-    writeln!(text, "\n### {what}\n")?;
-    writeln!(
-        text,
-        "| | {unit} per CPU-second | CPU a {unit}, µs | a second | p50 / p99 ms | core busy | switches a {unit} | to bare | to Envoy |"
-    )?;
-    writeln!(text, "|---|---|---|---|---|---|---|---|---|")?;
+    let columns = [
+        &format!("{unit} per CPU-second"),
+        &format!("µs of CPU a {unit}"),
+        "a second",
+        "p50 / p99 ms",
+        "core busy",
+        &format!("context switches a {unit}"),
+        "to the bare pair",
+        "to Envoy",
+    ];
+    let mut table = Table::new(&what, &columns);
     for column in &measured.columns {
         if let Some(why) = &column.refused {
-            writeln!(
-                text,
-                "| {} | REFUSED: {why} | | | | | | | |",
-                column.system.describe()
-            )?;
+            table.refused(column.system, why);
             continue;
         }
-        let each = |value: fn(&Sample) -> f64| Spread::of(column.samples.iter().map(value));
-        let latency = if measured.kind.has_latency() {
-            let p50 = each(|sample| sample.counted.p50_ms).median;
-            let p99 = each(|sample| sample.counted.p99_ms).median;
-            format!("{p50:.2} / {p99:.2}")
-        } else {
-            String::new()
+        let median = |value: fn(&Sample) -> f64| column.spread(value).median;
+        let latency = match measured.kind.has_latency() {
+            true => format!(
+                "{:.2} / {:.2}",
+                median(|sample| sample.counted.p50_ms),
+                median(|sample| sample.counted.p99_ms)
+            ),
+            false => String::new(),
         };
-        let rate = each(Sample::per_second).median;
-        if column.system == System::Plain {
-            writeln!(
-                text,
-                "| {} | | | {rate:.0} | {latency} | | | | |",
-                column.system.describe()
-            )?;
+        let rate = format!("{:.0}", median(Sample::per_second));
+        let mut row = vec![String::new(), String::new(), rate, latency];
+        if column.system != System::Plain {
+            row[0] = column.spread(Sample::per_cpu_second).show(0);
+            row[1] = column
+                .spread(|sample| 1e6 / sample.per_cpu_second())
+                .show(1);
+            let busy = median(|sample| sample.used.cpu / sample.counted.seconds);
+            row.push(format!("{:.0} %", busy * 100.0));
+            let switches = |sample: &Sample| sample.used.switches / sample.counted.units;
+            row.push(column.spread(switches).show(2));
+            for other in [System::Bare, System::Envoy] {
+                let other = measured.column(other);
+                let ratio = other.map(|other| column.ratio(other, Sample::per_cpu_second).show(2));
+                row.push(ratio.unwrap_or_default());
+            }
+        }
+        table.row(column.system, &row);
+    }
+    table.text
+}
+
+fn latency(measured: &Measured) -> String {
+    let (what, unit) = measured.kind.describe();
+    let rate = measured.rate.unwrap_or_default();
+    let title = format!(
+        "{what}: latency at {rate:.0} {unit}s a second, 30 % of what one core carries of the slower of ours and Envoy"
+    );
+    let columns = ["p50 ms", "p99 ms", "p99 added to no proxy, ms", "core busy"];
+    let mut table = Table::new(&title, &columns);
+    for column in &measured.columns {
+        if let Some(why) = &column.refused {
+            table.refused(column.system, why);
             continue;
         }
-        writeln!(
-            text,
-            "| {} | {} | {} | {rate:.0} | {latency} | {:.0} % | {} | {} | {} |",
-            column.system.describe(),
-            each(Sample::per_cpu_second).show(0),
-            each(|sample| 1e6 / sample.per_cpu_second()).show(1),
-            each(|sample| sample.used.cpu / sample.counted.seconds).median * 100.0,
-            each(|sample| sample.used.switches / sample.counted.units).show(2),
-            ratio(column, measured.column(System::Bare)),
-            ratio(column, measured.column(System::Envoy)),
-        )?;
-    }
-    Ok(())
-}
-
-/// How much more for each CPU-second than the other, round by round.
-fn ratio(column: &Column, other: Option<&Column>) -> String {
-    let Some(other) = other else {
-        return String::new();
-    };
-    let pairs = column.samples.iter().zip(&other.samples);
-    let ratios = pairs.map(|(one, other)| one.per_cpu_second() / other.per_cpu_second());
-    Spread::of(ratios).show(2)
-}
-
-struct Spread {
-    least: f64,
-    median: f64,
-    most: f64,
-}
-
-impl Spread {
-    fn of(values: impl Iterator<Item = f64>) -> Self {
-        let mut values: Vec<_> = values.collect();
-        values.sort_by(f64::total_cmp);
-        let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
-        Self {
-            least: at(0),
-            median: at(values.len() / 2),
-            most: at(values.len().saturating_sub(1)),
+        let mut row = vec![
+            column.spread(|sample| sample.counted.p50_ms).show(2),
+            column.spread(|sample| sample.counted.p99_ms).show(2),
+        ];
+        if column.system != System::Plain {
+            let plain = measured.column(System::Plain);
+            let added = plain.map(|plain| targets::added_p99(column, plain).show(2));
+            row.push(added.unwrap_or_default());
+            let busy = column.spread(|sample| sample.used.cpu / sample.counted.seconds);
+            row.push(format!("{:.0} %", busy.median * 100.0));
         }
+        table.row(column.system, &row);
     }
+    table.text
+        + "\nPoisson arrivals, the same for all; counted from when a request was due, not from when it was sent.\n"
+}
 
-    fn show(&self, digits: usize) -> String {
-        let Self {
-            least,
-            median,
-            most,
-        } = self;
-        format!("{median:.digits$} ({least:.digits$} to {most:.digits$})")
+fn syscalls(traced: &[Measured]) -> String {
+    let units: Vec<_> = traced
+        .iter()
+        .map(|one| format!("{}: each {}", one.kind.name(), one.kind.describe().1))
+        .collect();
+    let columns: Vec<_> = units.iter().map(String::as_str).collect();
+    let mut table = Table::new("System calls of both sidecars, under full load", &columns);
+    let systems = traced.first().into_iter().flat_map(|one| &one.columns);
+    for system in systems.map(|column| column.system) {
+        let each = |one: &Measured| {
+            let sample = one.column(system)?.samples.first()?;
+            Some(format!("{:.2}", sample.syscalls? / sample.per_second()))
+        };
+        let row: Vec<_> = traced
+            .iter()
+            .map(|one| each(one).unwrap_or_else(|| "REFUSED".to_owned()))
+            .collect();
+        table.row(system, &row);
     }
+    table.text
+}
+
+fn starts(starts: &[(System, Starts)]) -> String {
+    let columns = ["a new pod", "again, with its files in place"];
+    let title = "From exec to `/ready` answering 200, ms";
+    let mut table = Table::new(title, &columns);
+    for (system, starts) in starts {
+        let show = |times: &[f64]| match times {
+            [] => String::new(),
+            times => Spread::of(times.iter().copied()).show(1),
+        };
+        table.row(*system, &[show(&starts.new), show(&starts.again)]);
+    }
+    table.text
+        + "\nEnvoy reads everything from files; ours asks its CA (in a new pod) and its control plane.\n"
+}
+
+fn alone(demo: &Idle) -> String {
+    let mut text =
+        "\n## Memory of our sidecar, idle after it has talked to the demo's application, MiB\n\n"
+            .to_owned();
+    let mut line = |what: &str, memory: Memory| {
+        let (pss, own, rss) = (mib(memory.pss), mib(memory.anonymous), mib(memory.rss));
+        // Writing to a String does not fail.
+        let _ = writeln!(
+            text,
+            "- {what}: PSS {pss:.2}, of which {own:.2} are its own data; RSS {rss:.2}"
+        );
+    };
+    let others = format!("among {} that share their program text", demo.number);
+    line(&others, demo.among_others);
+    line("alone with its program text", demo.alone);
+    text
 }

@@ -50,32 +50,11 @@ spec:
     )
 }
 
-/// Milliseconds of starts, shortest first.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Times(Vec<f64>);
-
-/// Starts of new pods' sidecars, and of sidecars that find what the one before them left.
+/// Milliseconds of starts of new pods' sidecars, and of sidecars that find what the one before them left.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Starts {
-    pub(crate) new: Times,
-    pub(crate) again: Times,
-}
-
-impl Times {
-    fn add(&mut self, time: Duration) {
-        self.0.push(time.as_secs_f64() * 1000.0);
-        self.0.sort_by(f64::total_cmp);
-    }
-
-    pub(crate) fn median(&self) -> f64 {
-        self.0.get(self.0.len() / 2).copied().unwrap_or(f64::NAN)
-    }
-
-    pub(crate) fn show(&self) -> String {
-        let end = |value: Option<&f64>| value.copied().unwrap_or(f64::NAN);
-        let (least, most) = (end(self.0.first()), end(self.0.last()));
-        format!("{:.1} ({least:.1} to {most:.1})", self.median())
-    }
+    pub(crate) new: Vec<f64>,
+    pub(crate) again: Vec<f64>,
 }
 
 /// Runs the role: `NAMESPACE`.
@@ -89,7 +68,7 @@ pub(crate) fn run(namespace: &str) -> anyhow::Result<()> {
         if *system == System::Envoy {
             // A file says everything to it: it asks nobody, so it knows no first start.
             wait(envoy::is_prepared)?;
-            measured.again.add(start(envoy::again())?);
+            measured.again.push(milliseconds(start(envoy::again())?));
             continue;
         }
         let sidecar = || {
@@ -100,11 +79,15 @@ pub(crate) fn run(namespace: &str) -> anyhow::Result<()> {
         for entry in std::fs::read_dir(files::STATE_DIR)? {
             std::fs::remove_file(entry?.path())?;
         }
-        measured.new.add(start(sidecar())?);
-        measured.again.add(start(sidecar())?);
+        measured.new.push(milliseconds(start(sidecar())?));
+        measured.again.push(milliseconds(start(sidecar())?));
     }
     println!("{}", serde_json::to_string(&measured)?);
     Ok(())
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
 }
 
 fn start(mut sidecar: Command) -> anyhow::Result<Duration> {

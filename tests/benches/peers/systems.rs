@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use tulle_runtime::names::{annotations, containers};
@@ -12,6 +12,7 @@ use tulle_tests::{App, Arena, Mesh, app};
 use crate::bare::PEER;
 use crate::cores::{self, Cores};
 use crate::load::Kind;
+use crate::probe::{self, Found};
 use crate::{envoy, serve};
 
 /// The pod that the load comes from.
@@ -131,6 +132,23 @@ impl<'a> Pods<'a> {
             server_ip,
             sidecars,
         })
+    }
+
+    /// Has the server's sidecar probed from the client's.
+    pub(crate) async fn probe(&self, mesh: &Mesh) -> anyhow::Result<Found> {
+        let pod = self.arena.pod(CLIENT)?.key;
+        let server = self.server_ip.to_string();
+        let argv = ["tulle", probe::ROLE, &server, self.system.namespace()];
+        let probed = mesh
+            .sandbox
+            .exec(&pod, Some(containers::PROXY), argv)
+            .await?;
+        ensure!(
+            probed.status == 0,
+            "{}",
+            String::from_utf8_lossy(&probed.stderr).trim()
+        );
+        Ok(serde_json::from_slice(&probed.stdout)?)
     }
 
     /// Where the server is for a kind of load.

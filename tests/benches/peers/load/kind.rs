@@ -46,6 +46,9 @@ impl Kind {
         Self::Connect,
     ];
 
+    /// Those whose latency is measured at a fixed rate.
+    pub(crate) const PACED: [Self; 3] = [Self::Http1, Self::Grpc, Self::Echo];
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Http1 => "http1",
@@ -106,6 +109,11 @@ impl Kind {
             Self::Connect => OPENED,
             Self::Held => HELD,
         }
+    }
+
+    /// Whether it says anything without sidecars, where nobody shakes hands.
+    pub(crate) fn has_plain(self) -> bool {
+        !matches!(self, Self::Connect | Self::Held)
     }
 
     /// Whether its answers come soon enough for their time to be of interest.

@@ -1,0 +1,139 @@
+//! On what, with what and how it was measured: what a figure means nothing without.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde::Serialize;
+
+use crate::cores::Cores;
+use crate::plan::Plan;
+use crate::probe::Found;
+use crate::systems::System;
+
+/// The head of a report.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Head {
+    date: String,
+    kernel: String,
+    cpu: String,
+    cores: usize,
+    rustc: String,
+    /// Whether this program, with the bare pair and the load, is optimized.
+    optimized: bool,
+    tulle: String,
+    /// Versions of the crates that the bare pair is made of, and ours with them.
+    crates: Vec<String>,
+    envoy: Option<String>,
+    rounds: u32,
+    window_ms: u64,
+    pinned: Option<Cores>,
+    /// What all sidecars agreed on.
+    pub(crate) tls: Option<Found>,
+}
+
+impl Head {
+    pub(crate) fn of(plan: &Plan, cores: Option<Cores>, envoy: Option<&Path>) -> Self {
+        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = cpuinfo.lines().find(|line| line.starts_with("model name"));
+        let model = model.and_then(|line| line.split(": ").nth(1));
+        let tulle = match &plan.proxy {
+            Some(given) => format!("given: {}", given.display()),
+            None => said("git", &["describe", "--always", "--dirty"]),
+        };
+        Self {
+            date: said("date", &["-u", "+%FT%TZ"]),
+            kernel: said("uname", &["-sr"]),
+            cpu: model.unwrap_or("unknown").to_owned(),
+            cores: std::thread::available_parallelism().map_or(0, Into::into),
+            rustc: said("rustc", &["--version"]),
+            optimized: !cfg!(debug_assertions),
+            tulle: format!("{} ({tulle})", env!("CARGO_PKG_VERSION")),
+            crates: crates(),
+            envoy: envoy.map(version),
+            rounds: plan.rounds,
+            window_ms: plan.window,
+            pinned: cores,
+            tls: None,
+        }
+    }
+
+    pub(crate) fn render(&self, systems: &[System]) -> String {
+        let place = match &self.pinned {
+            Some(cores) => format!(
+                "both sidecars of a system on core {:?}, the load on {:?}, the server on {:?}",
+                cores.sidecars, cores.load, cores.server
+            ),
+            None => "processes run where the kernel puts them".to_owned(),
+        };
+        let tls = self.tls.as_ref().map_or_else(String::new, |tls| {
+            format!(
+                "- All the same: mutual TLS, {}, {}, {}, {} leaf of one CA, full handshakes; read from the wire and probed.\n",
+                tls.version, tls.cipher, tls.group, tls.leaf
+            )
+        });
+        let envoy = self.envoy.as_ref().map_or_else(String::new, |version| {
+            format!(
+                "- Envoy {version}: one worker; static clusters and the router as its only filter; JSON access log \
+                 with our keys to a pipe; metrics on; no retries.\n"
+            )
+        });
+        let unoptimized = if self.optimized {
+            ""
+        } else {
+            "- NOT OPTIMIZED: the bare pair and the load are a debug build. No figure means anything.\n"
+        };
+        let names: Vec<_> = systems.iter().map(|system| system.describe()).collect();
+        format!(
+            "# What sidecars cost\n\n\
+             - {}; {}, {} cores, {}; {}\n\
+             - Systems, by turns: {}. {} rounds of {} ms each; medians, with least and most.\n\
+             - Load, client's sidecar, server's sidecar and server in two pods: network namespaces on a bridge, the same \
+             kernel rules capture for all. {place}. CPU is that of the two sidecars' processes.\n\
+             - Ours: tulle-proxy {}, one worker, configured by its control plane, JSON access log to a pipe, metrics on.\n\
+             - The bare pair: the same crates ({}), no config, policy, telemetry or retry. The limit.\n\
+             {envoy}{tls}{unoptimized}",
+            self.date,
+            self.cpu,
+            self.cores,
+            self.kernel,
+            self.rustc,
+            names.join(", "),
+            self.rounds,
+            self.window_ms,
+            self.tulle,
+            self.crates.join(", "),
+        )
+    }
+}
+
+fn crates() -> Vec<String> {
+    let lock = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.lock");
+    let lock = std::fs::read_to_string(lock).unwrap_or_default();
+    let version = |name: &str| {
+        let (_, rest) = lock.split_once(&format!("name = \"{name}\"\nversion = \""))?;
+        let (version, _) = rest.split_once('"')?;
+        Some(format!("{name} {version}"))
+    };
+    let names = ["tokio", "hyper", "h2", "rustls", "aws-lc-rs"];
+    names.into_iter().filter_map(version).collect()
+}
+
+/// What Envoy says of itself.
+fn version(program: &Path) -> String {
+    let text = said(&program.to_string_lossy(), &["--version"]);
+    let version = text.split("version: ").nth(1).unwrap_or(&text);
+    let mut parts = version.split('/');
+    let commit = parts.next().unwrap_or_default();
+    let rest: Vec<_> = parts.collect();
+    format!("{} ({})", rest.join("/"), commit.get(..7).unwrap_or(commit))
+}
+
+/// What a program writes; nothing is better than no report.
+fn said(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program)
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output();
+    let text = output.map_or_else(|_| Vec::new(), |output| output.stdout);
+    String::from_utf8_lossy(&text).trim().to_owned()
+}

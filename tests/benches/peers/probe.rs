@@ -1,0 +1,183 @@
+//! One handshake with the server's sidecar, made with the certificate of the client's: what the wire does not show.
+//!
+//! It tells the leaf that the server presents, and that it refuses a client that presents none. Runs in the client's sidecar
+//! container, whose own connections are not captured.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, ensure};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::client::danger::{
+    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
+};
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::{
+    ClientConfig, DigitallySignedStruct, Error, SignatureScheme, version::TLS13,
+};
+use tulle_identity::{Identity, SpiffeId, Svid, TrustBundle, TrustDomain, mesh_server_name, tls};
+use tulle_runtime::names::{DEFAULT_TRUST_DOMAIN, alpn, files};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::bare::PEER;
+use crate::serve::{self, ECHO};
+
+/// Name of this role.
+pub(crate) const ROLE: &str = "bench-probe";
+/// `prime256v1`.
+const P256: &str = "1.2.840.10045.3.1.7";
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Found {
+    pub(crate) version: String,
+    pub(crate) cipher: String,
+    pub(crate) group: String,
+    pub(crate) leaf: String,
+    /// Whether a client without a certificate is refused.
+    pub(crate) mutual: bool,
+}
+
+impl Found {
+    /// Whether it is what all must have.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        let same = self.version == "TLSv1_3"
+            && self.cipher == "TLS13_AES_128_GCM_SHA256"
+            && self.group == "X25519MLKEM768";
+        ensure!(
+            same && self.leaf == "P-256" && self.mutual,
+            "the server's sidecar offers {self:?}"
+        );
+        Ok(())
+    }
+}
+
+/// Runs the role: `SERVER_IP NAMESPACE`.
+pub(crate) fn run(server: &str, namespace: &str) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let found = runtime.block_on(probe(server, namespace))?;
+    println!("{}", serde_json::to_string(&found)?);
+    Ok(())
+}
+
+async fn probe(server: &str, namespace: &str) -> anyhow::Result<Found> {
+    let domain = TrustDomain::new(DEFAULT_TRUST_DOMAIN)?;
+    let svid = fs::read_to_string(Path::new(files::STATE_DIR).join("svid.pem"))?;
+    let bundle = TrustBundle::from_pem(&fs::read(files::CA_BUNDLE)?)?;
+    let identity = Identity::new(Svid::from_pem(&svid)?, bundle);
+    let peer = SpiffeId::new(&domain, namespace, PEER)?;
+    let config = identity.current().client(&[peer], alpn::TCP);
+    let address = format!("{server}:{}", serve::TCP);
+    let mut stream = connect(&address, config).await.context("a handshake")?;
+    there_and_back(&mut stream)
+        .await
+        .context("with a certificate")?;
+    let (_, connection) = stream.get_ref();
+    let leaf = connection.peer_certificates().and_then(<[_]>::first);
+    let found = Found {
+        version: format!("{:?}", connection.protocol_version().context("no version")?),
+        cipher: format!(
+            "{:?}",
+            connection
+                .negotiated_cipher_suite()
+                .context("no cipher")?
+                .suite()
+        ),
+        group: format!(
+            "{:?}",
+            connection
+                .negotiated_key_exchange_group()
+                .context("no group")?
+                .name()
+        ),
+        leaf: curve(leaf.context("no leaf")?)?,
+        mutual: refuses_strangers(&address).await?,
+    };
+    Ok(found)
+}
+
+async fn connect(address: &str, config: Arc<ClientConfig>) -> anyhow::Result<TlsStream<TcpStream>> {
+    let tcp = TcpStream::connect(address).await?;
+    Ok(TlsConnector::from(config)
+        .connect(mesh_server_name(), tcp)
+        .await?)
+}
+
+async fn there_and_back(stream: &mut TlsStream<TcpStream>) -> std::io::Result<()> {
+    stream.write_all(&[ECHO; 64]).await?;
+    stream.read_exact(&mut [0; 64]).await?;
+    Ok(())
+}
+
+fn curve(leaf: &CertificateDer<'_>) -> anyhow::Result<String> {
+    let (_, leaf) = X509Certificate::from_der(leaf)?;
+    let parameters = leaf.public_key().algorithm.parameters.as_ref();
+    let curve = parameters.and_then(|parameters| parameters.as_oid().ok());
+    let curve = curve.map(|oid| oid.to_id_string()).unwrap_or_default();
+    Ok(if curve == P256 {
+        "P-256".to_owned()
+    } else {
+        curve
+    })
+}
+
+/// Whether a connection without a certificate comes to nothing.
+async fn refuses_strangers(address: &str) -> anyhow::Result<bool> {
+    let config = ClientConfig::builder_with_provider(tls::provider())
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone));
+    let mut config = config.with_no_client_auth();
+    config.alpn_protocols = vec![alpn::TCP.to_vec()];
+    // The server's refusal comes after the client's side of the handshake is done.
+    Ok(match connect(address, Arc::new(config)).await {
+        Ok(mut stream) => there_and_back(&mut stream).await.is_err(),
+        Err(_) => true,
+    })
+}
+
+/// Believes every server: only its own belief is of interest.
+#[derive(Debug)]
+struct Anyone;
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.2".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
+    }
+}

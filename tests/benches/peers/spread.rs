@@ -1,0 +1,33 @@
+//! Medians, with the least and the most beside them.
+
+use serde::Serialize;
+
+/// Of several values.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Spread {
+    pub(crate) least: f64,
+    pub(crate) median: f64,
+    pub(crate) most: f64,
+}
+
+impl Spread {
+    pub(crate) fn of(values: impl Iterator<Item = f64>) -> Self {
+        let mut values: Vec<_> = values.collect();
+        values.sort_by(f64::total_cmp);
+        let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
+        Self {
+            least: at(0),
+            median: at(values.len() / 2),
+            most: at(values.len().saturating_sub(1)),
+        }
+    }
+
+    pub(crate) fn show(&self, digits: usize) -> String {
+        let Self {
+            least,
+            median,
+            most,
+        } = self;
+        format!("{median:.digits$} ({least:.digits$} to {most:.digits$})")
+    }
+}
