@@ -61,7 +61,17 @@ Environment, optional:
   TULLE_DISCOVERY        on-demand (default) or wildcard
   TULLE_UNDISCOVERED     refuse (default) or passthrough
   TULLE_APP_PROBES       the app's own probes by rewritten path, as JSON
-  TULLE_MARK_SOCKETS     true where the sidecar has no user id of its own";
+  TULLE_MARK_SOCKETS     true where the sidecar has no user id of its own
+
+Limits for each HTTP/2 connection:
+  TULLE_H2_MAX_STREAMS        streams open at a time, 1000 if not said
+  TULLE_H2_MAX_HEADER_LIST    decoded bytes of a head, 16384 if not said
+  TULLE_H2_PENDING_RESETS     streams reset before they were looked at, by clients outside the mesh, 20 if not said
+  TULLE_H2_LOCAL_RESETS       streams reset for what the peer sent on them, 1000 if not said
+  TULLE_H2_GIVEN_UP           requests given up, beyond those that ended, 1000 if not said
+  TULLE_H2_CONTROL_FRAMES     control frames beyond what messages need, 1000 if not said
+  TULLE_H2_STREAM_WINDOW      bytes under way of one message, 65536 if not said
+  TULLE_H2_CONNECTION_WINDOW  bytes under way of all messages, 16777216 if not said";
 
 const CAPTURE_VARIABLES: &str = "\
 Environment:
@@ -222,6 +232,14 @@ mod tests {
             variables::DISCOVERY,
             variables::UNDISCOVERED,
             variables::APP_PROBES,
+            variables::H2_MAX_STREAMS,
+            variables::H2_MAX_HEADER_LIST,
+            variables::H2_PENDING_RESETS,
+            variables::H2_LOCAL_RESETS,
+            variables::H2_GIVEN_UP,
+            variables::H2_CONTROL_FRAMES,
+            variables::H2_STREAM_WINDOW,
+            variables::H2_CONNECTION_WINDOW,
         ] {
             assert!(help.contains(name), "{name} in {help}");
         }

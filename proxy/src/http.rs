@@ -7,6 +7,7 @@
 mod body;
 mod exchange;
 mod forward;
+mod given_up;
 mod headers;
 mod inbound;
 mod linger;

@@ -4,6 +4,7 @@
 //! [`Transport`], which replays the bytes that detection has read, reads ahead under TLS, and advertises vectored
 //! writes. Everything here is `Send`, because hyper's upgrades ask for it; nothing here is shared between workers.
 
+mod frames;
 mod guard;
 mod probe;
 mod transport;
@@ -16,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
+pub use frames::{Calm, Ended, Frames, MAX_HEADER_LIST, Whose};
 pub use guard::{Gate, Guard};
 pub use probe::Probe;
 pub use transport::Transport;

@@ -18,8 +18,10 @@ use tulle_runtime::names::{
 use crate::probes::Probes;
 
 mod bounds;
+mod http2;
 
 pub use bounds::{Bounds, Patience};
+pub use http2::Http2;
 
 /// Settings of the data path.
 #[derive(Clone, Debug)]
@@ -34,6 +36,8 @@ pub struct Settings {
     pub patience: Patience,
     /// How much there may be at a time.
     pub bounds: Bounds,
+    /// Limits on HTTP/2.
+    pub http2: Http2,
     /// Mark for the proxy's own sockets, where it cannot have a uid of its own.
     pub socket_mark: Option<u32>,
     /// Whether connections to destinations that the control plane did not answer for pass through unencrypted.
@@ -48,6 +52,7 @@ impl Default for Settings {
             request_head_timeout: Duration::from_secs(30),
             patience: Patience::default(),
             bounds: Bounds::default(),
+            http2: Http2::default(),
             socket_mark: None,
             passthrough_undiscovered: false,
         }
@@ -165,6 +170,7 @@ fn settings(env: &Env) -> Settings {
             .unwrap_or(default.request_head_timeout),
         patience: Patience::from_env(env),
         bounds: Bounds::from_env(env),
+        http2: Http2::from_env(env),
         socket_mark: or(env, variables::MARK_SOCKETS, || false).then_some(PROXY_MARK),
         passthrough_undiscovered: !choose(env, variables::UNDISCOVERED, "refuse", "passthrough"),
     }

@@ -7,6 +7,7 @@
 //! connection with it. Connections are never shared between endpoints, peer identities, SVID generations, protocols
 //! or directions.
 
+pub(crate) mod calm;
 mod connect;
 mod drive;
 mod error;

@@ -6,6 +6,7 @@ mod affinity;
 mod agent;
 mod control_plane;
 mod envoy;
+mod floods;
 mod foreign;
 mod grpc;
 mod grpc_xds;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         rules::cases(),
         affinity::cases(),
         agent::cases(),
+        floods::cases(),
         tcp::cases(),
         smtp::cases(),
         websocket::cases(),

@@ -194,6 +194,22 @@ pub mod variables {
     pub const MAX_REQUESTS: &str = "TULLE_MAX_REQUESTS";
     /// Memory that the sidecar may use, such as `256Mi`; that of its cgroup if not said.
     pub const MEMORY_LIMIT: &str = "TULLE_MEMORY_LIMIT";
+    /// Streams that a peer may have open on an HTTP/2 connection.
+    pub const H2_MAX_STREAMS: &str = "TULLE_H2_MAX_STREAMS";
+    /// Decoded size of a head on HTTP/2, in bytes.
+    pub const H2_MAX_HEADER_LIST: &str = "TULLE_H2_MAX_HEADER_LIST";
+    /// Streams that a client outside the mesh may have reset before they were looked at.
+    pub const H2_PENDING_RESETS: &str = "TULLE_H2_PENDING_RESETS";
+    /// Streams of an HTTP/2 connection that may have to be reset for what the peer sends on them.
+    pub const H2_LOCAL_RESETS: &str = "TULLE_H2_LOCAL_RESETS";
+    /// Requests that a client may give up on an HTTP/2 connection, beyond those that it lets end.
+    pub const H2_GIVEN_UP: &str = "TULLE_H2_GIVEN_UP";
+    /// Control frames that a peer may send on an HTTP/2 connection, beyond what its messages need.
+    pub const H2_CONTROL_FRAMES: &str = "TULLE_H2_CONTROL_FRAMES";
+    /// Bytes of a message that may be under way towards the sidecar on HTTP/2.
+    pub const H2_STREAM_WINDOW: &str = "TULLE_H2_STREAM_WINDOW";
+    /// Bytes of all messages of an HTTP/2 connection that may be under way towards the sidecar.
+    pub const H2_CONNECTION_WINDOW: &str = "TULLE_H2_CONNECTION_WINDOW";
     /// Marks the proxy's sockets instead of relying on its uid (rootless sandbox only): `true` or `false`.
     pub const MARK_SOCKETS: &str = "TULLE_MARK_SOCKETS";
     /// `on-demand` (default) or `wildcard` (default with an address for xDS of its own).

@@ -12,14 +12,17 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use tokio::sync::Notify;
 use tokio::time::Instant as TokioInstant;
 
 use super::body::ResponseBody;
+use super::given_up::GivenUp;
 use super::headers::{self, FORWARDED_FOR, Provenance, REQUEST_ID};
 use super::local_reply::{self, Failure};
 use super::upgrade::Tunnel;
 use crate::conn::{Direction, Downstream, HttpVersion};
 use crate::grpc::Messages;
+use crate::io::Calm;
 use crate::retry::{Replay, grpc_status};
 use crate::route;
 use crate::telemetry::{Limit, RequestRecord, ResponseFlag, ResponseFlags};
@@ -39,6 +42,11 @@ pub(super) struct Connection {
     idle_since: Cell<TokioInstant>,
     /// Whether it has not brought a request yet.
     fresh: Cell<bool>,
+    /// Ends the connection if its client gives up too many requests; only HTTP/2 has it.
+    calm: Option<Calm>,
+    given_up: GivenUp,
+    /// Rung when the connection should end, but what runs on it should not.
+    unwanted: Notify,
     /// What the connection goes on as after its last request, if that switched protocols.
     tunnel: RefCell<Option<Box<Tunnel>>>,
 }
@@ -60,7 +68,34 @@ impl Connection {
             active: Cell::new(0),
             idle_since: Cell::new(TokioInstant::now()),
             fresh: Cell::new(true),
+            calm: None,
+            given_up: GivenUp::default(),
+            unwanted: Notify::new(),
             tunnel: RefCell::new(None),
+        }
+    }
+
+    /// Limits what its client may give up.
+    pub(super) fn calmed_by(mut self, calm: Calm) -> Self {
+        self.calm = Some(calm);
+        self
+    }
+
+    /// Resolves when the connection should end after what runs on it.
+    pub(super) async fn is_unwanted(&self) {
+        self.unwanted.notified().await;
+    }
+
+    /// A client has given a request up. What many clients share goes on for those that are still served.
+    fn gave_up(&self) {
+        let Some(calm) = &self.calm else { return };
+        if self.given_up.gave_up(self.worker.settings.http2.given_up) {
+            return;
+        }
+        if self.downstream.is_mesh_peer() {
+            self.unwanted.notify_one();
+        } else {
+            calm.ask();
         }
     }
 
@@ -271,7 +306,14 @@ impl Exchange {
         self.record.duration = self.record.started.elapsed();
         self.record.bytes_received = self.replay.bytes();
         self.record.messages_received = self.replay.messages();
-        self.connection.worker.telemetry.request(&self.record);
+        let connection = &self.connection;
+        connection.worker.telemetry.request(&self.record);
+        let left = ResponseFlag::DownstreamConnectionTermination;
+        if self.record.flags.contains(left) {
+            connection.gave_up();
+        } else {
+            connection.given_up.ended();
+        }
     }
 }
 

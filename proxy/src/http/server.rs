@@ -6,7 +6,6 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use h2::Reason;
 use http::header::UPGRADE;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -21,17 +20,15 @@ use super::exchange::Connection;
 use super::linger::Linger;
 use super::{inbound, outbound, unused};
 use crate::conn::{Direction, Downstream, HttpVersion};
-use crate::io::{Gate, Guard};
+use crate::io::{Calm, Frames, Gate, Guard, Whose};
 use crate::telemetry::Limit;
-use crate::upstream::LocalExecutor;
+use crate::upstream::{LocalExecutor, calm};
 use crate::worker::Worker;
 
 /// A client's HTTP/2 connection is asked for a sign of life this often ...
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// ... and is broken when none comes within this.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Streams that a client may have open on a connection.
-const MAX_STREAMS: u32 = 1_000;
 /// A draining HTTP/1 connection of a mesh peer is kept until it has been idle for this long: closing it earlier
 /// would race with the peer's next request.
 const DRAIN_IDLE: Duration = Duration::from_secs(2);
@@ -75,10 +72,18 @@ where
             Ok(())
         }
         HttpVersion::Http2 => {
-            let connection = Rc::new(connection);
+            let settings = &connection.worker.settings;
+            let control_frames = settings.http2.control_frames;
+            let (io, calm) = Frames::new(
+                Linger::new(io),
+                Whose::Client,
+                control_frames,
+                settings.patience.unread,
+            );
+            let connection = Rc::new(connection.calmed_by(calm.clone()));
             let served = serve_http2(connection.clone(), TokioIo::new(io)).await;
             if let Err(error) = &served {
-                tell_http2(&connection, error);
+                tell_http2(&connection, &calm, error);
             }
             served
         }
@@ -99,25 +104,16 @@ fn refuse_late(connection: &Connection, patience: Duration) {
     connections.refuse(downstream.direction, "slow_head");
 }
 
-/// What a connection ended for, if we found its client's frames wrong, and it did not just leave.
-fn broken_http2(error: &hyper::Error) -> Option<Reason> {
-    let cause = error.source()?.downcast_ref::<h2::Error>()?;
-    let ours = cause.reason().filter(|_| cause.is_library());
-    ours.filter(|reason| *reason != Reason::NO_ERROR)
-}
-
 /// Tells how an HTTP/2 connection ended, if its client is to blame.
-fn tell_http2(connection: &Connection, error: &hyper::Error) {
+fn tell_http2(connection: &Connection, calm: &Calm, error: &hyper::Error) {
     let downstream = &*connection.downstream;
-    match broken_http2(error) {
-        Some(Reason::ENHANCE_YOUR_CALM) => {
-            let limits = &connection.worker.limits;
-            let (listener, who) = (downstream.direction, downstream.into());
-            limits.reached(Limit::H2Flood, listener, who, error);
-        }
-        Some(_) => refuse_malformed(connection, None, error),
-        None if is_unread(error) => tell_unread(connection),
-        None => {}
+    if let Some(limit) = calm::limit(calm, error) {
+        let limits = &connection.worker.limits;
+        limits.reached(limit, downstream.direction, downstream.into(), error);
+    } else if calm::broken(error).is_some() {
+        refuse_malformed(connection, None, error);
+    } else if is_unread(error) {
+        tell_unread(connection);
     }
 }
 
@@ -237,13 +233,18 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let late = is_draining(&connection);
+    let limits = connection.worker.settings.http2;
     let service = service_fn(|request| handle(connection.clone(), request));
     let serving = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_pending_accept_reset_streams(unaccepted_resets(&connection))
+        .max_concurrent_streams(limits.max_streams)
+        .max_pending_accept_reset_streams(pending_resets(&connection))
+        .max_local_error_reset_streams(limits.local_resets as usize)
+        .max_header_list_size(limits.max_header_list)
+        .initial_stream_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.connection_window)
         .serve_connection(io, service);
     let mut serving = pin!(serving);
     tokio::select! {
@@ -255,17 +256,29 @@ where
             unused::tell(&connection, limit);
             serving.as_mut().graceful_shutdown();
         }
+        () = connection.is_unwanted() => {
+            let downstream = &*connection.downstream;
+            let what = "most requests were given up";
+            let limits = &connection.worker.limits;
+            limits.reached(Limit::H2GivenUp, downstream.direction, downstream.into(), what);
+            serving.as_mut().graceful_shutdown();
+        }
     }
     serving.await
 }
 
 /// Streams that a client may have reset before they were looked at; with one more the connection ends (CVE-2023-44487).
-/// Strangers get h2's default. The app of this pod may give up as many at once as it may have open.
-fn unaccepted_resets(connection: &Connection) -> usize {
-    match connection.downstream.direction {
-        Direction::Inbound => 20,
-        Direction::Outbound => MAX_STREAMS as usize,
-    }
+/// The app of this pod may give up as many at once as it may have open, and so may the sidecar that others share.
+fn pending_resets(connection: &Connection) -> usize {
+    let limits = &connection.worker.settings.http2;
+    let trusted = connection.downstream.direction == Direction::Outbound
+        || connection.downstream.is_mesh_peer();
+    let limit = if trusted {
+        limits.max_streams
+    } else {
+        limits.pending_resets
+    };
+    limit as usize
 }
 
 /// Whether a connection comes so late that the drain has begun: it is served all the same, because whoever opened it

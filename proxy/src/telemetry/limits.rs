@@ -41,7 +41,21 @@ pub enum Limit {
     Body,
     /// Time that a client leaves its answer unread: the connection is broken.
     Unread,
-    /// Frames of one HTTP/2 connection: it ends with `ENHANCE_YOUR_CALM`.
+    /// HTTP/2 streams that were reset before they were looked at.
+    H2PendingResets,
+    /// HTTP/2 streams that had to be reset or refused for what the peer sent on them.
+    H2LocalResets,
+    /// Requests that a client gave up.
+    H2GivenUp,
+    /// Control frames.
+    H2ControlFrames,
+    /// Pieces of a head on HTTP/2.
+    H2Continuations,
+    /// Decoded size of a head on HTTP/2, by so much that the connection ends.
+    H2HeaderList,
+    /// DATA frames with little or nothing in them.
+    H2DataFrames,
+    /// Anything else that HTTP/2's library finds too much.
     H2Flood,
 }
 
@@ -58,6 +72,13 @@ impl Limit {
             Self::Idle => "idle",
             Self::Body => "body",
             Self::Unread => "unread",
+            Self::H2PendingResets => "h2_pending_resets",
+            Self::H2LocalResets => "h2_local_resets",
+            Self::H2GivenUp => "h2_given_up",
+            Self::H2ControlFrames => "h2_control_frames",
+            Self::H2Continuations => "h2_continuations",
+            Self::H2HeaderList => "h2_header_list",
+            Self::H2DataFrames => "h2_data_frames",
             Self::H2Flood => "h2_flood",
         }
     }

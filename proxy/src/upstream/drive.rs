@@ -10,10 +10,14 @@ use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::AbortHandle;
 
-use super::ConnectError;
+use super::calm;
 use super::pool::{ConnectionGuard, Http2Connection, Idle};
-use crate::io::IoStream;
+use super::{ConnectError, Target};
+use crate::conn::Direction;
+use crate::io::{Calm, Frames, IoStream, Whose};
 use crate::net::Reach;
+use crate::telemetry::{Limits, Who};
+use crate::worker::Worker;
 
 /// An idle HTTP/2 connection with streams on it is asked for a sign of life this often ...
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -75,19 +79,29 @@ pub(super) async fn http1(mut io: IoStream, guard: ConnectionGuard) -> Result<Id
 pub(super) async fn http2(
     io: IoStream,
     guard: ConnectionGuard,
-    reach: Reach,
+    worker: &Worker,
+    target: &Target,
 ) -> Result<Http2Connection, ConnectError> {
+    let limits = worker.settings.http2;
+    let patience = worker.settings.patience.unread;
+    let (io, calm) = Frames::new(io, Whose::Server, limits.control_frames, patience);
     let (sender, mut connection) = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         // The app of this pod may pause; if it ends, its socket says so.
-        .keep_alive_interval((reach == Reach::Out).then_some(KEEP_ALIVE_INTERVAL))
+        .keep_alive_interval((target.reach == Reach::Out).then_some(KEEP_ALIVE_INTERVAL))
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .max_concurrent_reset_streams(RESET_STREAMS)
+        .max_local_error_reset_streams(limits.local_resets as usize)
+        .max_header_list_size(limits.max_header_list)
+        .initial_stream_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.connection_window)
         .handshake(TokioIo::new(io))
         .await
         .map_err(ConnectError::Handshake)?;
     let max_streams = Rc::new(Cell::new(connection.current_max_send_streams()));
     let driven = max_streams.clone();
+    let told = worker.limits.clone();
+    let target = target.clone();
     tokio::task::spawn_local(async move {
         let _guard = guard;
         let ended = std::future::poll_fn(|cx| {
@@ -97,12 +111,30 @@ pub(super) async fn http2(
         });
         if let Err(error) = ended.await {
             tracing::debug!(%error, "upstream connection ended");
+            tell(&told, &target, &calm, &error);
         }
     });
     Ok(Http2Connection {
         sender,
         streams: Rc::default(),
         max_streams,
+        most: limits.streams_upstream(),
         since: Cell::new(Instant::now()),
     })
+}
+
+/// Tells who answers in a way that its connection had to end for.
+fn tell(limits: &Limits, target: &Target, calm: &Calm, error: &hyper::Error) {
+    let Some(limit) = calm::limit(calm, error) else {
+        return;
+    };
+    let listener = match target.reach {
+        Reach::App => Direction::Inbound,
+        Reach::Out => Direction::Outbound,
+    };
+    let who = Who {
+        address: target.address,
+        id: target.identity().and_then(|peer| peer.0.first()),
+    };
+    limits.reached(limit, listener, who, error);
 }

@@ -220,7 +220,7 @@ impl Pools {
         let connecting = Connecting::begin(shelf);
         let io = connect::connect(worker, target, HttpVersion::Http2).await;
         let made = match io {
-            Ok(io) => drive::http2(io, connection, target.reach).await,
+            Ok(io) => drive::http2(io, connection, worker, target).await,
             Err(error) => Err(error),
         };
         connecting.end(made.is_ok());

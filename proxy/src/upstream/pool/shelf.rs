@@ -14,9 +14,6 @@ use crate::upstream::drive::Driver;
 use crate::upstream::lease::{Http1Lease, Http2Lease};
 use crate::upstream::{ConnectError, Lease};
 
-/// Streams that an HTTP/2 connection carries at a time, whatever more its peer would allow.
-const MAX_STREAMS: usize = 1_000;
-
 /// An HTTP/1 connection that nobody uses.
 #[derive(Debug)]
 pub(in crate::upstream) struct Idle {
@@ -31,7 +28,10 @@ pub(in crate::upstream) struct Idle {
 pub(in crate::upstream) struct Http2Connection {
     pub(in crate::upstream) sender: http2::SendRequest<RequestBody>,
     pub(in crate::upstream) streams: Rc<Cell<usize>>,
+    /// Streams that its peer allows.
     pub(in crate::upstream) max_streams: Rc<Cell<usize>>,
+    /// Streams that it carries at a time, whatever more its peer would allow.
+    pub(in crate::upstream) most: usize,
     pub(in crate::upstream) since: Cell<Instant>,
 }
 
@@ -66,7 +66,7 @@ impl Shelf {
             return Some(Self::lease_http1(self, idle, true));
         }
         let mut shared = self.shared.borrow_mut();
-        shared.retain(|connection| !connection.sender.is_closed());
+        shared.retain(Http2Connection::is_useful);
         let free = shared.iter().find(|connection| connection.has_room())?;
         Some(self.lease_http2(free, true))
     }
@@ -175,7 +175,12 @@ impl Shelf {
 
 impl Http2Connection {
     fn has_room(&self) -> bool {
-        self.streams.get() < self.max_streams.get().min(MAX_STREAMS)
+        self.streams.get() < self.max_streams.get().min(self.most)
+    }
+
+    /// Whether it is of any use: its peer has not closed it, nor allows no stream at all.
+    fn is_useful(&self) -> bool {
+        !self.sender.is_closed() && (self.max_streams.get() > 0 || self.streams.get() > 0)
     }
 }
 

@@ -1,0 +1,297 @@
+//! The layer under hyper's HTTP/2, on both sides of the proxy.
+//!
+//! h2 bounds most of what a peer can make grow, but answers control frames for as long as they come, and waits for ever
+//! for a peer that reads nothing. [`Frames`] follows the frames of both directions by their heads, in place. A peer that
+//! sends more control frames than its work is worth is made to stop: h2 gets a head in more pieces than it takes, and so
+//! says `ENHANCE_YOUR_CALM` itself and closes in order. A peer that takes no byte for too long is given up.
+//!
+//! [`Calm`] is the other end of it: whoever serves the connection can have it ended so, and learns why it ended.
+
+mod budget;
+mod scan;
+mod stall;
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use budget::Budget;
+use scan::{GOAWAY, HEAD, HEADERS, Scanner};
+use stall::Stall;
+
+/// What a client sends before its first frame.
+const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
+/// Pieces of a head that are more than h2 takes for the largest head that can be allowed, which is [`MAX_HEADER_LIST`].
+const PIECES: usize = 128;
+/// The largest limit of a head's size that this layer works with.
+pub const MAX_HEADER_LIST: u32 = 1 << 20;
+/// Bytes of a GOAWAY frame before its text.
+const GOAWAY_FIXED: usize = 8;
+
+/// What h2 says beside `ENHANCE_YOUR_CALM`.
+const SAID: [&str; 5] = [
+    "too_many_resets",
+    "too_many_internal_resets",
+    "too_many_continuations",
+    "header_list_way_too_large",
+    "too_many_data_frames",
+];
+
+/// Why a connection had to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The peer sent more control frames than it may.
+    ControlFrames,
+    /// Whoever serves it said so.
+    Asked,
+    /// The peer took no byte for too long.
+    Stalled,
+    /// h2 said so, with this reason.
+    Said(&'static str),
+}
+
+/// Ends a connection, and tells why it had to end.
+#[derive(Clone, Debug)]
+pub struct Calm(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    asked: AtomicBool,
+    ended: OnceLock<Ended>,
+}
+
+impl Calm {
+    /// Has the connection end with `ENHANCE_YOUR_CALM` at the peer's next frame.
+    pub fn ask(&self) {
+        self.0.asked.store(true, Ordering::Relaxed);
+    }
+
+    /// Why the connection had to end, if it had to.
+    #[must_use]
+    pub fn ended(&self) -> Option<Ended> {
+        self.0.ended.get().copied()
+    }
+}
+
+/// Whose frames are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// A client's, after its preface.
+    Client,
+    /// A server's.
+    Server,
+}
+
+/// A byte stream of HTTP/2 frames that keeps its peer within limits.
+#[derive(Debug)]
+pub struct Frames<I> {
+    inner: I,
+    received: Scanner,
+    sent: Scanner,
+    budget: Budget,
+    /// Whether the fields of a head go on in the next frame.
+    open_head: bool,
+    /// Whether the peer is to be stopped at its next frame.
+    stop: bool,
+    /// What is given to h2 instead of what the peer sends.
+    instead: Option<Bytes>,
+    stall: Stall,
+    shared: Arc<Shared>,
+}
+
+impl<I> Frames<I> {
+    /// Follows a stream from its beginning. The peer may send `control_frames` beyond what its work is worth, and has
+    /// `patience` to take what is written.
+    #[must_use]
+    pub fn new(inner: I, whose: Whose, control_frames: u32, patience: Duration) -> (Self, Calm) {
+        let shared = Arc::<Shared>::default();
+        let preface = |side| if side == whose { PREFACE } else { 0 };
+        let frames = Self {
+            inner,
+            received: Scanner::after(preface(Whose::Client)),
+            sent: Scanner::after(preface(Whose::Server)),
+            budget: Budget::new(control_frames),
+            open_head: false,
+            stop: false,
+            instead: None,
+            stall: Stall::new(patience),
+            shared: shared.clone(),
+        };
+        (frames, Calm(shared))
+    }
+
+    /// Follows the bytes of `buf` from `start` on, and takes back what the peer may not send.
+    #[inline]
+    fn follow(&mut self, buf: &mut ReadBuf<'_>, start: usize) {
+        let bytes = &buf.filled()[start..];
+        let mut at = 0;
+        if self.shared.asked.load(Ordering::Relaxed) {
+            self.end(Ended::Asked);
+        }
+        while let Some((frame, next)) = self.received.next(bytes, at) {
+            if !self.budget.received(frame) {
+                self.end(Ended::ControlFrames);
+            }
+            // A head that came in pieces is in h2's hands already.
+            let whole = next.checked_sub(HEAD).filter(|begin| *begin >= at);
+            if self.stop
+                && !self.open_head
+                && let Some(begin) = whole
+            {
+                return self.replace(buf, start + begin);
+            }
+            self.open_head = frame.leaves_open();
+            at = next;
+        }
+    }
+
+    fn end(&mut self, why: Ended) {
+        self.stop = true;
+        self.shared.ended.get_or_init(|| why);
+    }
+
+    #[cold]
+    fn replace(&mut self, buf: &mut ReadBuf<'_>, at: usize) {
+        buf.set_filled(at);
+        let mut instead = Bytes::from(pieces());
+        give(&mut instead, buf);
+        self.instead = Some(instead);
+    }
+
+    /// Follows what was written.
+    #[inline]
+    fn wrote(&mut self, bytes: &[u8]) {
+        let mut at = 0;
+        while let Some((frame, next)) = self.sent.next(bytes, at) {
+            self.budget.sent(frame);
+            if frame.kind == GOAWAY && frame.length > GOAWAY_FIXED {
+                self.says(&bytes[next..]);
+            }
+            at = next;
+        }
+    }
+
+    /// What h2 tells the peer beside that it goes away.
+    #[cold]
+    fn says(&self, payload: &[u8]) {
+        let text = payload.get(GOAWAY_FIXED..).unwrap_or_default();
+        let said = SAID.iter().find(|said| text.starts_with(said.as_bytes()));
+        if let Some(said) = said {
+            self.shared.ended.get_or_init(|| Ended::Said(said));
+        }
+    }
+
+    /// Something could not be written. For how long it may stay so.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        ready!(self.stall.poll(cx));
+        self.shared.ended.get_or_init(|| Ended::Stalled);
+        Poll::Ready(io::ErrorKind::TimedOut.into())
+    }
+}
+
+/// A head of no fields at all that does not end.
+fn pieces() -> Vec<u8> {
+    let piece = |kind| [0, 0, 0, kind, 0, 0, 0, 0, 1];
+    let mut pieces = piece(HEADERS).to_vec();
+    pieces.extend(std::iter::repeat_n(piece(scan::CONTINUATION), PIECES).flatten());
+    pieces
+}
+
+/// Moves as much as there is room for.
+fn give(from: &mut Bytes, to: &mut ReadBuf<'_>) {
+    let length = from.len().min(to.remaining());
+    to.put_slice(&from[..length]);
+    from.advance(length);
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Frames<I> {
+    #[inline]
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if let Some(instead) = &mut this.instead {
+            give(instead, buf);
+            return Poll::Ready(Ok(()));
+        }
+        let start = buf.filled().len();
+        ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
+        this.follow(buf, start);
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// What an attempt to write came to: progress, or a wait that may be too long.
+macro_rules! writing {
+    ($this:ident, $cx:ident, $polled:expr) => {
+        match $polled {
+            Poll::Ready(done) => {
+                $this.stall.end();
+                done
+            }
+            Poll::Pending => return $this.poll_stalled($cx).map(Err),
+        }
+    };
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Frames<I> {
+    #[inline]
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = writing!(this, cx, Pin::new(&mut this.inner).poll_write(cx, buf))?;
+        this.wrote(&buf[..written]);
+        Poll::Ready(Ok(written))
+    }
+
+    #[inline]
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let inner = Pin::new(&mut this.inner);
+        let written = writing!(this, cx, inner.poll_write_vectored(cx, bufs))?;
+        let mut left = written;
+        for buf in bufs {
+            let part = &buf[..left.min(buf.len())];
+            this.wrote(part);
+            left -= part.len();
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    #[inline]
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    #[inline]
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let inner = Pin::new(&mut this.inner);
+        Poll::Ready(writing!(this, cx, inner.poll_flush(cx)))
+    }
+
+    #[inline]
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let inner = Pin::new(&mut this.inner);
+        Poll::Ready(writing!(this, cx, inner.poll_shutdown(cx)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

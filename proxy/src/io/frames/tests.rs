@@ -1,0 +1,230 @@
+use std::convert::Infallible;
+
+use http_body_util::Empty;
+use hyper::server::conn::http2::Builder;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+use tokio::task::LocalSet;
+
+use super::*;
+use crate::upstream::LocalExecutor;
+
+const LIMIT: u32 = 100;
+const PATIENCE: Duration = Duration::from_secs(60);
+/// `ENHANCE_YOUR_CALM`.
+const CALM: u32 = 11;
+
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let head = [
+        length[1], length[2], length[3], kind, flags, 0, 0, 0, stream,
+    ];
+    [&head[..], payload].concat()
+}
+
+/// `GET http://a/`, and a header of that length.
+fn get(length: u8) -> Vec<u8> {
+    let value = vec![b'x'; length.into()];
+    [&b"\x82\x86\x84\x41\x01a\x00\x01x"[..], &[length], &value].concat()
+}
+
+/// A server behind the layer, and a client that has said hello.
+struct Pair {
+    client: DuplexStream,
+    calm: Calm,
+    served: tokio::task::JoinHandle<Result<(), hyper::Error>>,
+}
+
+impl Pair {
+    async fn new(build: impl FnOnce(&mut Builder<LocalExecutor>)) -> Self {
+        Self::of(LIMIT, build).await
+    }
+
+    async fn of(limit: u32, build: impl FnOnce(&mut Builder<LocalExecutor>)) -> Self {
+        let (mut client, server) = duplex(16 * 1024);
+        let (io, calm) = Frames::new(server, Whose::Client, limit, PATIENCE);
+        let mut builder = Builder::new(LocalExecutor);
+        build(&mut builder);
+        let service = service_fn(|_| async {
+            std::future::pending::<()>().await;
+            Ok::<_, Infallible>(http::Response::new(Empty::<Bytes>::new()))
+        });
+        let served = builder.serve_connection(TokioIo::new(io), service);
+        let served = tokio::task::spawn_local(served);
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        client.write_all(preface).await.unwrap();
+        let hello = [frame(4, 0, 0, &[]), frame(4, 1, 0, &[])].concat();
+        client.write_all(&hello).await.unwrap();
+        Self {
+            client,
+            calm,
+            served,
+        }
+    }
+
+    /// Sends this again and again, and reads what comes back. The code of the GOAWAY frame at the end; `None`: there is
+    /// none, although so many were sent.
+    async fn flood(self, piece: &[u8], times: usize) -> (Option<u32>, Option<Ended>) {
+        let (mut reader, mut writer) = tokio::io::split(self.client);
+        let sending = async {
+            for _ in 0..times {
+                if writer.write_all(piece).await.is_err() {
+                    break;
+                }
+            }
+            let _ = writer.shutdown().await;
+        };
+        let mut answered = Vec::new();
+        let reading = reader.read_to_end(&mut answered);
+        let _ = tokio::join!(sending, reading);
+        let _ = self.served.await.unwrap();
+        (goaway(&answered), self.calm.ended())
+    }
+}
+
+fn goaway(answered: &[u8]) -> Option<u32> {
+    let (mut scanner, mut at) = (Scanner::after(0), 0);
+    let mut code = None;
+    while let Some((frame, next)) = scanner.next(answered, at) {
+        if frame.kind == GOAWAY {
+            let bytes = answered[next + 4..next + 8].try_into().unwrap();
+            code = Some(u32::from_be_bytes(bytes)).filter(|code| *code != 0);
+        }
+        at = next;
+    }
+    code
+}
+
+#[tokio::test]
+async fn control_frames_beyond_the_limit_end_the_connection() {
+    let floods = [
+        ("PING", frame(6, 0, 0, &[0; 8])),
+        ("PING answers", frame(6, 1, 0, &[0; 8])),
+        ("SETTINGS", frame(4, 0, 0, &[])),
+        ("PRIORITY", frame(2, 0, 3, &[0, 0, 0, 0, 1])),
+        ("WINDOW_UPDATE", frame(8, 0, 0, &[0, 0, 0, 1])),
+        ("unknown", frame(200, 7, 5, b"what is this")),
+    ];
+    for (name, piece) in floods {
+        let flooding = async { Pair::new(|_| ()).await.flood(&piece, 1_000).await };
+        let (code, ended) = LocalSet::new().run_until(flooding).await;
+        assert_eq!(code, Some(CALM), "{name}");
+        assert_eq!(ended, Some(Ended::ControlFrames), "{name}");
+        let few = async { Pair::new(|_| ()).await.flood(&piece, 90).await };
+        let (code, ended) = LocalSet::new().run_until(few).await;
+        assert_eq!((code, ended), (None, None), "few of {name}");
+    }
+}
+
+#[tokio::test]
+async fn a_flood_is_stopped_however_it_is_cut() {
+    let pings = frame(6, 0, 0, &[0; 8]).repeat(10);
+    for cut in 1..pings.len() {
+        let flooding = async {
+            let mut pair = Pair::new(|_| ()).await;
+            pair.client.write_all(&pings[..cut]).await.unwrap();
+            tokio::task::yield_now().await;
+            let turned = [&pings[cut..], &pings[..cut]].concat();
+            pair.flood(&turned, 100).await
+        };
+        let (code, _) = LocalSet::new().run_until(flooding).await;
+        assert_eq!(code, Some(CALM), "cut at {cut}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_serves_a_connection_can_end_it() {
+    let asked = async {
+        let pair = Pair::new(|_| ()).await;
+        pair.calm.ask();
+        pair.flood(&frame(6, 0, 0, &[0; 8]), 1).await
+    };
+    let (code, ended) = LocalSet::new().run_until(asked).await;
+    assert_eq!((code, ended), (Some(CALM), Some(Ended::Asked)));
+}
+
+#[tokio::test]
+async fn what_the_library_says_is_known() {
+    let open = frame(HEADERS, scan::END_HEADERS, 1, &get(1));
+    let reset = frame(3, 0, 1, &[0, 0, 0, 8]);
+    // It depends on itself.
+    let priority = [&[0, 0, 0, 1, 0][..], &get(1)].concat();
+    let pieces = frame(9, 0, 1, &[]).repeat(20);
+    let empty = frame(0, 0, 1, &[]).repeat(200);
+    let large = get(120);
+    let header = &large[6..];
+    let large = [&large[..], &header.repeat(8)].concat();
+    let cases: [(&str, Vec<u8>); 5] = [
+        ("too_many_resets", [&open[..], &reset].concat()),
+        (
+            "too_many_internal_resets",
+            frame(HEADERS, scan::END_HEADERS | 0x20, 1, &priority),
+        ),
+        (
+            "too_many_continuations",
+            [frame(HEADERS, 0, 1, &get(1)), pieces].concat(),
+        ),
+        (
+            "header_list_way_too_large",
+            frame(HEADERS, scan::END_HEADERS, 1, &large),
+        ),
+        ("too_many_data_frames", [open, empty].concat()),
+    ];
+    for (reason, frames) in cases {
+        let run = async {
+            let pair = Pair::new(|builder| {
+                builder.max_pending_accept_reset_streams(0);
+                builder.max_local_error_reset_streams(0);
+                builder.max_header_list_size(300);
+            });
+            pair.await.flood(&frames, 1).await
+        };
+        let (code, ended) = LocalSet::new().run_until(run).await;
+        assert_eq!((code, ended), (Some(CALM), Some(Ended::Said(reason))));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_takes_nothing_is_given_up() {
+    let stalled = async {
+        let mut pair = Pair::of(u32::MAX, |_| ()).await;
+        let begun = tokio::time::Instant::now();
+        // Answers fill what lies between; then nothing more is read either.
+        let pings = frame(6, 0, 0, &[0; 8]).repeat(50);
+        let second = Duration::from_secs(1);
+        while let Ok(sent) = tokio::time::timeout(second, pair.client.write_all(&pings)).await {
+            sent.unwrap();
+        }
+        let served = pair.served.await.unwrap();
+        (served.is_err(), pair.calm.ended(), begun.elapsed())
+    };
+    let (failed, ended, took) = LocalSet::new().run_until(stalled).await;
+    assert_eq!((failed, ended), (true, Some(Ended::Stalled)));
+    assert!(
+        (PATIENCE..PATIENCE + Duration::from_secs(1)).contains(&took),
+        "{took:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_client_is_guarded_like_a_server() {
+    let run = async {
+        let (mut server, client) = duplex(64 * 1024);
+        let (io, calm) = Frames::new(client, Whose::Server, LIMIT, PATIENCE);
+        let (_sender, connection) = hyper::client::conn::http2::Builder::new(LocalExecutor)
+            .handshake::<_, Empty<Bytes>>(TokioIo::new(io))
+            .await
+            .unwrap();
+        let driven = tokio::task::spawn_local(connection);
+        server.write_all(&frame(4, 0, 0, &[])).await.unwrap();
+        let pings = frame(6, 0, 0, &[0; 8]).repeat(1_000);
+        server.write_all(&pings).await.unwrap();
+        let mut answered = Vec::new();
+        server.read_to_end(&mut answered).await.unwrap();
+        let _ = driven.await.unwrap();
+        (goaway(&answered[PREFACE..]), calm.ended())
+    };
+    let (code, ended) = LocalSet::new().run_until(run).await;
+    assert_eq!((code, ended), (Some(CALM), Some(Ended::ControlFrames)));
+}

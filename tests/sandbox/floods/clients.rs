@@ -1,0 +1,275 @@
+//! Clients that flood: rows 13 to 16.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use tulle_tests::manifests::FILES;
+use tulle_tests::{App, Mesh, app, eventually};
+
+use super::siege::{Outcome, PORT, Side, Siege, program_of};
+
+tulle_tests::cases! {
+    row_13_rapid_reset_ends_the_connection ["python3"];
+    row_13_giving_up_one_after_the_other_ends_the_connection ["python3"];
+    row_14_provoked_resets_are_capped_and_cancel_what_they_began ["python3"];
+    row_15_a_head_that_does_not_end_ends_the_connection ["python3"];
+    row_16_control_frames_end_the_connection_though_their_answers_are_not_read ["python3"];
+}
+
+/// `ENHANCE_YOUR_CALM`.
+pub(super) const CALM: u64 = 11;
+/// Requests that a client may give up, and resets that it may provoke.
+const GIVEN_UP: u64 = 1_000;
+/// CPU time that an attack may cost, the client that behaves itself included, of a build without optimisation.
+pub(super) const CPU: Duration = Duration::from_secs(1);
+/// Memory that an attack may occupy.
+pub(super) const MEMORY: u64 = 24 << 20;
+
+/// An app that counts what is begun and what is cancelled.
+fn backend() -> App {
+    app("web")
+        .command(["python3", "-B", &format!("{FILES}/backend.py")])
+        .file("backend.py", program_of(include_str!("backend.py")))
+        .port("http2", PORT, PORT)
+}
+
+/// Requests that reached the app and were not answered, and those of them that it was told to give up.
+async fn counts(siege: &Siege<'_>) -> anyhow::Result<(u64, u64)> {
+    let ask = "
+peer, body = connect(to), []
+peer.on = lambda kind, flags, stream, payload: body.append(payload) if kind == DATA else None
+peer.listen().send(frame(HEADERS, END_HEADERS | END_STREAM, 1, head(method=b'POST')))
+peer.until(lambda it: it.ended)
+tell(json.loads(b''.join(body)))
+";
+    let told = siege.ask(Side::App, ask).await?;
+    let count = |name: &str| told[name].as_u64().unwrap_or(u64::MAX);
+    Ok((count("hung"), count("cancelled")))
+}
+
+fn cheap(outcome: &Outcome) -> anyhow::Result<()> {
+    ensure!(outcome.cpu < CPU, "it cost too much time: {outcome:?}");
+    ensure!(
+        outcome.growth < MEMORY,
+        "it cost too much memory: {outcome:?}"
+    );
+    Ok(())
+}
+
+fn ended_calmly(outcome: &Outcome, said: &str) -> anyhow::Result<()> {
+    let goaway = &outcome.told["goaway"];
+    ensure!(
+        goaway["code"] == CALM && goaway["debug"] == said,
+        "{outcome:?}"
+    );
+    ensure!(
+        outcome.told["closed"].is_string(),
+        "it stayed open: {outcome:?}"
+    );
+    Ok(())
+}
+
+async fn row_13_rapid_reset_ends_the_connection(mesh: &Mesh) -> anyhow::Result<()> {
+    let attack = "
+peer = connect(to).listen()
+burst = [get(stream) + reset(stream) for stream in range(1, 200001, 2)]
+for at in range(0, len(burst), 500):
+    if not peer.send(b''.join(burst[at:at + 500])):
+        break
+peer.gone()
+tell(peer.told())
+";
+    let siege = Siege::new(mesh, "row-13").await?;
+    for side in Side::ALL {
+        for outcome in siege.stand(side, [attack]).await? {
+            ended_calmly(&outcome, "too_many_resets")?;
+            cheap(&outcome)?;
+        }
+        siege.limited(side, "h2_pending_resets").await?;
+    }
+    Ok(())
+}
+
+/// Streams are begun, and then something is done about each of them, again and again until the connection is refused.
+const ONE_AFTER_THE_OTHER: &str = "
+peer, sent = connect(to).listen(), 0
+for first in range(1, 8001, 20):
+    streams = range(first, first + 20, 2)
+    pieces = [get(it, b'/index.html') for it in streams], [PROVOKE for it in streams]
+    for piece in pieces:
+        pongs = peer.pongs
+        if peer.send(b''.join(piece) + frame(PING, payload=bytes(8))):
+            peer.until(lambda it: it.pongs > pongs or it.closed)
+    if peer.goaway or peer.closed:
+        break
+    sent += len(streams)
+peer.gone(5)
+tell(peer.told(sent=sent))
+";
+
+/// Each stream is accepted before it is reset, so that none is pending.
+async fn row_13_giving_up_one_after_the_other_ends_the_connection(
+    mesh: &Mesh,
+) -> anyhow::Result<()> {
+    let attack = ONE_AFTER_THE_OTHER.replace("PROVOKE", "reset(it)");
+    let siege = Siege::of(mesh, "row-13-slow", backend()).await?;
+    for side in Side::ALL {
+        let before = counts(&siege).await?.0;
+        let outcome = siege.stand(side, [&attack]).await?.remove(0);
+        // What many share goes away in peace, and takes nothing new.
+        let (code, closed) = (&outcome.told["goaway"]["code"], &outcome.told["closed"]);
+        let expected = if side == Side::Peer { 0 } else { CALM };
+        ensure!(
+            *code == expected && closed.is_string(),
+            "{side:?} {outcome:?}"
+        );
+        let begun = counts(&siege).await?.0 - before;
+        // A tenth more in each second that it takes.
+        ensure!(
+            begun > 100 && begun < 2 * GIVEN_UP,
+            "{begun} of {outcome:?}"
+        );
+        all_cancelled(&siege).await?;
+        siege.limited(side, "h2_given_up").await?;
+    }
+    Ok(())
+}
+
+async fn all_cancelled(siege: &Siege<'_>) -> anyhow::Result<()> {
+    eventually(Duration::from_secs(5), async || {
+        let (hung, cancelled) = counts(siege).await?;
+        ensure!(hung == cancelled, "{cancelled} of {hung} were cancelled");
+        Ok(())
+    })
+    .await
+}
+
+async fn row_14_provoked_resets_are_capped_and_cancel_what_they_began(
+    mesh: &Mesh,
+) -> anyhow::Result<()> {
+    // What the proxy has to reset a stream for, or the whole connection.
+    let provocations = [
+        // A window that overflows, and one that grows by nothing.
+        "grow(it, 0x7fffffff)",
+        "grow(it, 0)",
+        // Something after the end.
+        "frame(DATA, END_STREAM, it, b'x')",
+        "get(it, b'/index.html')",
+        // A stream that depends on itself, and a frame of the wrong size.
+        "frame(PRIORITY, 0, it, struct.pack('>IB', it, 1))",
+        "frame(PRIORITY, 0, it, b'x')",
+    ];
+    let attacks =
+        provocations.map(|provocation| ONE_AFTER_THE_OTHER.replace("PROVOKE", provocation));
+    let siege = Siege::of(mesh, "row-14", backend()).await?;
+    for side in Side::ALL {
+        let before = counts(&siege).await?.0;
+        let outcomes = siege.stand(side, &attacks).await?;
+        for (outcome, provocation) in outcomes.iter().zip(provocations) {
+            let told = &outcome.told;
+            let code = told["goaway"]["code"].as_u64();
+            let parted = side == Side::Peer && code == Some(0);
+            let refused = code.is_some_and(|code| code != 0);
+            ensure!(refused || parted, "{side:?}: {provocation}: {outcome:?}");
+            ensure!(
+                told["closed"].is_string(),
+                "{side:?}: {provocation}: {outcome:?}"
+            );
+            let sent = told["sent"].as_u64();
+            ensure!(
+                sent < Some(2 * GIVEN_UP),
+                "{side:?}: {provocation}: {outcome:?}"
+            );
+        }
+        let begun = counts(&siege).await?.0 - before;
+        ensure!(begun < 4 * GIVEN_UP, "{side:?}: {begun} reached the app");
+        all_cancelled(&siege).await?;
+        siege.limited(side, "h2_local_resets").await?;
+    }
+    Ok(())
+}
+
+async fn row_15_a_head_that_does_not_end_ends_the_connection(mesh: &Mesh) -> anyhow::Result<()> {
+    let pieces = [
+        ("too_many_continuations", "frame(CONTINUATION, 0, 1)"),
+        (
+            "too_many_continuations",
+            "frame(CONTINUATION, 0, 1, literal(b'a', b'b'))",
+        ),
+        // Each is as large as a frame can be.
+        (
+            "too_many_continuations",
+            "frame(CONTINUATION, 0, 1, literal(b'x', b'y' * 16000))",
+        ),
+    ];
+    let attacks = pieces.map(|(_, piece)| {
+        format!(
+            "
+peer, sent = connect(to).listen(), 0
+peer.send(frame(HEADERS, END_STREAM, 1, head()))
+piece = {piece}
+while sent < 64 << 20 and peer.send(piece * 100) and not peer.closed:
+    sent += 100 * len(piece)
+peer.gone()
+tell(peer.told(sent=sent))
+"
+        )
+    });
+    let siege = Siege::new(mesh, "row-15").await?;
+    for side in Side::ALL {
+        let outcomes = siege.stand(side, &attacks).await?;
+        for (outcome, (said, _)) in outcomes.iter().zip(pieces) {
+            ended_calmly(outcome, said)?;
+            cheap(outcome)?;
+            ensure!(outcome.told["heads"] == 0, "it was answered: {outcome:?}");
+        }
+        siege.limited(side, "h2_continuations").await?;
+    }
+    Ok(())
+}
+
+async fn row_16_control_frames_end_the_connection_though_their_answers_are_not_read(
+    mesh: &Mesh,
+) -> anyhow::Result<()> {
+    let floods = [
+        ("b''", "settings(window=65535)"),
+        ("b''", "frame(SETTINGS)"),
+        ("b''", "frame(PING, payload=bytes(8))"),
+        ("b''", "frame(PING, ACK, payload=bytes(8))"),
+        ("b''", "frame(PRIORITY, 0, 7, struct.pack('>IB', 0, 1))"),
+        ("b''", "grow(0, 1)"),
+        ("get(1, end=False)", "grow(1, 1)"),
+        ("get(1)", "reset(1)"),
+        ("b''", "frame(0xbe, 0, 1, b'nobody knows')"),
+        ("get(1, end=False)", "frame(DATA, 0, 1)"),
+        // Padded, with nothing else in it.
+        (
+            "get(1, end=False)",
+            "frame(DATA, 8, 1, bytes([200] + 200 * [0]))",
+        ),
+    ];
+    let attacks = floods.map(|(first, piece)| {
+        format!(
+            "
+peer = connect(to, polite=False, receive=4096)
+peer.send({first})
+sent = peer.push({piece} * (200000 // len({piece})))
+peer.sock.settimeout(10)
+peer.read()
+tell(peer.told(sent=sent // len({piece})))
+"
+        )
+    });
+    let siege = Siege::new(mesh, "row-16").await?;
+    for side in Side::ALL {
+        let outcomes = siege.stand(side, &attacks).await?;
+        for (outcome, (_, piece)) in outcomes.iter().zip(floods) {
+            let code = &outcome.told["goaway"]["code"];
+            ensure!(*code == CALM, "{side:?}: {piece}: {outcome:?}");
+            cheap(outcome)?;
+        }
+        siege.limited(side, "h2_control_frames").await?;
+        siege.limited(side, "h2_data_frames").await?;
+    }
+    Ok(())
+}
