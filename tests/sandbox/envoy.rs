@@ -1,5 +1,6 @@
 //! An unmodified Envoy as a sidecar, of our control plane, beside our own.
 
+pub(crate) mod control;
 mod pod;
 pub(crate) mod traffic;
 pub(crate) mod trust;
@@ -7,16 +8,19 @@ pub(crate) mod trust;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use tulle_tests::{App, Arena, Mesh, app, eventually};
+use tulle_tests::manifests::FILES;
+use tulle_tests::{App, Arena, Mesh, app, eventually, gate};
 
 use crate::foreign::script;
 use crate::proof::{encrypted_connections, encrypted_requests};
+use crate::websocket;
 use pod::{DELTA, FULL, access_log, all_accepted, with_envoy};
 
 tulle_tests::cases! {
     envoy_and_our_sidecar_call_each_other_with_mtls ["envoy", "curl"];
     every_protocol_passes_both_ways ["envoy", "curl", "python3"];
     pods_of_a_headless_service_are_called_with_mtls ["envoy", "curl"];
+    websockets_pass_both_ways ["envoy", "curl", "websockets"];
     both_ways_lead_over_ipv6_too ["envoy", "curl", "ipv6"];
 }
 
@@ -167,6 +171,28 @@ async fn pods_of_a_headless_service_are_called_with_mtls(mesh: &Mesh) -> anyhow:
     .await?;
     ensure!(answer["body"]["name"] == "web", "{answer}");
     all_accepted(&arena, "theirs").await
+}
+
+async fn websockets_pass_both_ways(mesh: &Mesh) -> anyhow::Result<()> {
+    let python = gate::python().display().to_string();
+    let serving = |name: &str| {
+        app(name)
+            .command([&*python, "-B", &format!("{FILES}/serve.py")])
+            .file("serve.py", websocket::SERVER)
+            .port("http", 8001, 8001)
+            .port("any", 8002, 8002)
+    };
+    let manifests = with_envoy(serving("theirs"), DELTA)? + &serving("ours").yaml();
+    let arena = mesh.apply("envoy-websockets", manifests).await?;
+    for (from, to) in [("theirs", "ours"), ("ours", "theirs")] {
+        let client = websocket::CLIENT.replace("ws://chat:", &format!("ws://{to}:"));
+        for port in ["8001", "8002"] {
+            let out = arena.exec(from, script(&python, &client, &[port])).await?;
+            let out = out.ok()?;
+            ensure!(out == websocket::EXPECTED, "{from} to {to}:{port}: {out}");
+        }
+    }
+    encrypted_requests(&arena, "ours", 4).await
 }
 
 async fn both_ways_lead_over_ipv6_too(mesh: &Mesh) -> anyhow::Result<()> {

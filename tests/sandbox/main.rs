@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         ipv6::cases(),
         control_plane::cases(),
         envoy::cases(),
+        envoy::control::cases(),
         envoy::traffic::cases(),
         envoy::trust::cases(),
     ];

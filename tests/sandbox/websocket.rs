@@ -12,7 +12,7 @@ tulle_tests::cases! {
 }
 
 /// It greets, echoes what comes, and on `bye` closes with a code of its own. Pings of its own must be answered too.
-const SERVER: &str = r"
+pub(crate) const SERVER: &str = r"
 import threading
 from websockets.sync.server import serve
 def talk(socket):
@@ -32,7 +32,7 @@ for port in (8001, 8002):
     threading.Thread(target=listen, args=(port,)).start()
 ";
 
-const CLIENT: &str = r"
+pub(crate) const CLIENT: &str = r"
 import hashlib, random, sys
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -60,7 +60,7 @@ with open('/two') as socket:
         print('closed', closed.rcvd.code, closed.rcvd.reason)
 ";
 
-const EXPECTED: &str = "tulle.test, welcome to /one?a=b, pong came
+pub(crate) const EXPECTED: &str = "tulle.test, welcome to /one?a=b, pong came
 text \u{fc}
 b'in frames'
 closed 1000 enough

@@ -245,7 +245,7 @@ async fn load(
     let prefix = format!("{client}-{service}-{}", options.len());
     let options = [options, &["--id-prefix", &prefix]].concat();
     let url = format!("http://{service}:8080/");
-    let summary = arena.load(client, &url, 60, 1.0, &options).await?;
+    let summary = arena.load(client, &url, 20, 3.0, &options).await?;
     ensure!(summary.sent == 60, "{summary:?}");
     let mut received = BTreeMap::<String, u64>::new();
     let counts = format!("http://127.0.0.1:8080/counts?prefix={prefix}");
