@@ -44,7 +44,8 @@ impl Head {
             date: said("date", &["-u", "+%FT%TZ"]),
             kernel: said("uname", &["-sr"]),
             cpu: model.unwrap_or("unknown").to_owned(),
-            cores: std::thread::available_parallelism().map_or(0, Into::into),
+            // This process may keep to some of them.
+            cores: cpuinfo.matches("processor\t").count(),
             rustc: said("rustc", &["--version"]),
             optimized: !cfg!(debug_assertions),
             tulle: format!("{} ({tulle})", env!("CARGO_PKG_VERSION")),

@@ -3,7 +3,7 @@
 //! Every round gives every system one turn, and every round begins with another of them. A system that gets anything wrong
 //! is refused for that load: there is no figure of it, only the reason.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -76,6 +76,8 @@ impl Sample {
 pub(crate) struct Column {
     pub(crate) system: System,
     pub(crate) refused: Option<String>,
+    /// What the samples come to, once they are all there.
+    pub(crate) summary: BTreeMap<&'static str, Spread>,
     pub(crate) samples: Vec<Sample>,
 }
 
@@ -105,6 +107,32 @@ impl Measured {
 }
 
 impl Column {
+    /// Does the sums that a program would otherwise have to do.
+    pub(crate) fn sum_up(&mut self) {
+        if self.samples.is_empty() {
+            return;
+        }
+        let mut summary = BTreeMap::from([
+            ("per_second", self.spread(Sample::per_second)),
+            ("p50_ms", self.spread(|sample| sample.counted.p50_ms)),
+            ("p99_ms", self.spread(|sample| sample.counted.p99_ms)),
+        ]);
+        if self.system != System::Plain {
+            let switches = |sample: &Sample| sample.used.switches / sample.counted.units;
+            summary.extend([
+                ("per_cpu_second", self.spread(Sample::per_cpu_second)),
+                (
+                    "cpu_us",
+                    self.spread(|sample| 1e6 / sample.per_cpu_second()),
+                ),
+                ("switches", self.spread(switches)),
+                ("pss_bytes", self.spread(|sample| sample.memory.pss as f64)),
+                ("rss_bytes", self.spread(|sample| sample.memory.rss as f64)),
+            ]);
+        }
+        self.summary = summary;
+    }
+
     /// This one's to another's, round by round.
     pub(crate) fn ratio(&self, other: &Self, value: fn(&Sample) -> f64) -> Spread {
         let pairs = self.samples.iter().zip(&other.samples);
@@ -263,6 +291,7 @@ impl<'a> Arenas<'a> {
         let column = |system| Column {
             system,
             refused: None,
+            summary: BTreeMap::new(),
             samples: Vec::new(),
         };
         Measured {

@@ -10,7 +10,7 @@ use crate::alone::Idle;
 use crate::clocks::{Memory, mib};
 use crate::head::Head;
 use crate::load::Kind;
-use crate::measure::{Measured, Sample};
+use crate::measure::{Column, Measured, Sample};
 use crate::spread::Spread;
 use crate::starts::Starts;
 use crate::systems::System;
@@ -38,6 +38,10 @@ pub(crate) struct Results {
 impl Results {
     /// Does the last sums.
     pub(crate) fn judge(&mut self) {
+        let all = self.costs.iter_mut().chain(&mut self.latency);
+        let all = all.chain(&mut self.syscalls).chain(&mut self.held);
+        all.flat_map(|one| &mut one.columns)
+            .for_each(Column::sum_up);
         self.targets = targets::all(self);
     }
 
@@ -55,10 +59,15 @@ impl Results {
 
     /// Writes it as JSON, into the target directory unless a place is given; where.
     pub(crate) fn save(&self, place: Option<&Path>) -> anyhow::Result<PathBuf> {
-        // target/PROFILE/deps/PROGRAM
-        let program = std::env::current_exe()?;
-        let target = program.ancestors().nth(3).context("no target directory")?;
-        let place = place.map_or_else(|| target.join("peers.json"), Path::to_owned);
+        let place = match place {
+            Some(place) => place.to_owned(),
+            None => {
+                // target/PROFILE/deps/PROGRAM
+                let program = std::env::current_exe()?;
+                let target = program.ancestors().nth(3);
+                target.context("no target directory")?.join("peers.json")
+            }
+        };
         std::fs::write(&place, serde_json::to_string_pretty(self)?)?;
         Ok(place)
     }
