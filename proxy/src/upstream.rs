@@ -89,4 +89,11 @@ impl Target {
             .as_ref()
             .and_then(|endpoint| endpoint.mtls.as_ref())
     }
+
+    /// Whether the app itself ends mTLS, not a sidecar of ours.
+    fn is_foreign(&self) -> bool {
+        self.endpoint
+            .as_ref()
+            .is_some_and(|endpoint| endpoint.foreign)
+    }
 }

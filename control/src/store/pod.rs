@@ -22,8 +22,10 @@ pub struct Pod {
     pub labels: Labels,
     /// Whether its addresses are the node's.
     pub host_network: bool,
-    /// Whether it runs a sidecar.
+    /// Whether it runs a sidecar, or does by itself what a sidecar would.
     pub proxied: bool,
+    /// Whether it does by itself what a sidecar would: its TLS knows no protocol of Tulle's own.
+    pub foreign: bool,
     /// Ports that its sidecar does not capture, so that peers reach the app itself; sorted.
     pub uncaptured_ports: Vec<u16>,
     /// Named container ports, sorted by name.

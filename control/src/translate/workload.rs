@@ -19,6 +19,7 @@ pub(super) fn endpoint(world: &World, pod: &Pod, mtls: bool) -> tulle::v1::Endpo
             vec![]
         },
         mtls,
+        foreign: mtls && pod.foreign,
         workload_name: pod.workload.name.to_string(),
         workload_kind: pod.workload.kind.to_string(),
         namespace: pod.key.namespace.to_string(),

@@ -98,8 +98,11 @@ pub const CA_CONFIG_MAP: &str = "tulle-ca-root";
 pub mod labels {
     /// On a namespace, `enabled`: inject its pods. On a pod, `enabled`/`disabled`: opt in or out.
     pub const INJECT: &str = "tulle.dev/inject";
-    /// On a pod, `true`: it runs a sidecar; set by the injector, read by control.
+    /// On a pod, `true`: it runs a sidecar; set by the injector, read by control. `grpc`: its app is a gRPC server that does
+    /// the mesh's TLS itself, by xDS; set by whoever writes the manifest.
     pub const PROXIED: &str = "tulle.dev/proxied";
+    /// The value of [`PROXIED`] of a pod whose app does the mesh's TLS itself.
+    pub const PROXIED_GRPC: &str = "grpc";
     /// Canonical service name of a workload; set by the injector where absent.
     pub const CANONICAL_NAME: &str = "service.istio.io/canonical-name";
     /// Canonical revision of a workload.

@@ -280,6 +280,7 @@ fn endpoint(endpoint: &Endpoint) -> Value {
         "weight": endpoint.weight,
         "health": health(endpoint.health),
         "mtls": endpoint.mtls.as_deref().map(ids),
+        "foreign": endpoint.foreign,
         "workload": workload(&endpoint.workload),
     })
 }

@@ -354,6 +354,7 @@ fn config() -> Snapshot {
             "spiffe://mesh.test/ns/shop/sa/api",
         )
         .unwrap()])))),
+        foreign: false,
         workload: Arc::default(),
         state: Arc::new(EndpointState::default()),
     };

@@ -18,6 +18,7 @@ fn endpoint(n: u8, weight: u32, health: Health) -> Arc<Endpoint> {
         weight,
         health,
         mtls: None,
+        foreign: false,
         workload: Arc::default(),
         state: Arc::default(),
     })

@@ -148,6 +148,8 @@ pub struct Endpoint {
     pub health: Health,
     /// How its sidecar is called; `None`: it has none, and gets plaintext.
     pub mtls: Option<Arc<PeerIdentity>>,
+    /// Whether its app ends mTLS itself, and knows no protocol of Tulle's own.
+    pub foreign: bool,
     /// Who it is, for telemetry.
     pub workload: Arc<Workload>,
     /// Counters that outlive snapshots, shared by cluster name and address.

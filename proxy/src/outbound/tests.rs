@@ -120,6 +120,7 @@ fn outbound_config(endpoint: SocketAddr, peer: Option<&str>) -> Snapshot {
         weight: 1,
         health: Health::Healthy,
         mtls: peer.map(|account| Arc::new(PeerIdentity([id(account)].into()))),
+        foreign: false,
         workload: Arc::default(),
         state: Arc::default(),
     };

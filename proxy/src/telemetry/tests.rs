@@ -102,6 +102,7 @@ fn endpoint() -> Arc<Endpoint> {
         weight: 1,
         health: Health::Healthy,
         mtls: Some(Arc::new(PeerIdentity(Box::new([id("api")])))),
+        foreign: false,
         workload: workload("api", "api"),
         state: Arc::new(EndpointState::default()),
     })

@@ -29,9 +29,11 @@ pub(super) async fn connect(
         let Some(peer) = target.identity() else {
             return Ok(IoStream::from(tcp));
         };
-        let protocol = match version {
-            HttpVersion::Http1 => alpn::HTTP1,
-            HttpVersion::Http2 => alpn::H2,
+        let protocol = match (version, target.is_foreign()) {
+            (HttpVersion::Http1, false) => alpn::HTTP1,
+            (HttpVersion::Http2, false) => alpn::H2,
+            (HttpVersion::Http1, true) => b"http/1.1",
+            (HttpVersion::Http2, true) => b"h2",
         };
         Ok(worker
             .tls

@@ -17,6 +17,7 @@ tulle_tests::cases! {
     javascript_refuses_a_server_with_another_identity ["grpcio", "grpc-js-xds"];
     an_xds_server_takes_clients_of_the_mesh_and_nobody_else ["grpcio"];
     an_xds_server_follows_the_policy ["grpcio"];
+    our_sidecar_calls_an_xds_server ["grpcio"];
 }
 
 /// A server that serves by itself what a sidecar would: mTLS.
@@ -25,7 +26,7 @@ fn peer(name: &str, arguments: &[&str]) -> App {
     let server = format!("{FILES}/server.py");
     let argv = [&python, "-B", &server].into_iter();
     with_agent(app(name))
-        .label(labels::PROXIED, "true")
+        .label(labels::PROXIED, labels::PROXIED_GRPC)
         .command(argv.chain(arguments.iter().copied()))
         .file("server.py", include_str!("server.py"))
         .port("grpc", 9000, 9000)
@@ -139,4 +140,21 @@ async fn an_xds_server_follows_the_policy(mesh: &Mesh) -> anyhow::Result<()> {
         Ok(())
     })
     .await
+}
+
+/// An app behind our sidecar knows nothing of all this.
+async fn our_sidecar_calls_an_xds_server(mesh: &Mesh) -> anyhow::Result<()> {
+    let arena = mesh
+        .apply(
+            "grpc-xds-called",
+            peer("vault", &["xds", BOOTSTRAP]) + app("caller") + STRICT,
+        )
+        .await?;
+    let answer = arena.app_call("caller", &["grpc://vault:9000"]).await?;
+    let seen = answer.to_string();
+    ensure!(
+        seen.contains("spiffe://cluster.local/ns/grpc-xds-called/sa/caller"),
+        "{answer}"
+    );
+    Ok(())
 }

@@ -255,6 +255,7 @@ pub(super) fn pod(namespace: &str, name: &str, account: &str, ip: [u8; 4]) -> Po
         labels: Labels::default(),
         host_network: false,
         proxied: true,
+        foreign: false,
         uncaptured_ports: Vec::new(),
         named_ports: Vec::new(),
         workload: Workload {

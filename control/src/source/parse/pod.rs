@@ -30,6 +30,7 @@ pub(super) fn pod(key: ObjectKey, pod: core::Pod) -> Result<Object, Invalid> {
         .flatten()
         .map(|(k, v)| (k.as_str(), v.as_str()))
         .collect();
+    let proxied = pod_labels.get(labels::PROXIED).map(|value| &**value);
     Ok(Object::Pod(Pod {
         uid: pod
             .metadata
@@ -44,9 +45,8 @@ pub(super) fn pod(key: ObjectKey, pod: core::Pod) -> Result<Object, Invalid> {
             .filter(|name| !name.is_empty())
             .map(Into::into),
         host_network: spec.host_network.unwrap_or(false),
-        proxied: pod_labels
-            .get(labels::PROXIED)
-            .is_some_and(|value| &**value == "true"),
+        proxied: matches!(proxied, Some("true" | labels::PROXIED_GRPC)),
+        foreign: proxied == Some(labels::PROXIED_GRPC),
         uncaptured_ports: uncaptured_ports(&pod.metadata)?,
         named_ports,
         workload: workload(&key, &pod.metadata),

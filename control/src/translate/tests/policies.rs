@@ -41,6 +41,25 @@ fn the_closest_policy_decides_and_ports_come_first() {
 }
 
 #[test]
+fn a_pod_that_ends_mtls_itself_is_said_to_be_foreign_as_long_as_it_is_called_so() {
+    let text = BASE.replace("tulle.dev/proxied: \"true\"", "tulle.dev/proxied: grpc");
+    let off = "---\napiVersion: tulle.dev/v1alpha1\nkind: PeerAuthentication\nmetadata: {name: p, namespace: shop}\n\
+         spec: {mtls: {mode: DISABLE}}\n";
+    for (text, expected) in [
+        (BASE.to_owned(), (true, false)),
+        (text.clone(), (true, true)),
+        (text + off, (false, false)),
+    ] {
+        let assignment: ClusterLoadAssignment =
+            get(&world(&text), &client("x"), ResourceType::Endpoints, WEB).expect("known");
+        let metadata = assignment.endpoints[0].lb_endpoints[0].metadata.as_ref();
+        let any = metadata.and_then(|it| it.typed_filter_metadata.get(ENDPOINT_METADATA));
+        let endpoint: Endpoint = unpack(any.expect("a pod is behind it")).expect("ours");
+        assert_eq!((endpoint.mtls, endpoint.foreign), expected);
+    }
+}
+
+#[test]
 fn inbound_refuses_plaintext_under_strict_only() {
     let strict = "---\napiVersion: tulle.dev/v1alpha1\nkind: PeerAuthentication\nmetadata: {name: p, namespace: shop}\n\
          spec: {selector: {matchLabels: {app: web}}, mtls: {mode: STRICT}, portLevelMtls: {8080: {mode: PERMISSIVE}}}\n";

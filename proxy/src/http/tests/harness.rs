@@ -374,6 +374,7 @@ fn endpoint(address: SocketAddr, mtls: Option<Arc<PeerIdentity>>) -> Endpoint {
         weight: 1,
         health: Health::Healthy,
         mtls,
+        foreign: false,
         workload: Arc::default(),
         state: Arc::new(EndpointState::default()),
     }

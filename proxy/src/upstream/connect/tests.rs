@@ -18,6 +18,7 @@ fn target(address: SocketAddr, reach: Reach, meshed: bool) -> Target {
         weight: 1,
         health: Health::Healthy,
         mtls: meshed.then(|| Arc::new(PeerIdentity(Box::new([peer])))),
+        foreign: false,
         workload: Arc::default(),
         state: Arc::new(EndpointState::default()),
     };

@@ -29,7 +29,15 @@ pub(in crate::xds) struct EndpointSpec {
     pub(in crate::xds) weight: u32,
     pub(in crate::xds) health: Health,
     pub(in crate::xds) mtls: Option<Arc<PeerIdentity>>,
+    pub(in crate::xds) foreign: bool,
     pub(in crate::xds) workload: Arc<Workload>,
+}
+
+/// What the metadata of an endpoint says.
+struct Peer {
+    mtls: Option<Arc<PeerIdentity>>,
+    foreign: bool,
+    workload: Arc<Workload>,
 }
 
 pub(super) fn decode(name: &str, any: &Any) -> Result<EndpointSet, DecodeError> {
@@ -93,7 +101,11 @@ impl Shared {
             ));
         }
         let field = format!("metadata.typed_filter_metadata[{ENDPOINT_METADATA:?}]");
-        let (mtls, workload) = self.metadata(message).at(field)?;
+        let Peer {
+            mtls,
+            foreign,
+            workload,
+        } = self.metadata(message).at(field)?;
         let health = match message.health_status() {
             HealthStatus::Unknown | HealthStatus::Healthy | HealthStatus::Degraded => {
                 Health::Healthy
@@ -106,20 +118,22 @@ impl Shared {
             weight,
             health,
             mtls,
+            foreign,
             workload,
         })
     }
 
-    fn metadata(
-        &mut self,
-        message: &LbEndpoint,
-    ) -> Result<(Option<Arc<PeerIdentity>>, Arc<Workload>), DecodeError> {
+    fn metadata(&mut self, message: &LbEndpoint) -> Result<Peer, DecodeError> {
         let any = message
             .metadata
             .as_ref()
             .and_then(|metadata| metadata.typed_filter_metadata.get(ENDPOINT_METADATA));
         let Some(any) = any else {
-            return Ok((None, self.workload(Workload::default())));
+            return Ok(Peer {
+                mtls: None,
+                foreign: false,
+                workload: self.workload(Workload::default()),
+            });
         };
         let endpoint: v1::Endpoint = unpack(any)?;
         let mtls = if endpoint.mtls {
@@ -138,7 +152,11 @@ impl Shared {
             canonical_revision: endpoint.canonical_revision.into(),
             cluster: endpoint.cluster.into(),
         };
-        Ok((mtls, self.workload(workload)))
+        Ok(Peer {
+            mtls,
+            foreign: endpoint.foreign,
+            workload: self.workload(workload),
+        })
     }
 
     fn identity(&mut self, names: &[String]) -> Result<Arc<PeerIdentity>, DecodeError> {

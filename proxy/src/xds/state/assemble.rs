@@ -264,7 +264,7 @@ fn build_cluster(
         });
         if let Some(old) = old
             && (old.weight, old.health) == (spec.weight, spec.health)
-            && old.mtls == spec.mtls
+            && (&old.mtls, old.foreign) == (&spec.mtls, spec.foreign)
             && old.workload == spec.workload
         {
             return old.clone();
@@ -274,6 +274,7 @@ fn build_cluster(
             weight: spec.weight,
             health: spec.health,
             mtls: spec.mtls.clone(),
+            foreign: spec.foreign,
             workload: spec.workload.clone(),
             state: old.map(|old| old.state.clone()).unwrap_or_default(),
         })

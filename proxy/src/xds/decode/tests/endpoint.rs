@@ -16,6 +16,7 @@ fn endpoints_carry_identity_and_workload() {
             .map(|sa| format!("spiffe://cluster.local/ns/demo/sa/{sa}"))
             .to_vec(),
         workload_name: "echo".into(),
+        foreign: true,
         ..Default::default()
     };
     let mut draining = endpoint("10.1.0.2");
@@ -33,6 +34,7 @@ fn endpoints_carry_identity_and_workload() {
         (plain.health, plain.weight, plain.mtls.is_some()),
         (Health::Draining, 1, false)
     );
+    assert_eq!((plain.foreign, meshed.foreign), (false, true));
     let ids = &meshed.mtls.as_ref().expect("it is mtls").0;
     let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
     assert_eq!(
