@@ -8,6 +8,7 @@ mod cache;
 mod client;
 mod decode;
 mod metrics;
+mod pace;
 mod state;
 mod status;
 mod tracker;

@@ -4,6 +4,7 @@
 //! the first match wins. What is compared with a request is precompiled here.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
@@ -98,6 +99,27 @@ pub enum StringMatch {
 pub struct Regex {
     pattern: Box<str>,
     compiled: regex_automata::meta::Regex,
+    memory: Arc<Memory>,
+}
+
+/// Bytes of all compiled patterns of the process.
+static COMPILED: AtomicUsize = AtomicUsize::new(0);
+
+/// The part of one pattern; given back when its last clone is dropped.
+#[derive(Debug)]
+struct Memory(usize);
+
+impl Memory {
+    fn take(bytes: usize) -> Self {
+        COMPILED.fetch_add(bytes, Ordering::Relaxed);
+        Self(bytes)
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        COMPILED.fetch_sub(self.0, Ordering::Relaxed);
+    }
 }
 
 impl Regex {
@@ -106,8 +128,21 @@ impl Regex {
     pub fn new(pattern: &str, compiled: regex_automata::meta::Regex) -> Self {
         Self {
             pattern: pattern.into(),
+            memory: Arc::new(Memory::take(compiled.memory_usage())),
             compiled,
         }
+    }
+
+    /// Bytes that this one takes.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.memory.0
+    }
+
+    /// Bytes that all patterns of the process take, those of a config that is about to go included.
+    #[must_use]
+    pub fn memory_of_all() -> usize {
+        COMPILED.load(Ordering::Relaxed)
     }
 
     /// The pattern as the control plane sent it.

@@ -14,10 +14,13 @@ use tulle_xds_proto::envoy::service::discovery::v3::aggregated_discovery_service
 use tulle_xds_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse,
 };
+use tulle_xds_proto::prost::Message as _;
 
 use super::cache::Cache;
 use super::metrics::TypeLabel;
+use super::pace::Pace;
 use super::state::{Outcome, State};
+use super::tracker::{MAX_REPORTED, shortened};
 use super::{XdsConfig, XdsMetrics, XdsStatus};
 use crate::config::store::ConfigWriter;
 
@@ -31,12 +34,22 @@ const SWEEP: Duration = Duration::from_secs(60);
 /// How often unanswered subscriptions are looked at; after three looks they are given up, which is Envoy's 15 seconds.
 const LOOK: Duration = Duration::from_secs(5);
 const LOOKS: u32 = 3;
+/// Why a stream without a word is given up.
+const SILENT: &str = "the control plane takes questions but answers none";
 /// Changes are gathered for this long before they are saved.
 const SAVE_DELAY: Duration = Duration::from_secs(1);
 /// Requests on the way to the server; more wait in the state, where they merge.
 const MAX_OUTGOING: usize = 16;
+/// Bytes of a server's words that go into a log.
+const MAX_LOGGED: usize = 1024;
 /// Bytes of one response.
-const MAX_RESPONSE: usize = 64 * 1024 * 1024;
+const MAX_RESPONSE: usize = 16 * 1024 * 1024;
+/// A server that has not answered a thing by then, although something is asked of it that it has never answered, is as
+/// good as down: another replica may do better.
+const FIRST_ANSWER: Duration = Duration::from_secs(30);
+/// Streams are renewed after this long, give or take a tenth: so that replicas that came later get their share, and a
+/// stream that is wrong in a way nobody notices does not stay so for ever.
+const LONGEST_STREAM: Duration = Duration::from_secs(3600);
 
 /// The config client of a sidecar.
 #[derive(Debug)]
@@ -61,6 +74,16 @@ enum End {
     Renewed,
 }
 
+/// What a stream waits for beside words.
+enum Due {
+    /// It may go on: what was held back may be said or heard now.
+    Pace,
+    /// Nothing has come on it at all.
+    Silence,
+    /// It is old.
+    Age,
+}
+
 /// What lives on between streams.
 #[derive(Debug)]
 struct Core {
@@ -71,6 +94,7 @@ struct Core {
     cache: Option<Cache>,
     save_at: Option<Instant>,
     cache_fails: bool,
+    pace: Pace,
     sweeps: Interval,
     looks: Interval,
 }
@@ -98,6 +122,7 @@ impl XdsClient {
             cache,
             save_at: None,
             cache_fails: false,
+            pace: Pace::new(),
             sweeps: every(SWEEP),
             looks: every(LOOK),
         };
@@ -187,16 +212,23 @@ impl XdsClient {
         };
         let mut responses = std::pin::pin!(opening.try_flatten_stream());
         let mut node = Some(self.node.clone());
+        let began = Instant::now();
+        let old_at = began + LONGEST_STREAM.mul_f64(0.9 + 0.2 * fastrand::f64());
+        let mut heard = false;
         loop {
+            let now = Instant::now();
+            let (acks, listen) = (self.core.pace.may_ack(now), self.core.may_listen(now));
+            let silent_at = (!heard && self.core.state.is_waiting()).then(|| began + FIRST_ANSWER);
             tokio::select! {
                 // Whichever is ready: none can starve another for long, as each does a bounded piece of work.
-                permit = requests.reserve(), if self.core.state.has_request() => match permit {
-                    Ok(permit) => permit.send(self.core.next_request(&mut node)),
+                permit = requests.reserve(), if self.core.state.has_request(acks) => match permit {
+                    Ok(permit) => permit.send(self.core.next_request(acks, &mut node)),
                     // tonic lets go of the requests when the stream is over; the response says why.
                     Err(_) => return End::Lost(ended(responses.next().await)),
                 },
-                response = responses.next() => match response {
+                response = responses.next(), if listen => match response {
                     Some(Ok(response)) => {
+                        heard = true;
                         self.core.connected();
                         self.core.take(response);
                     }
@@ -207,10 +239,34 @@ impl XdsClient {
                     self.channel = channel;
                     return End::Renewed;
                 }
+                due = due(self.core.pace.next(now), silent_at, old_at) => match due {
+                    Due::Pace => {}
+                    Due::Silence => return End::Lost(Status::deadline_exceeded(SILENT)),
+                    Due::Age => {
+                        tracing::debug!("going on over a new stream: this one is old");
+                        if let Some(channel) = self.renewal.as_ref().and_then(|renewal| (renewal.connect)()) {
+                            self.channel = channel;
+                        }
+                        return End::Renewed;
+                    }
+                },
                 () = self.core.attend_once() => {}
             }
         }
     }
+}
+
+/// Waits for what is due first.
+async fn due(pace: Option<Instant>, silent: Option<Instant>, old: Instant) -> Due {
+    let (mut at, mut due) = (old, Due::Age);
+    if let Some(silent) = silent.filter(|silent| *silent < at) {
+        (at, due) = (silent, Due::Silence);
+    }
+    if let Some(pace) = pace.filter(|pace| *pace < at) {
+        (at, due) = (pace, Due::Pace);
+    }
+    sleep_until(at).await;
+    due
 }
 
 impl std::fmt::Debug for Renewal {
@@ -314,8 +370,13 @@ impl Core {
         }
     }
 
-    fn next_request(&mut self, node: &mut Option<Node>) -> DeltaDiscoveryRequest {
-        let mut request = self.state.next_request().unwrap_or_default();
+    /// Whether the next response should be read.
+    fn may_listen(&self, now: Instant) -> bool {
+        self.pace.may_listen(now) && !self.state.is_full()
+    }
+
+    fn next_request(&mut self, acks: bool, node: &mut Option<Node>) -> DeltaDiscoveryRequest {
+        let mut request = self.state.next_request(acks).unwrap_or_default();
         request.node = node.take();
         tracing::trace!(resource.type = request.type_url, nonce = request.response_nonce, "request");
         request
@@ -336,7 +397,13 @@ impl Core {
     }
 
     fn disconnected(&self, end: &Status) {
-        let reason = format!("{:?}: {}", end.code(), end.message());
+        let message = shortened(end.message(), MAX_LOGGED);
+        let reason = match end.code() {
+            tonic::Code::Unimplemented => {
+                format!("it does not speak delta ADS, which is needed ({message})")
+            }
+            code => format!("{code:?}: {message}"),
+        };
         let was_connected = self.metrics.connected.set(0) == 1;
         let mut first = false;
         self.status.update(|report| {
@@ -359,11 +426,27 @@ impl Core {
     }
 
     fn take(&mut self, response: DeltaDiscoveryResponse) {
-        let type_url = response.type_url.clone();
+        let began = Instant::now();
+        let mut too_much = self.pace.heard(began, response.encoded_len());
+        self.act_on(response);
+        let now = Instant::now();
+        too_much |= self.pace.worked(now, now - began);
+        if too_much {
+            self.metrics.throttled.inc();
+        }
+    }
+
+    fn act_on(&mut self, response: DeltaDiscoveryResponse) {
+        if !self.state.expects(&response.type_url) {
+            let resource_type = shortened(&response.type_url, MAX_LOGGED);
+            tracing::debug!(resource.type = resource_type, "a response of a type that was not asked for");
+            return;
+        }
         let Some(outcome) = self.state.apply(response) else {
-            tracing::debug!(resource.type = type_url, "a response of a type that was not asked for");
             return;
         };
+        let good = outcome.rejected.is_empty();
+        self.pace.applied(Instant::now(), good);
         self.report(&outcome);
         if outcome.changed && self.cache.is_some() && self.save_at.is_none() {
             self.save_at = Some(Instant::now() + SAVE_DELAY);
@@ -382,14 +465,18 @@ impl Core {
             .subscriptions
             .get_or_create(&label)
             .set(outcome.subscribed as i64);
-        for (name, error) in &outcome.rejected {
-            let kind = outcome.kind.short_name();
+        let kind = outcome.kind.short_name();
+        for (name, error) in outcome.rejected.iter().take(MAX_REPORTED) {
             tracing::warn!(
                 resource.type = kind,
                 resource.name = name,
                 %error,
                 "refused a resource; the last good one stays in use"
             );
+        }
+        let unsaid = outcome.rejected.len().saturating_sub(MAX_REPORTED);
+        if unsaid > 0 {
+            tracing::warn!(resource.type = kind, unsaid, "refused more resources of the same response");
         }
         self.status.update_type(outcome.kind, |report| {
             report.subscribed = outcome.subscribed;

@@ -17,6 +17,7 @@ pub struct XdsMetrics {
     pub(super) subscriptions: Family<TypeLabel, Gauge>,
     pub(super) refused_asks: Counter,
     pub(super) cache_failures: Counter,
+    pub(super) throttled: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -40,6 +41,7 @@ impl XdsMetrics {
             subscriptions,
             refused_asks,
             cache_failures,
+            throttled,
         } = metrics.clone();
         registry.register(
             "connected",
@@ -54,6 +56,8 @@ impl XdsMetrics {
         registry.register("refused_asks", help, refused_asks);
         let help = "Failures to save the last good config, or to read it back";
         registry.register("cache_failures", help, cache_failures);
+        let help = "Times the control plane talked so fast that it was not listened to for a while";
+        registry.register("throttled", help, throttled);
         // A series that begins at zero shows its first increase.
         for kind in [
             ResourceType::Cluster,
@@ -109,6 +113,7 @@ mod tests {
             ("subscriptions", "gauge"),
             ("refused_asks", "counter"),
             ("cache_failures", "counter"),
+            ("throttled", "counter"),
         ] {
             assert!(
                 text.contains(&format!("# HELP tulle_xds_{name} ")),

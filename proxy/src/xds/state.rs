@@ -5,6 +5,7 @@
 //! then route tables whose clusters are there, then listeners. Until then the version before stays.
 
 mod assemble;
+mod weight;
 mod wildcard;
 
 use std::cell::RefCell;
@@ -108,24 +109,54 @@ impl State {
         self.workloads.reconnect();
     }
 
-    /// The next thing to tell the control plane, in push order of the types.
-    pub(super) fn next_request(&mut self) -> Option<DeltaDiscoveryRequest> {
+    /// The next thing to tell the control plane, in push order of the types; acknowledgements only if `acks`.
+    pub(super) fn next_request(&mut self, acks: bool) -> Option<DeltaDiscoveryRequest> {
         let request = self
             .clusters
-            .next_request()
-            .or_else(|| self.endpoints.next_request());
-        let request = request.or_else(|| self.listeners.next_request());
-        let request = request.or_else(|| self.routes.next_request());
-        request.or_else(|| self.workloads.next_request())
+            .next_request(acks)
+            .or_else(|| self.endpoints.next_request(acks));
+        let request = request.or_else(|| self.listeners.next_request(acks));
+        let request = request.or_else(|| self.routes.next_request(acks));
+        request.or_else(|| self.workloads.next_request(acks))
     }
 
     /// Whether [`State::next_request`] has something to say.
-    pub(super) fn has_request(&self) -> bool {
-        self.clusters.has_request()
-            || self.endpoints.has_request()
-            || self.listeners.has_request()
-            || self.routes.has_request()
-            || self.workloads.has_request()
+    pub(super) fn has_request(&self, acks: bool) -> bool {
+        self.clusters.has_request(acks)
+            || self.endpoints.has_request(acks)
+            || self.listeners.has_request(acks)
+            || self.routes.has_request(acks)
+            || self.workloads.has_request(acks)
+    }
+
+    /// Whether so many acknowledgements wait that the control plane should not be listened to.
+    pub(super) fn is_full(&self) -> bool {
+        self.clusters.is_full()
+            || self.endpoints.is_full()
+            || self.listeners.is_full()
+            || self.routes.is_full()
+            || self.workloads.is_full()
+    }
+
+    /// Whether something that was asked for has never been answered.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.clusters.is_waiting()
+            || self.endpoints.is_waiting()
+            || self.listeners.is_waiting()
+            || self.routes.is_waiting()
+            || self.workloads.is_waiting()
+    }
+
+    /// Whether a response of this type was asked for on this stream.
+    pub(super) fn expects(&self, type_url: &str) -> bool {
+        match ResourceType::from_type_url(type_url) {
+            Some(ResourceType::Listener) => self.listeners.is_asked(),
+            Some(ResourceType::Route) => self.routes.is_asked(),
+            Some(ResourceType::Cluster) => self.clusters.is_asked(),
+            Some(ResourceType::Endpoints) => self.endpoints.is_asked(),
+            Some(ResourceType::Address) => self.workloads.is_asked(),
+            Some(ResourceType::Secret) | None => false,
+        }
     }
 
     /// Takes a question of the data path. False: too many are asked already.

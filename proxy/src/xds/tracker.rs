@@ -4,6 +4,7 @@
 //! decode keeps its last good answer and goes into the NACK by name.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use tulle_xds_proto::ResourceType;
@@ -21,8 +22,22 @@ const WILDCARD: &str = "*";
 const INVALID_ARGUMENT: i32 = 3;
 /// gRPC status code of a resource that does not exist.
 const NOT_FOUND: i32 = 5;
-/// Bad resources that a NACK names.
-const MAX_REPORTED: usize = 16;
+/// Bad resources that a NACK names, the bytes of a name in it, and the bytes of all of it.
+pub(super) const MAX_REPORTED: usize = 16;
+const MAX_NAME: usize = 256;
+const MAX_REASON: usize = 8 * 1024;
+/// Resources of one type that are kept, and the memory that they take: what comes on top is refused.
+pub(super) const MAX_RESOURCES: usize = 32 * 1024;
+const MAX_BYTES: usize = 16 * 1024 * 1024;
+/// Acknowledgements that wait to be sent, and their bytes: with more, nothing is read until the server takes them.
+const MAX_ACKS: usize = 1024;
+const MAX_ACK_BYTES: usize = 1024 * 1024;
+
+/// What a decoded resource takes.
+pub(super) trait Weight {
+    /// Bytes of memory, about.
+    fn weight(&self) -> usize;
+}
 
 /// One resource type.
 #[derive(Debug)]
@@ -34,6 +49,9 @@ pub(super) struct Tracker<R> {
     subscribe: BTreeSet<Arc<str>>,
     unsubscribe: BTreeSet<Arc<str>>,
     acks: VecDeque<Ack>,
+    ack_bytes: usize,
+    /// Bytes that all that is kept takes, about.
+    bytes: usize,
     /// Nothing has been said on this stream yet.
     fresh: bool,
     /// The server has answered on some stream since the start.
@@ -45,6 +63,8 @@ struct Entry<R> {
     answer: Answer<R>,
     version: String,
     raw: Vec<u8>,
+    /// Bytes that it all takes, about.
+    weight: usize,
     /// Looks at the connected stream, see [`Tracker::give_up`], that it has been unanswered for.
     unanswered: u32,
 }
@@ -75,9 +95,11 @@ pub(super) struct Applied {
     pub(super) confirmed: Vec<Arc<str>>,
     /// Names whose resource was refused, and why.
     pub(super) rejected: Vec<(String, DecodeError)>,
+    /// There was no room for one: what comes after it is not even looked at, unless it has a place already.
+    full: bool,
 }
 
-impl<R> Tracker<R> {
+impl<R: Weight> Tracker<R> {
     pub(super) fn new(kind: ResourceType, wildcard: bool) -> Self {
         Self {
             kind,
@@ -86,6 +108,8 @@ impl<R> Tracker<R> {
             subscribe: BTreeSet::new(),
             unsubscribe: BTreeSet::new(),
             acks: VecDeque::new(),
+            ack_bytes: 0,
+            bytes: 0,
             fresh: true,
             answered: false,
         }
@@ -128,13 +152,14 @@ impl<R> Tracker<R> {
 
     /// Subscribes to a name, if it is not.
     pub(super) fn want(&mut self, name: &Arc<str>) {
-        if self.entries.contains_key(name) {
+        if self.entries.contains_key(name) || self.entries.len() >= MAX_RESOURCES {
             return;
         }
         let entry = Entry {
             answer: Answer::Waiting,
             version: String::new(),
             raw: Vec::new(),
+            weight: 0,
             unanswered: 0,
         };
         self.entries.insert(name.clone(), entry);
@@ -168,7 +193,8 @@ impl<R> Tracker<R> {
             .cloned()
             .collect();
         for name in &dropped {
-            self.entries.remove(name);
+            let entry = self.entries.remove(name);
+            self.bytes -= entry.map_or(0, |entry| entry.weight);
             // What the server has not heard of needs no taking back; it does no harm either.
             self.subscribe.remove(name);
             self.unsubscribe.insert(name.clone());
@@ -183,6 +209,7 @@ impl<R> Tracker<R> {
     pub(super) fn reconnect(&mut self) {
         self.fresh = true;
         self.acks.clear();
+        self.ack_bytes = 0;
         self.subscribe.clear();
         self.unsubscribe.clear();
         for entry in self.entries.values_mut() {
@@ -208,16 +235,33 @@ impl<R> Tracker<R> {
     }
 
     /// Whether [`Tracker::next_request`] has something to say.
-    pub(super) fn has_request(&self) -> bool {
+    pub(super) fn has_request(&self, acks: bool) -> bool {
         if self.fresh {
             return self.wildcard || !self.entries.is_empty();
         }
-        !(self.acks.is_empty() && self.subscribe.is_empty() && self.unsubscribe.is_empty())
+        let silent = self.subscribe.is_empty() && self.unsubscribe.is_empty();
+        !silent || acks && !self.acks.is_empty()
     }
 
-    /// The next thing to tell the server, without the node.
-    pub(super) fn next_request(&mut self) -> Option<DeltaDiscoveryRequest> {
-        if !self.has_request() {
+    /// Whether so much waits to be said that nothing more should be heard.
+    pub(super) fn is_full(&self) -> bool {
+        self.acks.len() >= MAX_ACKS || self.ack_bytes >= MAX_ACK_BYTES
+    }
+
+    /// Whether the type has been asked for on this stream.
+    pub(super) fn is_asked(&self) -> bool {
+        !self.fresh
+    }
+
+    /// Whether something that was asked for has never been answered.
+    pub(super) fn is_waiting(&self) -> bool {
+        let waits = |entry: &Entry<R>| matches!(entry.answer, Answer::Waiting);
+        self.wildcard && !self.answered || self.entries.values().any(waits)
+    }
+
+    /// The next thing to tell the server, without the node; acknowledgements too, or only what is subscribed.
+    pub(super) fn next_request(&mut self, acks: bool) -> Option<DeltaDiscoveryRequest> {
+        if !self.has_request(acks) {
             return None;
         }
         let mut request = DeltaDiscoveryRequest {
@@ -227,7 +271,8 @@ impl<R> Tracker<R> {
         if self.fresh {
             self.fresh = false;
             self.greet(&mut request);
-        } else if let Some(ack) = self.acks.pop_front() {
+        } else if let Some(ack) = acks.then(|| self.acks.pop_front()).flatten() {
+            self.ack_bytes -= ack.bytes();
             request.response_nonce = ack.nonce;
             request.error_detail = ack.error;
         }
@@ -272,8 +317,9 @@ impl<R> Tracker<R> {
     ) -> Applied {
         let mut applied = Applied::default();
         self.answered = true;
+        let mut sent = HashMap::with_capacity(response.resources.len());
         for resource in response.resources {
-            self.take(resource, &decode, &mut applied);
+            self.take(resource, &decode, &mut sent, &mut applied);
         }
         let missing = response.resource_errors.into_iter().filter_map(|error| {
             let status = error
@@ -297,49 +343,85 @@ impl<R> Tracker<R> {
             self.remove(&name, &mut applied);
         }
         let error = (!applied.rejected.is_empty()).then(|| nack(&applied.rejected));
-        self.acks.push_back(Ack {
-            nonce: response.nonce,
-            error,
-        });
+        let nonce = response.nonce;
+        let ack = Ack { nonce, error };
+        self.ack_bytes += ack.bytes();
+        self.acks.push_back(ack);
         applied
     }
 
+    /// `sent`: names of this response, with their contents' hashes.
     fn take(
         &mut self,
         resource: Resource,
         decode: &impl Fn(&str, &Any) -> Result<R, DecodeError>,
+        sent: &mut HashMap<Arc<str>, u64>,
         applied: &mut Applied,
     ) {
         // Without a body it is a heartbeat.
         let Some(any) = resource.resource else { return };
+        if resource.name.is_empty() {
+            let error = DecodeError::missing("name", "name the resource");
+            return applied.refuse("(unnamed)", error);
+        }
         if !self.wildcard && !self.entries.contains_key(resource.name.as_str()) {
             return;
         }
         let name: Arc<str> = resource.name.into();
-        let unchanged = self.entries.get(&name).is_some_and(|entry| {
-            matches!(entry.answer, Answer::Known(_)) && entry.raw == any.value
-        });
-        if unchanged {
-            if let Some(entry) = self.entries.get_mut(&name) {
-                entry.version = resource.version;
+        let hash = contents(&any);
+        match sent.insert(name.clone(), hash) {
+            None => {}
+            Some(before) if before == hash => return,
+            Some(_) => {
+                let remedy = "send it once; the first of this response counts";
+                let error = DecodeError::invalid("name", &name, remedy);
+                return applied.refuse(&name, error);
             }
+        }
+        if let Some(entry) = self.entries.get_mut(&name)
+            && matches!(entry.answer, Answer::Known(_))
+            && entry.raw == any.value
+            && any.type_url == self.kind.type_url()
+        {
+            entry.version = resource.version;
             applied.confirmed.push(name);
             return;
         }
-        match decode(&name, &any) {
-            Ok(decoded) => {
-                let entry = Entry {
-                    answer: Answer::Known(Arc::new(decoded)),
-                    version: resource.version,
-                    raw: any.value,
-                    unanswered: 0,
-                };
-                self.entries.insert(name.clone(), entry);
-                applied.changed.push(name.clone());
-                applied.confirmed.push(name);
-            }
-            Err(error) => applied.rejected.push((name.to_string(), error)),
+        if applied.full && !self.entries.contains_key(&name) {
+            return applied.refuse(&name, no_room(&name));
         }
+        let decoded = self
+            .has_room(&name, any.value.len())
+            .then(|| decode(&name, &any));
+        let decoded = match decoded {
+            Some(Err(error)) => return applied.refuse(&name, error),
+            Some(Ok(decoded)) => Some((any.value.len() + decoded.weight(), decoded)),
+            None => None,
+        };
+        let Some((weight, decoded)) = decoded.filter(|(weight, _)| self.has_room(&name, *weight))
+        else {
+            applied.full = true;
+            return applied.refuse(&name, no_room(&name));
+        };
+        let entry = Entry {
+            answer: Answer::Known(Arc::new(decoded)),
+            version: resource.version,
+            raw: any.value,
+            weight,
+            unanswered: 0,
+        };
+        let old = self.entries.insert(name.clone(), entry);
+        self.bytes -= old.map_or(0, |old| old.weight);
+        self.bytes += weight;
+        applied.changed.push(name.clone());
+        applied.confirmed.push(name);
+    }
+
+    fn has_room(&self, name: &str, weight: usize) -> bool {
+        let old = self.entries.get(name);
+        let others = self.bytes - old.map_or(0, |old| old.weight);
+        let is_one_more = old.is_none() && self.entries.len() >= MAX_RESOURCES;
+        !is_one_more && others + weight <= MAX_BYTES
     }
 
     fn remove(&mut self, name: &str, applied: &mut Applied) {
@@ -348,6 +430,7 @@ impl<R> Tracker<R> {
         };
         let name = name.clone();
         let changed = !matches!(entry.answer, Answer::Removed);
+        self.bytes -= entry.weight;
         if self.wildcard {
             self.entries.remove(&name);
         } else {
@@ -355,6 +438,7 @@ impl<R> Tracker<R> {
                 answer: Answer::Removed,
                 version: String::new(),
                 raw: Vec::new(),
+                weight: 0,
                 unanswered: 0,
             };
             self.entries.insert(name.clone(), entry);
@@ -390,6 +474,42 @@ impl<R> Tracker<R> {
     }
 }
 
+fn no_room(name: &str) -> DecodeError {
+    let remedy = format!(
+        "of a type at most {MAX_RESOURCES} resources and {} MiB are kept: send less",
+        MAX_BYTES >> 20
+    );
+    DecodeError::invalid("name", name, remedy)
+}
+
+impl Applied {
+    fn refuse(&mut self, name: &str, error: DecodeError) {
+        self.rejected.push((shortened(name, MAX_NAME), error));
+    }
+}
+
+impl Ack {
+    fn bytes(&self) -> usize {
+        let reason = self.error.as_ref().map_or(0, |error| error.message.len());
+        self.nonce.len() + reason
+    }
+}
+
+/// A hash of what a resource holds.
+fn contents(any: &Any) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    any.type_url.hash(&mut hasher);
+    any.value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The beginning of a text that comes from elsewhere.
+pub(super) fn shortened(text: &str, bytes: usize) -> String {
+    let end = text.floor_char_boundary(bytes);
+    let more = if end < text.len() { "..." } else { "" };
+    format!("{}{more}", &text[..end])
+}
+
 fn nack(rejected: &[(String, DecodeError)]) -> Status {
     let mut message = String::new();
     for (name, error) in rejected.iter().take(MAX_REPORTED) {
@@ -398,6 +518,7 @@ fn nack(rejected: &[(String, DecodeError)]) -> Status {
         }
         message.push_str(&format!("{name}: {error}"));
     }
+    message = shortened(&message, MAX_REASON);
     if rejected.len() > MAX_REPORTED {
         message.push_str(&format!("; and {} more", rejected.len() - MAX_REPORTED));
     }
@@ -407,3 +528,6 @@ fn nack(rejected: &[(String, DecodeError)]) -> Status {
         ..Default::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

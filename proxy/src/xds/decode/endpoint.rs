@@ -46,6 +46,9 @@ pub(super) fn decode(name: &str, any: &Any) -> Result<EndpointSet, DecodeError> 
     set(&message)
 }
 
+/// Endpoints of one cluster.
+const MAX_ENDPOINTS: usize = 50_000;
+
 /// The endpoints of an assignment, sent by itself or inside a cluster.
 pub(super) fn set(message: &ClusterLoadAssignment) -> Result<EndpointSet, DecodeError> {
     let drops = message
@@ -53,6 +56,15 @@ pub(super) fn set(message: &ClusterLoadAssignment) -> Result<EndpointSet, Decode
         .as_ref()
         .is_some_and(|policy| !policy.drop_overloads.is_empty());
     refuse(drops, "policy.drop_overloads", "remove it")?;
+    let count: usize = message
+        .endpoints
+        .iter()
+        .map(|locality| locality.lb_endpoints.len())
+        .sum();
+    if count > MAX_ENDPOINTS {
+        let remedy = format!("a cluster has at most {MAX_ENDPOINTS} endpoints");
+        return Err(DecodeError::invalid("endpoints", count, remedy));
+    }
     let mut shared = Shared::default();
     let mut endpoints = Vec::new();
     for (i, locality) in message.endpoints.iter().enumerate() {

@@ -48,14 +48,14 @@ pub enum DecodeError {
 }
 
 impl DecodeError {
-    pub(super) fn missing(field: &str, remedy: &'static str) -> Self {
+    pub(in crate::xds) fn missing(field: &str, remedy: &'static str) -> Self {
         Self::Missing {
             field: field.to_owned(),
             remedy,
         }
     }
 
-    pub(super) fn invalid(field: &str, value: impl Display, remedy: impl Display) -> Self {
+    pub(in crate::xds) fn invalid(field: &str, value: impl Display, remedy: impl Display) -> Self {
         // The value comes from elsewhere and goes into logs: its first part is enough.
         let value = value.to_string().chars().take(128).collect();
         Self::Invalid {

@@ -18,6 +18,8 @@ use crate::config::route::{HeaderMatch, PathMatch, QueryMatch, Regex, RouteMatch
 const MAX_PATTERN: usize = 1024;
 /// Bytes of a compiled pattern: enough for any path, too little for `(a{1000}){1000}`.
 const MAX_COMPILED: usize = 256 * 1024;
+/// Bytes of all compiled patterns together: a few thousand usual ones.
+const MAX_COMPILED_TOGETHER: usize = 32 * 1024 * 1024;
 /// Bytes that a lazily built automaton may cache.
 const MAX_CACHED: usize = 256 * 1024;
 
@@ -239,6 +241,11 @@ pub(super) fn regex(field: &str, pattern: &str) -> Result<Regex, DecodeError> {
         return Err(DecodeError::invalid(field, pattern, remedy));
     }
     let invalid = |reason: String| DecodeError::invalid(field, pattern, reason);
+    if Regex::memory_of_all() > MAX_COMPILED_TOGETHER {
+        return Err(invalid(format!(
+            "all patterns together compile to more than {MAX_COMPILED_TOGETHER} bytes; use fewer or simpler ones"
+        )));
+    }
     // By itself first: wrapped below, `a)|(b` would become something else.
     syntax::parse(pattern).map_err(|error| invalid(error.to_string()))?;
     let config = meta::Config::new()

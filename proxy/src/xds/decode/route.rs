@@ -26,6 +26,10 @@ use crate::config::route::{
     Forward, HeaderChanges, PathRewrite, Redirect, Route, RouteAction, WeightedCluster,
 };
 
+/// Routes of one table.
+const MAX_ROUTES: usize = 10_000;
+/// Clusters that one route splits over.
+const MAX_CLUSTERS: usize = 1_000;
 /// Envoy's timeout of a route that has none.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -110,6 +114,10 @@ fn virtual_host(message: &pb::VirtualHost) -> Result<Vec<Arc<Route>>, DecodeErro
         "remove them",
     )?;
     refuse(message.hedge_policy.is_some(), "hedge_policy", "remove it")?;
+    if message.routes.len() > MAX_ROUTES {
+        let remedy = format!("a table has at most {MAX_ROUTES} routes");
+        return Err(DecodeError::invalid("routes", message.routes.len(), remedy));
+    }
     let host_retry = message.retry_policy.as_ref();
     let decode = |(i, message): (usize, &pb::Route)| {
         route(message, host_retry)
@@ -272,6 +280,15 @@ fn clusters(
         }
         None => return Err(DecodeError::missing("cluster", "name the cluster")),
     };
+    if weighted.clusters.len() > MAX_CLUSTERS {
+        let remedy = format!("a route splits over at most {MAX_CLUSTERS} clusters");
+        let count = weighted.clusters.len();
+        return Err(DecodeError::invalid(
+            "weighted_clusters.clusters",
+            count,
+            remedy,
+        ));
+    }
     let mut clusters = Vec::with_capacity(weighted.clusters.len());
     let mut total = 0_u32;
     for (i, message) in weighted.clusters.iter().enumerate() {

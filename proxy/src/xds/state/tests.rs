@@ -45,7 +45,7 @@ pub(super) fn removal(kind: ResourceType, name: &str) -> DeltaDiscoveryResponse 
 /// Everything that is to be said now, as (type, subscribed, unsubscribed).
 pub(super) fn said(state: &mut State) -> Vec<(&'static str, Vec<String>, Vec<String>)> {
     let mut said = Vec::new();
-    while let Some(request) = state.next_request() {
+    while let Some(request) = state.next_request(true) {
         let kind = ResourceType::from_type_url(&request.type_url).expect("a type of ours");
         let names = (
             request.resource_names_subscribe,
@@ -153,7 +153,7 @@ fn a_changed_cluster_still_waits_for_its_endpoints_after_a_reconnect() {
     ));
     assert!(!state.assemble());
     state.reconnect();
-    let requests: Vec<_> = std::iter::from_fn(|| state.next_request()).collect();
+    let requests: Vec<_> = std::iter::from_fn(|| state.next_request(true)).collect();
     let eds = requests
         .iter()
         .find(|request| request.type_url == ResourceType::Endpoints.type_url());

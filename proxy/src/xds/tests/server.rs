@@ -1,12 +1,17 @@
 //! A scripted ADS server: a real tonic server on loopback whose side of every stream is played by the test.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{FutureExt as _, Stream, StreamExt, stream};
+use hyper_util::rt::TokioIo;
+use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tonic::{Request, Response, Status, Streaming};
 use tulle_runtime::tasks::Tasks;
 use tulle_xds_proto::envoy::service::discovery::v3::aggregated_discovery_service_server::{
@@ -23,6 +28,48 @@ type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Longer than anything that is waited for takes.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A way to a server in memory, which goes by the runtime's clock alone: nothing of it is the kernel's.
+#[derive(Clone)]
+pub(in crate::xds) struct Memory {
+    server: mpsc::UnboundedSender<std::io::Result<DuplexStream>>,
+    /// Connections that were attempted.
+    pub(in crate::xds) attempts: Arc<AtomicUsize>,
+}
+
+impl tower_service::Service<Uri> for Memory {
+    type Response = TokioIo<DuplexStream>;
+    type Error = std::io::Error;
+    type Future = std::future::Ready<std::io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        let sent = self.server.send(Ok(theirs));
+        std::future::ready(match sent {
+            Ok(()) => Ok(TokioIo::new(ours)),
+            Err(_) => Err(std::io::ErrorKind::ConnectionRefused.into()),
+        })
+    }
+}
+
+/// A server that is not there, as a channel, and the number of attempts to reach it.
+pub(in crate::xds) fn nobody() -> (Channel, Arc<AtomicUsize>) {
+    let memory = Memory {
+        server: mpsc::unbounded_channel().0,
+        attempts: Arc::default(),
+    };
+    let attempts = memory.attempts.clone();
+    (lazy(memory), attempts)
+}
+
+fn lazy(memory: Memory) -> Channel {
+    Endpoint::from_static("http://memory").connect_with_connector_lazy(memory)
+}
 
 /// The server; each stream that a client opens is one [`Session`].
 pub(in crate::xds) struct ScriptedServer {
@@ -60,9 +107,32 @@ impl ScriptedServer {
         }
     }
 
+    /// As [`ScriptedServer::start`], in memory: for tests that move the clock.
+    pub(in crate::xds) fn in_memory(tasks: &Tasks) -> Self {
+        let (sender, sessions) = mpsc::channel(8);
+        let (server, mut incoming) = mpsc::unbounded_channel();
+        let incoming = stream::poll_fn(move |context| incoming.poll_recv(context));
+        let serving = Server::builder()
+            .add_service(AggregatedDiscoveryServiceServer::new(Service(sender)))
+            .serve_with_incoming(incoming);
+        tasks.spawn("scripted-server", async move {
+            serving.await.expect("it serves");
+        });
+        let attempts = Arc::default();
+        Self {
+            sessions,
+            channel: lazy(Memory { server, attempts }),
+        }
+    }
+
     /// The next stream that a client opens.
     pub(in crate::xds) async fn session(&mut self) -> Session {
-        let session = tokio::time::timeout(PATIENCE, self.sessions.recv()).await;
+        self.session_within(2 * PATIENCE).await
+    }
+
+    /// As [`ScriptedServer::session`], with more patience.
+    pub(in crate::xds) async fn session_within(&mut self, patience: Duration) -> Session {
+        let session = tokio::time::timeout(patience, self.sessions.recv()).await;
         session
             .expect("a client connects in time")
             .expect("the server runs")
@@ -108,6 +178,19 @@ impl Session {
                 return request.error_detail.map(|status| status.message);
             }
         }
+    }
+
+    /// Ends the stream.
+    pub(in crate::xds) async fn fail(&self, status: Status) {
+        self.responses
+            .send(Err(status))
+            .await
+            .expect("the client listens");
+    }
+
+    /// Reads what the client has said so far.
+    pub(in crate::xds) fn drain(&mut self) {
+        while let Some(Some(Ok(_))) = self.requests.next().now_or_never() {}
     }
 
     pub(in crate::xds) async fn send<M: Message + Name>(

@@ -100,3 +100,13 @@ fn endpoints_that_cannot_be_called_safely_are_refused() {
     );
     check("fine", decode(endpoint("10.1.0.2")), Ok(()));
 }
+
+#[test]
+fn a_cluster_has_a_largest_size() {
+    let sized = |count| {
+        let message = load_assignment(SERVICE, vec![endpoint("10.1.0.2"); count]);
+        endpoints(SERVICE, &pack(&message))
+    };
+    check("as many as may be", sized(50_000), Ok(()));
+    check("one more", sized(50_001), Err("endpoints"));
+}

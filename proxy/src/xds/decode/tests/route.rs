@@ -387,3 +387,31 @@ fn requests_are_hashed_by_source_or_header() {
         assert_eq!(error.field(), format!("{place}.{field}"));
     }
 }
+
+#[test]
+fn routes_and_splits_have_a_largest_size() {
+    let sized = |routes: usize, clusters: usize| {
+        let mut message = crate::xds::tests::resources::routes(SERVICE, &[SERVICE]);
+        let host = &mut message.virtual_hosts[0];
+        let share = rds::weighted_cluster::ClusterWeight {
+            name: SERVICE.to_owned(),
+            weight: Some(UInt32Value { value: 1 }),
+            ..Default::default()
+        };
+        if let Some(Action::Route(action)) = &mut host.routes[0].action {
+            let clusters = vec![share; clusters];
+            action.cluster_specifier =
+                Some(ClusterSpecifier::WeightedClusters(rds::WeightedCluster {
+                    clusters,
+                    ..Default::default()
+                }));
+        }
+        host.routes = vec![host.routes[0].clone(); routes];
+        route_table(SERVICE, &pack(&message))
+    };
+    check("as many as may be", sized(10_000, 1), Ok(()));
+    check("one more", sized(10_001, 1), Err("virtual_hosts[0].routes"));
+    check("as many clusters as may be", sized(1, 1_000), Ok(()));
+    let field = "virtual_hosts[0].routes[0].route.weighted_clusters.clusters";
+    check("one more cluster", sized(1, 1_001), Err(field));
+}
