@@ -40,6 +40,7 @@ use channel::TlsSource;
 use state::StateDir;
 
 const LOOK: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 const CALL: Duration = Duration::from_secs(10);
 const RETRY_BASE: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(15);
@@ -188,7 +189,8 @@ impl CaClient {
                     self.installed(&svid);
                     failed = false;
                     due = self::due(&svid);
-                    retry_at = Instant::now() + LOOK;
+                    // By a clock that is ahead of the CA's it may be due at once, for ever.
+                    retry_at = Instant::now() + pause(&svid);
                 }
                 Err(e) => {
                     self.metrics.failures.inc();
@@ -286,6 +288,14 @@ impl CaClient {
         tracing::warn!(error = error.full(), retry_in = ?delay, "no certificate yet");
         tokio::time::sleep(delay).await;
     }
+}
+
+/// The shortest time between two renewals, whatever the clock says.
+fn pause(svid: &Svid) -> Duration {
+    let life = svid
+        .not_after()
+        .duration_since(svid.not_before() + BACKDATE);
+    (life.unwrap_or_default() / 20).clamp(LOOK, LONGEST_PAUSE)
 }
 
 /// When to renew: at half its life, give or take a tenth, so that a mesh that started together does not renew together.

@@ -454,3 +454,44 @@ fn renewal_is_due_around_half_of_life() {
         );
     }
 }
+
+#[test]
+fn row_46_between_renewals_there_is_time_however_wrong_the_clock_is() {
+    // Issued so long ago, by our clock, that it is due already or has ended.
+    let web = id("web");
+    for hours_ago in [0, 1, 30] {
+        let svid = issuer().svid_issued(&web, hours_ago);
+        assert_eq!(pause(&svid), Duration::from_secs(180), "{hours_ago}");
+    }
+    let short = IssueRequest {
+        ttl: Some(Duration::from_secs(40)),
+        ..IssueRequest::new(&web)
+    };
+    let svid = issuer().issue_svid(&short).unwrap();
+    assert_eq!(pause(&svid), Duration::from_secs(2));
+    let shortest = IssueRequest {
+        ttl: Some(Duration::from_secs(1)),
+        ..short
+    };
+    let svid = issuer().issue_svid(&shortest).unwrap();
+    assert_eq!(pause(&svid), LOOK);
+}
+
+#[test]
+fn row_46_a_fresh_certificate_is_valid_by_clocks_that_differ_by_five_minutes() {
+    let issuer = issuer();
+    let now = SystemTime::now();
+    for minutes in [-5_i64, 0, 5] {
+        let skew = Duration::from_secs(minutes.unsigned_abs() * 60);
+        let at_the_ca = if minutes < 0 { now - skew } else { now + skew };
+        let web = id("web");
+        let request = IssueRequest::new(&web);
+        let svid = issuer.issue_svid_at(&request, at_the_ca).unwrap();
+        assert!(
+            svid.not_before() < now && svid.not_after() > now,
+            "{minutes}"
+        );
+        assert!(due(&svid) > now, "{minutes}: not renewed at once");
+        check(&svid, issuer.bundle()).unwrap();
+    }
+}
