@@ -4,17 +4,22 @@ use std::process::ExitCode;
 
 mod affinity;
 mod agent;
+mod certificate;
 mod control_plane;
 mod envoy;
 mod floods;
 mod foreign;
 mod grpc;
 mod grpc_xds;
+mod herd;
+mod hostile;
 mod http1;
 mod http2;
 mod ipv6;
+mod outage;
 mod proof;
 mod rules;
+mod skew;
 mod smtp;
 mod tcp;
 mod tls;
@@ -37,6 +42,10 @@ fn main() -> ExitCode {
         websocket::cases(),
         ipv6::cases(),
         control_plane::cases(),
+        hostile::cases(),
+        outage::cases(),
+        skew::cases(),
+        herd::cases(),
         envoy::cases(),
         envoy::control::cases(),
         envoy::traffic::cases(),

@@ -8,14 +8,11 @@ use std::sync::Arc;
 use anyhow::{Context as _, ensure};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tulle_identity::issue::{CsrPolicy, IssueRequest, Issuer, Root};
 use tulle_sandbox::GATEWAY_V4;
 use tulle_tests::{eventually, gate};
 
 use super::DEADLINE;
-
-/// Where the mesh's CA keeps its root.
-const CA: &str = "/run/tulle/control/ca.json";
+use crate::certificate::svid;
 
 /// A foreign control plane. It ends when dropped.
 pub(super) struct Foreign {
@@ -218,13 +215,9 @@ fn write(directory: &Path, number: usize, resources: &[Value]) -> anyhow::Result
 
 /// A certificate as any workload has one, and the mesh's roots.
 fn certify(directory: &Path) -> anyhow::Result<()> {
-    let state: Value = serde_json::from_slice(&std::fs::read(CA)?)?;
-    let secret = state["roots"][0]["secret"].as_str().context("a root")?;
-    let issuer = Issuer::new(Root::from_pem(secret)?, [], CsrPolicy::default())?;
-    let id = Foreign::ID.parse()?;
-    let svid = issuer.issue_svid(&IssueRequest::new(&id))?;
+    let (svid, roots) = svid(Foreign::ID)?;
     std::fs::write(directory.join("chain.pem"), svid.chain_pem())?;
     std::fs::write(directory.join("key.pem"), svid.key().to_pem().as_bytes())?;
-    std::fs::write(directory.join("roots.pem"), issuer.bundle().to_pem())?;
+    std::fs::write(directory.join("roots.pem"), roots.to_pem())?;
     Ok(())
 }
