@@ -29,6 +29,9 @@ use crate::worker::Worker;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// ... and is broken when none comes within this.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes that are read ahead of an HTTP/1 connection, and again that are written behind, at most. hyper takes a connection
+/// that is fed fast up to it.
+const MAX_BUFFER: usize = 64 * 1024;
 /// A draining HTTP/1 connection of a mesh peer is kept until it has been idle for this long: closing it earlier
 /// would race with the peer's next request.
 const DRAIN_IDLE: Duration = Duration::from_secs(2);
@@ -201,6 +204,7 @@ where
     let serving = http1::Builder::new()
         // Whoever closes its side has given its request up, as far as anyone can tell.
         .half_close(false)
+        .max_buf_size(MAX_BUFFER)
         .serve_connection(io, service);
     let mut serving = pin!(serving.with_upgrades());
     tokio::select! {
