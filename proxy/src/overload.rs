@@ -119,13 +119,12 @@ impl Overload {
 
     /// Resolves when another connection may be accepted. If it has to wait, `tell` is told once for what.
     pub async fn admit(&self, direction: Direction, tell: impl Fn(Limit)) {
-        if let Some(limit) = self.full(direction) {
-            tell(limit);
-        } else if self.pressure.has_room() {
+        let Some(limit) = self.full(direction) else {
             return;
-        }
+        };
+        tell(limit);
         let mut backoff = Backoff::new(PAUSE.0, PAUSE.1);
-        while self.full(direction).is_some() || !self.pressure.has_room() {
+        while self.full(direction).is_some() {
             let closed = self.count(direction).one_closed();
             // Either way there is another look: memory comes back without a connection that closes.
             let _ = timeout(backoff.next_delay().max(PAUSE.0), closed).await;
@@ -149,7 +148,8 @@ impl Overload {
         if this >= self.room.each || outbound.saturating_add(inbound) >= self.room.both {
             return Some(Limit::Connections);
         }
-        (self.pressure.level() >= Level::High).then_some(Limit::Memory)
+        let short = self.pressure.level() >= Level::High || !self.pressure.has_room();
+        short.then_some(Limit::Memory)
     }
 
     /// Whether memory is too short for another request.

@@ -54,11 +54,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// `web`, a client of it in the mesh, and an attacker from outside.
 fn manifests() -> String {
     let attacker = app("attacker").annotate("tulle.dev/inject", "disabled");
-    let web = app("web").http(8080).annotate(
-        "tulle.dev/proxy-log-level",
-        "info,tulle_proxy::overload=debug",
-    );
-    let all = web + app("client") + attacker;
+    let all = app("web").http(8080) + app("client") + attacker;
     all.as_ref().to_owned()
 }
 
