@@ -15,6 +15,8 @@ pub(crate) struct Policy {
     pub(crate) plaintext: bool,
     /// Whether plaintext that looks like HTTP is HTTP.
     pub(crate) http: bool,
+    /// Whether plaintext is HTTP whatever it looks like.
+    pub(crate) declared_http: bool,
 }
 
 impl Policy {
@@ -25,6 +27,7 @@ impl Policy {
         Some(Self {
             plaintext: port.plaintext,
             http: !matches!(port.protocol, Protocol::Tcp(_)),
+            declared_http: matches!(port.protocol, Protocol::Http(_)),
         })
     }
 }

@@ -77,6 +77,11 @@ pub(crate) async fn serve_from(
         Carries::Http(version) if policy.http => {
             serve_http(worker, downstream, IoStream::Plain(transport), version).await;
         }
+        // Declared HTTP that is none: let HTTP say so. TLS is the app's own.
+        Carries::Opaque if policy.declared_http => {
+            let io = IoStream::Plain(transport);
+            serve_http(worker, downstream, io, HttpVersion::Http1).await;
+        }
         _ => to_app(IoStream::Plain(transport), &downstream, &worker).await,
     }
 }
@@ -96,7 +101,8 @@ async fn look(
             carries => Ok(carries),
         };
     }
-    let carries = detect(tcp, seen, Some(SILENCE)).await?;
+    let silence = (!policy.declared_http).then_some(SILENCE);
+    let carries = detect(tcp, seen, silence).await?;
     if carries != Carries::Silence {
         return Ok(carries);
     }

@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
 pub use frames::{Calm, Ended, Frames, MAX_HEADER_LIST, Whose};
-pub use guard::{Gate, Guard};
+pub use guard::{Gate, Guard, REFUSED};
 pub use probe::Probe;
 pub use transport::Transport;
 

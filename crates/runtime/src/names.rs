@@ -195,6 +195,10 @@ pub mod variables {
     pub const MAX_CONNECTIONS: &str = "TULLE_MAX_CONNECTIONS";
     /// Requests that a worker may have in flight.
     pub const MAX_REQUESTS: &str = "TULLE_MAX_REQUESTS";
+    /// Longest head of an HTTP/1 request.
+    pub const MAX_HEAD: &str = "TULLE_MAX_HEAD";
+    /// Most fields of one.
+    pub const MAX_FIELDS: &str = "TULLE_MAX_FIELDS";
     /// Memory that the sidecar may use, such as `256Mi`; that of its cgroup if not said.
     pub const MEMORY_LIMIT: &str = "TULLE_MEMORY_LIMIT";
     /// Streams that a peer may have open on an HTTP/2 connection.

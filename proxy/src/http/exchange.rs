@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{HOST, USER_AGENT};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::Notify;
@@ -23,7 +23,7 @@ use super::upgrade::Tunnel;
 use crate::conn::{Direction, Downstream, HttpVersion};
 use crate::grpc::Messages;
 use crate::io::Calm;
-use crate::retry::{Replay, RequestFailure, grpc_status};
+use crate::retry::{Replay, grpc_status};
 use crate::route;
 use crate::telemetry::{Limit, RequestRecord, ResponseFlag, ResponseFlags};
 use crate::worker::Worker;
@@ -224,29 +224,20 @@ impl Exchange {
     pub(super) fn take_body(&mut self, body: Incoming, cap: usize) {
         let grpc = self.record.grpc;
         let streams = grpc && self.connection.version == HttpVersion::Http2;
-        self.replay = Replay::new(body, cap, grpc, streams, self.worker());
+        let patience = self.worker().settings.patience.body;
+        self.replay = Replay::new(body, cap, grpc, (!streams).then_some(patience));
     }
 
-    /// What a request that will never be complete is answered.
-    pub(super) fn request_failure(&self, why: RequestFailure) -> Failure {
-        match why {
-            RequestFailure::Client => Failure::ClientGone,
-            RequestFailure::Late => {
-                self.reached(Limit::Body, "a request is refused whose body does not come");
-                Failure::SlowBody
-            }
-            RequestFailure::Overload => {
-                self.reached(Limit::Memory, "a large request is cut");
-                Failure::Overload
-            }
+    /// Why the client did not send all of its request.
+    pub(super) fn client_failure(&self) -> Failure {
+        if !self.replay.is_late() {
+            return Failure::ClientGone;
         }
-    }
-
-    /// The client has reached a limit.
-    pub(super) fn reached(&self, limit: Limit, what: &str) {
         let downstream = &*self.connection.downstream;
         let limits = &self.worker().limits;
-        limits.reached(limit, downstream.direction, downstream.into(), what);
+        let what = "a request is refused whose body does not come";
+        limits.reached(Limit::Body, downstream.direction, downstream.into(), what);
+        Failure::SlowBody
     }
 
     /// Makes of the client's request one that can be sent on, unless there is too much going on. Returns whether the client
@@ -268,7 +259,11 @@ impl Exchange {
         } else {
             return Ok(());
         };
-        self.reached(limit, "a request is refused");
+        let downstream = &*self.connection.downstream;
+        let what = "a request is refused";
+        worker
+            .limits
+            .reached(limit, downstream.direction, downstream.into(), what);
         Err(Failure::Overload)
     }
 
@@ -278,6 +273,10 @@ impl Exchange {
         self.record.flags.insert(answer.flag);
         self.record.details = answer.reason;
         self.record.grpc_status = answer.grpc_status;
+        if self.record.method == Method::HEAD && self.connection.version == HttpVersion::Http2 {
+            // hyper leaves it out in HTTP/1 only.
+            *answer.response.body_mut() = ResponseBody::empty();
+        }
         self.finish(&mut answer.response);
         answer.response
     }

@@ -190,8 +190,8 @@ impl<'p> Attempts<'p> {
             note_attempt(exchange, &target);
             let outcome = self.attempt(exchange, &mut target).await;
             note_failure(&target, &outcome);
-            if let (true, Some(why)) = (outcome.is_err(), exchange.replay.failure()) {
-                return Err(exchange.request_failure(why));
+            if outcome.is_err() && exchange.replay.has_failed() {
+                return Err(exchange.client_failure());
             }
             match self.next(exchange, &target, &outcome) {
                 Next::Nothing => {
@@ -433,7 +433,9 @@ pub(super) fn answer(
         return upgrade_both(exchange, plan, won, upgrade);
     }
     let (mut parts, body) = won.response.into_parts();
-    change_response(&exchange, plan, &mut parts, false);
+    if change_response(&exchange, plan, &mut parts, false) {
+        return exchange.fail(&UpstreamError::Coded.into());
+    }
     exchange.record.status = parts.status;
     if exchange.record.grpc {
         exchange.note_grpc_status(&parts.headers);
@@ -451,13 +453,14 @@ pub(super) fn answer(
     Response::from_parts(parts, ResponseBody::upstream(body, tail))
 }
 
+/// Returns whether the body is coded in a way that nobody asked for.
 fn change_response(
     exchange: &Exchange,
     plan: &Plan,
     parts: &mut http::response::Parts,
     upgraded: bool,
-) {
-    headers::prepare_response(&mut parts.headers, upgraded);
+) -> bool {
+    let coded = headers::prepare_response(&mut parts.headers, upgraded);
     if let Some((rules, _, cluster)) = plan.rules() {
         route::change_headers(&cluster.response_headers, &mut parts.headers);
         route::change_headers(&rules.response_headers, &mut parts.headers);
@@ -467,6 +470,7 @@ fn change_response(
     if !upgraded {
         exchange.connection.sign(&mut parts.headers);
     }
+    coded
 }
 
 /// From now on bytes pass untouched.

@@ -58,16 +58,18 @@ pub(super) fn prepare_request(
     Ok(upgrade)
 }
 
-/// Takes what belongs to the upstream's hop out of a response. Returns whether it carried the mark "not processed".
+/// Takes what belongs to the upstream's hop out of a response. Returns whether its body is coded for that hop in a way that
+/// nobody asked for, which would be lost.
 pub(super) fn prepare_response(headers: &mut HeaderMap, upgraded: bool) -> bool {
-    if headers.contains_key(TRANSFER_ENCODING) {
+    let coding = headers.get(TRANSFER_ENCODING).map(HeaderValue::as_bytes);
+    let coded = coding.is_some_and(|coding| !coding.eq_ignore_ascii_case(b"chunked"));
+    if coding.is_some() {
         // It says how long the body is, whatever else does (RFC 9112, 6.3).
         headers.remove(CONTENT_LENGTH);
     }
     strip_hop_by_hop(headers, upgraded);
-    headers
-        .remove(UNPROCESSED)
-        .is_some_and(|value| value == "1")
+    headers.remove(UNPROCESSED);
+    coded
 }
 
 /// Whether a response carries the mark "not processed".
@@ -154,8 +156,24 @@ fn name_host(request: &mut Parts, destination: SocketAddr) {
 
 /// HTTP/2 upstream wants scheme and authority in the target; `Host` must not say anything else.
 fn absolute_form(request: &mut Parts) -> Result<(), Failure> {
+    // h2 compares with the body whichever it finds first.
+    if request
+        .headers
+        .get_all(CONTENT_LENGTH)
+        .iter()
+        .nth(1)
+        .is_some()
+    {
+        return Err(Failure::BadRequest("more than one content-length"));
+    }
     let host = request.headers.get(HOST);
+    if host.is_some() && request.headers.get_all(HOST).iter().nth(1).is_some() {
+        return Err(Failure::BadRequest("more than one host"));
+    }
     match (request.uri.authority(), host) {
+        (Some(authority), _) if authority.as_str().contains('@') => {
+            return Err(Failure::BadRequest("a user in the authority"));
+        }
         (Some(authority), Some(host))
             if !host
                 .as_bytes()
@@ -169,8 +187,9 @@ fn absolute_form(request: &mut Parts) -> Result<(), Failure> {
     let mut uri = std::mem::take(&mut request.uri).into_parts();
     if uri.authority.is_none() {
         let host = host.ok_or(Failure::BadRequest("the request names no host"))?;
-        let authority = Authority::try_from(host.as_bytes());
-        uri.authority = Some(authority.map_err(|_| Failure::BadRequest("the host is not valid"))?);
+        let authority = Authority::try_from(host.as_bytes()).ok();
+        let authority = authority.filter(|authority| !authority.as_str().contains('@'));
+        uri.authority = Some(authority.ok_or(Failure::BadRequest("the host is not valid"))?);
     }
     uri.scheme.get_or_insert(Scheme::HTTP);
     request.uri =

@@ -247,7 +247,7 @@ fn upstream(error: &UpstreamError) -> Reply {
             F::UpstreamConnectionTermination,
             "the upstream closed the connection before it answered",
         ),
-        E::Malformed(_) | E::UnwantedUpgrade => {
+        E::Malformed(_) | E::Coded | E::UnwantedUpgrade => {
             let (status, flag) = (StatusCode::BAD_GATEWAY, F::UpstreamProtocolError);
             return Reply {
                 status,

@@ -1,5 +1,6 @@
 //! Runs one client connection, until it ends or drains.
 
+use std::cell::Cell;
 use std::error::Error as _;
 use std::io;
 use std::pin::pin;
@@ -11,16 +12,19 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::body::ResponseBody;
 use super::exchange::Connection;
 use super::linger::Linger;
-use super::{inbound, outbound, unused};
+use super::local_reply::{self, Failure};
+use super::{headers, inbound, outbound, unused};
 use crate::conn::{Direction, Downstream, HttpVersion};
-use crate::io::{Calm, Frames, Gate, Guard, Whose};
+use crate::io::{Calm, Frames, Gate, Guard, REFUSED, Whose};
+use crate::settings::Bounds;
 use crate::telemetry::Limit;
 use crate::upstream::{LocalExecutor, calm};
 use crate::worker::Worker;
@@ -29,9 +33,6 @@ use crate::worker::Worker;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// ... and is broken when none comes within this.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes that are read ahead of an HTTP/1 connection, and again that are written behind, at most. hyper takes a connection
-/// that is fed fast up to it.
-const MAX_BUFFER: usize = 64 * 1024;
 /// A draining HTTP/1 connection of a mesh peer is kept until it has been idle for this long: closing it earlier
 /// would race with the peer's next request.
 const DRAIN_IDLE: Duration = Duration::from_secs(2);
@@ -53,24 +54,28 @@ where
     let connection = Connection::new(worker, downstream, version);
     match version {
         HttpVersion::Http1 => {
-            let patience = connection.worker.settings.request_head_timeout;
-            let (io, gate) = Guard::new(Linger::new(io), patience);
+            let settings = &connection.worker.settings;
+            let (patience, longest) = (settings.request_head_timeout, settings.bounds.head);
+            let (io, gate) = Guard::new(Linger::new(io), patience, longest);
             let connection = Owned(Rc::new(connection));
-            let served = serve_http1(&connection.0, TokioIo::new(io), gate.clone()).await;
+            let declined = Declined::default();
+            let io = TokioIo::new(io);
+            let served = serve_http1(&connection.0, io, gate.clone(), &declined).await;
+            let error = served.as_ref().err();
             if gate.is_late() {
                 refuse_late(&connection.0, patience);
-            } else if let Err(error) = &served
-                && is_unread(error)
-            {
+            } else if error.is_some_and(is_unread) {
                 tell_unread(&connection.0);
-            } else if let Err(error) = &served
-                && error.is_parse()
-            {
+            } else if error.is_some_and(hyper::Error::is_parse_too_large) {
+                tell_large(&connection.0);
+            } else if gate.refused().is_some() || error.is_some_and(hyper::Error::is_parse) {
                 refuse_malformed(&connection.0, gate.refused(), error);
             }
             served?;
             if let Some(tunnel) = connection.0.take_tunnel() {
                 Box::pin(tunnel.run(&connection.0)).await;
+            } else if let Some(declined) = declined.take() {
+                close_declined(declined).await;
             }
             Ok(())
         }
@@ -114,7 +119,7 @@ fn tell_http2(connection: &Connection, calm: &Calm, error: &hyper::Error) {
         let limits = &connection.worker.limits;
         limits.reached(limit, downstream.direction, downstream.into(), error);
     } else if calm::broken(error).is_some() {
-        refuse_malformed(connection, None, error);
+        refuse_malformed(connection, None, Some(error));
     } else if is_unread(error) {
         tell_unread(connection);
     }
@@ -142,15 +147,31 @@ fn tell_unread(connection: &Connection) {
     limits.reached(Limit::Unread, downstream.direction, downstream.into(), what);
 }
 
-/// Tells who sent what is no HTTP, and what is wrong with it; hyper has answered.
-fn refuse_malformed(connection: &Connection, why: Option<&'static str>, error: &hyper::Error) {
+/// Tells who sent a head that is too large; hyper has answered.
+fn tell_large(connection: &Connection) {
+    let downstream = &*connection.downstream;
+    let bounds = connection.worker.settings.bounds;
+    let what = format_args!(
+        "a head with more than {} bytes or {} fields is refused",
+        bounds.head, bounds.fields
+    );
+    let limits = &connection.worker.limits;
+    limits.reached(Limit::Head, downstream.direction, downstream.into(), what);
+}
+
+/// Tells who sent what is no HTTP, and what is wrong with it; it has been answered.
+fn refuse_malformed(
+    connection: &Connection,
+    why: Option<&'static str>,
+    error: Option<&hyper::Error>,
+) {
     let downstream = &connection.downstream;
     tracing::info!(
         client.addr = %downstream.peer,
         client.id = downstream.peer_id().map(tracing::field::display),
         server.addr = %downstream.original_dst,
         why,
-        %error,
+        error = error.map(tracing::field::display),
         "refused: malformed HTTP; correct the client, or declare the port as TCP if it speaks something else"
     );
     let connections = &connection.worker.connections;
@@ -180,32 +201,65 @@ pub(super) async fn handle(
 async fn handle_http1(
     connection: Rc<Connection>,
     gate: Gate,
+    declined: &Declined,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, h2::Error> {
+    if let Some(why) = gate.refused()
+        && request.method().as_str() == REFUSED
+    {
+        return Ok(refused(&connection, why));
+    }
     let asks = request.method() == Method::CONNECT || request.headers().contains_key(UPGRADE);
+    let offer = asks.then(|| request.extensions().get().cloned()).flatten();
     let answer = handle(connection, request).await;
     if asks {
         let status = answer.as_ref().map(Response::status);
-        gate.answered(status.is_ok_and(|status| status == StatusCode::SWITCHING_PROTOCOLS));
+        let switches = status.is_ok_and(|status| status == StatusCode::SWITCHING_PROTOCOLS);
+        declined.set(offer.filter(|_| !switches));
+        gate.answered(switches);
     }
     answer
+}
+
+/// What hyper hands the connection to when it ends after a request for another protocol, although that was declined.
+type Declined = Cell<Option<OnUpgrade>>;
+
+/// Closes a connection that hyper has handed over without need: not by dropping it, which could cost its last answer.
+async fn close_declined(offer: OnUpgrade) {
+    if let Ok(io) = offer.await {
+        let _ = TokioIo::new(io).shutdown().await;
+    }
+}
+
+/// Answers what the guard has not let through. It is no request of anybody's, so nothing is reported of it but the refusal.
+fn refused(connection: &Connection, why: &'static str) -> Response<ResponseBody> {
+    let direction = connection.downstream.direction;
+    let mut answer = local_reply::answer(&Failure::BadRequest(why), direction, false);
+    headers::close(answer.response.headers_mut());
+    answer.response
 }
 
 async fn serve_http1<I>(
     connection: &Rc<Connection>,
     io: TokioIo<I>,
     gate: Gate,
+    declined: &Declined,
 ) -> Result<(), hyper::Error>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let late = is_draining(connection);
-    let service = service_fn(|request| handle_http1(connection.clone(), gate.clone(), request));
-    let serving = http1::Builder::new()
-        // Whoever closes its side has given its request up, as far as anyone can tell.
-        .half_close(false)
-        .max_buf_size(MAX_BUFFER)
-        .serve_connection(io, service);
+    let service =
+        service_fn(|request| handle_http1(connection.clone(), gate.clone(), declined, request));
+    let bounds = connection.worker.settings.bounds;
+    let mut builder = http1::Builder::new();
+    // Whoever closes its side has given its request up, as far as anyone can tell.
+    builder.half_close(false).max_buf_size(bounds.head);
+    if bounds.fields != Bounds::default().fields {
+        // hyper's own number needs no allocation.
+        builder.max_headers(bounds.fields);
+    }
+    let serving = builder.serve_connection(io, service);
     let mut serving = pin!(serving.with_upgrades());
     tokio::select! {
         biased;

@@ -1,6 +1,9 @@
 //! The HTTP hop, with real clients and apps in one process.
 
 mod affinity;
+mod downgrade;
+mod early;
+mod grpc_web;
 mod harness;
 mod inbound;
 mod limits;

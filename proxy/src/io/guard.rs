@@ -1,9 +1,10 @@
 //! The strict layer under hyper's HTTP/1 server.
 //!
 //! hyper accepts messages on whose framing two readers may disagree, which is how requests are smuggled past a proxy.
-//! [`Guard`] looks at what is read, in place and once, and follows the framing of messages. At the first byte that makes
-//! a message refusable it gives hyper bytes that no state of its parsers accepts, and then the end of the stream: so
-//! hyper itself answers 400 in turn, after the answers to earlier requests, and closes.
+//! [`Guard`] looks at what is read, in place and once, and follows the framing of messages. Instead of a head that is
+//! refused it gives hyper a request of its own, which no client can send ([`REFUSED`]): so it is answered like any other,
+//! after the answers to earlier requests, and the answer can say why. Where a part of the message has gone on already,
+//! hyper gets bytes that no state of its parsers accepts, and then the end of the stream: it answers 400 itself.
 //!
 //! After a request that may switch protocols nothing more is given to hyper until its answer is known, because only the
 //! answer says what the bytes that follow are. [`Gate`] is where the answer is announced.
@@ -25,8 +26,12 @@ use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use scan::{Scan, Scanner};
+use scan::{Scan, Scanner, TOO_LARGE};
 
+/// Method of the request that takes the place of a refused one.
+pub const REFUSED: &str = "TULLE-REFUSED";
+/// All of that request.
+const INSTEAD: &[u8] = b"TULLE-REFUSED / HTTP/1.1\r\nhost: -\r\n\r\n";
 /// What hyper gets instead of a refused byte. Its head parser refuses the first, and looks at a head that came in pieces
 /// only when two line feeds seem to end it; its parser of chunk lines ignores the first inside an extension and refuses
 /// the second.
@@ -110,12 +115,15 @@ enum State {
     Switched,
     /// A message was refused; the rest of the poison is still to be given on.
     Refused(Bytes),
+    /// A head was refused; the rest of what takes its place is still to be given on.
+    Replaced(Bytes),
 }
 
 impl<I> Guard<I> {
-    /// Guards a stream that begins with an HTTP/1 request. A head may take `patience` from its first byte to its last.
+    /// Guards a stream that begins with an HTTP/1 request. A head may take `patience` from its first byte to its last,
+    /// and be of `longest` bytes, which must be what hyper buffers at most.
     #[must_use]
-    pub fn new(inner: I, patience: Duration) -> (Self, Gate) {
+    pub fn new(inner: I, patience: Duration, longest: usize) -> (Self, Gate) {
         let shared = Shared {
             answer: AtomicU8::new(UNDECIDED),
             reader: AtomicWaker::new(),
@@ -125,7 +133,7 @@ impl<I> Guard<I> {
         let gate = Gate(Arc::new(shared));
         let guard = Self {
             inner,
-            scanner: Scanner::default(),
+            scanner: Scanner::new(longest),
             state: State::Scanning,
             held: BytesMut::new(),
             gate: gate.clone(),
@@ -140,13 +148,21 @@ impl<I> Guard<I> {
     fn scan(&mut self, buf: &mut ReadBuf<'_>, start: usize) {
         match self.scanner.scan(&buf.filled()[start..]) {
             Scan::Pass => {}
-            Scan::Refuse { at, why } => {
+            Scan::Refuse { at, head, why } => {
                 self.gate.0.refused.get_or_init(|| why);
-                buf.set_filled(start + at);
                 self.held = BytesMut::new();
-                let mut poison = Bytes::from_static(POISON);
-                give(&mut poison, buf);
-                self.state = State::Refused(poison);
+                buf.set_filled(start + head.unwrap_or(at));
+                let mut rest = Bytes::from_static(match head {
+                    Some(_) => INSTEAD,
+                    // hyper's buffer is full, and it says so.
+                    None if why == TOO_LARGE => b"",
+                    None => POISON,
+                });
+                give(&mut rest, buf);
+                self.state = match head {
+                    Some(_) => State::Replaced(rest),
+                    None => State::Refused(rest),
+                };
             }
             Scan::Wait { at } => {
                 // In front of what is held already: these bytes came first.
@@ -263,6 +279,12 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<I> {
                 }
                 State::Refused(poison) => {
                     give(poison, buf);
+                    return Poll::Ready(Ok(()));
+                }
+                // The answer closes the connection; an end before that would cost it.
+                State::Replaced(rest) if rest.is_empty() => return Poll::Pending,
+                State::Replaced(rest) => {
+                    give(rest, buf);
                     return Poll::Ready(Ok(()));
                 }
             }

@@ -10,7 +10,7 @@ use percent_encoding::percent_decode_str;
 use crate::config::route::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, StringMatch};
 
 pub(super) fn matches(rule: &RouteMatch, request: &Parts) -> bool {
-    path_matches(&rule.path, request.uri.path())
+    path_matches(&rule.path, routed_path(request))
         && rule
             .method
             .as_ref()
@@ -24,6 +24,14 @@ pub(super) fn matches(rule: &RouteMatch, request: &Parts) -> bool {
             .query
             .iter()
             .all(|query| query_matches(query, request.uri.query().unwrap_or_default()))
+}
+
+/// The path by which a request is routed: `OPTIONS *` is about the server as a whole, as its root is.
+fn routed_path(request: &Parts) -> &str {
+    match request.uri.path() {
+        "*" => "/",
+        path => path,
+    }
 }
 
 fn path_matches(rule: &PathMatch, path: &str) -> bool {

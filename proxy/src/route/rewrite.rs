@@ -32,6 +32,8 @@ pub fn rewrite(
     if path.is_none() && host.is_none() {
         return Ok(());
     }
+    // `OPTIONS *` has no path.
+    let path = path.filter(|_| request.uri.path() != "*");
     let mut uri = std::mem::take(&mut request.uri).into_parts();
     if let Some(rewrite) = path {
         let current = uri.path_and_query.as_ref();

@@ -59,6 +59,9 @@ impl Patience {
     }
 }
 
+/// A head of which hyper can read at least as much.
+const SMALLEST_HEAD: usize = 8 * 1024;
+
 /// How much there may be at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -66,6 +69,10 @@ pub struct Bounds {
     pub connections: Option<usize>,
     /// Requests in flight on a worker.
     pub requests: usize,
+    /// Bytes of an HTTP/1 request's head.
+    pub head: usize,
+    /// Fields of one.
+    pub fields: usize,
     /// Bytes of memory; `None`: the limit of the cgroup, if there is one.
     pub memory: Option<u64>,
 }
@@ -75,6 +82,8 @@ impl Default for Bounds {
         Self {
             connections: None,
             requests: 20_000,
+            head: 64 * 1024,
+            fields: 100,
             memory: None,
         }
     }
@@ -93,15 +102,23 @@ impl Bounds {
             }
             number
         };
-        let memory = env.text(variables::MEMORY_LIMIT).and_then(|text| {
-            parse_bytes(text)
-                .inspect_err(|reason| env.reject(variables::MEMORY_LIMIT, reason))
-                .ok()
-        });
+        let bytes = |name| {
+            let bytes = parse_bytes(env.text(name)?);
+            bytes.inspect_err(|reason| env.reject(name, reason)).ok()
+        };
+        let head = bytes(variables::MAX_HEAD).and_then(|head| usize::try_from(head).ok());
+        if head.is_some_and(|head| head < SMALLEST_HEAD) {
+            env.reject(
+                variables::MAX_HEAD,
+                "ordinary requests have more; use at least 8Ki",
+            );
+        }
         Self {
             connections: number(variables::MAX_CONNECTIONS),
             requests: number(variables::MAX_REQUESTS).unwrap_or(default.requests),
-            memory,
+            head: head.unwrap_or(default.head).max(SMALLEST_HEAD),
+            fields: number(variables::MAX_FIELDS).unwrap_or(default.fields),
+            memory: bytes(variables::MEMORY_LIMIT),
         }
     }
 }
@@ -166,6 +183,8 @@ mod tests {
             (variables::TCP_IDLE_TIMEOUT, "5s"),
             (variables::MAX_CONNECTIONS, "6"),
             (variables::MAX_REQUESTS, "7"),
+            (variables::MAX_HEAD, "9Ki"),
+            (variables::MAX_FIELDS, "10"),
             (variables::MEMORY_LIMIT, "8Mi"),
         ]);
         let seconds = Duration::from_secs;
@@ -180,6 +199,8 @@ mod tests {
         let bounds = Bounds {
             connections: Some(6),
             requests: 7,
+            head: 9 << 10,
+            fields: 10,
             memory: Some(8 << 20),
         };
         assert_eq!(Bounds::from_env(&env), bounds);
@@ -189,6 +210,8 @@ mod tests {
             (variables::IDLE_TIMEOUT, "0s"),
             (variables::MAX_CONNECTIONS, "0"),
             (variables::MAX_REQUESTS, "many"),
+            (variables::MAX_HEAD, "1Ki"),
+            (variables::MAX_FIELDS, "0"),
             (variables::MEMORY_LIMIT, "much"),
         ];
         let env = Env::from_pairs(bad);

@@ -33,6 +33,8 @@ pub enum Limit {
     Requests,
     /// Memory: connections, and then requests, are refused.
     Memory,
+    /// Bytes or fields of an HTTP/1 request's head: it is refused with 431.
+    Head,
     /// Time of a connection without a first request: it is closed.
     FirstRequest,
     /// Time of a connection without another request: it is closed.
@@ -68,6 +70,7 @@ impl Limit {
             Self::Files => "files",
             Self::Requests => "requests",
             Self::Memory => "memory",
+            Self::Head => "head",
             Self::FirstRequest => "first_request",
             Self::Idle => "idle",
             Self::Body => "body",

@@ -49,6 +49,9 @@ pub enum UpstreamError {
     /// The connection ended; the peer may have processed the request.
     #[error("the upstream closed the connection before it answered")]
     Closed(#[source] hyper::Error),
+    /// The upstream coded its body for the hop in a way that nobody asked for.
+    #[error("the upstream's transfer-encoding is not chunked")]
+    Coded,
     /// The peer switched protocols though nobody asked it to.
     #[error("the upstream switched protocols unasked")]
     UnwantedUpgrade,
@@ -75,6 +78,7 @@ impl UpstreamError {
             Self::Overflow(_)
             | Self::Reset(_)
             | Self::Closed(_)
+            | Self::Coded
             | Self::UnwantedUpgrade
             | Self::Malformed(_) => false,
         }

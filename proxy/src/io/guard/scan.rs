@@ -5,18 +5,30 @@
 
 use memchr::memchr;
 
-/// Longest line of a head or trailer; what hyper takes is below it.
-const MAX_LINE: usize = 64 * 1024;
+use tulle_runtime::names::UNPROCESSED_HEADER;
+
+use super::REFUSED;
+
 /// Longest line in front of a chunk.
 const MAX_CHUNK_LINE: usize = 4 * 1024;
+/// Longest body or chunk: what every reader can count, also with a sign.
+const MAX_LENGTH: u64 = i64::MAX as u64;
+/// Why a head is refused that is longer than it may be.
+pub(super) const TOO_LARGE: &str = "a head that is too large";
+pub(super) const BAD_HOST: &str = "a host that is none";
 
 /// What to do with bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scan {
     /// All of them may go on.
     Pass,
-    /// Those before `at` may go on, and nothing after them ever.
-    Refuse { at: usize, why: &'static str },
+    /// Those before `at` may go on, and nothing after them ever. `head` is where the refused head begins, if all of it
+    /// is in these bytes.
+    Refuse {
+        at: usize,
+        head: Option<usize>,
+        why: &'static str,
+    },
     /// Those before `at` may go on. They end a request for another protocol; the rest has not been looked at.
     Wait { at: usize },
 }
@@ -27,6 +39,10 @@ pub(super) struct Scanner {
     expect: Expect,
     /// Messages that have ended.
     messages: u32,
+    /// Longest head, and longest line of a trailer.
+    longest: usize,
+    /// Bytes of the head so far.
+    taken: usize,
     /// The beginning of a line whose end has not come yet.
     line: Vec<u8>,
     head: Head,
@@ -68,6 +84,14 @@ struct Head {
 type Judged<T> = Result<T, &'static str>;
 
 impl Scanner {
+    /// At the beginning of a stream.
+    pub(super) fn new(longest: usize) -> Self {
+        Self {
+            longest,
+            ..Self::default()
+        }
+    }
+
     /// The number of the message whose head has begun, but not ended.
     pub(super) fn open_head(&self) -> Option<u32> {
         let open = match self.expect {
@@ -80,6 +104,8 @@ impl Scanner {
 
     pub(super) fn scan(&mut self, bytes: &[u8]) -> Scan {
         let mut at = 0;
+        let between = self.expect == Expect::RequestLine && self.line.is_empty();
+        let mut head = between.then_some(0);
         while at < bytes.len() {
             let rest = &bytes[at..];
             let next = if let Expect::Data { left, chunk } = self.expect {
@@ -87,27 +113,16 @@ impl Scanner {
                 at += skipped;
                 after_data(left - skipped as u64, chunk)
             } else {
-                let end = match self.line_end(rest) {
-                    Ok(Some(end)) => end,
-                    Ok(None) => return Scan::Pass,
-                    Err((offset, why)) => {
-                        return Scan::Refuse {
-                            at: at + offset,
-                            why,
-                        };
-                    }
-                };
-                match self.judge(&rest[..end]) {
-                    Ok(next) => {
+                match self.line(rest) {
+                    Ok(Some((end, next))) => {
                         at += end;
                         next
                     }
-                    // Without its line feed it is no line.
-                    Err(why) => {
-                        return Scan::Refuse {
-                            at: at + end - 1,
-                            why,
-                        };
+                    Ok(None) => return Scan::Pass,
+                    Err((offset, why)) => {
+                        let at = at + offset;
+                        let head = head.filter(|_| why != TOO_LARGE);
+                        return Scan::Refuse { at, head, why };
                     }
                 }
             };
@@ -115,14 +130,38 @@ impl Scanner {
                 Next::Expect(expect) => expect,
                 Next::Message => {
                     self.messages = self.messages.wrapping_add(1);
+                    head = Some(at);
+                    self.taken = 0;
                     Expect::RequestLine
                 }
             };
+            if matches!(self.expect, Expect::Data { .. } | Expect::ChunkLine) {
+                head = None;
+            }
             if matches!(next, Next::Message) && self.head.switches {
                 return Scan::Wait { at };
             }
         }
         Scan::Pass
+    }
+
+    /// What the line means that `rest` goes on with, and where it ends. If it does not, `rest` is kept.
+    fn line(&mut self, rest: &[u8]) -> Result<Option<(usize, Next)>, (usize, &'static str)> {
+        let end = self.line_end(rest)?;
+        if matches!(self.expect, Expect::RequestLine | Expect::Field) {
+            let length = end.unwrap_or(rest.len());
+            let room = self.longest - self.taken;
+            if length > room {
+                return Err((room, TOO_LARGE));
+            }
+            self.taken += length;
+        }
+        let Some(end) = end else { return Ok(None) };
+        match self.judge(&rest[..end]) {
+            Ok(next) => Ok(Some((end, next))),
+            // Without its line feed it is no line.
+            Err(why) => Err((end - 1, why)),
+        }
     }
 
     /// Where the line that `rest` goes on with ends, its CRLF included. If it does not, `rest` is kept.
@@ -139,10 +178,11 @@ impl Scanner {
         {
             return Err((cr + 1, "bare carriage return"));
         }
-        let limit = if self.expect == Expect::ChunkLine {
-            MAX_CHUNK_LINE
-        } else {
-            MAX_LINE
+        let limit = match self.expect {
+            Expect::ChunkLine => MAX_CHUNK_LINE,
+            Expect::Trailer => self.longest,
+            // What is too long is seen when it is added to the rest of the head.
+            _ => usize::MAX,
         };
         if self.line.len() + content.len() > limit {
             return Err((0, "line too long"));
@@ -202,6 +242,7 @@ impl Head {
         match name.len() {
             4 if is("host") => {
                 once(self.host, "more than one host")?;
+                host(value)?;
                 self.host = true;
             }
             7 if is("upgrade") => self.switches = true,
@@ -246,17 +287,81 @@ fn after_data(left: u64, chunk: bool) -> Next {
     }
 }
 
-/// What hyper checks itself is left to it: the method, the characters of the target, the version.
+/// What hyper checks itself is left to it: the method, most characters of the target, the version.
 fn request_line(line: &[u8]) -> Judged<Head> {
-    let target = memchr(b' ', line).map_or(line, |end| &line[end..]);
+    let (method, rest) = cut(b' ', line);
+    let (target, version) = cut(b' ', rest);
+    if method == REFUSED.as_bytes() {
+        return Err("a method that is reserved");
+    }
     if memchr(b'#', target).is_some() {
         return Err("a fragment in the target");
     }
+    if !target.is_ascii() {
+        return Err("a target with characters that are not encoded");
+    }
+    let switches = method == b"CONNECT";
+    if target.first() != Some(&b'/') && !switches {
+        other_form(method, target)?;
+    }
     Ok(Head {
-        http10: line.ends_with(b" HTTP/1.0"),
-        switches: line.starts_with(b"CONNECT "),
+        http10: version == b"HTTP/1.0",
+        switches,
         ..Head::default()
     })
+}
+
+/// A target that is no path (RFC 9112, 3.2.2 and 3.2.4).
+fn other_form(method: &[u8], target: &[u8]) -> Judged<()> {
+    if target == b"*" && method == b"OPTIONS" {
+        return Ok(());
+    }
+    let after = |scheme: &str| {
+        let (start, rest) = target.split_at_checked(scheme.len())?;
+        start
+            .eq_ignore_ascii_case(scheme.as_bytes())
+            .then_some(rest)
+    };
+    let rest = after("http://").or_else(|| after("https://"));
+    let rest = rest.ok_or("a target that is no path")?;
+    let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?'));
+    let authority = &rest[..end.unwrap_or(rest.len())];
+    if authority.is_empty() {
+        return Err("a target without a host");
+    }
+    host(authority)
+}
+
+/// `uri-host [ ":" port ]` (RFC 9110, 7.2), which may be empty.
+fn host(value: &[u8]) -> Judged<()> {
+    let (name_is_good, port) = if value.first() == Some(&b'[') {
+        let end = memchr(b']', value).ok_or(BAD_HOST)?;
+        let address = std::str::from_utf8(&value[1..end]);
+        let address = address.is_ok_and(|text| text.parse::<std::net::Ipv6Addr>().is_ok());
+        (address, &value[end + 1..])
+    } else {
+        let end = memchr(b':', value).unwrap_or(value.len());
+        let (name, port) = value.split_at(end);
+        (name.iter().all(|byte| is_of_name(*byte)), port)
+    };
+    let port_is_good = match port.split_first() {
+        None => true,
+        Some((colon, digits)) => *colon == b':' && digits.iter().all(u8::is_ascii_digit),
+    };
+    if name_is_good && port_is_good {
+        Ok(())
+    } else {
+        Err(BAD_HOST)
+    }
+}
+
+/// What a registered name consists of (RFC 3986, 3.2.2).
+fn is_of_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&byte)
+}
+
+fn cut(at: u8, bytes: &[u8]) -> (&[u8], &[u8]) {
+    memchr(at, bytes).map_or((bytes, &[]), |end| (&bytes[..end], &bytes[end + 1..]))
 }
 
 fn field(line: &[u8]) -> Judged<(&[u8], &[u8])> {
@@ -273,7 +378,16 @@ fn field(line: &[u8]) -> Judged<(&[u8], &[u8])> {
 /// Trailers must not say anything about framing.
 fn trailer(line: &[u8]) -> Judged<()> {
     let (name, _) = field(line)?;
-    let forbidden = ["host", "content-length", "transfer-encoding"];
+    let forbidden = [
+        "host",
+        "content-length",
+        "transfer-encoding",
+        // Apps may add trailers to the fields of the head, and there these are what a sidecar says.
+        "x-forwarded-client-cert",
+        "x-forwarded-for",
+        "x-request-id",
+        UNPROCESSED_HEADER,
+    ];
     if forbidden
         .iter()
         .any(|forbidden| name.eq_ignore_ascii_case(forbidden.as_bytes()))
@@ -289,7 +403,12 @@ fn number(digits: &[u8]) -> Judged<u64> {
         return Err(WHY);
     }
     let digits = std::str::from_utf8(digits).map_err(|_| WHY)?;
-    digits.parse().map_err(|_| WHY)
+    let number = digits.parse().map_err(|_| WHY)?;
+    if number > MAX_LENGTH {
+        Err(WHY)
+    } else {
+        Ok(number)
+    }
 }
 
 fn chunk_size(line: &[u8]) -> Judged<u64> {
@@ -311,7 +430,12 @@ fn chunk_size(line: &[u8]) -> Judged<u64> {
         return Err("a control character in a chunk extension");
     }
     let digits = std::str::from_utf8(digits).map_err(|_| WHY)?;
-    u64::from_str_radix(digits, 16).map_err(|_| WHY)
+    let size = u64::from_str_radix(digits, 16).map_err(|_| WHY)?;
+    if size > MAX_LENGTH {
+        Err(WHY)
+    } else {
+        Ok(size)
+    }
 }
 
 fn is_blank(byte: u8) -> bool {

@@ -6,6 +6,7 @@ use hyper_util::rt::TokioIo;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
+use super::scan::BAD_HOST;
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -13,7 +14,7 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// Why a stream that comes in pieces of `size` bytes is refused, if it is.
 fn refused(stream: &[u8], size: usize) -> Option<&'static str> {
-    let mut scanner = Scanner::default();
+    let mut scanner = Scanner::new(64 * 1024);
     for mut piece in stream.chunks(size) {
         loop {
             match scanner.scan(piece) {
@@ -109,6 +110,19 @@ fn only_messages_that_leave_no_doubt_pass() {
         ("a chunk that goes on", format!("{chunked}1\r\nab\r\n"), Some("chunk longer than it says")),
         ("NUL in an extension", format!("{chunked}1;a=\0\r\n"), Some("a control character in a chunk extension")),
         ("a line feed in an extension", format!("{chunked}1;a\n"), Some("bare line feed")),
+        ("a chunk that no signed number holds", format!("{chunked}ffffffffffffffff\r\n"), Some("a chunk without a size")),
+        ("OPTIONS of the server itself", "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n".into(), None),
+        ("an asterisk for GET", "GET * HTTP/1.1\r\nHost: a\r\n\r\n".into(), Some("a target that is no path")),
+        ("a relative target", "GET a HTTP/1.1\r\nHost: a\r\n\r\n".into(), Some("a target that is no path")),
+        ("an absolute target", "GET HTTPS://a.b:1/ HTTP/1.1\r\nHost: a\r\n\r\n".into(), None),
+        ("an absolute target without a host", "GET http:///a HTTP/1.1\r\nHost: a\r\n\r\n".into(), Some("a target without a host")),
+        ("a user in the target", "GET http://u@a/ HTTP/1.1\r\nHost: a\r\n\r\n".into(), Some(BAD_HOST)),
+        ("a target beyond ASCII", "GET /\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n".into(), Some("a target with characters that are not encoded")),
+        ("an address as host", "GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n".into(), None),
+        ("no address in brackets", "GET / HTTP/1.1\r\nHost: [a]\r\n\r\n".into(), Some(BAD_HOST)),
+        ("two ports", "GET / HTTP/1.1\r\nHost: a:1:2\r\n\r\n".into(), Some(BAD_HOST)),
+        ("a list of hosts", "GET / HTTP/1.1\r\nHost: a, b\r\n\r\n".into(), Some(BAD_HOST)),
+        ("the guard's own method", "TULLE-REFUSED / HTTP/1.1\r\nHost: -\r\n\r\n".into(), Some("a method that is reserved")),
         ("a length as trailer", format!("{chunked}0\r\nContent-Length: 1\r\n\r\n"), Some("a trailer that belongs into the head")),
     ];
     for (name, stream, expected) in table {
@@ -124,11 +138,22 @@ fn only_messages_that_leave_no_doubt_pass() {
 
 /// Serves what a client sends, `size` bytes at a time, and returns what it gets back.
 async fn exchange(stream: &[u8], size: usize) -> String {
+    exchange_up_to(stream, size, 64 * 1024).await
+}
+
+/// The same with heads of `longest` bytes at most.
+async fn exchange_up_to(stream: &[u8], size: usize, longest: usize) -> String {
     let (mut client, server) = duplex(64 * 1024);
-    let (guard, gate) = Guard::new(server, PATIENCE);
+    let (guard, gate) = Guard::new(server, PATIENCE, longest);
     let service = service_fn(move |request: Request<Incoming>| {
         let gate = gate.clone();
         async move {
+            if request.method().as_str() == REFUSED {
+                let response = Response::builder()
+                    .status(400)
+                    .header("connection", "close");
+                return Ok(response.body(String::new()).unwrap());
+            }
             if request.headers().contains_key("upgrade") {
                 gate.answered(false);
             }
@@ -139,6 +164,7 @@ async fn exchange(stream: &[u8], size: usize) -> String {
     });
     let serving = http1::Builder::new()
         .half_close(true)
+        .max_buf_size(longest)
         .serve_connection(TokioIo::new(guard), service);
     let talking = async {
         for piece in stream.chunks(size) {
@@ -193,6 +219,29 @@ async fn a_refused_request_gets_400_after_the_answers_before_it() {
 }
 
 #[tokio::test]
+async fn a_head_that_is_too_large_gets_431_however_it_comes() {
+    for (bytes, status) in [
+        (8_192, "200"),
+        (8_193, "431"),
+        (9_000, "431"),
+        (100_000, "431"),
+    ] {
+        let head = format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
+            "v".repeat(bytes - 32)
+        );
+        for size in [5, 4_000, usize::MAX] {
+            let answer = exchange_up_to(format!("{GET}{head}").as_bytes(), size, 8_192).await;
+            assert_eq!(
+                seen(&answer).0,
+                ["200", status],
+                "{bytes} bytes, {size} at a time"
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn nothing_after_a_refused_chunk_is_taken_for_a_request() {
     let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     for chunk in [
@@ -232,7 +281,7 @@ async fn a_declined_upgrade_is_followed_by_ordinary_requests_that_are_looked_at(
 async fn after_a_switch_every_byte_passes() {
     let upgrade = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n";
     let (mut client, server) = duplex(1024);
-    let (mut guard, gate) = Guard::new(server, PATIENCE);
+    let (mut guard, gate) = Guard::new(server, PATIENCE, 64 * 1024);
     client.write_all(upgrade).await.unwrap();
     client.write_all(b"\x81\0\n\n").await.unwrap();
     let mut head = vec![0; upgrade.len()];
@@ -252,7 +301,7 @@ async fn after_a_switch_every_byte_passes() {
 /// and how long that took.
 async fn paced(pieces: &[(&str, u64)]) -> (String, Duration) {
     let (mut client, server) = duplex(1024);
-    let (guard, gate) = Guard::new(server, PATIENCE);
+    let (guard, gate) = Guard::new(server, PATIENCE, 64 * 1024);
     let echo = service_fn(|request: Request<Incoming>| async {
         Ok::<_, hyper::Error>(Response::new(request.into_body()))
     });
