@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::header::{CONNECTION, CONTENT_TYPE, TRAILER, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, TRAILER, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
-use http_body::Frame;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, BodyStream, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -85,18 +85,28 @@ async fn handle(
         Ok(knobs) => knobs,
         Err(problem) => return Ok(text(StatusCode::BAD_REQUEST, problem)),
     };
-    match parts.uri.path() {
-        "/ready" => Ok(ready(&app)),
-        "/count" => Ok(count(&app, &knobs)),
-        "/counts" => Ok(counts(&app, &parts)),
-        "/behave" => Ok(behave(&app, knobs)),
+    let mut response = match parts.uri.path() {
+        "/ready" => ready(&app),
+        "/count" => count(&app, &knobs),
+        "/counts" => counts(&app, &parts),
+        "/behave" => behave(&app, knobs),
         "/echo" => {
             let mut response = Response::new(Body::new(body));
             sign(&app, &parts, response.headers_mut());
-            Ok(response)
+            response
         }
-        _ => answer(&app, peer, &parts, body, knobs).await,
+        _ => answer(&app, peer, &parts, body, knobs).await?,
+    };
+    if parts.method == Method::HEAD {
+        // hyper leaves the body out in HTTP/1 only.
+        let length = response.body().size_hint().exact();
+        *response.body_mut() = Body::default();
+        if let Some(length) = length {
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
     }
+    Ok(response)
 }
 
 fn ready(app: &App) -> Response<Body> {
