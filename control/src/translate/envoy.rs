@@ -62,6 +62,11 @@ impl Version {
 const RAW: &str = "raw_buffer";
 const TLS: &str = "tls";
 
+/// A name in Envoy's statistics, which take what is behind a dot for something else.
+fn stat_name(name: &str) -> String {
+    name.replace('.', "_")
+}
+
 /// Every address of the families that a pod has.
 fn any_address(pod: &Pod, port: u16) -> (Address, Vec<AdditionalAddress>) {
     let families = [

@@ -13,6 +13,7 @@ tulle_tests::cases! {
     requests_are_balanced_and_follow_the_endpoints ["envoy", "curl"];
     routes_are_followed_as_by_our_sidecar ["envoy", "curl"];
     failures_are_retried_as_by_our_sidecar ["envoy", "curl"];
+    an_endpoint_that_cannot_be_reached_is_left_out ["envoy", "curl"];
 }
 
 async fn requests_are_balanced_and_follow_the_endpoints(mesh: &Mesh) -> anyhow::Result<()> {
@@ -260,4 +261,40 @@ async fn load(
         }
     }
     Ok((summary.ok, received.into_values().max().unwrap_or_default()))
+}
+
+async fn an_endpoint_that_cannot_be_reached_is_left_out(mesh: &Mesh) -> anyhow::Result<()> {
+    let manifests = app("web").http(8080).yaml() + &with_envoy(app("theirs"), FULL)?;
+    let arena = mesh.apply("envoy-outlier", manifests).await?;
+    // Documentation addresses (RFC 5737) are nobody's.
+    let good = arena.pod("web")?.ips.v4;
+    arena.add(format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: mixed}}\nspec: {{ports: [{{name: http, port: 8080}}]}}\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {{name: mixed, labels: {{kubernetes.io/service-name: mixed}}}}\naddressType: IPv4\n\
+         ports: [{{name: http, port: 8080}}]\n\
+         endpoints: [{{addresses: [{good}]}}, {{addresses: [192.0.2.1]}}]\n"
+    ))?;
+    let call = ["http://mixed:8080/"];
+    eventually(DEADLINE, async || {
+        let answer = arena.app_call("theirs", &call).await?;
+        ensure!(answer["status"] == 200, "{answer}");
+        Ok(())
+    })
+    .await?;
+    let labels = [(
+        "envoy_cluster_name",
+        "outbound|8080||mixed_envoy-outlier_svc_cluster_local",
+    )];
+    eventually(DEADLINE * 2, async || {
+        let answer = arena.app_call("theirs", &call).await?;
+        ensure!(answer["status"] == 200, "{answer}");
+        let stats = super::pod::stats(&arena, "theirs").await?;
+        let name =
+            "envoy_cluster_outlier_detection_ejections_enforced_consecutive_local_origin_failure";
+        let ejections = stats.sum(name, &labels);
+        ensure!(ejections >= 1.0, "nothing was ejected");
+        Ok(())
+    })
+    .await
 }

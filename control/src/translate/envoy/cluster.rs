@@ -20,7 +20,7 @@ use tulle_xds_proto::google::protobuf::Struct;
 use super::super::endpoints::transport_match;
 use super::super::name::ResourceName;
 use super::super::{cluster, endpoints, filter};
-use super::tls;
+use super::{stat_name, tls};
 use crate::store::World;
 use crate::store::service::AppProtocol;
 
@@ -31,6 +31,7 @@ pub(in super::super) fn for_envoy(
     protocol: AppProtocol,
     mut cluster: Cluster,
 ) -> Cluster {
+    cluster.alt_stat_name = stat_name(&cluster.name);
     let ids = match parsed {
         ResourceName::Service { key, .. } => endpoints::identities(world, key),
         ResourceName::Pod { key, port, .. } => {

@@ -37,7 +37,7 @@ use tulle_xds_proto::google::protobuf::BoolValue;
 use tulle_xds_proto::pack;
 
 use super::super::filter::{Routes, ads, duration};
-use super::{Version, access_log};
+use super::{Version, access_log, stat_name};
 
 /// How long the head of a request may take, as in our own proxy.
 const REQUEST_HEAD: Duration = Duration::from_secs(30);
@@ -74,7 +74,7 @@ pub(super) fn manager(prefix: &str, version: Version, client: Client, routes: Ro
     };
     let mut manager = HttpConnectionManager {
         codec_type: codec.into(),
-        stat_prefix: prefix.to_owned(),
+        stat_prefix: stat_name(prefix),
         http_filters: vec![router],
         http_protocol_options: Some(http1(client)),
         server_header_transformation: ServerHeaderTransformation::PassThrough.into(),
@@ -184,7 +184,7 @@ pub(super) fn tcp(cluster: &str, by_source: bool) -> Filter {
         policy_specifier: Some(source),
     });
     let proxy = TcpProxy {
-        stat_prefix: cluster.to_owned(),
+        stat_prefix: stat_name(cluster),
         hash_policy: hash.into_iter().collect(),
         cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(cluster.to_owned())),
         access_log: access_log::json(),

@@ -317,6 +317,31 @@ fn names_of(names: &[&str]) -> Vec<String> {
 }
 
 #[test]
+fn names_in_statistics_have_no_dots() {
+    let world = world(BASE);
+    let stat_name = cluster(&world, WEB).alt_stat_name;
+    assert_eq!(stat_name, "outbound|80||web_shop_svc_cluster_local");
+    for name in ["outbound|10.0.0.1|80", "outbound|10.0.0.1|82"] {
+        let chain = listener(&world, name).filter_chains.remove(0);
+        let prefix = match &chain.filters.last().expect("a filter").config_type {
+            Some(filter::ConfigType::TypedConfig(any)) => match unpack::<TcpProxy>(any) {
+                Ok(proxy) => proxy.stat_prefix,
+                Err(_) => {
+                    unpack::<HttpConnectionManager>(any)
+                        .expect("the other")
+                        .stat_prefix
+                }
+            },
+            other => panic!("{other:?}"),
+        };
+        assert!(
+            prefix.starts_with("outbound|8") && !prefix.contains('.'),
+            "{prefix}"
+        );
+    }
+}
+
+#[test]
 fn endpoints_that_come_and_go_change_no_cluster() {
     let fewer = BASE.replace(
         "- {addresses: [10.1.0.2], targetRef: {kind: Pod, name: web-2}}\n",
