@@ -1,12 +1,15 @@
 //! What the sidecar can bear: how many connections it takes in, and whether it takes on another request.
 //!
-//! At a limit nobody is cut off: what is open goes on, and what is new waits in the kernel until there is room again,
-//! which costs nothing, or is answered 503 if it is a request. Looking costs a request one relaxed load. Files that the
+//! At a limit what is open goes on, and what is new waits in the kernel until there is room again, which costs nothing,
+//! or is answered 503 if it is a request. Only where memory is all but used up the newest connections are given up, before
+//! the kernel ends them all. Looking costs a request one relaxed load. Files that the
 //! process may open are shared out in advance, so that every connection that was accepted can have one upstream, and
 //! that the admin endpoint and the control plane are reached whatever happens on the data path.
 
 mod cgroup;
 mod memory;
+mod newest;
+mod trim;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +24,7 @@ use crate::telemetry::Limit;
 
 use memory::{Level, Pressure};
 pub use memory::{Memory, MemoryMetrics};
+pub use newest::{Newest, Place};
 
 /// Files that an accepted connection may need: itself, one upstream, and a duplicate of that to look at it by.
 const FILES_PER_CONNECTION: u64 = 3;
@@ -37,6 +41,16 @@ pub struct Overload {
     inbound: Arc<Count>,
     room: Room,
     pressure: Pressure,
+}
+
+/// The room of a connection in memory that nobody has seen it use yet.
+#[derive(Debug)]
+pub struct Admitted(Pressure);
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.give_room();
+    }
 }
 
 /// Connections that there may be.
@@ -117,6 +131,13 @@ impl Overload {
         }
     }
 
+    /// A connection was accepted; it gives its room back with what is returned.
+    #[must_use]
+    pub fn accepted(&self) -> Admitted {
+        self.pressure.take_room();
+        Admitted(self.pressure.clone())
+    }
+
     /// Why no connection may be accepted now.
     fn full(&self, direction: Direction) -> Option<Limit> {
         let (outbound, inbound) = (self.outbound.get(), self.inbound.get());
@@ -127,12 +148,19 @@ impl Overload {
         if this >= self.room.each || outbound.saturating_add(inbound) >= self.room.both {
             return Some(Limit::Connections);
         }
-        (self.pressure.level() >= Level::High).then_some(Limit::Memory)
+        let short = self.pressure.level() >= Level::High || !self.pressure.has_room();
+        short.then_some(Limit::Memory)
     }
 
     /// Whether memory is too short for another request.
     #[must_use]
     pub fn refuses_requests(&self) -> bool {
+        self.pressure.level() >= Level::Last
+    }
+
+    /// Whether memory is too short for those that move much.
+    #[must_use]
+    pub fn cuts_transfers(&self) -> bool {
         self.pressure.level() >= Level::Critical
     }
 
@@ -140,6 +168,11 @@ impl Overload {
     #[must_use]
     pub fn is_short_of_memory(&self) -> bool {
         self.pressure.level() >= Level::High
+    }
+
+    /// Resolves when memory is all but used up and somebody has to go, and again as long as it is.
+    pub async fn must_give_up(&self) {
+        self.pressure.critical().await;
     }
 
     /// As if so much of the memory were used, in percent; for tests.

@@ -11,7 +11,7 @@ use tulle_runtime::drain::DrainWatch;
 
 use crate::config::Config;
 use crate::net;
-use crate::overload::Overload;
+use crate::overload::{Newest, Overload};
 use crate::settings::Settings;
 use crate::telemetry::{Hub, Limits, Telemetry};
 use crate::tls::Connector;
@@ -53,6 +53,8 @@ pub struct Worker {
     pub limits: Limits,
     /// What there may be at a time.
     pub overload: Overload,
+    /// Its captured connections, to give the newest up if it comes to that.
+    pub newest: Newest,
     /// Requests that are under way.
     pub requests: Cell<usize>,
     /// Takes what there is to tell about requests.
@@ -88,6 +90,7 @@ impl Worker {
             connections,
             limits,
             overload,
+            newest: Newest::default(),
             requests: Cell::new(0),
             telemetry: telemetry.map_or_else(Telemetry::default, Telemetry::new),
             upstream: Pools::default(),

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 mod affinity;
 mod agent;
+mod attack;
 mod bodies;
 mod certificate;
 mod control_plane;
@@ -18,8 +19,11 @@ mod hostile;
 mod http1;
 mod http2;
 mod ipv6;
+mod limited;
 mod outage;
+mod overload;
 mod place;
+mod process;
 mod proof;
 mod rules;
 mod skew;
@@ -30,6 +34,17 @@ mod tls;
 mod websocket;
 
 fn main() -> ExitCode {
+    // Before any thread exists: this process may be one that prepares a container.
+    tulle_sandbox::dispatch();
+    if let Some(done) = role() {
+        return match done {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let files = [
         http1::cases(),
         http2::cases(),
@@ -54,9 +69,21 @@ fn main() -> ExitCode {
         envoy::control::cases(),
         envoy::traffic::cases(),
         envoy::trust::cases(),
+        overload::cases(),
         table::cases(),
         h2spec::cases(),
         bodies::cases(),
     ];
     tulle_tests::run(files.into_iter().flatten().collect())
+}
+
+/// What this program does in some pods instead of what `tulle` does.
+fn role() -> Option<anyhow::Result<()>> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        ["tulle", attack::ROLE, ..] => Some(attack::run(&arguments[2..])),
+        ["tulle", "proxy", "run"] => limited::sidecar(&overload::LIMITS),
+        _ => None,
+    }
 }

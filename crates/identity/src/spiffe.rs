@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn canonical_ids_are_taken_apart() {
+    fn row_31_canonical_ids_are_taken_apart() {
         let id = SpiffeId::parse("spiffe://mesh_1.example/ns/shop/sa/front.end-1").unwrap();
         assert_eq!(id.domain(), "mesh_1.example");
         assert_eq!(
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn look_alikes_are_refused() {
+    fn row_31_look_alikes_are_refused() {
         let long = format!("spiffe://td/ns/a/sa/{}", "b".repeat(254));
         let longer = format!("spiffe://td/ns/a/sa/{}", "b".repeat(3000));
         let long_domain = format!("spiffe://{}/ns/a/sa/b", "d".repeat(256));

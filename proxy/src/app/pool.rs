@@ -15,7 +15,7 @@ use tulle_runtime::drain::DrainWatch;
 
 use crate::conn::Direction;
 use crate::net::{Acceptor, Captured};
-use crate::overload::Overload;
+use crate::overload::{Admitted, Overload, Place};
 use crate::telemetry::{Limit, Who};
 use crate::worker::{Handles, Worker};
 use crate::{inbound, outbound};
@@ -99,6 +99,7 @@ impl Thread {
                 }
             }
         }
+        spawn_local(give_up(worker.clone()));
         quiet(&drain, &overload).await;
     }
 }
@@ -127,7 +128,10 @@ async fn accept(acceptor: Acceptor, direction: Direction, worker: Rc<Worker>) {
             Ok(captured) => {
                 last = captured.peer;
                 backoff.reset();
-                spawn_local(serve(captured, direction, worker.clone()));
+                let place = (worker.newest.place(), worker.overload.accepted());
+                let serving = serve(captured, direction, worker.clone(), place);
+                let task = spawn_local(serving).abort_handle();
+                worker.newest.serves(task, direction, last);
             }
             Err(error) => {
                 tell(Limit::Files, &error);
@@ -137,8 +141,25 @@ async fn accept(acceptor: Acceptor, direction: Direction, worker: Rc<Worker>) {
     }
 }
 
+/// Gives the newest connections up whenever nothing else helps, for as long as the worker lives.
+async fn give_up(worker: Rc<Worker>) {
+    loop {
+        worker.overload.must_give_up().await;
+        let what = "a connection is given up, of those that came last";
+        worker.newest.give_up(|direction, address| {
+            let who = Who { address, id: None };
+            worker.limits.reached(Limit::Memory, direction, who, what);
+        });
+    }
+}
+
 /// Serves one connection. Its panic, should there be one, is its own end and nobody else's.
-async fn serve(captured: Captured, direction: Direction, worker: Rc<Worker>) {
+async fn serve(
+    captured: Captured,
+    direction: Direction,
+    worker: Rc<Worker>,
+    _place: (Place, Admitted),
+) {
     let metrics = worker.connections.clone();
     let peer = captured.peer;
     let serving = async {

@@ -10,8 +10,8 @@ use tokio::time::Sleep;
 
 use super::exchange::Exchange;
 use crate::balance::ActiveGuard;
-use crate::retry::BudgetGuard;
-use crate::telemetry::ResponseFlag;
+use crate::retry::{BudgetGuard, HEAVY};
+use crate::telemetry::{Limit, ResponseFlag};
 use crate::upstream::Lease;
 
 /// A response body. While it comes from upstream it keeps the connection, the counters and the record alive.
@@ -42,6 +42,9 @@ pub(super) enum ResponseBodyError {
     /// The upstream went away or sent garbage.
     #[error("the upstream did not send the whole response body")]
     Upstream(#[source] hyper::Error),
+    /// It is large, and memory is short.
+    #[error("the response is large, and memory is short")]
+    Overload,
     /// The request took too long.
     #[error("the response took longer than its route allows")]
     Timeout,
@@ -83,6 +86,12 @@ impl Tail {
         self.exchange.record.flags.insert(flag);
         self.exchange.record.details = details;
         self.exchange.report();
+    }
+
+    /// Whether it has moved much, while memory is all but used up.
+    fn is_too_heavy(&self) -> bool {
+        let exchange = &self.exchange;
+        exchange.record.bytes_sent > HEAVY && exchange.worker().overload.cuts_transfers()
     }
 
     fn note(&mut self, frame: &Frame<Bytes>) {
@@ -136,6 +145,14 @@ impl Body for ResponseBody {
             }
             Poll::Ready(Some(Ok(frame))) => {
                 open.note(&frame);
+                if open.is_too_heavy() {
+                    if let Some(open) = tail.take() {
+                        open.exchange
+                            .reached(Limit::Memory, "a large response is cut");
+                        open.fail(ResponseFlag::Overload, "overload");
+                    }
+                    return Poll::Ready(Some(Err(ResponseBodyError::Overload)));
+                }
                 if (frame.is_trailers() || body.is_end_stream())
                     && let Some(open) = tail.take()
                 {

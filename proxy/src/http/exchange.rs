@@ -23,7 +23,7 @@ use super::upgrade::Tunnel;
 use crate::conn::{Direction, Downstream, HttpVersion};
 use crate::grpc::Messages;
 use crate::io::Calm;
-use crate::retry::{Replay, grpc_status};
+use crate::retry::{Replay, RequestFailure, grpc_status};
 use crate::route;
 use crate::telemetry::{Limit, RequestRecord, ResponseFlag, ResponseFlags};
 use crate::worker::Worker;
@@ -224,20 +224,29 @@ impl Exchange {
     pub(super) fn take_body(&mut self, body: Incoming, cap: usize) {
         let grpc = self.record.grpc;
         let streams = grpc && self.connection.version == HttpVersion::Http2;
-        let patience = self.worker().settings.patience.body;
-        self.replay = Replay::new(body, cap, grpc, (!streams).then_some(patience));
+        self.replay = Replay::new(body, cap, grpc, streams, self.worker());
     }
 
-    /// Why the client did not send all of its request.
-    pub(super) fn client_failure(&self) -> Failure {
-        if !self.replay.is_late() {
-            return Failure::ClientGone;
+    /// What a request that will never be complete is answered.
+    pub(super) fn request_failure(&self, why: RequestFailure) -> Failure {
+        match why {
+            RequestFailure::Client => Failure::ClientGone,
+            RequestFailure::Late => {
+                self.reached(Limit::Body, "a request is refused whose body does not come");
+                Failure::SlowBody
+            }
+            RequestFailure::Overload => {
+                self.reached(Limit::Memory, "a large request is cut");
+                Failure::Overload
+            }
         }
+    }
+
+    /// The client has reached a limit.
+    pub(super) fn reached(&self, limit: Limit, what: &str) {
         let downstream = &*self.connection.downstream;
         let limits = &self.worker().limits;
-        let what = "a request is refused whose body does not come";
-        limits.reached(Limit::Body, downstream.direction, downstream.into(), what);
-        Failure::SlowBody
+        limits.reached(limit, downstream.direction, downstream.into(), what);
     }
 
     /// Makes of the client's request one that can be sent on, unless there is too much going on. Returns whether the client
@@ -259,11 +268,7 @@ impl Exchange {
         } else {
             return Ok(());
         };
-        let downstream = &*self.connection.downstream;
-        let what = "a request is refused";
-        worker
-            .limits
-            .reached(limit, downstream.direction, downstream.into(), what);
+        self.reached(limit, "a request is refused");
         Err(Failure::Overload)
     }
 

@@ -190,8 +190,8 @@ impl<'p> Attempts<'p> {
             note_attempt(exchange, &target);
             let outcome = self.attempt(exchange, &mut target).await;
             note_failure(&target, &outcome);
-            if outcome.is_err() && exchange.replay.has_failed() {
-                return Err(exchange.client_failure());
+            if let (true, Some(why)) = (outcome.is_err(), exchange.replay.failure()) {
+                return Err(exchange.request_failure(why));
             }
             match self.next(exchange, &target, &outcome) {
                 Next::Nothing => {

@@ -253,7 +253,8 @@ where
         service_fn(|request| handle_http1(connection.clone(), gate.clone(), declined, request));
     let bounds = connection.worker.settings.bounds;
     let mut builder = http1::Builder::new();
-    // Whoever closes its side has given its request up, as far as anyone can tell.
+    // Whoever closes its side has given its request up, as far as anyone can tell. What a head may take is also what is read
+    // ahead, and written behind, at most: hyper takes a connection that is fed fast up to it.
     builder.half_close(false).max_buf_size(bounds.head);
     if bounds.fields != Bounds::default().fields {
         // hyper's own number needs no allocation.

@@ -52,19 +52,25 @@ impl Cgroup {
         limit.filter(|limit| *limit < NONE)
     }
 
-    /// What counts against the limit, without what the kernel gives up when it has to.
+    /// What counts against the limit.
     pub(super) fn used(&self) -> Option<u64> {
-        let (at, usage, cache) = match self {
-            Self::V1(at) => (at, "memory.usage_in_bytes", "total_inactive_file"),
-            Self::V2(at) => (at, "memory.current", "inactive_file"),
+        match self {
+            Self::V1(at) => number(&at.join("memory.usage_in_bytes")),
+            Self::V2(at) => number(&at.join("memory.current")),
+        }
+    }
+
+    /// What of that the kernel gives up when it has to.
+    pub(super) fn cached(&self) -> Option<u64> {
+        let (at, cache) = match self {
+            Self::V1(at) => (at, "total_inactive_file"),
+            Self::V2(at) => (at, "inactive_file"),
         };
-        let used = number(&at.join(usage))?;
         let stat = fs::read_to_string(at.join("memory.stat")).ok()?;
-        let cached = stat.lines().find_map(|line| {
+        stat.lines().find_map(|line| {
             let (name, value) = line.split_once(' ')?;
             (name == cache).then(|| value.parse::<u64>().ok())?
-        });
-        Some(used.saturating_sub(cached.unwrap_or(0)))
+        })
     }
 }
 
@@ -112,7 +118,11 @@ mod tests {
             );
             let found = found.expect(own);
             assert_eq!(found.limit(), Some(64 << 20), "{own}");
-            assert_eq!(found.used(), Some(2000), "{own}");
+            assert_eq!(
+                (found.used(), found.cached()),
+                (Some(5000), Some(3000)),
+                "{own}"
+            );
         }
     }
 
@@ -131,7 +141,8 @@ mod tests {
         );
         let found = found.unwrap();
         assert!(matches!(found, Cgroup::V1(_)));
-        assert_eq!((found.limit(), found.used()), (Some(1 << 20), Some(4000)));
+        assert_eq!(found.limit(), Some(1 << 20));
+        assert_eq!((found.used(), found.cached()), (Some(4096), Some(96)));
     }
 
     #[test]

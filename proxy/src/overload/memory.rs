@@ -6,24 +6,43 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use tokio::sync::Notify;
+
 use super::cgroup::Cgroup;
+use super::trim;
 use crate::settings::Bounds;
 
-/// Shares of the limit, in percent, from which on nothing new is accepted, or requested.
+/// Shares of the limit, in percent, from which on nothing new is accepted, somebody has to go, and requests are refused.
 const HIGH: u64 = 80;
 const CRITICAL: u64 = 90;
+const LAST: u64 = 95;
+/// What a connection may come to use, and how soon after it was accepted. In such a time no more are accepted than fit in
+/// what is left: else many would have been let in before any of them is seen to use something.
+const CONNECTION: u64 = 384 << 10;
+const SETTLED: Duration = Duration::from_secs(1);
 /// How far below a share memory has to come before the share does not count any more.
 const RELIEF: u64 = 5;
-/// Between two looks, while there is plenty, and while there is not: memory grows by some ten MiB in such a time at most.
-const LOOK: Duration = Duration::from_millis(250);
-const CLOSE_LOOK: Duration = Duration::from_millis(20);
-/// Share of the limit from which on looks are close.
-const CLOSE: u64 = 40;
+/// Between two looks, by the share of the limit that is used: the closer it comes, the less it can grow unseen.
+const LOOKS: [(u64, Duration); 3] = [
+    (70, Duration::from_millis(3)),
+    (40, Duration::from_millis(20)),
+    (0, Duration::from_millis(100)),
+];
+/// Share of the limit from which on the allocator is made to give free memory back, and the time between two times. That
+/// takes microseconds when there is none, and never more than a hundredth of the time.
+const GIVE_BACK: u64 = 50;
+const TRIM: Duration = Duration::from_millis(25);
+/// Between two times that somebody has to go: until then what the last ones had has come back.
+const RELIEVED: Duration = Duration::from_millis(30);
+/// Between two lines about it.
+const TELL: Duration = Duration::from_secs(10);
+/// How long what counts as cache may be taken for what it was.
+const CACHE: Duration = Duration::from_millis(250);
 
 /// How tight memory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,41 +50,93 @@ pub(super) enum Level {
     Normal,
     /// Nothing new is accepted.
     High,
-    /// Requests are refused too.
+    /// Large transfers are cut, and the newest connections are given up.
     Critical,
+    /// Requests are refused too.
+    Last,
 }
 
 /// The level now, for everybody to see.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Pressure(Arc<AtomicU8>);
+pub(super) struct Pressure(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    level: AtomicU8,
+    /// Connections that may be accepted before some of those before them have settled.
+    room: AtomicU64,
+    /// Rung at every look at which somebody has to go.
+    critical: Notify,
+}
+
+impl Default for Shared {
+    /// Of a process without a limit.
+    fn default() -> Self {
+        Self {
+            level: AtomicU8::new(Level::Normal as u8),
+            room: AtomicU64::new(u64::MAX),
+            critical: Notify::new(),
+        }
+    }
+}
 
 impl Pressure {
     #[inline]
     pub(super) fn level(&self) -> Level {
-        match self.0.load(Relaxed) {
+        match self.0.level.load(Relaxed) {
             0 => Level::Normal,
             1 => Level::High,
-            _ => Level::Critical,
+            2 => Level::Critical,
+            _ => Level::Last,
         }
     }
 
-    /// So much of a limit is used; gives the levels before and after.
-    pub(super) fn note(&self, used: u64, limit: u64) -> (Level, Level) {
+    /// Resolves when memory is all but used up and no more can be given back, and again at the next look at which that is
+    /// so.
+    pub(super) async fn critical(&self) {
+        self.0.critical.notified().await;
+    }
+
+    /// Whether another connection may be accepted before some of those before it have settled.
+    pub(super) fn has_room(&self) -> bool {
+        self.0.room.load(Relaxed) > 0
+    }
+
+    /// A connection was accepted.
+    pub(super) fn take_room(&self) {
+        self.change_room(|room| room.saturating_sub(1));
+    }
+
+    /// A connection has ended.
+    pub(super) fn give_room(&self) {
+        self.change_room(|room| room.saturating_add(1));
+    }
+
+    fn change_room(&self, change: impl Fn(u64) -> u64) {
+        let change = |room| (room != u64::MAX).then(|| change(room));
+        // What cannot be changed is without a limit.
+        let _ = self.0.room.fetch_update(Relaxed, Relaxed, change);
+    }
+
+    /// So much of a limit is used; gives the level.
+    pub(super) fn note(&self, used: u64, limit: u64) -> Level {
         let percent = u128::from(used) * 100 / u128::from(limit.max(1));
         let before = self.level();
         let reaches = |level, share: u64| {
             let relief = if before >= level { RELIEF } else { 0 };
             percent >= u128::from(share - relief)
         };
-        let after = if reaches(Level::Critical, CRITICAL) {
+        let after = if reaches(Level::Last, LAST) {
+            Level::Last
+        } else if reaches(Level::Critical, CRITICAL) {
             Level::Critical
         } else if reaches(Level::High, HIGH) {
             Level::High
         } else {
             Level::Normal
         };
-        self.0.store(after as u8, Relaxed);
-        (before, after)
+        self.0.level.store(after as u8, Relaxed);
+        after
     }
 }
 
@@ -139,35 +210,78 @@ impl Memory {
 
     /// Looks at it for ever.
     pub async fn watch(self) {
+        let mut cached = (0, Instant::now());
+        let (mut trimmed, mut relieved, mut settled) = (cached.1, cached.1, None::<Instant>);
+        let (mut pause, mut told) = (TRIM, None::<Instant>);
+        self.refresh(&mut cached);
         loop {
-            let used = self.used().unwrap_or(0);
-            self.metrics.used.set(used);
-            match self.pressure.note(used, self.limit) {
-                (before, after) if before == after => {}
-                (_, Level::Normal) => {
-                    tracing::info!(used, limit = self.limit, "memory suffices again");
-                }
-                (_, level) => tracing::warn!(
-                    used,
-                    limit = self.limit,
-                    refused = if level == Level::Critical {
-                        "connections and requests"
-                    } else {
-                        "connections"
-                    },
-                    "memory is short; raise the limit of the sidecar"
-                ),
+            if cached.1.elapsed() >= CACHE {
+                self.refresh(&mut cached);
             }
-            let close = used >= self.limit / 100 * CLOSE;
-            tokio::time::sleep(if close { CLOSE_LOOK } else { LOOK }).await;
+            let (mut used, mut level) = self.look(cached.0);
+            let share = used / (self.limit / 100).max(1);
+            let due = if level >= Level::Critical {
+                RELIEVED
+            } else {
+                pause
+            };
+            if share >= GIVE_BACK && trimmed.elapsed() >= due {
+                let begun = Instant::now();
+                trim::trim();
+                trimmed = Instant::now();
+                let took = trimmed - begun;
+                pause = TRIM.max(took * 100);
+                let before = used;
+                (used, level) = self.look(cached.0);
+                tracing::trace!(before, used, ?took, "free memory was given back");
+            }
+            // Nobody goes for memory that is only not given back yet.
+            if level >= Level::Critical && relieved < trimmed {
+                relieved = Instant::now();
+                self.pressure.0.critical.notify_waiters();
+            }
+            if level >= Level::High && told.is_none_or(|told| told.elapsed() >= TELL) {
+                told = Some(Instant::now());
+                self.tell(used);
+            }
+            if settled.is_none_or(|settled| settled.elapsed() >= SETTLED) {
+                settled = Some(Instant::now());
+                let left = (self.limit / 100 * HIGH).saturating_sub(used) / CONNECTION;
+                self.pressure.0.room.store(left.max(1), Relaxed);
+            }
+            let share = used / (self.limit / 100).max(1);
+            let look = LOOKS.iter().find(|(from, _)| share >= *from);
+            tokio::time::sleep(look.map_or(CACHE, |(_, look)| *look)).await;
         }
     }
 
+    /// What is used now, and how tight that is.
+    fn look(&self, cached: u64) -> (u64, Level) {
+        let used = self.used().unwrap_or(0).saturating_sub(cached);
+        self.metrics.used.set(used);
+        (used, self.pressure.note(used, self.limit))
+    }
+
+    fn tell(&self, used: u64) {
+        tracing::warn!(
+            used,
+            limit = self.limit,
+            "memory is short: new connections wait, then the newest go; raise the limit of the sidecar"
+        );
+    }
+
+    /// What counts against the limit, cache of files included.
     fn used(&self) -> Option<u64> {
         match &self.cgroup {
             Some(cgroup) => cgroup.used(),
             None => resident(&std::fs::read_to_string("/proc/self/statm").ok()?),
         }
+    }
+
+    /// Looks at how much of that the kernel would give up: slower, and it hardly changes.
+    fn refresh(&self, cached: &mut (u64, Instant)) {
+        let cache = self.cgroup.as_ref().and_then(Cgroup::cached);
+        *cached = (cache.unwrap_or(0), Instant::now());
     }
 }
 
@@ -201,20 +315,34 @@ mod tests {
             (80, Level::High),
             (76, Level::High),
             (89, Level::High),
-            (90, Level::Critical),
+            (94, Level::Critical),
+            (95, Level::Last),
+            (90, Level::Last),
+            (89, Level::Critical),
             (85, Level::Critical),
             (84, Level::High),
             (74, Level::Normal),
-            (200, Level::Critical),
+            (90, Level::Critical),
+            (200, Level::Last),
             (0, Level::Normal),
         ] {
-            assert_eq!(
-                pressure.note(percent << 20, 100 << 20).1,
-                level,
-                "{percent}"
-            );
+            assert_eq!(pressure.note(percent << 20, 100 << 20), level, "{percent}");
             assert_eq!(pressure.level(), level);
         }
+    }
+
+    #[test]
+    fn only_so_many_are_accepted_between_two_looks_unless_there_is_no_limit() {
+        let pressure = Pressure::default();
+        pressure.take_room();
+        assert_eq!(pressure.0.room.load(Relaxed), u64::MAX);
+        pressure.0.room.store(2, Relaxed);
+        for room in [true, true, false, false] {
+            assert_eq!(pressure.has_room(), room);
+            pressure.take_room();
+        }
+        pressure.give_room();
+        assert!(pressure.has_room(), "one has ended");
     }
 
     #[test]

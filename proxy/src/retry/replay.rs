@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -18,6 +17,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::grpc::Messages;
+use crate::worker::Worker;
 
 /// Why a body that an attempt reads ended early.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,9 @@ pub enum RequestBodyError {
     /// The client went away or sent garbage.
     #[error("the client did not send the whole request body")]
     Client(#[source] hyper::Error),
+    /// It is large, and memory is short.
+    #[error("the request body is large, and memory is short")]
+    Overload,
     /// The client paused for too long.
     #[error("the client paused for too long in the request body")]
     Late,
@@ -32,6 +35,20 @@ pub enum RequestBodyError {
     #[error("the exchange ended before the request body did")]
     Over,
 }
+
+/// Why a request will never be complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestFailure {
+    /// The client went away or sent garbage.
+    Client,
+    /// The client paused for too long.
+    Late,
+    /// It is large, and memory is short.
+    Overload,
+}
+
+/// Bytes from which on a body is one of those that are cut when memory is short.
+pub const HEAVY: u64 = 16 * 1024;
 
 /// The request's side of its body.
 #[derive(Debug)]
@@ -71,12 +88,12 @@ struct Shared {
     messages: Option<Messages>,
     /// The current attempt, waiting for the client.
     waker: Option<Waker>,
-    /// How long the client may pause; `None`: for ever, as it may once there is an answer.
-    patience: Option<Duration>,
+    worker: Rc<Worker>,
+    /// Whether the client may pause for as long as it likes: a call of gRPC, and every request that has an answer.
+    patient: bool,
     /// The pause; it began with the wait, or when it was last looked at, if something came since.
     pause: Option<Pause>,
-    /// Whether the client failed because it paused for too long.
-    late: bool,
+    failure: Option<RequestFailure>,
 }
 
 /// A pause of the client. Bytes that come do not touch its timer.
@@ -103,10 +120,16 @@ enum State {
 }
 
 impl Replay {
-    /// Takes the body of a request, to keep up to `cap` bytes of it. That of a gRPC call is counted in messages too. Until
-    /// there is an answer the client may pause for `patience`, if it is not for ever.
+    /// Takes the body of a request, to keep up to `cap` bytes of it. That of a gRPC call is counted in messages too. Unless
+    /// it is `patient`, the client may pause only for so long before there is an answer.
     #[must_use]
-    pub fn new(source: Incoming, cap: usize, grpc: bool, patience: Option<Duration>) -> Self {
+    pub fn new(
+        source: Incoming,
+        cap: usize,
+        grpc: bool,
+        patient: bool,
+        worker: &Rc<Worker>,
+    ) -> Self {
         if source.is_end_stream() {
             return Self(None);
         }
@@ -124,9 +147,10 @@ impl Replay {
             bytes: 0,
             messages: grpc.then(Messages::default),
             waker: None,
-            patience,
+            worker: worker.clone(),
+            patient,
             pause: None,
-            late: false,
+            failure: None,
         }))))
     }
 
@@ -167,16 +191,10 @@ impl Replay {
             .is_none_or(|shared| shared.borrow().is_complete())
     }
 
-    /// Whether the client failed to send it.
+    /// Why it will never be complete, if it will not.
     #[must_use]
-    pub fn has_failed(&self) -> bool {
-        self.state() == Some(State::Failed)
-    }
-
-    /// Whether it failed because the client paused for too long.
-    #[must_use]
-    pub fn is_late(&self) -> bool {
-        self.0.as_ref().is_some_and(|shared| shared.borrow().late)
+    pub fn failure(&self) -> Option<RequestFailure> {
+        self.0.as_ref().and_then(|shared| shared.borrow().failure)
     }
 
     /// Bytes read from the client so far.
@@ -199,7 +217,7 @@ impl Replay {
         if let Some(shared) = &self.0 {
             let mut this = shared.borrow_mut();
             this.stop_keeping();
-            (this.patience, this.pause) = (None, None);
+            (this.patient, this.pause) = (true, None);
         }
     }
 
@@ -314,11 +332,17 @@ impl Shared {
         self.poll_source(cx)
     }
 
+    fn fail(&mut self, why: RequestFailure) {
+        self.state = State::Failed;
+        self.failure = Some(why);
+    }
+
     /// Ready when the client has paused for too long.
     fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(patience) = self.patience else {
+        if self.patient {
             return Poll::Pending;
-        };
+        }
+        let patience = self.worker.settings.patience.body;
         let pause = self.pause.get_or_insert_with(|| Pause {
             ends: Box::pin(sleep(patience)),
             moved: false,
@@ -339,8 +363,7 @@ impl Shared {
         match Pin::new(&mut self.source).poll_frame(cx) {
             Poll::Pending => {
                 if self.poll_pause(cx).is_ready() {
-                    self.state = State::Failed;
-                    self.late = true;
+                    self.fail(RequestFailure::Late);
                     return Poll::Ready(Some(Err(RequestBodyError::Late)));
                 }
                 self.waker = Some(cx.waker().clone());
@@ -351,7 +374,7 @@ impl Shared {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => {
-                self.state = State::Failed;
+                self.fail(RequestFailure::Client);
                 Poll::Ready(Some(Err(RequestBodyError::Client(error))))
             }
             Poll::Ready(Some(Ok(frame))) => {
@@ -359,6 +382,10 @@ impl Shared {
                     pause.moved = true;
                 }
                 if let Some(data) = frame.data_ref() {
+                    if self.bytes >= HEAVY && self.worker.overload.cuts_transfers() {
+                        self.fail(RequestFailure::Overload);
+                        return Poll::Ready(Some(Err(RequestBodyError::Overload)));
+                    }
                     self.keep(data);
                     if self.source.is_end_stream() {
                         self.end();

@@ -24,6 +24,9 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// ... and is broken when none comes within this.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Bytes that are read ahead of an HTTP/1 connection, and again that are written behind, at most.
+const MAX_BUFFER: usize = 64 * 1024;
+
 /// Streams whose late frames are still expected after their client has left; the frames of others count as errors,
 /// and too many errors end the connection.
 const RESET_STREAMS: usize = 1_000;
@@ -59,7 +62,9 @@ impl Drop for Driver {
 
 pub(super) async fn http1(mut io: IoStream, guard: ConnectionGuard) -> Result<Idle, ConnectError> {
     let probe = io.probe()?;
-    let (sender, connection) = http1::handshake(TokioIo::new(io))
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(MAX_BUFFER)
+        .handshake(TokioIo::new(io))
         .await
         .map_err(ConnectError::Handshake)?;
     let task = tokio::task::spawn_local(async move {

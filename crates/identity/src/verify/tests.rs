@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyUsagePurpose, SanType,
 };
 use rustls_pki_types::UnixTime;
 
@@ -34,7 +34,7 @@ fn judge(root: &Root, leaf: &CertificateDer<'_>) -> Result<SpiffeId, VerifyError
 }
 
 #[test]
-fn an_issued_certificate_verifies_as_its_id() {
+fn row_30_an_issued_certificate_verifies_as_its_id() {
     let issuer = issuer();
     let svid = issuer.svid(&id("web"));
     for usage in [Usage::Client, Usage::Server] {
@@ -53,7 +53,7 @@ fn an_issued_certificate_verifies_as_its_id() {
 }
 
 #[test]
-fn a_certificate_of_someone_else_is_refused_by_name() {
+fn row_30_a_certificate_of_someone_else_is_refused_by_name() {
     let issuer = issuer();
     let svid = issuer.svid(&id("web"));
     let error = verify_chain(
@@ -72,7 +72,7 @@ fn a_certificate_of_someone_else_is_refused_by_name() {
 }
 
 #[test]
-fn validity_is_judged_at_the_time_given() {
+fn row_30_validity_is_judged_at_the_time_given() {
     let issuer = issuer();
     let svid = issuer.svid(&id("web"));
     let verify = |time: SystemTime| {
@@ -97,7 +97,7 @@ fn validity_is_judged_at_the_time_given() {
 }
 
 #[test]
-fn an_expired_leaf_and_an_expired_root_are_told_apart() {
+fn row_30_an_expired_leaf_and_an_expired_root_are_told_apart() {
     let issuer = issuer();
     let svid = issuer.svid_issued(&id("web"), 3);
     let verify = |bundle: &TrustBundle, cert: &CertificateDer<'_>| {
@@ -122,7 +122,7 @@ fn an_expired_leaf_and_an_expired_root_are_told_apart() {
 }
 
 #[test]
-fn spoilt_certificates_are_refused_by_what_is_wrong() {
+fn row_30_and_31_spoilt_certificates_are_refused_by_what_is_wrong() {
     let root = root();
     type Spoil = fn(&mut CertificateParams);
     let rows: &[(&str, Spoil, Result<(), &str>)] = &[
@@ -172,6 +172,45 @@ fn spoilt_certificates_are_refused_by_what_is_wrong() {
             Err("neither"),
         ),
         (
+            "a name of another kind, with our id in it",
+            |p| {
+                let name = "spiffe://mesh.test/ns/shop/sa/web".into();
+                p.subject_alt_names.push(SanType::OtherName((
+                    vec![1, 3, 6, 1, 4, 1, 311, 20, 2, 3],
+                    name,
+                )))
+            },
+            Err("neither"),
+        ),
+        (
+            "our id in a name of another kind only",
+            |p| {
+                let name = "spiffe://mesh.test/ns/shop/sa/web".into();
+                p.subject_alt_names = vec![SanType::OtherName((
+                    vec![1, 3, 6, 1, 4, 1, 311, 20, 2, 3],
+                    name,
+                ))]
+            },
+            Err("neither"),
+        ),
+        (
+            "our id in the subject only",
+            |p| {
+                p.subject_alt_names.clear();
+                p.distinguished_name
+                    .push(DnType::CommonName, "spiffe://mesh.test/ns/shop/sa/web")
+            },
+            Err("0 URI names"),
+        ),
+        (
+            "our id in a DNS name only",
+            |p| {
+                p.subject_alt_names =
+                    vec![SanType::DnsName("web.shop.mesh.test".try_into().unwrap())]
+            },
+            Err("0 URI names"),
+        ),
+        (
             "a web address",
             |p| p.subject_alt_names = vec![uri("https://mesh.test/ns/shop/sa/web")],
             Err("names no mesh workload"),
@@ -197,6 +236,36 @@ fn spoilt_certificates_are_refused_by_what_is_wrong() {
             Err("its trust domain is not accepted"),
         ),
         (
+            "a trust domain in capitals",
+            |p| p.subject_alt_names = vec![uri("spiffe://MESH.test/ns/shop/sa/web")],
+            Err("names no mesh workload"),
+        ),
+        (
+            "a percent-encoded trust domain",
+            |p| p.subject_alt_names = vec![uri("spiffe://mesh%2etest/ns/shop/sa/web")],
+            Err("names no mesh workload"),
+        ),
+        (
+            "no trust domain",
+            |p| p.subject_alt_names = vec![uri("spiffe:///ns/shop/sa/web")],
+            Err("names no mesh workload"),
+        ),
+        (
+            "one segment more",
+            |p| p.subject_alt_names = vec![uri("spiffe://mesh.test/ns/shop/sa/web/x")],
+            Err("names no mesh workload"),
+        ),
+        (
+            "a percent-encoded account",
+            |p| p.subject_alt_names = vec![uri("spiffe://mesh.test/ns/shop/sa/%77eb")],
+            Err("names no mesh workload"),
+        ),
+        (
+            "a shorter trust domain",
+            |p| p.subject_alt_names = vec![uri("spiffe://mesh/ns/shop/sa/web")],
+            Err("its trust domain is not accepted"),
+        ),
+        (
             "a longer trust domain",
             |p| p.subject_alt_names = vec![uri("spiffe://mesh.test.evil/ns/shop/sa/web")],
             Err("its trust domain is not accepted"),
@@ -210,6 +279,33 @@ fn spoilt_certificates_are_refused_by_what_is_wrong() {
             "only a client",
             |p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth],
             Err("lacks the extended key usage serverAuth"),
+        ),
+        (
+            "any purpose instead of ours",
+            |p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::Any],
+            Err("lacks the extended key usage serverAuth"),
+        ),
+        (
+            "signing code",
+            |p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning],
+            Err("lacks the extended key usage serverAuth"),
+        ),
+        (
+            "a critical extension that nobody knows",
+            |p| {
+                let mut unknown = CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![5, 0]);
+                unknown.set_criticality(true);
+                p.custom_extensions.push(unknown)
+            },
+            Err("malformed"),
+        ),
+        (
+            "an extension that nobody has to know",
+            |p| {
+                let unknown = CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![5, 0]);
+                p.custom_extensions.push(unknown)
+            },
+            Ok(()),
         ),
         (
             "a CA",
@@ -232,7 +328,7 @@ fn spoilt_certificates_are_refused_by_what_is_wrong() {
 }
 
 #[test]
-fn a_root_with_our_name_but_another_key_is_not_ours() {
+fn row_30_a_root_with_our_name_but_another_key_is_not_ours() {
     let (ours, theirs) = (root(), root());
     let leaf = forge(&theirs, &leaf_params(&id("web")));
     assert_eq!(judge(&ours, &leaf), Err(VerifyError::UntrustedIssuer));
@@ -240,7 +336,7 @@ fn a_root_with_our_name_but_another_key_is_not_ours() {
 }
 
 #[test]
-fn garbage_is_malformed() {
+fn row_30_garbage_is_malformed() {
     let root = root();
     for bytes in [&b""[..], b"\x30", b"hello", &[0x30; 4096]] {
         assert_eq!(
@@ -252,7 +348,7 @@ fn garbage_is_malformed() {
 }
 
 #[test]
-fn intermediates_are_followed_and_a_deep_chain_is_refused() {
+fn row_30_intermediates_are_followed_and_a_deep_chain_is_refused() {
     let top = root();
     let mut chain = Vec::new();
     let mut parent_cert = top.cert().clone();
@@ -294,6 +390,31 @@ fn intermediates_are_followed_and_a_deep_chain_is_refused() {
             _ => assert_eq!(got, Err(VerifyError::ChainTooLong(5))),
         }
     }
+}
+
+#[test]
+fn row_30_a_workload_cannot_issue_certificates() {
+    let root = root();
+    let (web, forger) = (
+        PrivateKey::generate().unwrap(),
+        PrivateKey::generate().unwrap(),
+    );
+    let own = root.sign_anything(&leaf_params(&id("web")), &forger);
+    // What it signs with its own honest certificate names somebody else.
+    let mut issuer = leaf_params(&id("web"));
+    issuer.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    issuer.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let pretended = issuer.self_signed(&forger).unwrap();
+    let forged = sign(pretended.der(), &forger, &leaf_params(&id("admin")), &web);
+    let bundle = TrustBundle::new([root.cert().clone()]).unwrap();
+    let verify = |leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]| {
+        let expected = Expected::Domains(&[domain()]);
+        verify_chain(leaf, intermediates, &bundle, Usage::Client, expected, now())
+    };
+    assert_eq!(verify(&own, &[]), Ok(id("web")), "it is honest by itself");
+    assert!(verify(&forged, std::slice::from_ref(&own)).is_err());
+    assert!(verify(&forged, &[own, pretended.der().clone()]).is_err());
+    assert!(verify(&forged, &[]).is_err());
 }
 
 fn sign(

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
 
 use super::harness::*;
 use crate::config::Lookup;
@@ -412,6 +413,45 @@ fn a_new_snapshot_closes_idle_connections_without_a_request() {
         while !closed.get() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+    });
+}
+
+#[test]
+fn a_connection_that_is_in_use_while_the_pools_are_tidied_up_is_used_again() {
+    run(async {
+        let connections = Rc::new(Cell::new(0));
+        let counted = connections.clone();
+        let (asked, answering) = (Rc::new(Notify::new()), Rc::new(Notify::new()));
+        let (told, may) = (asked.clone(), answering.clone());
+        let app = raw_app(move |mut tcp| {
+            counted.set(counted.get() + 1);
+            let (told, may) = (told.clone(), may.clone());
+            async move {
+                while !read_head(&mut tcp).await.is_empty() {
+                    told.notify_one();
+                    may.notified().await;
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                    tcp.write_all(answer).await.unwrap();
+                }
+            }
+        })
+        .await;
+        let sidecar = Sidecar::new(service(&[app]));
+        let mut client = Client::new(sidecar.client(Http1), Http1).await;
+        let tidying = async {
+            asked.notified().await;
+            // Every new snapshot has them tidied up.
+            sidecar.change(|snapshot| snapshot.generation += 1);
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            answering.notify_one();
+        };
+        let (answer, ()) = tokio::join!(client.get("/"), tidying);
+        assert_eq!(answer.status, StatusCode::OK);
+        answering.notify_one();
+        assert_eq!(client.get("/").await.status, StatusCode::OK);
+        assert_eq!(connections.get(), 1);
     });
 }
 

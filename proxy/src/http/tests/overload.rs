@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use http_body_util::Full;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::harness::*;
 use crate::conn::Direction;
@@ -102,5 +103,83 @@ fn a_peer_is_told_that_its_request_was_not_processed_so_that_it_goes_elsewhere()
             }
             assert!(full.worker.limits.count(Limit::Memory, Direction::Inbound) > 0);
         }
+    });
+}
+
+#[test]
+fn while_memory_is_short_large_transfers_are_cut_and_small_ones_are_not() {
+    run(async {
+        // It says so much, waits for a word, and says so much again.
+        let (words, _) = tokio::sync::broadcast::channel::<()>(1);
+        let app = raw_app({
+            let words = words.clone();
+            move |mut tcp| {
+                let mut word = words.subscribe();
+                async move {
+                    let head = read_head(&mut tcp).await;
+                    let half: usize = if head.contains("/large") {
+                        100_000
+                    } else {
+                        1_000
+                    };
+                    let length = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", 2 * half);
+                    tcp.write_all(length.as_bytes()).await.unwrap();
+                    tcp.write_all(&vec![b'x'; half]).await.unwrap();
+                    let _ = word.recv().await;
+                    let _ = tcp.write_all(&vec![b'x'; half]).await;
+                }
+            }
+        })
+        .await;
+        let sidecar = Sidecar::new(service(&[app]));
+        for (path, half, whole) in [("/large", 100_000, false), ("/small", 1_000, true)] {
+            sidecar.worker.overload.use_memory(50);
+            let mut client = sidecar.client(Http1);
+            let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+            client.write_all(request.as_bytes()).await.unwrap();
+            read_head(&mut client).await;
+            client.read_exact(&mut vec![0; half]).await.unwrap();
+            sidecar.worker.overload.use_memory(92);
+            words.send(()).unwrap();
+            let rest = client.read_exact(&mut vec![0; half]).await;
+            assert_eq!(rest.is_ok(), whole, "{path}");
+            let flags = sidecar.record().await.flags.to_string();
+            assert_eq!(flags, if whole { "-" } else { "OM" }, "{path}");
+        }
+    });
+}
+
+#[test]
+fn while_memory_is_short_a_large_upload_is_cut_with_503() {
+    run(async {
+        let app = raw_app(|mut tcp| async move {
+            // Everything is read, nothing is answered.
+            let _ = tcp.read_to_end(&mut Vec::new()).await;
+        })
+        .await;
+        let sidecar = Sidecar::new(service(&[app]));
+        let mut client = sidecar.client(Http1);
+        let head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n";
+        client.write_all(head).await.unwrap();
+        client.write_all(&[b'x'; 200_000]).await.unwrap();
+        while sidecar.worker.requests.get() == 0 {
+            tokio::task::yield_now().await;
+        }
+        sidecar.worker.overload.use_memory(92);
+        client.write_all(&[b'x'; 200_000]).await.unwrap();
+        let head = read_head(&mut client).await;
+        assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+        let record = sidecar.record().await;
+        assert_eq!(
+            (record.flags.to_string(), record.attempts),
+            ("OM".to_owned(), 1)
+        );
+        assert_eq!(
+            sidecar
+                .worker
+                .limits
+                .count(Limit::Memory, Direction::Outbound),
+            1
+        );
     });
 }

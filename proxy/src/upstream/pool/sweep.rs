@@ -43,8 +43,9 @@ impl Inner {
             pool.shelves.retain(|key, shelf| {
                 let stale = key.svid != 0 && key.svid != current;
                 shelf.reap(if stale { Duration::ZERO } else { IDLE_TIMEOUT });
-                // A shelf that somebody holds is about to be used.
-                !shelf.is_empty() || Rc::strong_count(shelf) > 1
+                // A shelf that somebody holds is about to be used, and what is leased from one will come back to it.
+                let held = Rc::strong_count(shelf) > 1 || Rc::weak_count(shelf) > 0;
+                held || !shelf.is_empty()
             });
             !pool.shelves.is_empty()
         });

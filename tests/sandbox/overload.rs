@@ -1,0 +1,256 @@
+//! Attacks on what a sidecar has little of: files, memory, patience. A client that behaves loses nothing meanwhile.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use tulle_runtime::names::{containers, variables};
+use tulle_tests::{Arena, Load, Mesh, app, eventually};
+
+use crate::attack::{Attack, Way};
+use crate::limited::Limits;
+use crate::process::{Cgroup, Process};
+
+tulle_tests::cases! {
+    row_24_six_thousand_connections_at_512_files_cost_a_client_nothing ["alone"];
+    row_25_a_load_of_many_times_the_memory_is_shed_and_the_sidecar_lives ["alone"];
+    row_19_slow_clients_are_let_go_and_others_served;
+}
+
+const MEMORY: u64 = 64 << 20;
+const CGROUP: &str = "tulle-test-memory";
+
+/// What the sidecars of these tests get.
+pub(crate) const LIMITS: [Limits; 3] = [
+    Limits {
+        namespace: "flood",
+        app: "web",
+        files: Some(512),
+        cgroup: None,
+        variables: &[],
+    },
+    Limits {
+        namespace: "memory",
+        app: "web",
+        files: None,
+        cgroup: Some(CGROUP),
+        variables: &[],
+    },
+    Limits {
+        namespace: "slow",
+        app: "web",
+        files: None,
+        cgroup: None,
+        variables: &[
+            (variables::REQUEST_HEAD_TIMEOUT, "2s"),
+            (variables::BODY_TIMEOUT, "2s"),
+            (variables::UNREAD_TIMEOUT, "2s"),
+            (variables::FIRST_REQUEST_TIMEOUT, "2s"),
+        ],
+    },
+];
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// `web`, a client of it in the mesh, and an attacker from outside.
+fn manifests() -> String {
+    let attacker = app("attacker").annotate("tulle.dev/inject", "disabled");
+    let all = app("web").http(8080) + app("client") + attacker;
+    all.as_ref().to_owned()
+}
+
+/// How often a limit was reached by what came in.
+async fn reached(arena: &Arena<'_>, limit: &str) -> anyhow::Result<f64> {
+    let labels = [("limit", limit), ("listener", "inbound")];
+    let metrics = arena.metrics("web").await?;
+    Ok(metrics.sum("tulle_limits_reached_total", &labels))
+}
+
+/// A client that behaves: over HTTP/1 and HTTP/2, each on the connection that it has.
+struct Behaved([Load; 2]);
+
+impl Behaved {
+    async fn begin(arena: &Arena<'_>) -> anyhow::Result<Self> {
+        let url = "http://web:8080/";
+        let one = ["--concurrency", "1"];
+        // What is measured begins on connections that are there.
+        let warm = arena.load("client", url, 20, 0.5, &one).await?;
+        ensure!(warm.failed == 0, "before the attack: {}", warm.line());
+        let loads = [
+            arena.start_load("client", url, 20, 60.0, &one)?,
+            arena.start_load("client", url, 20, 60.0, &["--http2"])?,
+        ];
+        Ok(Self(loads))
+    }
+
+    /// It has lost nothing.
+    async fn end(self, at_least: u64) -> anyhow::Result<()> {
+        for load in self.0 {
+            let summary = load.stop().await?;
+            ensure!(
+                summary.failed == 0,
+                "a client lost requests: {}",
+                summary.line()
+            );
+            ensure!(
+                summary.ok >= at_least,
+                "too few requests: {}",
+                summary.line()
+            );
+        }
+        Ok(())
+    }
+}
+
+async fn row_24_six_thousand_connections_at_512_files_cost_a_client_nothing(
+    mesh: &Mesh,
+) -> anyhow::Result<()> {
+    let arena = mesh.apply("flood", manifests()).await?;
+    let sidecar = Process::of(&arena, "web")?;
+    let behaved = Behaved::begin(&arena).await?;
+    eventually(DEADLINE, async || {
+        let requests = [("reporter", "destination")];
+        let seen = arena
+            .metrics("web")
+            .await?
+            .sum("istio_requests_total", &requests);
+        ensure!(seen >= 30.0, "the client has only begun: {seen}");
+        Ok(())
+    })
+    .await?;
+    let (cpu, begun) = (sidecar.cpu()?, Instant::now());
+    let attack = Attack::begin(&arena, "attacker", Way::Silent, "web:8080", 6_000).await?;
+    let opened = attack.opened();
+    ensure!(opened.connected > 500, "an attack that is none: {opened:?}");
+    for _ in 0..10 {
+        let files = sidecar.files()?;
+        ensure!(files < 512, "{files} files are open");
+        ensure!(
+            reached(&arena, "connections").await? >= 1.0,
+            "no limit was reached"
+        );
+        let ready = arena.admin("web", "/ready").await?;
+        ensure!(ready == "ready\n", "admin says {ready}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let open = arena.metrics("web").await?;
+    let open = open.sum(
+        "tulle_downstream_connections_open",
+        &[("direction", "inbound")],
+    );
+    ensure!((60.0..=70.0).contains(&open), "{open} connections are open");
+    ensure!(
+        reached(&arena, "files").await? == 0.0,
+        "files ran out all the same"
+    );
+    let (cpu, took) = (sidecar.cpu()? - cpu, begun.elapsed());
+    ensure!(cpu < took / 4, "the flood cost {cpu:?} of CPU in {took:?}");
+    attack.end().await?;
+    // Whoever comes now is served.
+    eventually(DEADLINE, async || {
+        let answer = arena.app_call("attacker", &["http://web:8080/"]).await?;
+        ensure!(answer["status"] == 200, "{answer}");
+        Ok(())
+    })
+    .await?;
+    behaved.end(100).await?;
+    sidecar.lives(&arena, "web")
+}
+
+async fn row_25_a_load_of_many_times_the_memory_is_shed_and_the_sidecar_lives(
+    mesh: &Mesh,
+) -> anyhow::Result<()> {
+    let cgroup = Cgroup::create(CGROUP, MEMORY)?;
+    let (arena, moved) = tokio::join!(mesh.apply("memory", manifests()), confine(mesh, &cgroup));
+    moved?;
+    let arena = arena?;
+    let sidecar = Process::of(&arena, "web")?;
+    let limit = arena
+        .metrics("web")
+        .await?
+        .sum("tulle_memory_limit_bytes", &[]);
+    ensure!(
+        limit == MEMORY as f64,
+        "the sidecar believes in {limit} bytes"
+    );
+    let behaved = Behaved::begin(&arena).await?;
+    let attack = Attack::begin(&arena, "attacker", Way::Unread, "web:8080", 600).await?;
+    for _ in 0..25 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let ready = arena.admin("web", "/ready").await?;
+        ensure!(ready == "ready\n", "admin says {ready}");
+        ensure!(cgroup.kills()? == 0, "the kernel has killed it");
+    }
+    let shed = reached(&arena, "memory").await?;
+    ensure!(
+        shed >= 1.0,
+        "no limit was reached: {} bytes at most",
+        cgroup.peak()?
+    );
+    attack.end().await?;
+    eventually(DEADLINE, async || {
+        let answer = arena.app_call("attacker", &["http://web:8080/"]).await?;
+        ensure!(answer["status"] == 200, "{answer}");
+        Ok(())
+    })
+    .await?;
+    behaved.end(100).await?;
+    sidecar.lives(&arena, "web")
+}
+
+/// Puts the sidecar of `web` into a cgroup as soon as its process is there.
+async fn confine(mesh: &Mesh, cgroup: &Cgroup) -> anyhow::Result<()> {
+    eventually(DEADLINE, async || {
+        let pods = mesh.sandbox.pods();
+        let pod = pods
+            .iter()
+            .find(|pod| pod.key.namespace == "memory" && pod.key.name.starts_with("web"));
+        let sidecar = pod.and_then(|pod| pod.container(containers::PROXY)?.pid);
+        cgroup.add(sidecar.context("no sidecar yet")?)
+    })
+    .await
+}
+
+async fn row_19_slow_clients_are_let_go_and_others_served(mesh: &Mesh) -> anyhow::Result<()> {
+    const EACH: usize = 20;
+    let arena = mesh.apply("slow", manifests()).await?;
+    let behaved = Behaved::begin(&arena).await?;
+    let mut attacks = Vec::new();
+    for way in [Way::Silent, Way::Head, Way::Body, Way::Unread] {
+        attacks.push((
+            way,
+            Attack::begin(&arena, "attacker", way, "web:8080", EACH).await?,
+        ));
+    }
+    // A port that accepts plaintext may carry a protocol in which the server speaks first: who says nothing may stay.
+    eventually(DEADLINE, async || {
+        for limit in ["body", "unread"] {
+            let count = reached(&arena, limit).await?;
+            ensure!(count >= EACH as f64, "{limit}: {count}");
+        }
+        let late = [("direction", "inbound"), ("reason", "slow_head")];
+        let metrics = arena.metrics("web").await?;
+        let late = metrics.sum("tulle_downstream_connections_refused_total", &late);
+        ensure!(late >= EACH as f64, "head: {late}");
+        Ok(())
+    })
+    .await?;
+    for (way, attack) in attacks {
+        ensure!(
+            attack.opened().connected == EACH,
+            "{way:?}: {:?}",
+            attack.opened()
+        );
+        let ended = attack.end().await?;
+        match way {
+            Way::Head | Way::Body => {
+                ensure!(ended.closed == EACH, "{way:?}: {ended:?}");
+                ensure!(
+                    ended.answers.get("408") == Some(&EACH),
+                    "{way:?}: {ended:?}"
+                );
+            }
+            _ => {}
+        }
+    }
+    behaved.end(40).await
+}
