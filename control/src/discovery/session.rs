@@ -22,7 +22,7 @@ use super::resource::Name;
 use super::subscription::{Phase, Subscription, Verdict};
 use super::variant::{Change, Incoming, Variant};
 use super::{Discovery, Peer, Proxy, Subscriptions};
-use crate::translate::ProxyView;
+use crate::translate::{ClientKind, ProxyView};
 
 /// How long the first request may take.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
@@ -251,7 +251,7 @@ impl Session {
         } = self;
         let catalog = &discovery.0.catalog;
         let view = proxy.mailbox.view();
-        let budget = discovery.0.limits.response_bytes;
+        let limit = discovery.0.limits.response_bytes;
         let mut subscriptions = proxy.subscriptions.lock();
         for phase in [Phase::Make, Phase::Break] {
             for kind in ResourceType::ALL {
@@ -263,8 +263,12 @@ impl Session {
                     continue;
                 };
                 let lookup = |name: &Name| catalog.lookup(&view, kind, name);
+                // Of a response with a route table that Envoy refuses, it takes those before it and none behind it: so each
+                // goes alone, and nobody's mistake costs another his update.
+                let alone = kind == ResourceType::Route && proxy.kind == ClientKind::Envoy;
+                let budget = if alone { 0 } else { limit };
                 let batch = if V::FULL {
-                    subscription.take_full(phase, lookup)
+                    subscription.take_full(phase, budget, lookup)
                 } else {
                     subscription.take(phase, budget, lookup)
                 };

@@ -241,13 +241,17 @@ impl Subscription {
     }
 
     /// What a client of the state-of-the-world variant asks by naming all it wants: the difference to what it wanted before.
-    /// `None` if it speaks of an older response: it will speak again once it has seen the last one.
+    /// If it speaks of an older response only its word on that one counts: it will name what it wants again once it has seen
+    /// the last one. `None` if it speaks of none that waits for a reply.
     pub(crate) fn restate(&mut self, names: Vec<Name>, reply: Option<Reply>) -> Option<Ask> {
-        if reply
-            .as_ref()
-            .is_some_and(|reply| self.status.sent_nonce.as_ref() != Some(&reply.nonce))
+        if let Some(Reply { nonce, .. }) = &reply
+            && self.status.sent_nonce.as_ref() != Some(nonce)
         {
-            return None;
+            let waits = self.unacknowledged.iter().any(|sent| sent.nonce == *nonce);
+            return waits.then(|| Ask {
+                reply,
+                ..Ask::default()
+            });
         }
         // Naming nothing means all, until something was named for the first time.
         self.named |= !names.is_empty();
@@ -376,11 +380,14 @@ impl Subscription {
     pub(crate) fn take_full(
         &mut self,
         phase: Phase,
+        budget: usize,
         lookup: impl FnMut(&Name) -> Option<Arc<Encoded>>,
     ) -> Option<Batch> {
-        let mut batch = self.take(phase, usize::MAX, lookup)?;
+        let is_listed = self.kind.supports_wildcard();
+        let budget = if is_listed { usize::MAX } else { budget };
+        let mut batch = self.take(phase, budget, lookup)?;
         let removed = std::mem::take(&mut batch.removed);
-        if !self.kind.supports_wildcard() {
+        if !is_listed {
             return (!batch.resources.is_empty()).then_some(batch);
         }
         self.listed.extend(std::mem::take(&mut batch.resources));

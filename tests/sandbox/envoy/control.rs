@@ -9,7 +9,7 @@ use super::pod::{DELTA, FULL, all_accepted, with_envoy};
 
 tulle_tests::cases! {
     an_outage_of_the_control_plane_costs_no_request ["alone", "envoy", "curl"];
-    a_route_that_envoy_refuses_is_shown_and_mended ["envoy", "curl"];
+    a_route_that_envoy_refuses_is_shown_and_mended ["alone", "envoy", "curl"];
 }
 
 async fn an_outage_of_the_control_plane_costs_no_request(mesh: &Mesh) -> anyhow::Result<()> {

@@ -38,6 +38,10 @@ struct Client {
 
 impl Client {
     async fn open(plane: &Plane) -> Self {
+        Self::open_as(plane, &node_id("shop", "web-1", IP)).await
+    }
+
+    async fn open_as(plane: &Plane, id: &str) -> Self {
         let svid = plane.svid("shop", "web");
         let channel = plane.channel(Some(svid)).await.expect("it listens");
         let (requests, stream) = mpsc::channel(64);
@@ -47,7 +51,7 @@ impl Client {
         Self {
             requests,
             responses: responses.expect("let in").into_inner(),
-            node: Some(node(&node_id("shop", "web-1", IP))),
+            node: Some(node(id)),
             wants: BTreeMap::new(),
             accepted: BTreeMap::new(),
         }
@@ -350,4 +354,24 @@ async fn a_client_that_reconnects_gets_all_of_it_again() {
     let again = client.next().await;
     assert_eq!(summary(&again), ("CDS", names(&[CLUSTER])));
     assert_eq!(again.version_info, version);
+}
+
+#[tokio::test]
+async fn envoy_gets_each_route_table_alone_so_that_one_refused_costs_no_other() {
+    let (mut plane, mut ours) = plane_and_client().await;
+    plane.writer.apply(vec![service("later", [10, 1, 0, 9])]);
+    ours.want(Rds, &[CLUSTER, LATER]).await;
+    assert_eq!(ours.take().await, ("RDS", names(&[CLUSTER, LATER])));
+    let id = node_id("shop", "web-1", IP).replace("sidecar~", "envoy~");
+    let mut envoy = Client::open_as(&plane, &id).await;
+    envoy.want(Rds, &[CLUSTER, LATER]).await;
+    let first = envoy.next().await;
+    assert_eq!(summary(&first), ("RDS", names(&[CLUSTER])));
+    envoy.refuse(&first, "no such flag").await;
+    assert_eq!(envoy.take().await, ("RDS", names(&[LATER])));
+    envoy.expect_silence().await;
+    let shown = plane.admin("/debug/proxies").await;
+    let shown: String = shown.split_whitespace().collect();
+    let rejected = format!("\"rejected\":[\"{CLUSTER}\"],\"last_error\":\"nosuchflag\"");
+    assert!(shown.contains(&rejected), "{shown}");
 }

@@ -473,7 +473,9 @@ fn restate(
 fn drain_full(subscription: &mut Subscription, shelf: &Shelf) -> Vec<Vec<String>> {
     let mut seen = Vec::new();
     for phase in [Phase::Make, Phase::Break] {
-        while let Some(batch) = subscription.take_full(phase, |name| shelf.0.get(name).cloned()) {
+        while let Some(batch) =
+            subscription.take_full(phase, usize::MAX, |name| shelf.0.get(name).cloned())
+        {
             subscription.sent(format!("f{}", seen.len()), "w".to_owned(), &batch);
             seen.push(
                 batch
