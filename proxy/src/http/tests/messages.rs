@@ -5,8 +5,10 @@ use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::harness::*;
+use crate::config::route::{PathRewrite, RouteAction};
 use crate::conn::Direction;
 use crate::conn::HttpVersion::{Http1, Http2};
+use crate::telemetry::Limit;
 
 #[test]
 fn hop_by_hop_headers_stay_on_their_hop() {
@@ -333,5 +335,73 @@ fn frames_that_break_http2_end_the_connection_and_are_counted() {
         let downstream = sidecar.downstream(SERVICE.into());
         let _ = super::super::serve(sidecar.worker.clone(), downstream, server, Http2).await;
         assert_eq!(malformed(), 1);
+    });
+}
+
+#[test]
+fn row_21_a_head_that_is_too_large_is_answered_431_and_told_who_sent_it() {
+    run(async {
+        let sidecar = Sidecar::new(service(&[echo(Http1, "a").await]));
+        let reached = || {
+            let limits = &sidecar.worker.limits;
+            limits.count(Limit::Head, Direction::Outbound)
+        };
+        let fields = |count: usize| -> String {
+            let fields: String = (1..count).map(|n| format!("x-{n}: {n}\r\n")).collect();
+            format!("GET / HTTP/1.1\r\nhost: r\r\n{fields}\r\n")
+        };
+        let large = format!("GET /{} HTTP/1.1\r\nhost: r\r\n\r\n", "a".repeat(66_000));
+        for (count, head) in [(1, fields(101)), (2, large)] {
+            let mut io = sidecar.client(Http1);
+            io.write_all(head.as_bytes()).await.unwrap();
+            let answer = read_head(&mut io).await;
+            assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+            drop(io);
+            // It is counted once its connection has lingered.
+            while reached() < count {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        }
+        let mut client = Client::new(sidecar.client(Http1), Http1).await;
+        assert_eq!(client.get("/").await.status, StatusCode::OK);
+        assert_eq!(reached(), 2);
+    });
+}
+
+#[test]
+fn a_refusal_says_which_sidecar_refuses_and_why() {
+    run(async {
+        let sidecar = Sidecar::new(service(&[echo(Http1, "a").await]));
+        let bad = "GET / HTTP/1.1\r\nhost: r\r\nhost: r\r\n\r\n";
+        let answer = raw(sidecar.client(Http1), bad).await;
+        for part in [
+            "HTTP/1.1 400 Bad Request\r\n",
+            "\r\nx-tulle-failed-hop: source\r\n",
+            "\r\nconnection: close\r\n",
+            "\r\n\r\nmore than one host",
+        ] {
+            assert!(answer.contains(part), "{part:?} in {answer}");
+        }
+        let forged = "TULLE-REFUSED / HTTP/1.1\r\nhost: r\r\n\r\n";
+        let answer = raw(sidecar.client(Http1), forged).await;
+        assert!(answer.contains("a method that is reserved"), "{answer}");
+        assert!(sidecar.records().is_empty(), "no app ever sees them");
+    });
+}
+
+#[test]
+fn options_of_the_server_itself_go_by_the_route_of_its_root_and_are_not_rewritten() {
+    run(async {
+        let mut forward = forward_to("c");
+        forward.path_rewrite = Some(PathRewrite::Prefix("/new".into()));
+        let routes = vec![route("/", RouteAction::Forward(forward))];
+        let clusters = vec![cluster("c", plain(&[echo(Http1, "a").await]))];
+        let sidecar = Sidecar::new(outbound(routes, clusters));
+        for (target, expected) in [("OPTIONS *", "*"), ("OPTIONS /a", "/new/a")] {
+            let request = format!("{target} HTTP/1.1\r\nhost: r\r\nconnection: close\r\n\r\n");
+            let answer = raw(sidecar.client(Http1), &request).await;
+            let line = format!("\r\nx-target: {expected}\r\n");
+            assert!(answer.contains(&line), "{answer}");
+        }
     });
 }

@@ -151,3 +151,46 @@ fn who_broke_a_websocket_is_told() {
         assert!(flags.contains(ResponseFlag::DownstreamConnectionTermination));
     });
 }
+
+#[test]
+fn a_side_that_has_nothing_more_to_say_still_hears_the_other() {
+    run(async {
+        let last = |who: &'static str| {
+            raw_app(move |mut tcp| async move {
+                read_head(&mut tcp).await;
+                tcp.write_all(SWITCH).await.unwrap();
+                let mut heard = String::new();
+                if who == "client" {
+                    tcp.shutdown().await.unwrap();
+                    tcp.read_to_string(&mut heard).await.unwrap();
+                    assert_eq!(heard, "from the client");
+                } else {
+                    tcp.read_to_string(&mut heard).await.unwrap();
+                    let echo = format!("{heard}, and from the app");
+                    tcp.write_all(echo.as_bytes()).await.unwrap();
+                }
+            })
+        };
+        for (who, expected) in [("client", ""), ("app", "from the client, and from the app")] {
+            let sidecar = Sidecar::new(service(&[last(who).await]));
+            let mut client = sidecar.client(Http1);
+            let request = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n";
+            client.write_all(request).await.unwrap();
+            let head = read_head(&mut client).await;
+            assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+            let mut heard = String::new();
+            if who == "client" {
+                client.read_to_string(&mut heard).await.unwrap();
+                client.write_all(b"from the client").await.unwrap();
+                client.shutdown().await.unwrap();
+            } else {
+                client.write_all(b"from the client").await.unwrap();
+                client.shutdown().await.unwrap();
+                client.read_to_string(&mut heard).await.unwrap();
+            }
+            assert_eq!(heard, expected, "the last word is the {who}'s");
+            let record = sidecar.record().await;
+            assert!(record.flags.is_empty(), "{}", record.flags);
+        }
+    });
+}
