@@ -5,10 +5,11 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use tulle_runtime::names::{CONTROL_DNS_NAME, ports};
 use tulle_tests::{Arena, Mesh, app, eventually};
 
 use crate::proof::encrypted_requests;
-use client::{Client, Language, Outcome, client};
+use client::{BOOTSTRAP, Client, Language, Outcome, client};
 
 mod client;
 pub(crate) mod peers;
@@ -18,6 +19,7 @@ tulle_tests::cases! {
     python_follows_the_endpoints ["grpcio"];
     python_follows_the_routes ["grpcio"];
     python_goes_on_without_a_control_plane_and_finds_it_again ["grpcio", "alone"];
+    python_presents_its_certificate_to_the_control_plane_itself ["grpcio"];
     javascript_resolves_balances_and_is_known_by_its_identity ["grpc-js-xds"];
     javascript_follows_the_endpoints ["grpc-js-xds"];
     javascript_follows_the_routes ["grpc-js-xds"];
@@ -195,4 +197,23 @@ async fn relayed(arena: &Arena<'_>) -> anyhow::Result<()> {
     let log = arena.logs("client", Some("tulle-agent"))?;
     ensure!(log.contains("the way to the control plane broke"), "{log}");
     Ok(())
+}
+
+/// Without the relay: the bootstrap has mTLS to the control plane, by the name that its certificate carries.
+async fn python_presents_its_certificate_to_the_control_plane_itself(
+    mesh: &Mesh,
+) -> anyhow::Result<()> {
+    let direct = app("client").agent(&["--bootstrap", "grpc", "--bootstrap-file", BOOTSTRAP]);
+    let arena = mesh
+        .apply("grpc-direct", app("ledger").grpc(9000) + direct + STRICT)
+        .await?;
+    // gRPC verifies the host that it was told, and the agent was told an address.
+    let address = tulle_cli::mesh::injector().control_address;
+    let uri = format!("dns:///{CONTROL_DNS_NAME}:{}", ports::XDS);
+    let command = format!("sed -i 's#dns:///{address}#{uri}#' {BOOTSTRAP} && cat {BOOTSTRAP}");
+    let bootstrap = arena.exec("client", ["sh", "-c", &command]).await?.ok()?;
+    ensure!(bootstrap.contains(&uri), "{bootstrap}");
+    let mut client = Client::start(&arena, "client", Language::Python, "ledger:9000")?;
+    client.good_calls(5).await?;
+    encrypted_requests(&arena, "ledger", 5).await
 }

@@ -116,7 +116,40 @@ impl ReadyFile {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tulle_identity::{CsrPolicy, IssueRequest, Issuer, Root, SpiffeId, TrustDomain};
+
     use super::*;
+
+    #[test]
+    fn ready_is_what_lies_on_disk_and_is_good_and_nothing_else() {
+        let domain = TrustDomain::new("mesh.test").unwrap();
+        let id = SpiffeId::new(&domain, "shop", "web").unwrap();
+        let issuer = || {
+            let root = Root::generate(&domain, Duration::from_secs(3600)).unwrap();
+            Issuer::new(root, [], CsrPolicy::default()).unwrap()
+        };
+        let (ours, other) = (issuer(), issuer());
+        let svid = || ours.issue_svid(&IssueRequest::new(&id)).unwrap();
+        let identity = Identity::new(svid(), ours.bundle().clone());
+        let status = Status::default();
+        let said = || status.unready().unwrap_or_default();
+        assert!(said().contains("no certificate yet"));
+        status.set_written(&identity, identity.current().generation());
+        assert_eq!(status.unready(), None);
+        identity.rotate(svid()).unwrap();
+        assert!(said().contains("older"), "{}", said());
+        status.set_written(&identity, identity.current().generation());
+        assert_eq!(status.unready(), None);
+        identity.trust(other.bundle().clone());
+        assert!(said().contains("not good"), "{}", said());
+        identity.trust(ours.bundle().clone());
+        status.set_written(&identity, identity.current().generation());
+        assert_eq!(status.unready(), None);
+        status.set_ending();
+        assert!(said().contains("ending"), "{}", said());
+    }
 
     #[test]
     fn the_file_is_there_while_ready_and_never_from_before() {

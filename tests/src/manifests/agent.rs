@@ -1,4 +1,4 @@
-//! `tulle agent` in a pod: its container and the volumes that it needs, as README.md shows them.
+//! `tulle agent` in a pod: its container and the volumes that it needs: those of a sidecar, and no capture.
 
 use serde_json::{Value, json};
 use tulle_cli::mesh;

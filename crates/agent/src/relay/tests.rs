@@ -141,6 +141,10 @@ struct Stage {
 
 impl Stage {
     async fn new(streams: usize) -> Self {
+        Self::at(streams, XdsListen::Tcp("127.0.0.1:0".parse().unwrap())).await
+    }
+
+    async fn at(streams: usize, local: XdsListen) -> Self {
         let control = Running::start("127.0.0.1:0");
         let channel = Endpoint::from_shared(format!("http://{}", control.address))
             .unwrap()
@@ -150,15 +154,13 @@ impl Stage {
         let connect: Connect = Box::new(move || channel.clone());
         let relay = Relay::new(NODE.to_owned(), streams, connect, metrics.clone(), watch);
         let tasks = Tasks::new();
-        let local = XdsListen::Tcp("127.0.0.1:0".parse().unwrap());
         let listener = Listener::bind(&local).await.unwrap();
-        let Ok(XdsListen::Tcp(address)) = listener.address() else {
-            panic!("not TCP");
+        let uri = match listener.address().unwrap() {
+            XdsListen::Tcp(address) => format!("http://{address}"),
+            XdsListen::Unix(path) => format!("unix://{}", path.display()),
         };
         tasks.spawn("relay", listener.serve(relay.clone(), tasks.clone()));
-        let channel = Endpoint::from_shared(format!("http://{address}"))
-            .unwrap()
-            .connect_lazy();
+        let channel = Endpoint::from_shared(uri).unwrap().connect_lazy();
         Self {
             control,
             client: AggregatedDiscoveryServiceClient::new(channel),
@@ -341,4 +343,37 @@ async fn an_ending_agent_waits_for_its_streams_and_takes_no_more() {
     assert_eq!(next(&mut answers).await.unwrap().unwrap().nonce, "still");
     drop((requests, answers));
     assert!(stage.drain.drain(PATIENCE).await);
+}
+
+#[tokio::test]
+async fn a_socket_file_serves_too_and_one_that_nobody_serves_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("xds.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let mut stage = Stage::at(4, XdsListen::Unix(path.clone())).await;
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path).unwrap());
+    assert_eq!(mode & 0o777, 0o660);
+    let (_requests, mut answers) = stage.open(own("one")).await.unwrap();
+    assert_eq!(next(&mut answers).await.unwrap().unwrap().nonce, "one");
+    // What is no socket is not ours to remove.
+    let file = dir.path().join("file");
+    std::fs::write(&file, "precious").unwrap();
+    assert!(
+        Listener::bind(&XdsListen::Unix(file.clone()))
+            .await
+            .is_err()
+    );
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+}
+
+#[test]
+fn a_first_request_that_cannot_be_read_names_no_node() {
+    for garbage in [b"\xff\xff\xff".as_slice(), b"\x12\x7f"] {
+        let garbage = Bytes::copy_from_slice(garbage);
+        for method in [Method::Full, Method::Delta] {
+            assert!(codec::node_id(method, &garbage).is_err());
+        }
+    }
+    let empty = codec::node_id(Method::Full, &Bytes::new());
+    assert_eq!(empty.unwrap(), "");
 }
