@@ -53,6 +53,7 @@ Environment, optional:
   TULLE_IDLE_TIMEOUT     how long an HTTP connection may be open without another request, 1h if not said
   TULLE_BODY_TIMEOUT     how long a client may pause within the body of a request without an answer, 15m if not said
   TULLE_UNREAD_TIMEOUT   how long an HTTP client may leave an answer unread, 15m if not said
+  TULLE_FLUSH_TIMEOUT    how long a client may take nothing of an answer on HTTP/2, 5m if not said
   TULLE_TCP_IDLE_TIMEOUT how long nothing may move on an opaque connection, 1h if not said
   TULLE_MAX_CONNECTIONS  captured connections open at a time in each direction; what the limit of open files has
                          room for if not said
@@ -73,7 +74,8 @@ Limits for each HTTP/2 connection:
   TULLE_H2_GIVEN_UP           requests given up, beyond those that ended, 1000 if not said
   TULLE_H2_CONTROL_FRAMES     control frames beyond what messages need, 1000 if not said
   TULLE_H2_STREAM_WINDOW      bytes under way of one message, 65536 if not said
-  TULLE_H2_CONNECTION_WINDOW  bytes under way of all messages, 16777216 if not said";
+  TULLE_H2_CONNECTION_WINDOW  bytes under way of all messages, 16777216 if not said
+  TULLE_H2_SEND_BUFFER        bytes of a message that wait for its receiver, 32768 if not said";
 
 const CAPTURE_VARIABLES: &str = "\
 Environment:
@@ -244,6 +246,8 @@ mod tests {
             variables::H2_CONTROL_FRAMES,
             variables::H2_STREAM_WINDOW,
             variables::H2_CONNECTION_WINDOW,
+            variables::H2_SEND_BUFFER,
+            variables::FLUSH_TIMEOUT,
         ] {
             assert!(help.contains(name), "{name} in {help}");
         }

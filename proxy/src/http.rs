@@ -14,6 +14,7 @@ mod linger;
 mod local_reply;
 mod outbound;
 mod server;
+mod stalls;
 mod unused;
 mod upgrade;
 

@@ -32,6 +32,8 @@ pub struct Settings {
     pub drain_deadline: Duration,
     /// How long the head of an HTTP/1 request may take, from its first byte to its last.
     pub request_head_timeout: Duration,
+    /// How long a client may take nothing of an answer on HTTP/2.
+    pub flush_timeout: Duration,
     /// How long peers may do nothing.
     pub patience: Patience,
     /// How much there may be at a time.
@@ -50,6 +52,7 @@ impl Default for Settings {
             workers: 1,
             drain_deadline: Duration::from_secs(25),
             request_head_timeout: Duration::from_secs(30),
+            flush_timeout: Duration::from_secs(300),
             patience: Patience::default(),
             bounds: Bounds::default(),
             http2: Http2::default(),
@@ -168,6 +171,9 @@ fn settings(env: &Env) -> Settings {
         request_head_timeout: env
             .duration(variables::REQUEST_HEAD_TIMEOUT)
             .unwrap_or(default.request_head_timeout),
+        flush_timeout: env
+            .duration(variables::FLUSH_TIMEOUT)
+            .unwrap_or(default.flush_timeout),
         patience: Patience::from_env(env),
         bounds: Bounds::from_env(env),
         http2: Http2::from_env(env),

@@ -6,8 +6,17 @@
 //! and memory, never the time on the wall.
 
 mod clients;
+mod heads;
+mod servers;
 mod siege;
+mod streams;
 
 pub(crate) fn cases() -> Vec<tulle_tests::Case> {
-    clients::cases()
+    let files = [
+        clients::cases(),
+        heads::cases(),
+        streams::cases(),
+        servers::cases(),
+    ];
+    files.into_iter().flatten().collect()
 }

@@ -217,6 +217,10 @@ pub mod variables {
     pub const H2_STREAM_WINDOW: &str = "TULLE_H2_STREAM_WINDOW";
     /// Bytes of all messages of an HTTP/2 connection that may be under way towards the sidecar.
     pub const H2_CONNECTION_WINDOW: &str = "TULLE_H2_CONNECTION_WINDOW";
+    /// Bytes of a message on HTTP/2 that wait in the sidecar for its receiver.
+    pub const H2_SEND_BUFFER: &str = "TULLE_H2_SEND_BUFFER";
+    /// How long a client may take nothing of an answer on HTTP/2, such as `5m`.
+    pub const FLUSH_TIMEOUT: &str = "TULLE_FLUSH_TIMEOUT";
     /// Marks the proxy's sockets instead of relying on its uid (rootless sandbox only): `true` or `false`.
     pub const MARK_SOCKETS: &str = "TULLE_MARK_SOCKETS";
     /// `on-demand` (default) or `wildcard` (default with an address for xDS of its own).

@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::exchange::Exchange;
+use super::stalls::{self, Said};
 use crate::balance::ActiveGuard;
 use crate::retry::{BudgetGuard, HEAVY};
 use crate::telemetry::{Limit, ResponseFlag};
@@ -115,17 +116,46 @@ impl Body for ResponseBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
-        let this = self.get_mut();
-        let (body, tail) = match &mut this.0 {
+        let polled = self.get_mut().poll_next(cx);
+        stalls::note(match polled {
+            Poll::Ready(Some(Ok(_))) => Said::Piece,
+            _ => Said::Nothing,
+        });
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Empty => true,
+            Kind::Full(bytes) => bytes.is_empty(),
+            Kind::Upstream { body, .. } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Upstream { body, .. } => body.size_hint(),
+        }
+    }
+}
+
+impl ResponseBody {
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
+        let (body, tail) = match &mut self.0 {
             Kind::Empty => return Poll::Ready(None),
             Kind::Full(bytes) => {
                 let bytes = std::mem::take(bytes);
-                this.0 = Kind::Empty;
+                self.0 = Kind::Empty;
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
             Kind::Upstream { body, tail } => (body, tail),
         };
-        let polled = Pin::new(&mut *body).poll_frame(cx);
+        let polled = poll_piece(body, cx);
         let Some(open) = tail else {
             return polled.map_err(ResponseBodyError::Upstream);
         };
@@ -177,20 +207,21 @@ impl Body for ResponseBody {
             }
         }
     }
+}
 
-    fn is_end_stream(&self) -> bool {
-        match &self.0 {
-            Kind::Empty => true,
-            Kind::Full(bytes) => bytes.is_empty(),
-            Kind::Upstream { body, .. } => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.0 {
-            Kind::Empty => SizeHint::with_exact(0),
-            Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Upstream { body, .. } => body.size_hint(),
+/// The next frame that has something to say. One without a byte in it would cost whoever it is passed on to as much as
+/// any other, and too many of them the connection.
+#[inline]
+fn poll_piece(
+    body: &mut Incoming,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    loop {
+        let polled = Pin::new(&mut *body).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame)))
+                if frame.data_ref().is_some_and(Bytes::is_empty) && !body.is_end_stream() => {}
+            _ => return polled,
         }
     }
 }

@@ -294,7 +294,8 @@ impl<'p> Attempts<'p> {
         };
         let body = exchange.replay.attempt();
         let head = head.ok_or(UpstreamError::NotSent)?;
-        let head = head.suited_to(version, target.address, &body);
+        let limit = worker.settings.http2.max_header_list;
+        let head = head.suited_to(version, target.address, &body, limit)?;
         let sent = std::time::Instant::now();
         match lease.send(head, body).await {
             Ok(response) => {

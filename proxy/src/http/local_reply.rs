@@ -247,6 +247,17 @@ fn upstream(error: &UpstreamError) -> Reply {
             F::UpstreamConnectionTermination,
             "the upstream closed the connection before it answered",
         ),
+        E::TooLarge => {
+            let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+            let (grpc, flag) = (8, F::DownstreamProtocolError);
+            return Reply {
+                status,
+                grpc,
+                flag,
+                level: Level::INFO,
+                reason: "the head of the request is too large for HTTP/2",
+            };
+        }
         E::Malformed(_) | E::Coded | E::UnwantedUpgrade => {
             let (status, flag) = (StatusCode::BAD_GATEWAY, F::UpstreamProtocolError);
             return Reply {

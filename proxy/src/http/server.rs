@@ -21,12 +21,13 @@ use super::body::ResponseBody;
 use super::exchange::Connection;
 use super::linger::Linger;
 use super::local_reply::{self, Failure};
+use super::stalls::Streams;
 use super::{headers, inbound, outbound, unused};
 use crate::conn::{Direction, Downstream, HttpVersion};
 use crate::io::{Calm, Frames, Gate, Guard, REFUSED, Whose};
 use crate::settings::Bounds;
 use crate::telemetry::Limit;
-use crate::upstream::{LocalExecutor, calm};
+use crate::upstream::calm;
 use crate::worker::Worker;
 
 /// A client's HTTP/2 connection is asked for a sign of life this often ...
@@ -294,7 +295,7 @@ where
     let late = is_draining(&connection);
     let limits = connection.worker.settings.http2;
     let service = service_fn(|request| handle(connection.clone(), request));
-    let serving = http2::Builder::new(LocalExecutor)
+    let serving = http2::Builder::new(Streams(connection.clone()))
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
@@ -304,6 +305,7 @@ where
         .max_header_list_size(limits.max_header_list)
         .initial_stream_window_size(limits.stream_window)
         .initial_connection_window_size(limits.connection_window)
+        .max_send_buf_size(limits.send_buffer as usize)
         .serve_connection(io, service);
     let mut serving = pin!(serving);
     tokio::select! {
@@ -314,6 +316,12 @@ where
         limit = unused::unused(&connection) => {
             unused::tell(&connection, limit);
             serving.as_mut().graceful_shutdown();
+            // What its client has not taken of answers that are over is not waited for.
+            return tokio::select! {
+                biased;
+                ended = serving => ended,
+                () = idle(&connection) => Ok(()),
+            };
         }
         () = connection.is_unwanted() => {
             let downstream = &*connection.downstream;

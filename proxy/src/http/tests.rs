@@ -12,6 +12,7 @@ mod outbound;
 mod overload;
 mod retry;
 mod slow;
+mod stalled;
 mod upgrade;
 mod versions;
 

@@ -19,6 +19,9 @@ use tokio::time::{Instant, Sleep, sleep};
 use crate::grpc::Messages;
 use crate::worker::Worker;
 
+/// Pieces that are kept at most: each takes memory beside its bytes.
+const PIECES: usize = 1_024;
+
 /// Why a body that an attempt reads ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestBodyError {
@@ -296,7 +299,8 @@ impl Shared {
         if let Some(messages) = &mut self.messages {
             messages.note(data);
         }
-        if self.kept_bytes + data.len() <= self.cap && self.state == State::Kept {
+        let fits = self.kept_bytes + data.len() <= self.cap && self.kept.len() < PIECES;
+        if fits && self.state == State::Kept {
             self.kept_bytes += data.len();
             self.kept.push_back(data.clone());
             self.next = self.kept.len();
@@ -360,7 +364,17 @@ impl Shared {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
-        match Pin::new(&mut self.source).poll_frame(cx) {
+        let polled = loop {
+            let polled = Pin::new(&mut self.source).poll_frame(cx);
+            // A frame without a byte would cost the receiver as much as any other, and too many of them the connection.
+            match &polled {
+                Poll::Ready(Some(Ok(frame)))
+                    if frame.data_ref().is_some_and(Bytes::is_empty)
+                        && !self.source.is_end_stream() => {}
+                _ => break polled,
+            }
+        };
+        match polled {
             Poll::Pending => {
                 if self.poll_pause(cx).is_ready() {
                     self.fail(RequestFailure::Late);

@@ -29,6 +29,8 @@ pub struct Http2 {
     /// The same for all messages of a connection. A connection that is opened here carries no more streams than have
     /// room in it, so that none can hold up another.
     pub connection_window: u32,
+    /// Bytes of one message that wait here until they can be sent.
+    pub send_buffer: u32,
 }
 
 impl Default for Http2 {
@@ -42,6 +44,7 @@ impl Default for Http2 {
             control_frames: 1_000,
             stream_window: 64 << 10,
             connection_window: 16 << 20,
+            send_buffer: 32 << 10,
         }
     }
 }
@@ -49,6 +52,7 @@ impl Default for Http2 {
 /// Where the protocol, or what stands on it, ends: at least one of a thing, and windows of 31 bits.
 const COUNT: RangeInclusive<u32> = 1..=1_000_000;
 const WINDOW: RangeInclusive<u32> = 65_535..=(1 << 31) - 1;
+const BUFFER: RangeInclusive<u32> = 16_384..=1 << 30;
 const HEADER_LIST: RangeInclusive<u32> = 1_024..=MAX_HEADER_LIST;
 
 impl Http2 {
@@ -79,6 +83,7 @@ impl Http2 {
                 WINDOW,
                 default.connection_window,
             ),
+            send_buffer: number(variables::H2_SEND_BUFFER, BUFFER, default.send_buffer),
         }
     }
 }
@@ -110,6 +115,7 @@ mod tests {
             (variables::H2_CONTROL_FRAMES, "6"),
             (variables::H2_STREAM_WINDOW, "70000"),
             (variables::H2_CONNECTION_WINDOW, "80000"),
+            (variables::H2_SEND_BUFFER, "90000"),
         ];
         let read = Http2::from_env(&Env::from_pairs(set));
         let expected = Http2 {
@@ -121,6 +127,7 @@ mod tests {
             control_frames: 6,
             stream_window: 70_000,
             connection_window: 80_000,
+            send_buffer: 90_000,
         };
         assert_eq!(read, expected);
     }

@@ -57,6 +57,8 @@ pub enum Limit {
     H2HeaderList,
     /// DATA frames with little or nothing in them.
     H2DataFrames,
+    /// Time in which a client takes nothing of an answer on HTTP/2: it is cut off.
+    H2Flush,
     /// Anything else that HTTP/2's library finds too much.
     H2Flood,
 }
@@ -82,6 +84,7 @@ impl Limit {
             Self::H2Continuations => "h2_continuations",
             Self::H2HeaderList => "h2_header_list",
             Self::H2DataFrames => "h2_data_frames",
+            Self::H2Flush => "h2_flush",
             Self::H2Flood => "h2_flood",
         }
     }

@@ -15,7 +15,7 @@ pub(crate) fn limit(calm: &Calm, error: &hyper::Error) -> Option<Limit> {
     }
 }
 
-fn limit_of(ended: Ended) -> Limit {
+pub(crate) fn limit_of(ended: Ended) -> Limit {
     match ended {
         Ended::ControlFrames => Limit::H2ControlFrames,
         Ended::Asked => Limit::H2GivenUp,

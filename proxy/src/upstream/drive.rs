@@ -14,7 +14,7 @@ use super::calm;
 use super::pool::{ConnectionGuard, Http2Connection, Idle};
 use super::{ConnectError, Target};
 use crate::conn::Direction;
-use crate::io::{Calm, Frames, IoStream, Whose};
+use crate::io::{Ended, Frames, IoStream, Whose};
 use crate::net::Reach;
 use crate::telemetry::{Limits, Who};
 use crate::worker::Worker;
@@ -100,6 +100,7 @@ pub(super) async fn http2(
         .max_header_list_size(limits.max_header_list)
         .initial_stream_window_size(limits.stream_window)
         .initial_connection_window_size(limits.connection_window)
+        .max_send_buf_size(limits.send_buffer as usize)
         .handshake(TokioIo::new(io))
         .await
         .map_err(ConnectError::Handshake)?;
@@ -116,7 +117,9 @@ pub(super) async fn http2(
         });
         if let Err(error) = ended.await {
             tracing::debug!(%error, "upstream connection ended");
-            tell(&told, &target, &calm, &error);
+        }
+        if let Some(ended) = calm.ended() {
+            tell(&told, &target, ended);
         }
     });
     Ok(Http2Connection {
@@ -128,11 +131,8 @@ pub(super) async fn http2(
     })
 }
 
-/// Tells who answers in a way that its connection had to end for.
-fn tell(limits: &Limits, target: &Target, calm: &Calm, error: &hyper::Error) {
-    let Some(limit) = calm::limit(calm, error) else {
-        return;
-    };
+/// Tells who answers in a way that its connection had to end for. hyper keeps the error to itself.
+fn tell(limits: &Limits, target: &Target, ended: Ended) {
     let listener = match target.reach {
         Reach::App => Direction::Inbound,
         Reach::Out => Direction::Outbound,
@@ -141,5 +141,6 @@ fn tell(limits: &Limits, target: &Target, calm: &Calm, error: &hyper::Error) {
         address: target.address,
         id: target.identity().and_then(|peer| peer.0.first()),
     };
-    limits.reached(limit, listener, who, error);
+    let what = "a connection to it is given up";
+    limits.reached(calm::limit_of(ended), listener, who, what);
 }

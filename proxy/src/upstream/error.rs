@@ -52,6 +52,9 @@ pub enum UpstreamError {
     /// The upstream coded its body for the hop in a way that nobody asked for.
     #[error("the upstream's transfer-encoding is not chunked")]
     Coded,
+    /// The request's head is larger than it may be on HTTP/2; nothing was sent.
+    #[error("the head of the request is too large for HTTP/2")]
+    TooLarge,
     /// The peer switched protocols though nobody asked it to.
     #[error("the upstream switched protocols unasked")]
     UnwantedUpgrade,
@@ -79,6 +82,7 @@ impl UpstreamError {
             | Self::Reset(_)
             | Self::Closed(_)
             | Self::Coded
+            | Self::TooLarge
             | Self::UnwantedUpgrade
             | Self::Malformed(_) => false,
         }

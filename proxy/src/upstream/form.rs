@@ -7,19 +7,40 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Uri};
 use http_body::Body;
 
-use super::Head;
+use super::{Head, UpstreamError};
 use crate::conn::HttpVersion;
 use crate::retry::RequestBody;
 
+/// What a field counts beside its name and value.
+const FIELD: usize = 32;
+/// What `:method`, `:scheme`, `:authority` and `:path` count beside the values of three of them.
+const PSEUDO: usize = 4 * FIELD + ":method:schemehttp:authority:path".len();
+
 impl Head {
     /// The same request for a version; `address` is where it goes, should it not say for whom it is.
-    #[must_use]
-    pub fn suited_to(self, version: HttpVersion, address: SocketAddr, body: &RequestBody) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// When it is larger than `limit` in HTTP/2's way of counting: a peer may end the connection for it, on which there
+    /// are others. What came on HTTP/2 was counted on its way in.
+    pub fn suited_to(
+        self,
+        version: HttpVersion,
+        address: SocketAddr,
+        body: &RequestBody,
+        limit: u32,
+    ) -> Result<Self, UpstreamError> {
         let is_http2 = self.uri.authority().is_some();
         match version {
-            HttpVersion::Http1 if is_http2 => self.into_http1(body),
-            HttpVersion::Http2 if !is_http2 => self.into_http2(address),
-            HttpVersion::Http1 | HttpVersion::Http2 => self,
+            HttpVersion::Http1 if is_http2 => Ok(self.into_http1(body)),
+            HttpVersion::Http2 if !is_http2 => {
+                let head = self.into_http2(address);
+                match head.http2_size() <= limit as usize {
+                    true => Ok(head),
+                    false => Err(UpstreamError::TooLarge),
+                }
+            }
+            HttpVersion::Http1 | HttpVersion::Http2 => Ok(self),
         }
     }
 
@@ -38,6 +59,16 @@ impl Head {
             self.headers.insert(TRANSFER_ENCODING, chunked);
         }
         self
+    }
+
+    /// Its size as a list of fields (RFC 9113, 6.5.2).
+    fn http2_size(&self) -> usize {
+        let fields = self.headers.iter();
+        let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + FIELD);
+        let authority = self.uri.authority().map_or(0, |it| it.as_str().len());
+        let path = self.uri.path_and_query().map_or(0, |it| it.as_str().len());
+        let pseudo = self.method.as_str().len() + authority + path + PSEUDO;
+        pseudo + fields.sum::<usize>()
     }
 
     fn into_http2(mut self, address: SocketAddr) -> Self {

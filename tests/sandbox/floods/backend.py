@@ -1,5 +1,8 @@
-# An app on HTTP/2. GET / is answered, GET /index.html never, and POST with what became of the latter.
+# An app on HTTP/2. GET / is answered, GET /big with a mebibyte as far as windows allow, GET /index.html never, and POST
+# with what became of the latter.
 hung, cancelled, served = set(), set(), 0
+# How /big looks in Huffman's code, which everybody uses.
+BIG = b'\x83\x62\x33\x4d'
 lock = threading.Lock()
 
 
@@ -31,14 +34,62 @@ def fields(block):
     return found
 
 
+class Flow:
+    """What windows allow."""
+
+    def __init__(self, peer):
+        self.peer, self.window, self.first = peer, 65535, 65535
+        self.windows, self.left = {}, {}
+
+    def begin(self, stream):
+        self.windows[stream], self.left[stream] = self.first, 1 << 20
+        self.pump(stream)
+
+    def note(self, kind, flags, stream, payload):
+        if kind == SETTINGS and not flags & ACK:
+            for at in range(0, len(payload), 6):
+                name, value = struct.unpack('>HI', payload[at:at + 6])
+                if name == 4:
+                    self.first = value
+        elif kind == RST:
+            self.left.pop(stream, None)
+        elif kind == WINDOW:
+            by = struct.unpack('>I', payload)[0]
+            if stream:
+                if stream in self.windows:
+                    self.windows[stream] += by
+                self.pump(stream)
+            else:
+                self.window += by
+                for one in list(self.left):
+                    self.pump(one)
+
+    def pump(self, stream):
+        while stream in self.left:
+            piece = min(self.left[stream], self.windows[stream], self.window, 16384)
+            if piece <= 0:
+                return
+            self.left[stream] -= piece
+            self.windows[stream] -= piece
+            self.window -= piece
+            last = not self.left[stream]
+            self.peer.send(frame(DATA, END_STREAM if last else 0, stream, bytes(piece)))
+            if last:
+                del self.left[stream]
+
+
 def serve(sock):
     global served
     peer = Peer(sock)
-    own = set()
+    own, flow = set(), Flow(peer)
 
     def on(kind, flags, stream, payload):
         global served
-        if kind == HEADERS:
+        flow.note(kind, flags, stream, payload)
+        if kind == HEADERS and BIG in payload:
+            peer.send(frame(HEADERS, END_HEADERS, stream, b'\x88'))
+            flow.begin(stream)
+        elif kind == HEADERS:
             at = fields(payload)
             with lock:
                 if 5 in at:

@@ -13,6 +13,7 @@ tulle_tests::cases! {
     row_13_giving_up_one_after_the_other_ends_the_connection ["python3"];
     row_14_provoked_resets_are_capped_and_cancel_what_they_began ["python3"];
     row_15_a_head_that_does_not_end_ends_the_connection ["python3"];
+    row_16_frames_without_a_byte_are_not_passed_on ["python3"];
     row_16_control_frames_end_the_connection_though_their_answers_are_not_read ["python3"];
 }
 
@@ -26,7 +27,7 @@ pub(super) const CPU: Duration = Duration::from_secs(1);
 pub(super) const MEMORY: u64 = 24 << 20;
 
 /// An app that counts what is begun and what is cancelled.
-fn backend() -> App {
+pub(super) fn backend() -> App {
     app("web")
         .command(["python3", "-B", &format!("{FILES}/backend.py")])
         .file("backend.py", program_of(include_str!("backend.py")))
@@ -47,7 +48,7 @@ tell(json.loads(b''.join(body)))
     Ok((count("hung"), count("cancelled")))
 }
 
-fn cheap(outcome: &Outcome) -> anyhow::Result<()> {
+pub(super) fn cheap(outcome: &Outcome) -> anyhow::Result<()> {
     ensure!(outcome.cpu < CPU, "it cost too much time: {outcome:?}");
     ensure!(
         outcome.growth < MEMORY,
@@ -56,7 +57,7 @@ fn cheap(outcome: &Outcome) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn ended_calmly(outcome: &Outcome, said: &str) -> anyhow::Result<()> {
+pub(super) fn ended_calmly(outcome: &Outcome, said: &str) -> anyhow::Result<()> {
     let goaway = &outcome.told["goaway"];
     ensure!(
         goaway["code"] == CALM && goaway["debug"] == said,
@@ -135,7 +136,7 @@ async fn row_13_giving_up_one_after_the_other_ends_the_connection(
     Ok(())
 }
 
-async fn all_cancelled(siege: &Siege<'_>) -> anyhow::Result<()> {
+pub(super) async fn all_cancelled(siege: &Siege<'_>) -> anyhow::Result<()> {
     eventually(Duration::from_secs(5), async || {
         let (hung, cancelled) = counts(siege).await?;
         ensure!(hung == cancelled, "{cancelled} of {hung} were cancelled");
@@ -270,6 +271,28 @@ tell(peer.told(sent=sent // len({piece})))
         }
         siege.limited(side, "h2_control_frames").await?;
         siege.limited(side, "h2_data_frames").await?;
+    }
+    Ok(())
+}
+
+/// A connection between sidecars is everybody's: what each client may send of them must not add up there.
+async fn row_16_frames_without_a_byte_are_not_passed_on(mesh: &Mesh) -> anyhow::Result<()> {
+    let attack = "
+peers = [connect(to).listen() for _ in range(4)]
+for peer in peers:
+    peer.send(get(1, end=False) + frame(DATA, 0, 1) * 90 + frame(DATA, END_STREAM, 1, b'x'))
+for peer in peers:
+    peer.until(lambda it: it.ended or it.closed)
+tell(dict(answered=sum(bool(peer.ended) and peer.heads[1].startswith('88') for peer in peers)))
+";
+    let siege = Siege::new(mesh, "row-16-empty").await?;
+    for outcome in siege.stand(Side::App, [attack, attack]).await? {
+        ensure!(outcome.told["answered"] == 4, "{outcome:?}");
+    }
+    for side in [Side::App, Side::Peer] {
+        let metrics = siege.arena.metrics(side.victim()).await?;
+        let reached = metrics.sum("tulle_limits_reached_total", &[]);
+        ensure!(reached == 0.0, "{side:?}: {}", metrics.text());
     }
     Ok(())
 }

@@ -107,6 +107,14 @@ class Peer:
         self.sock.settimeout(None)
         return sent
 
+    def close(self):
+        """From whichever thread: whoever reads learns of it."""
+        try:
+            getattr(self.sock, 'sock', self.sock).shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self.sock.close()
+
     def feed(self, data):
         self.buffer += data
         at = 0

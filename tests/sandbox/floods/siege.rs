@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How long an attack may take at most.
 const ATTACK: Duration = Duration::from_secs(40);
 /// What may stay behind in memory: what the allocator keeps, and what the client that behaves itself still uses.
-pub(super) const RESIDUE: u64 = 12 << 20;
+const RESIDUE: u64 = 12 << 20;
 
 /// Where an attack comes from, and so which listener has to stand it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +61,8 @@ impl Side {
 pub(super) struct Siege<'a> {
     pub(super) arena: Arena<'a>,
     svid: String,
+    /// Memory that may stay behind.
+    residue: u64,
 }
 
 /// What a sidecar has used so far.
@@ -100,7 +102,17 @@ impl<'a> Siege<'a> {
     ) -> anyhow::Result<Self> {
         let arena = mesh.apply(name, manifests).await?;
         let svid = svid(&arena, "client").await?;
-        Ok(Self { arena, svid })
+        Ok(Self {
+            arena,
+            svid,
+            residue: RESIDUE,
+        })
+    }
+
+    /// Allows for what the allocator keeps of as much as one attack may occupy.
+    pub(super) fn leaving(mut self, residue: u64) -> Self {
+        self.residue = residue;
+        self
     }
 
     /// Where an attacker on that side connects to.
@@ -193,7 +205,7 @@ impl<'a> Siege<'a> {
         eventually(Duration::from_secs(10), async || {
             let now = watched.used()?.memory;
             ensure!(
-                now <= before.memory + RESIDUE,
+                now <= before.memory + self.residue,
                 "the sidecar of {victim} had {} KiB of its own before and has {} KiB after",
                 before.memory >> 10,
                 now >> 10
@@ -216,15 +228,35 @@ impl<'a> Siege<'a> {
         proxy.and_then(|it| it.pid).context("there is no sidecar")
     }
 
+    /// The certificate and the key of the client's sidecar.
+    pub(super) fn svid(&self) -> &str {
+        &self.svid
+    }
+
+    /// No connection of a pod's sidecar has ended in a panic.
+    pub(super) async fn no_panic(&self, pod: &str) -> anyhow::Result<()> {
+        let metrics = self.arena.metrics(pod).await?;
+        let panics = metrics.sum("tulle_downstream_connection_panics_total", &[]);
+        ensure!(panics == 0.0, "{pod}: {panics} panics");
+        let log = self.arena.logs(pod, Some(containers::PROXY))?;
+        ensure!(!log.contains("panicked"), "{log}");
+        Ok(())
+    }
+
     /// A limit was reached on that side: it was counted, and the sidecar said by whom.
     pub(super) async fn limited(&self, side: Side, limit: &str) -> anyhow::Result<()> {
+        self.counted(side, limit).await?;
+        self.named(side, limit).await
+    }
+
+    /// A limit was reached on that side, and counted.
+    pub(super) async fn counted(&self, side: Side, limit: &str) -> anyhow::Result<()> {
         eventually(Duration::from_secs(5), async || {
             let reached = self.reached(side, limit).await?;
             ensure!(reached > 0.0, "{side:?}: {limit} was not counted");
             Ok(())
         })
-        .await?;
-        self.named(side, limit).await
+        .await
     }
 
     /// How often a limit was reached by what came by a listener of a pod.

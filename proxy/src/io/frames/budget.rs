@@ -13,8 +13,10 @@ use super::scan::{DATA, Frame, HEADERS};
 /// Control frames that the head of a message is good for: PRIORITY, RST_STREAM, windows of its stream and of the
 /// connection.
 const HEAD_EARNS: u32 = 4;
-/// Those that a piece of a body is good for: two windows, and a PING to measure how long they have to be.
+/// Those that a piece of a body is good for: two windows, and a PING to measure how long they have to be ...
 const PIECE_EARNS: u32 = 3;
+/// ... and one more for each so many bytes of it, because it may be taken in smaller pieces.
+const BYTES: usize = 1_024;
 /// In this time as many are earned as may be left over.
 const REFILL: Duration = Duration::from_secs(10);
 
@@ -56,7 +58,8 @@ impl Budget {
     fn earn(&mut self, frame: Frame) -> bool {
         let earned = match frame.kind {
             HEADERS => HEAD_EARNS,
-            DATA if frame.length > 0 => PIECE_EARNS,
+            // A frame's length has 24 bits.
+            DATA if frame.length > 0 => PIECE_EARNS + (frame.length / BYTES) as u32,
             // What is empty earns nothing; the library counts it.
             DATA | super::scan::CONTINUATION => 0,
             _ => return false,
@@ -127,6 +130,19 @@ mod tests {
                 assert!(budget.received(PING));
             }
             assert!(budget.received(control(3)));
+        }
+    }
+
+    #[test]
+    fn a_large_piece_may_be_taken_in_small_ones() {
+        let mut budget = Budget::new(100);
+        let large = Frame {
+            length: 16_384,
+            ..message(DATA)
+        };
+        for _ in 0..10_000 {
+            budget.sent(large);
+            assert_eq!(passed(&mut budget, WINDOW, 8), 8);
         }
     }
 

@@ -1,0 +1,115 @@
+//! Streams that nothing is taken of, and streams that are used after their end: rows 20 and 28.
+
+use anyhow::ensure;
+use tulle_tests::Mesh;
+
+use super::clients::{all_cancelled, backend, cheap};
+use super::siege::{Side, Siege};
+
+tulle_tests::cases! {
+    row_20_answers_that_nobody_takes_occupy_no_more_than_their_windows ["python3"];
+    row_28_a_stream_that_is_used_after_its_reset_does_no_harm ["python3"];
+}
+
+/// A thousand streams, each with as much as may be under way of it and as much as may wait to be sent, and half as much
+/// again for what that takes. What is asked for is a gigabyte.
+const STREAMS: u64 = 1_000 * (64 + 32) * 1024 * 3 / 2;
+
+async fn row_20_answers_that_nobody_takes_occupy_no_more_than_their_windows(
+    mesh: &Mesh,
+) -> anyhow::Result<()> {
+    let ask = |begin: &str, then: &str| {
+        format!(
+            "
+{begin}
+for first in range(1, 2001, 200):
+    peer.send(b''.join(get(stream, b'/big') for stream in range(first, first + 200, 2)))
+    time.sleep(0.05)
+{then}
+told = peer.told()
+peer.sock.close()
+tell(told)
+"
+        )
+    };
+    let attacks = [
+        // A closed window, one that is opened byte by byte, and one that is open on a connection that is not read.
+        ask("peer = connect(to, window=0).listen()", "time.sleep(0.5)"),
+        ask(
+            "peer = connect(to, window=1).listen()",
+            "
+for _ in range(20):
+    peer.send(b''.join(grow(stream, 1) for stream in range(1, 41, 2)))
+    time.sleep(0.05)",
+        ),
+        ask(
+            "peer = connect(to, window=0x7fffffff, receive=4096)\npeer.send(grow(0, 0x70000000))",
+            "time.sleep(0.5)",
+        ),
+    ];
+    // What is freed stays with the allocator for the next time; what is not would add up.
+    let again = attacks.iter().chain(&attacks).chain(&attacks);
+    let siege = Siege::of(mesh, "row-20", backend()).await?.leaving(STREAMS);
+    for side in Side::ALL {
+        for outcome in siege.stand(side, again.clone()).await? {
+            ensure!(outcome.growth < STREAMS, "{side:?}: {outcome:?}");
+            ensure!(outcome.told["goaway"].is_null(), "{side:?}: {outcome:?}");
+        }
+    }
+    Ok(())
+}
+
+async fn row_28_a_stream_that_is_used_after_its_reset_does_no_harm(
+    mesh: &Mesh,
+) -> anyhow::Result<()> {
+    let opened = "get(1, b'/index.html', end=False)";
+    let uses = [
+        "reset(1) + frame(DATA, 0, 1, b'more')",
+        "reset(1) + frame(DATA, END_STREAM, 1, b'more')",
+        "reset(1) + frame(HEADERS, END_STREAM | END_HEADERS, 1, literal(b'x', b'y'))",
+        "reset(1) + grow(1, 100)",
+        "reset(1) + reset(1)",
+        "reset(1) + get(1)",
+        "frame(DATA, END_STREAM, 1, b'x') + reset(1) + frame(DATA, 0, 1, b'more')",
+        "frame(DATA, 0, 1, bytes(5000)) + reset(1) + grow(1, 0x7fffffff) + grow(1, 0x7fffffff)",
+    ];
+    // At once, and when the app has the request already; the connection lives on or is refused, or its client is gone.
+    let attacks = uses.iter().flat_map(|then| {
+        ["", "peer.send(frame(PING, payload=bytes(8)))\npeer.until(lambda it: it.pongs or it.closed)\ntime.sleep(0.05)"]
+            .map(|pause| {
+                format!(
+                    "
+ends = []
+for leaves in [False] * 5 + [True] * 5:
+    peer = connect(to).listen()
+    peer.send({opened})
+    {}
+    peer.send({then})
+    if leaves:
+        peer.sock.close()
+        continue
+    peer.send(get(9))
+    peer.until(lambda it: 9 in it.heads or it.closed)
+    ends.append(9 in peer.heads or bool(peer.goaway) and peer.goaway['code'] > 0)
+    peer.sock.close()
+tell(dict(ends=ends))
+",
+                    pause.replace('\n', "\n    ")
+                )
+            })
+    });
+    let attacks: Vec<_> = attacks.collect();
+    let siege = Siege::of(mesh, "row-28", backend()).await?;
+    for side in Side::ALL {
+        for (outcome, attack) in siege.stand(side, &attacks).await?.iter().zip(&attacks) {
+            let ends = outcome.told["ends"].as_array();
+            let good = ends.is_some_and(|ends| ends.len() == 5 && ends.iter().all(|it| it == true));
+            ensure!(good, "{side:?}: {attack}: {outcome:?}");
+            cheap(outcome)?;
+        }
+        all_cancelled(&siege).await?;
+        siege.no_panic("web").await?;
+        siege.no_panic("client").await?;
+    }
+    Ok(())
+}
