@@ -148,6 +148,7 @@ async fn secured(
             return worker.connections.refuse(Direction::Inbound, "tls");
         }
     };
+    let _verified = worker.verified.enter(accepted.chain);
     downstream.security = Security::Mtls {
         peer: accepted.peer,
         sidecar,

@@ -24,6 +24,7 @@ pub mod overload;
 pub mod worker;
 
 mod admission;
+pub mod verified;
 
 pub mod grpc;
 pub mod route;

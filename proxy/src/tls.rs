@@ -9,6 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ServerConfig};
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -45,6 +46,8 @@ pub struct Accepted {
     pub io: IoStream,
     /// Who the peer is.
     pub peer: SpiffeId,
+    /// The certificates that say so.
+    pub chain: Box<[CertificateDer<'static>]>,
     /// The protocol agreed upon.
     pub protocol: Box<[u8]>,
 }
@@ -61,11 +64,18 @@ pub async fn accept(transport: Transport, config: Arc<ServerConfig>) -> Result<A
         .map_err(|_| TlsError::Timeout(ACCEPT_TIMEOUT))?
         .map_err(TlsError::Handshake)?;
     let connection = tls.get_ref().1;
-    let peer = peer_id(connection.peer_certificates().unwrap_or_default())?;
+    let chain = connection.peer_certificates().unwrap_or_default();
+    let peer = peer_id(chain)?;
+    let chain = chain
+        .iter()
+        .cloned()
+        .map(CertificateDer::into_owned)
+        .collect();
     let protocol = connection.alpn_protocol().unwrap_or_default().into();
     Ok(Accepted {
         io: IoStream::Server(Box::new(tls)),
         peer,
+        chain,
         protocol,
     })
 }

@@ -16,6 +16,7 @@ use crate::settings::Settings;
 use crate::telemetry::{Hub, Limits, Telemetry};
 use crate::tls::Connector;
 use crate::upstream::Pools;
+use crate::verified::Verified;
 
 /// What all workers share; a worker is made of it on its own thread.
 #[derive(Clone, Debug)]
@@ -53,6 +54,8 @@ pub struct Worker {
     pub limits: Limits,
     /// What there may be at a time.
     pub overload: Overload,
+    /// The clients of its connections that have shown a certificate.
+    pub verified: Verified,
     /// Its captured connections, to give the newest up if it comes to that.
     pub newest: Newest,
     /// Requests that are under way.
@@ -90,6 +93,7 @@ impl Worker {
             connections,
             limits,
             overload,
+            verified: Verified::default(),
             newest: Newest::default(),
             requests: Cell::new(0),
             telemetry: telemetry.map_or_else(Telemetry::default, Telemetry::new),

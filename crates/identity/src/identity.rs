@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use rustls::{ClientConfig, ServerConfig};
-use rustls_pki_types::UnixTime;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::sync::watch;
 use tulle_runtime::names::alpn;
 
@@ -111,6 +111,25 @@ impl Current {
     #[must_use]
     pub fn client_by_name(&self, alpn: &[u8]) -> Arc<ClientConfig> {
         Arc::new(tls::client_by_name(Some(&self.svid), &self.bundle, alpn))
+    }
+
+    /// Whether a client whose certificates were verified at that time is still of a root that is trusted. Time does not
+    /// count: a connection may outlive the certificate that it began with.
+    #[must_use]
+    pub fn still_trusts(&self, chain: &[CertificateDer<'_>], verified: UnixTime) -> bool {
+        let Some((leaf, intermediates)) = chain.split_first() else {
+            return false;
+        };
+        let expected = Expected::Domains(&self.domains);
+        verify_chain(
+            leaf,
+            intermediates,
+            &self.bundle,
+            Usage::Client,
+            expected,
+            verified,
+        )
+        .is_ok()
     }
 
     /// Whether the SVID is valid now and signed by a root of the bundle.

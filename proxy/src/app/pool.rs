@@ -18,7 +18,7 @@ use crate::net::{Acceptor, Captured};
 use crate::overload::{Admitted, Overload, Place};
 use crate::telemetry::{Limit, Who};
 use crate::worker::{Handles, Worker};
-use crate::{inbound, outbound};
+use crate::{inbound, outbound, verified};
 
 /// Stack of a worker's thread. Futures live on the heap; what is left are call chains, TLS handshakes the deepest.
 pub(super) const STACK: usize = 512 * 1024;
@@ -100,6 +100,7 @@ impl Thread {
             }
         }
         spawn_local(give_up(worker.clone()));
+        spawn_local(verified::watch(worker.clone()));
         quiet(&drain, &overload).await;
     }
 }

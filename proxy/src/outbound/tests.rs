@@ -8,6 +8,9 @@ use tokio::task::LocalSet;
 use tulle_identity::{CsrPolicy, Identity, IssueRequest, Issuer, Root, SpiffeId, TrustDomain};
 use tulle_runtime::drain::{self, Drain};
 
+mod ends;
+mod trust;
+
 use super::*;
 use crate::config::cluster::{Discovery, Health, LbPolicy, PeerIdentity};
 use crate::config::store::ConfigWriter;
@@ -170,14 +173,19 @@ fn capture(
         loop {
             let (tcp, peer) = listener.accept().await.unwrap();
             let worker = worker.clone();
-            match direction {
-                Direction::Inbound => {
-                    tokio::task::spawn_local(inbound::serve_from(tcp, peer, original_dst, worker))
-                }
-                Direction::Outbound => {
-                    tokio::task::spawn_local(serve_from(tcp, peer, original_dst, worker))
+            let newest = worker.newest.clone();
+            let place = newest.place();
+            let serving = async move {
+                let _place = place;
+                match direction {
+                    Direction::Inbound => {
+                        inbound::serve_from(tcp, peer, original_dst, worker).await;
+                    }
+                    Direction::Outbound => serve_from(tcp, peer, original_dst, worker).await,
                 }
             };
+            let task = tokio::task::spawn_local(serving).abort_handle();
+            newest.serves(task, direction, peer);
         }
     });
 }

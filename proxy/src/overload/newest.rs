@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, Id};
 
 use crate::conn::Direction;
 
@@ -60,6 +60,16 @@ impl Newest {
             peer,
         };
         inner.open.insert(number, connection);
+    }
+
+    /// Gives one of them up.
+    pub(crate) fn give_up_task(&self, id: Id) {
+        let mut inner = self.0.borrow_mut();
+        let found = inner.open.iter().find(|(_, it)| it.task.id() == id);
+        let found = found.map(|(number, _)| *number);
+        if let Some(connection) = found.and_then(|number| inner.open.remove(&number)) {
+            connection.task.abort();
+        }
     }
 
     /// Gives up some of them, and tells whose they were.

@@ -18,7 +18,7 @@ use crate::conn::Security;
 use crate::telemetry::ResponseFlag;
 
 /// A client's sidecar in front of a server's.
-async fn pair(app: SocketAddr) -> (Sidecar, Sidecar) {
+pub(super) async fn pair(app: SocketAddr) -> (Sidecar, Sidecar) {
     let ca = Ca::new();
     let server = Sidecar::with_identity(inbound(false), ca.identity("reviews"));
     let endpoints = meshed(&[server.listen(app).await], "reviews");
@@ -536,5 +536,71 @@ fn a_new_svid_means_new_connections() {
             2,
             "the old one ends when it is looked at"
         );
+    });
+}
+
+#[test]
+fn row_33_a_pooled_connection_is_never_used_for_another_identity() {
+    run(async {
+        for version in [Http1, Http2] {
+            let ca = Ca::new();
+            let server = Sidecar::with_identity(inbound(false), ca.identity("reviews"));
+            let address = server.listen(echo(version, "a").await).await;
+            let reach = |identity: &str| {
+                let endpoints = meshed(&[address], identity);
+                outbound(vec![route_to("c")], vec![cluster("c", endpoints)])
+            };
+            let client = Sidecar::with_identity(reach("reviews"), ca.identity("client"));
+            let mut sender = Client::new(client.client(version), version).await;
+            assert_eq!(sender.get("/").await.status, StatusCode::OK);
+            assert_eq!(client.worker.upstream.pooled(), 1);
+            // The address is another service account's now: what stands there has not proven to be that.
+            client.change(|snapshot| {
+                let generation = snapshot.generation + 1;
+                *snapshot = reach("ratings");
+                snapshot.generation = generation;
+            });
+            let refused = sender.get("/").await;
+            assert_eq!(
+                refused.status,
+                StatusCode::SERVICE_UNAVAILABLE,
+                "{version:?}"
+            );
+            assert_eq!(client.worker.upstream.pooled(), 0, "{version:?}");
+            client.change(|snapshot| {
+                let generation = snapshot.generation + 1;
+                *snapshot = reach("reviews");
+                snapshot.generation = generation;
+            });
+            assert_eq!(sender.get("/").await.status, StatusCode::OK, "{version:?}");
+        }
+    });
+}
+
+#[test]
+fn row_33_two_clusters_that_expect_different_identities_at_one_address_share_nothing() {
+    run(async {
+        let ca = Ca::new();
+        let server = Sidecar::with_identity(inbound(false), ca.identity("reviews"));
+        let address = server.listen(echo(Http1, "a").await).await;
+        let routes = vec![
+            route("/right", RouteAction::Forward(forward_to("right"))),
+            route("/wrong", RouteAction::Forward(forward_to("wrong"))),
+        ];
+        let clusters = vec![
+            cluster("right", meshed(&[address], "reviews")),
+            cluster("wrong", meshed(&[address], "ratings")),
+        ];
+        let client = Sidecar::with_identity(outbound(routes, clusters), ca.identity("client"));
+        let mut sender = Client::new(client.client(Http1), Http1).await;
+        for (path, status) in [
+            ("/right", StatusCode::OK),
+            ("/wrong", StatusCode::SERVICE_UNAVAILABLE),
+            ("/right", StatusCode::OK),
+            ("/wrong", StatusCode::SERVICE_UNAVAILABLE),
+        ] {
+            assert_eq!(sender.get(path).await.status, status, "{path}");
+        }
+        assert_eq!(client.worker.upstream.pooled(), 1);
     });
 }

@@ -223,7 +223,7 @@ fn one_failing_endpoint_of_three_fails_no_request() {
 }
 
 #[test]
-fn where_all_endpoints_fail_retries_add_a_fifth_at_most() {
+fn row_48_where_all_endpoints_fail_retries_add_a_fifth_at_most() {
     run(async {
         let count = Rc::new(Cell::new(0));
         let failing = [
