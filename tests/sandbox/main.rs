@@ -28,6 +28,7 @@ mod proof;
 mod rules;
 mod skew;
 mod smtp;
+mod strangers;
 mod table;
 mod tcp;
 mod tls;
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         table::cases(),
         h2spec::cases(),
         bodies::cases(),
+        strangers::cases(),
     ];
     tulle_tests::run(files.into_iter().flatten().collect())
 }
@@ -83,6 +85,7 @@ fn role() -> Option<anyhow::Result<()>> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
         ["tulle", attack::ROLE, ..] => Some(attack::run(&arguments[2..])),
+        ["tulle", strangers::ROLE, ..] => Some(strangers::run(&arguments[2..])),
         ["tulle", "proxy", "run"] => limited::sidecar(&overload::LIMITS),
         _ => None,
     }

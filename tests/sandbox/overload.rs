@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use tulle_runtime::names::{containers, variables};
-use tulle_tests::{Arena, Load, Mesh, app, eventually};
+use tulle_tests::{Arena, Load, Mesh, app, eventually, scaled};
 
 use crate::attack::{Attack, Way};
 use crate::limited::Limits;
@@ -76,8 +76,8 @@ impl Behaved {
         let warm = arena.load("client", url, 20, 0.5, &one).await?;
         ensure!(warm.failed == 0, "before the attack: {}", warm.line());
         let loads = [
-            arena.start_load("client", url, 20, 60.0, &one)?,
-            arena.start_load("client", url, 20, 60.0, &["--http2"])?,
+            arena.start_load("client", url, 20, 3_600.0, &one)?,
+            arena.start_load("client", url, 20, 3_600.0, &["--http2"])?,
         ];
         Ok(Self(loads))
     }
@@ -173,8 +173,15 @@ async fn row_25_a_load_of_many_times_the_memory_is_shed_and_the_sidecar_lives(
         "the sidecar believes in {limit} bytes"
     );
     let behaved = Behaved::begin(&arena).await?;
-    let attack = Attack::begin(&arena, "attacker", Way::Unread, "web:8080", 600).await?;
-    for _ in 0..25 {
+    let attack = Attack::begin(
+        &arena,
+        "attacker",
+        Way::Unread,
+        "web:8080",
+        scaled(600, 3_000),
+    )
+    .await?;
+    for _ in 0..scaled(25, 1_500) {
         tokio::time::sleep(Duration::from_millis(200)).await;
         let ready = arena.admin("web", "/ready").await?;
         ensure!(ready == "ready\n", "admin says {ready}");

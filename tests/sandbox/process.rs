@@ -47,6 +47,15 @@ impl Process {
         }
         Ok(Duration::from_nanos(nanoseconds))
     }
+
+    /// Bytes of memory that are its own.
+    pub(crate) fn memory(self) -> anyhow::Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0))?;
+        let line = status.lines().find(|line| line.starts_with("RssAnon:"));
+        let number = line.and_then(|line| line.split_ascii_whitespace().nth(1));
+        let kilobytes = number.and_then(|number| number.parse::<u64>().ok());
+        Ok(kilobytes.context("no RssAnon in status")? << 10)
+    }
 }
 
 /// A memory cgroup. It is removed when dropped.

@@ -11,6 +11,7 @@ mod harness;
 pub mod manifests;
 pub mod mesh;
 mod metrics;
+mod scale;
 pub mod thin;
 
 pub use arena::{Arena, Ran, eventually};
@@ -18,4 +19,5 @@ pub use harness::{Case, as_tulle, run, with_mesh};
 pub use manifests::{App, app};
 pub use mesh::Mesh;
 pub use metrics::Metrics;
+pub use scale::scaled;
 pub use tulle_cli::mesh::{Load, Summary};

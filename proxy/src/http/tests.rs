@@ -3,6 +3,7 @@
 mod affinity;
 mod downgrade;
 mod early;
+mod ends;
 mod grpc_web;
 mod harness;
 mod inbound;

@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn values_cannot_leave_their_string_or_their_line() {
+    fn row_60_values_cannot_leave_their_string_or_their_line() {
         let rows: &[(&[u8], &str)] = &[
             (b"plain", r#"{"k":"plain"}"#),
             (b"a\"b\\c", r#"{"k":"a\"b\\c"}"#),

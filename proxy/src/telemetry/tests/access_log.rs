@@ -90,7 +90,7 @@ fn the_access_log_has_istios_keys() {
 }
 
 #[test]
-fn strangers_cannot_forge_log_lines() {
+fn row_60_strangers_cannot_forge_log_lines() {
     let mut record = outbound();
     record.user_agent = Some(HeaderValue::from_bytes(b"curl\t\"},{\"a\":\"\xff").unwrap());
     let mut connection = ConnectionRecord::new(Rc::new(Downstream {
