@@ -10,6 +10,8 @@ use super::backend::Lane;
 use super::message::{self, Message, Parsed};
 use super::row::{End, Row, Step};
 
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(4);
 /// What shows that a connection goes on.
 const PROBE: &[u8] = b"GET /probe HTTP/1.1\r\nHost: probe\r\n\r\n";
 
@@ -35,13 +37,12 @@ pub(crate) async fn play(row: &Row, tcp: TcpStream, lane: &Lane, probes: bool) -
         bytes: Vec::new(),
         ended: None,
         head: row.head,
-        patience: row.patience,
     };
     for step in &row.steps {
         match step {
             Step::Send(bytes) => client.send(bytes).await,
             Step::Reaches(heads) => {
-                let _ = timeout(row.patience, lane.reached(*heads)).await;
+                let _ = timeout(PATIENCE, lane.reached(*heads)).await;
             }
             Step::Hears(heads) => client.until(|client| client.heads() >= *heads).await,
             Step::Finish => {
@@ -53,6 +54,10 @@ pub(crate) async fn play(row: &Row, tcp: TcpStream, lane: &Lane, probes: bool) -
     client
         .until(|client| client.responses().0.len() >= expected)
         .await;
+    if !row.lingers.is_zero() {
+        let more = client.until(|client| client.responses().0.len() > expected);
+        let _ = timeout(row.lingers, more).await;
+    }
     let mut probed = false;
     match row.end {
         End::Open | End::Closed if probes => {
@@ -96,7 +101,6 @@ struct Client {
     bytes: Vec<u8>,
     ended: Option<Ended>,
     head: bool,
-    patience: Duration,
 }
 
 impl Client {
@@ -109,7 +113,7 @@ impl Client {
                     self.hear(read);
                     continue;
                 }
-                sent = timeout(self.patience, writing.write(bytes)) => sent,
+                sent = timeout(PATIENCE, writing.write(bytes)) => sent,
             };
             match sent {
                 Ok(Ok(length)) => bytes = &bytes[length..],
@@ -131,14 +135,13 @@ impl Client {
 
     /// Hears until something holds, or the end.
     async fn until(&mut self, holds: impl Fn(&Self) -> bool) {
-        let patience = self.patience;
         let hearing = async {
             while self.ended.is_none() && !holds(self) {
                 let read = self.tcp.read_buf(&mut self.bytes).await;
                 self.hear(read);
             }
         };
-        let _ = timeout(patience, hearing).await;
+        let _ = timeout(PATIENCE, hearing).await;
     }
 
     fn heads(&self) -> usize {

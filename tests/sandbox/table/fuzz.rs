@@ -12,7 +12,7 @@ use super::subject::Subject;
 
 /// Changed rows for each seed.
 const ITERATIONS: usize = 1_500;
-/// How long one may take of which a strict reader would want nothing more, or more.
+/// How long what no strict reader takes may go without a refusal, until its client leaves.
 const UNSURE: Duration = Duration::from_millis(150);
 /// What is put in between.
 const WORDS: [&str; 20] = [
@@ -75,16 +75,15 @@ fn changed(seeds: &[Vec<u8>], rng: &mut fastrand::Rng) -> Row {
     }
     let (whole, rest) = message::requests(&stream);
     let mut row = row("a changed row").sends(&stream).ends(End::Left);
-    let more = usize::from(matches!(rest, Parsed::Garbage(_)));
-    for _ in 0..whole.len() + more {
+    for _ in &whole {
         row = row.gets("200");
         row.answers.push(Answer {
             bytes: b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec(),
             ..Answer::default()
         });
     }
-    if more > 0 {
-        row.patience = UNSURE;
+    if matches!(rest, Parsed::Garbage(_)) {
+        row.lingers = UNSURE;
     }
     row
 }

@@ -23,8 +23,8 @@ pub(crate) struct Row {
     /// Whether the responses are to `HEAD`.
     pub(crate) head: bool,
     pub(crate) end: End,
-    /// How long anything may take.
-    pub(crate) patience: Duration,
+    /// How long the client stays for more when it has all that is expected.
+    pub(crate) lingers: Duration,
     /// Whether the row is about one listener only.
     pub(crate) only: Option<Listener>,
 }
@@ -100,7 +100,7 @@ pub(crate) fn row(name: &'static str) -> Row {
         gets: Vec::new(),
         head: false,
         end: End::Open,
-        patience: Duration::from_secs(4),
+        lingers: Duration::ZERO,
         only: None,
     }
 }
