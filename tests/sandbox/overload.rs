@@ -71,13 +71,15 @@ struct Behaved([Load; 2]);
 impl Behaved {
     async fn begin(arena: &Arena<'_>) -> anyhow::Result<Self> {
         let url = "http://web:8080/";
-        let one = ["--concurrency", "1"];
+        // A machine that has much else to do makes requests late, not lost.
+        let one = ["--timeout", "60s", "--concurrency", "1"];
+        let http2 = ["--timeout", "60s", "--http2"];
         // What is measured begins on connections that are there.
         let warm = arena.load("client", url, 20, 0.5, &one).await?;
         ensure!(warm.failed == 0, "before the attack: {}", warm.line());
         let loads = [
             arena.start_load("client", url, 20, 3_600.0, &one)?,
-            arena.start_load("client", url, 20, 3_600.0, &["--http2"])?,
+            arena.start_load("client", url, 20, 3_600.0, &http2)?,
         ];
         Ok(Self(loads))
     }
