@@ -8,11 +8,12 @@ use tulle_tests::{Arena, Mesh, app, eventually};
 
 use super::DEADLINE;
 use super::pod::{DELTA, FULL, access_log, all_accepted, with_envoy};
+use crate::agent;
 
 tulle_tests::cases! {
     strict_refuses_strangers_and_permissive_takes_them ["envoy", "curl", "openssl"];
     a_peer_with_another_identity_is_not_called ["envoy", "curl", "python3"];
-    certificates_that_change_cost_no_request ["alone", "envoy", "curl"];
+    certificates_that_change_cost_no_request ["alone", "envoy", "curl", "openssl"];
 }
 
 const STRICT: &str = r#"
@@ -159,7 +160,9 @@ async fn a_peer_with_another_identity_is_not_called(mesh: &Mesh) -> anyhow::Resu
 
 async fn certificates_that_change_cost_no_request(mesh: &Mesh) -> anyhow::Result<()> {
     let serving = |name: &str| app(name).http(8080).tcp(9000);
-    let manifests = serving("ours").yaml() + &with_envoy(serving("theirs"), FULL)?;
+    let files = app("client").agent(&[]);
+    let manifests = (serving("ours") + files).as_ref().to_owned();
+    let manifests = manifests + &with_envoy(serving("theirs"), FULL)?;
     // An agent that begins anew makes its pod unready, which is not what is looked at here.
     let service = r#""selector":{"app":"theirs"}"#;
     let manifests = manifests.replace(
@@ -168,6 +171,7 @@ async fn certificates_that_change_cost_no_request(mesh: &Mesh) -> anyhow::Result
     );
     let arena = mesh.apply("envoy-rotation", manifests).await?;
     let before = certificates(&arena).await?;
+    ensure!(agent::trust(&arena).await? == (1, true));
     let mut loads = Vec::new();
     for (from, to) in [("ours", "theirs"), ("theirs", "ours")] {
         for (scheme, port) in [("http", 8080), ("tcp", 9000)] {
@@ -186,6 +190,8 @@ async fn certificates_that_change_cost_no_request(mesh: &Mesh) -> anyhow::Result
             now.roots.len() == 2 && now.roots.is_superset(&before.roots),
             "{now:?}"
         );
+        let files = agent::trust(&arena).await?;
+        ensure!(files == (2, true), "{files:?}");
         Ok(())
     })
     .await?;
