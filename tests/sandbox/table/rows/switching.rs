@@ -142,6 +142,7 @@ fn expectations() -> Vec<Row> {
             .class(5)
             .rfc("9110 10.1.1")
             .sends("GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n")
+            .reaches(1)
             .sees("GET /\n!expect")
             .gets("200\n\nok"),
         row("leave with a length of nothing, and a request behind it")
