@@ -82,6 +82,8 @@ impl Cgroup {
             None => (root.join(path("").context("no cgroup")?), true),
         };
         let at = parent.join(name);
+        // That of an earlier run, whose counts are not ours.
+        let _ = fs::remove_dir(&at);
         fs::create_dir_all(&at).with_context(|| format!("{} cannot be made", at.display()))?;
         let cgroup = Self { at, v2 };
         let file = if v2 {
