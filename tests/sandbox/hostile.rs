@@ -328,9 +328,6 @@ async fn hand_scripted_floods_are_bounded_in_memory_and_cpu(mesh: &Mesh) -> anyh
     };
     ensure!(flooded.is_none(), "{flooded:?}");
     ensure!(load < 0.75, "{load} of a core");
-    let metrics = victim.arena.metrics("client").await?;
-    let throttled = metrics.sum("tulle_xds_throttled_total", &[]);
-    ensure!(throttled > 0.0, "{}", metrics.text());
     victim.suffers_in_silence().await?;
 
     // More in one answer than is read, after a fresh start.

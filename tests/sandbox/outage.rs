@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use tulle_runtime::names::{containers, ports};
+use tulle_runtime::names::{containers, files, ports};
 use tulle_tests::{Arena, Mesh, app, eventually, gate};
 
 tulle_tests::cases! {
@@ -57,6 +57,7 @@ async fn row_43_without_a_control_plane_pods_go_on_and_new_ones_wait(
     let manifests = app("server").http(8080).replicas(2) + app("client");
     let arena = mesh.apply("outage-dead", manifests).await?;
     answered(&arena, 1).await?;
+    saved(&arena, "server.outage-dead").await?;
     mesh.control.kill().await;
     let outcome = while_it_is_dead(&arena).await;
     mesh.control.resume().await;
@@ -67,6 +68,25 @@ async fn row_43_without_a_control_plane_pods_go_on_and_new_ones_wait(
     let answer = arena.app_call("late", &["http://server:8080/"]).await?;
     ensure!(answer["status"] == 200, "{answer}");
     answered(&arena, 5).await
+}
+
+/// Resolves when the client's sidecar has saved what it knows of a Service, which it does a moment after it has learned it.
+async fn saved(arena: &Arena<'_>, service: &str) -> anyhow::Result<()> {
+    let client = arena.pod("client")?;
+    let sidecar = client.container(containers::PROXY).and_then(|it| it.pid);
+    let sidecar = sidecar.context("no sidecar runs")?;
+    // `/var/run` is a link, and would lead out of the container.
+    let directory = files::STATE_DIR.trim_start_matches("/var");
+    let file = format!("/proc/{sidecar}/root{directory}/config.pb");
+    eventually(HEALED, async || {
+        let saved = std::fs::read(&file)?;
+        let known = saved
+            .windows(service.len())
+            .any(|it| it == service.as_bytes());
+        ensure!(known, "{service} is not in {file}");
+        Ok(())
+    })
+    .await
 }
 
 async fn while_it_is_dead(arena: &Arena<'_>) -> anyhow::Result<()> {
