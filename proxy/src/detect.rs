@@ -27,6 +27,8 @@ pub const HESITATION: Duration = Duration::from_secs(5);
 const MAX_BYTES: usize = 32 * 1024;
 /// Bytes of an HTTP request line that are waited for, at most; a longer one is taken for what its beginning says.
 const MAX_REQUEST_LINE: usize = 8 * 1024;
+/// Empty lines that may come before a request.
+const MAX_EMPTY_LINES: usize = 2;
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What a connection carries.
@@ -133,17 +135,21 @@ enum Line {
 /// Whether bytes begin with an HTTP/1 request line, as far as they go: `METHOD SP target SP HTTP/...`. The version is
 /// what tells it from the text protocols that look alike (`GET key`, `HELO host`).
 fn request_line(bytes: &[u8]) -> Line {
-    let line = match bytes.iter().position(|byte| *byte == b'\n') {
-        Some(end) => &bytes[..end],
-        None if bytes.len() < MAX_REQUEST_LINE => return beginning_of_request(bytes),
-        None => bytes,
-    };
-    let complete = line.len() < bytes.len();
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
     // An empty line or two before a request is allowed by RFC 9112, 2.2.
-    if line.is_empty() {
-        return request_line(&bytes[bytes.len().min(2)..]);
+    let mut rest = bytes;
+    for _ in 0..MAX_EMPTY_LINES {
+        rest = rest.strip_prefix(b"\r\n").unwrap_or(rest);
+        if rest.is_empty() || rest == b"\r" {
+            return Line::More;
+        }
     }
+    let line = match rest.iter().position(|byte| *byte == b'\n') {
+        Some(end) => &rest[..end],
+        None if rest.len() < MAX_REQUEST_LINE => return beginning_of_request(rest),
+        None => rest,
+    };
+    let complete = line.len() < rest.len();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
     let mut words = line.split(|byte| *byte == b' ');
     let (method, target, version) = (words.next(), words.next(), words.next_back());
     let is_request = match version {
@@ -159,8 +165,7 @@ fn request_line(bytes: &[u8]) -> Line {
 
 fn beginning_of_request(bytes: &[u8]) -> Line {
     let method = bytes.split(|byte| *byte == b' ').next().unwrap_or_default();
-    let blank = bytes.iter().all(|byte| *byte == b'\r');
-    if blank && bytes.len() == 1 || !blank && is_method(method) {
+    if is_method(method) {
         Line::More
     } else {
         Line::Other

@@ -68,6 +68,19 @@ fn tells_protocols_apart() {
             http1.clone(),
         ),
         ("part of a method", b"GE", None),
+        ("an empty line, so far", b"\r\n", None),
+        ("two of them", b"\r\n\r\n", None),
+        (
+            "a request after two empty lines",
+            b"\r\n\r\nGET / HTTP/1.1\r\n",
+            http1.clone(),
+        ),
+        ("nothing but empty lines", b"\r\n\r\n\r\n", opaque.clone()),
+        (
+            "a line feed, which is no empty line",
+            b"\n\nGET / HTTP/1.1\r\n",
+            opaque.clone(),
+        ),
         ("part of a target", b"GET /index", None),
         ("the HTTP/2 preface", H2_PREFACE, http2.clone()),
         (
@@ -105,6 +118,8 @@ fn tells_protocols_apart() {
     for (name, bytes, expected) in table {
         assert_eq!(classify(bytes), *expected, "{name}");
     }
+    let many = b"\r\n".repeat(MAX_BYTES / 2);
+    assert_eq!(classify(&many), opaque, "as many of them as are looked at");
 }
 
 #[test]
