@@ -74,8 +74,8 @@ fn value_matches(rule: &StringMatch, value: &HeaderValue) -> bool {
 /// Several values of one name count as one, joined by commas (RFC 9110, 5.3).
 fn joined<'v>(values: impl Iterator<Item = &'v HeaderValue>) -> Option<String> {
     let mut all = String::new();
-    for value in values {
-        if !all.is_empty() {
+    for (at, value) in values.enumerate() {
+        if at > 0 {
             all.push(',');
         }
         all.push_str(std::str::from_utf8(value.as_bytes()).ok()?);

@@ -3,7 +3,7 @@
 use http::HeaderValue;
 use http::header::{HOST, InvalidHeaderValue};
 use http::request::Parts;
-use http::uri::{Authority, Scheme};
+use http::uri::{Authority, PathAndQuery, Scheme};
 
 use super::rewrite::rewritten_path;
 use crate::config::route::{Redirect, RouteMatch};
@@ -43,11 +43,11 @@ pub fn location(
     let (path, query) = (request.uri.path(), request.uri.query());
     let path = match &redirect.path {
         Some(rewrite) => rewritten_path(matched, rewrite, path, query),
-        None => request
-            .uri
-            .path_and_query()
-            .map_or("/", |both| both.as_str())
-            .to_owned(),
+        // `OPTIONS *` asks about the server and has no path to keep.
+        None => match request.uri.path_and_query().map(PathAndQuery::as_str) {
+            None | Some("*") => "/".to_owned(),
+            Some(both) => both.to_owned(),
+        },
     };
     let location = if port == well_known {
         format!("{scheme}://{host}{path}")

@@ -461,6 +461,39 @@ fn redirects_follow_the_gateway_api() {
 }
 
 #[test]
+fn a_redirect_of_a_request_about_the_server_leads_to_its_root() {
+    let redirect = Redirect {
+        scheme: None,
+        host: None,
+        port: None,
+        path: None,
+        status: StatusCode::FOUND,
+    };
+    let request = get("*", &[("host", "a")]);
+    assert_eq!(
+        location(&redirect, &any(), &request, 80).unwrap(),
+        "http://a/"
+    );
+}
+
+#[test]
+fn an_empty_value_is_one_of_several() {
+    let exact = |value: &str| HeaderMatch {
+        name: HeaderName::from_static("x"),
+        value: StringMatch::Exact(value.into()),
+        invert: false,
+    };
+    let request = get("/", &[("x", ""), ("x", "a"), ("x", "")]);
+    for (value, expected) in [(",a,", true), ("a,", false), ("a", false)] {
+        let rule = RouteMatch {
+            headers: vec![exact(value)],
+            ..any()
+        };
+        assert_eq!(matching::matches(&rule, &request), expected, "{value:?}");
+    }
+}
+
+#[test]
 fn headers_are_removed_then_set_then_added() {
     let name = HeaderName::from_static;
     let value = HeaderValue::from_static;

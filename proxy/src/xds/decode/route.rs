@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use http::uri::Scheme;
+use http::uri::{Authority, PathAndQuery, Scheme};
 use tulle_xds_proto::envoy::config::route::v3 as pb;
 use tulle_xds_proto::envoy::config::route::v3::redirect_action::{
     PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
@@ -201,10 +201,13 @@ fn forward(
         path_rewrite: path_rewrite(message)?,
         host_rewrite: match &message.host_rewrite_specifier {
             None => None,
-            Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => Some(
-                host.parse()
-                    .map_err(|error| DecodeError::invalid("host_rewrite_literal", host, error))?,
-            ),
+            Some(HostRewriteSpecifier::HostRewriteLiteral(literal)) => {
+                host("host_rewrite_literal", literal)?;
+                let value = literal.parse();
+                Some(value.map_err(|error| {
+                    DecodeError::invalid("host_rewrite_literal", literal, error)
+                })?)
+            }
             Some(_) => {
                 let remedy = "use host_rewrite_literal";
                 return Err(DecodeError::unsupported("host_rewrite_specifier", remedy));
@@ -369,8 +372,10 @@ fn path_rewrite(message: &pb::RouteAction) -> Result<Option<PathRewrite>, Decode
     if !message.path_rewrite.is_empty() {
         return literal_path("path_rewrite", &message.path_rewrite).map(Some);
     }
-    let prefix = message.prefix_rewrite.as_str();
-    Ok((!prefix.is_empty()).then(|| PathRewrite::Prefix(prefix.into())))
+    match message.prefix_rewrite.as_str() {
+        "" => Ok(None),
+        prefix => literal_prefix("prefix_rewrite", prefix).map(Some),
+    }
 }
 
 /// Rewriting by pattern is understood where it replaces the whole path, which has no other form in older servers.
@@ -404,10 +409,35 @@ fn literal_path(field: &str, path: &str) -> Result<PathRewrite, DecodeError> {
         let remedy = "command operators are not supported; use regex_rewrite with ^/.*$";
         return Err(DecodeError::invalid(field, path, remedy));
     }
-    if !path.starts_with('/') {
-        return Err(DecodeError::invalid(field, path, "a path begins with /"));
+    if !is_path(path) {
+        let remedy = "a path begins with /, has no query, and what a URI cannot hold is escaped";
+        return Err(DecodeError::invalid(field, path, remedy));
     }
     Ok(PathRewrite::Full(path.into()))
+}
+
+/// A prefix may lack its slash.
+fn literal_prefix(field: &str, prefix: &str) -> Result<PathRewrite, DecodeError> {
+    if !is_path(&format!("/{}", prefix.trim_start_matches('/'))) {
+        let remedy = "a path has no query, and what a URI cannot hold is escaped";
+        return Err(DecodeError::invalid(field, prefix, remedy));
+    }
+    Ok(PathRewrite::Prefix(prefix.into()))
+}
+
+/// Whether every request to which this is the path is one.
+fn is_path(path: &str) -> bool {
+    let parsed = path.parse::<PathAndQuery>();
+    path.starts_with('/')
+        && parsed.is_ok_and(|parsed| parsed.as_str() == path && parsed.query().is_none())
+}
+
+/// A host, perhaps with a port, and without a user.
+fn host(field: &str, host: &str) -> Result<Authority, DecodeError> {
+    match host.parse::<Authority>() {
+        Ok(authority) if !host.contains('@') => Ok(authority),
+        _ => Err(DecodeError::invalid(field, host, "it is a host name")),
+    }
 }
 
 fn redirect(message: &pb::RedirectAction) -> Result<Redirect, DecodeError> {
@@ -434,23 +464,20 @@ fn redirect(message: &pb::RedirectAction) -> Result<Redirect, DecodeError> {
         }
         Some(PathRewriteSpecifier::PathRewrite(path)) => Some(literal_path("path_rewrite", path)?),
         Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => {
-            Some(PathRewrite::Prefix(prefix.as_str().into()))
+            Some(literal_prefix("prefix_rewrite", prefix)?)
         }
         Some(PathRewriteSpecifier::RegexRewrite(rewrite)) => {
             Some(regex_rewrite(rewrite).at("regex_rewrite")?)
         }
     };
-    let host = message.host_redirect.as_str();
-    if !host.is_empty() && host.parse::<http::uri::Authority>().is_err() {
-        return Err(DecodeError::invalid(
-            "host_redirect",
-            host,
-            "it is a host name",
-        ));
+    let new_host = message.host_redirect.as_str();
+    if !new_host.is_empty() && host("host_redirect", new_host)?.host() != new_host {
+        let remedy = "it is a host name; give the port in port_redirect";
+        return Err(DecodeError::invalid("host_redirect", new_host, remedy));
     }
     Ok(Redirect {
         scheme,
-        host: (!host.is_empty()).then(|| host.into()),
+        host: (!new_host.is_empty()).then(|| new_host.into()),
         port,
         path,
         status: match message.response_code() {

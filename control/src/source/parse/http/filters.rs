@@ -8,6 +8,7 @@ use gateway_api::experimental::httproutes::{
     HttpRouteRulesFiltersType as Filter, HttpRouteRulesFiltersUrlRewrite,
     HttpRouteRulesFiltersUrlRewritePath,
 };
+use http::uri::PathAndQuery;
 use http::{HeaderValue, StatusCode};
 
 use super::super::route::{self, modify_headers};
@@ -166,11 +167,9 @@ fn path_rewrite(
     prefix: Option<&str>,
 ) -> Result<Option<PathRewrite>, Invalid> {
     let valid = |path: &str| {
-        // It goes into a request line: nothing that could end it.
-        if path
-            .bytes()
-            .all(|byte| (0x21..0x7f).contains(&byte) && !matches!(byte, b'?' | b'#'))
-        {
+        // It goes into a request line, where the sidecar takes nothing that is no path.
+        let parsed = path.parse::<PathAndQuery>();
+        if parsed.is_ok_and(|it| it.as_str() == path && it.query().is_none()) {
             Ok(Arc::<str>::from(path))
         } else {
             Err(Invalid::new(

@@ -46,13 +46,22 @@ fn route_actions() {
         weighted(&[u32::MAX, 1]),
         Err(at("weighted_clusters")),
     );
-    check(
-        "a new host",
-        with_action(|a| {
-            a.host_rewrite_specifier = Some(HostRewriteSpecifier::HostRewriteLiteral("a%b".into()))
-        }),
-        Ok(()),
-    );
+    let new_host = |host: &str| {
+        let literal = HostRewriteSpecifier::HostRewriteLiteral(host.to_owned());
+        with_action(|a| a.host_rewrite_specifier = Some(literal))
+    };
+    check("a new host", new_host("b.example:8080"), Ok(()));
+    for host in ["a%b", "a b", "me@b", ""] {
+        check("no host", new_host(host), Err(at("host_rewrite_literal")));
+    }
+    for path in ["/a b", "/a?b", "/a#b", "/<a>", "a"] {
+        let rewrite = with_action(|a| a.path_rewrite = path.to_owned());
+        check("no path", rewrite, Err(at("path_rewrite")));
+    }
+    for prefix in ["/a b", "/a?b", "a#b"] {
+        let rewrite = with_action(|a| a.prefix_rewrite = prefix.to_owned());
+        check("no prefix", rewrite, Err(at("prefix_rewrite")));
+    }
     check("no weights", weighted(&[]), Err(at("weighted_clusters")));
     type Change = fn(&mut rds::RouteAction);
     let table: [(&str, Change, Expected); 12] = [
@@ -279,11 +288,21 @@ fn redirects_and_direct_responses() {
         Ok(()),
     );
     let at = |field: &str| -> &'static str { format!("virtual_hosts[0].routes[0].{field}").leak() };
-    check(
-        "a bad host",
-        redirect(|r| r.host_redirect = "a b".into()),
-        Err(at("redirect.host_redirect")),
-    );
+    for host in ["a b", "a:80", "me@a", "a:"] {
+        let redirect = with(Action::Redirect(rds::RedirectAction {
+            host_redirect: host.to_owned(),
+            ..Default::default()
+        }));
+        check("a bad host", redirect, Err(at("redirect.host_redirect")));
+    }
+    for path in ["/a b", "/a?b", "a"] {
+        let path = rds::redirect_action::PathRewriteSpecifier::PathRedirect(path.to_owned());
+        let redirect = with(Action::Redirect(rds::RedirectAction {
+            path_rewrite_specifier: Some(path),
+            ..Default::default()
+        }));
+        check("a bad path", redirect, Err(at("redirect.path_redirect")));
+    }
     check(
         "a port",
         redirect(|r| r.port_redirect = 70_000),
