@@ -39,6 +39,12 @@ use index::{Index, Mailbox, StreamId};
 use metrics::Metrics;
 use subscription::{Status, Subscription};
 
+/// Reads a `node.id`, for fuzz targets.
+#[cfg(feature = "fuzz")]
+pub(crate) fn node_id(id: &str, domain: &str) -> Option<node::NodeId> {
+    node::NodeId::parse(id, domain).ok()
+}
+
 /// What one client may cost.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {

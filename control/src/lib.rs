@@ -13,4 +13,7 @@ pub mod source;
 pub mod store;
 pub mod translate;
 
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
+
 pub use app::{Args, Control, run};

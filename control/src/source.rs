@@ -12,6 +12,16 @@ pub mod report;
 pub use file::{FileSource, SourceError};
 pub use report::{Problem, SourceReport};
 
+/// What a file says, for fuzz targets.
+#[cfg(feature = "fuzz")]
+pub(crate) fn read(text: &str, json: bool) -> (Vec<crate::store::Event>, Vec<Problem>) {
+    let path = if json { "it.json" } else { "it.yaml" }.into();
+    let mut outcomes = layers::Outcomes::default();
+    layers::Layers::default().set(&layers::Place { layer: 0, path }, text, &mut outcomes);
+    let problems = outcomes.problems.into_values().flatten().collect();
+    (outcomes.events, problems)
+}
+
 /// The objects of a text, for tests of other rooms.
 #[cfg(test)]
 pub(crate) fn objects(text: &str) -> Vec<crate::store::Object> {

@@ -18,6 +18,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
 pub use frames::{Calm, Ended, Frames, MAX_HEADER_LIST, Whose};
+#[cfg(feature = "fuzz")]
+pub(crate) use guard::message_ends;
 pub use guard::{Gate, Guard, REFUSED};
 pub use probe::Probe;
 pub use transport::Transport;

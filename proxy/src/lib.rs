@@ -49,4 +49,7 @@ pub mod admin;
 pub mod app;
 pub mod args;
 
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
+
 pub use args::{main, main_from};

@@ -23,6 +23,8 @@ use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
 use tulle_identity::SpiffeId;
 
+#[cfg(feature = "fuzz")]
+pub(crate) use access_log::lines_of;
 pub use access_log::{AccessLog, Mode as AccessLogMode};
 pub use connection::ConnectionRecord;
 pub use limits::{Limit, Limits, Who};

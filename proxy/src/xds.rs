@@ -13,6 +13,8 @@ mod state;
 mod status;
 mod tracker;
 
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 #[cfg(test)]
 mod tests;
 

@@ -102,6 +102,14 @@ impl JwksReview {
         serde_json::from_slice(&text).map_err(|error| unavailable(format!("{error} in")))
     }
 
+    /// Checks a token against a JWKS document, for fuzz targets.
+    #[cfg(feature = "fuzz")]
+    pub(crate) fn check_with(&self, jwks: &[u8], token: &str) -> Result<Caller, TokenError> {
+        let keys = serde_json::from_slice(jwks)
+            .map_err(|error| TokenError::Unavailable(error.to_string()))?;
+        self.check(token, &keys)
+    }
+
     fn check(&self, token: &str, keys: &JwkSet) -> Result<Caller, TokenError> {
         let refused = |reason: &str| TokenError::Refused(reason.to_owned());
         let header = jsonwebtoken::decode_header(token).map_err(|_| refused("not a signed JWT"))?;

@@ -246,6 +246,22 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Guard<I> {
     }
 }
 
+/// Where each message of a stream ends in which nobody switches protocols, up to where it is refused.
+#[cfg(feature = "fuzz")]
+pub(crate) fn message_ends(stream: &[u8]) -> Vec<usize> {
+    let mut scanner = Scanner::new(usize::MAX);
+    let mut ends = Vec::new();
+    for (at, byte) in stream.iter().enumerate() {
+        if let Scan::Refuse { .. } = scanner.scan(&[*byte]) {
+            break;
+        }
+        if scanner.messages() as usize > ends.len() {
+            ends.push(at + 1);
+        }
+    }
+    ends
+}
+
 /// Moves as much as there is room for.
 fn give(from: &mut impl Buf, to: &mut ReadBuf<'_>) {
     let length = from.remaining().min(to.remaining());

@@ -181,6 +181,22 @@ impl Drop for Lines {
     }
 }
 
+/// What is written of these, for fuzz targets.
+#[cfg(feature = "fuzz")]
+pub(crate) fn lines_of(requests: &[RequestRecord], connections: &[ConnectionRecord]) -> Vec<u8> {
+    Writer::collect(|writer| {
+        let mut lines = Lines {
+            writer,
+            batch: Vec::new(),
+            count: 0,
+            clock: Clock::default(),
+        };
+        requests.iter().for_each(|record| lines.request(record));
+        let connections = connections.iter();
+        connections.for_each(|record| lines.connection(record));
+    })
+}
+
 /// Writes moments down (RFC 3339, in UTC). Most are in the second of the one before, of which only the last digits change.
 #[derive(Debug, Default)]
 struct Clock {

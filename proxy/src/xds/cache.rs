@@ -36,13 +36,7 @@ impl Cache {
 
     /// Saves responses.
     pub(super) fn save(&self, responses: Vec<DeltaDiscoveryResponse>) -> io::Result<()> {
-        let mut bytes = MAGIC.to_vec();
-        for mut response in responses {
-            response.system_version_info.clone_from(&self.node);
-            response
-                .encode_length_delimited(&mut bytes)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        }
+        let bytes = self.format(responses)?;
         let temporary = self.path.with_extension("tmp");
         let written = write(&temporary, &bytes).and_then(|()| fs::rename(&temporary, &self.path));
         if written.is_err() {
@@ -65,6 +59,21 @@ impl Cache {
             }
             Ok(_) => fs::read(&self.path)?,
         };
+        self.parse(&bytes)
+    }
+
+    pub(super) fn format(&self, responses: Vec<DeltaDiscoveryResponse>) -> io::Result<Vec<u8>> {
+        let mut bytes = MAGIC.to_vec();
+        for mut response in responses {
+            response.system_version_info.clone_from(&self.node);
+            response
+                .encode_length_delimited(&mut bytes)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        }
+        Ok(bytes)
+    }
+
+    pub(super) fn parse(&self, bytes: &[u8]) -> io::Result<Vec<DeltaDiscoveryResponse>> {
         let invalid = |reason| io::Error::new(io::ErrorKind::InvalidData, reason);
         let mut rest = bytes
             .strip_prefix(MAGIC)

@@ -102,6 +102,12 @@ impl Scanner {
         open.then_some(self.messages)
     }
 
+    /// Messages that have ended.
+    #[cfg(feature = "fuzz")]
+    pub(super) fn messages(&self) -> u32 {
+        self.messages
+    }
+
     pub(super) fn scan(&mut self, bytes: &[u8]) -> Scan {
         let mut at = 0;
         let between = self.expect == Expect::RequestLine && self.line.is_empty();

@@ -34,6 +34,21 @@ impl Writer {
         })
     }
 
+    /// What `fill` hands over, without a thread: for fuzz targets.
+    #[cfg(feature = "fuzz")]
+    pub(super) fn collect(fill: impl FnOnce(Self)) -> Vec<u8> {
+        let (queue, jobs) = sync_channel(64);
+        fill(Self {
+            queue,
+            dropped: Arc::default(),
+        });
+        let batch = |job| match job {
+            Job::Write(batch) => batch,
+            Job::Flush(_) => Vec::new(),
+        };
+        jobs.iter().flat_map(batch).collect()
+    }
+
     /// Hands a batch of lines over, or drops it if the thread is too far behind.
     pub(super) fn write(&self, batch: Vec<u8>, lines: u64) {
         if self.queue.try_send(Job::Write(batch)).is_err() {

@@ -1,0 +1,12 @@
+//! What several fuzz targets share.
+//!
+//! A target states what must hold for every input, not just that nothing panics; each of its `//!` heads says what that
+//! is. Targets stay deterministic: random numbers are seeded from the input, and nothing waits for a clock.
+
+pub mod der;
+pub mod http1;
+pub mod input;
+pub mod proto;
+pub mod routes;
+pub mod snapshot;
+pub mod wire;

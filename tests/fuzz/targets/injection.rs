@@ -1,0 +1,143 @@
+//! Injection.
+//!
+//! The input is a document, YAML or JSON. Injecting it gives an error, leaves it as it is, or adds a sidecar: then the patch
+//! makes of the document what was returned, every other field is as it was, injecting again changes nothing, and the
+//! sidecar can read the environment that it is given.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+use tulle_injector::{Decision, InjectorConfig, Namespace, Outcome, inject_document, inject_pod};
+use tulle_proxy::settings::Startup;
+use tulle_runtime::env::Env;
+use tulle_runtime::names::containers;
+
+fuzz_target!(|data: &[u8]| {
+    let Some(document) = read(data) else {
+        return;
+    };
+    let namespace = Namespace::enabled("shop");
+    for native_sidecar in [true, false] {
+        let config = InjectorConfig {
+            native_sidecar,
+            ..InjectorConfig::default()
+        };
+        if let Ok(outcome) = inject_document(document.clone(), &namespace, &config) {
+            let again = |injected| inject_document(injected, &namespace, &config);
+            check(&document, &outcome, again);
+        }
+        if let Ok(outcome) = inject_pod(&document, &namespace, &config) {
+            let again = |injected: Value| inject_pod(&injected, &namespace, &config);
+            check(&document, &outcome, again);
+        }
+    }
+});
+
+fn read(data: &[u8]) -> Option<Value> {
+    let text = std::str::from_utf8(data).ok()?;
+    if text.starts_with('{') {
+        return serde_json::from_str(text).ok();
+    }
+    serde_saphyr::from_str(text).ok()
+}
+
+fn check<E: std::fmt::Debug>(
+    document: &Value,
+    outcome: &Outcome,
+    again: impl Fn(Value) -> Result<Outcome, E>,
+) {
+    if let Decision::Skip(_) = outcome.decision {
+        assert!(outcome.patch.0.is_empty());
+        assert_eq!(outcome.document, *document);
+        return;
+    }
+    let mut patched = document.clone();
+    json_patch::patch(&mut patched, &outcome.patch).expect("the patch applies");
+    assert_eq!(patched, outcome.document);
+    let twice = again(patched.clone()).expect("what was injected can be read");
+    assert!(
+        matches!(twice.decision, Decision::Skip(_)),
+        "{:?}",
+        twice.decision
+    );
+    assert_eq!(twice.document, patched);
+    kept(document, &patched);
+    let sidecar = sidecar(&patched).expect("a sidecar");
+    let variables = environment(sidecar);
+    if let Err(error) = Startup::from_env(Env::from_pairs(variables)) {
+        panic!("the sidecar cannot start: {error}");
+    }
+}
+
+/// Nothing is lost: members stay, lists only grow. Probes lead elsewhere.
+fn kept(before: &Value, after: &Value) {
+    match (before, after) {
+        (Value::Object(before), Value::Object(after)) => {
+            for (name, value) in before {
+                if !["readinessProbe", "livenessProbe", "startupProbe"].contains(&name.as_str()) {
+                    kept(
+                        value,
+                        after.get(name).unwrap_or_else(|| panic!("{name} is gone")),
+                    );
+                }
+            }
+        }
+        (Value::Array(before), Value::Array(after)) => {
+            let added = after.len() - before.len();
+            // In front, or behind: never between.
+            let all = |from: usize| {
+                before
+                    .iter()
+                    .zip(&after[from..])
+                    .all(|(one, other)| same_name(one, other))
+            };
+            let from = if all(0) { 0 } else { added };
+            for (one, other) in before.iter().zip(&after[from..]) {
+                kept(one, other);
+            }
+        }
+        (Value::Null, _) => {}
+        (before, after) => assert_eq!(before, after),
+    }
+}
+
+fn same_name(one: &Value, other: &Value) -> bool {
+    one.get("name") == other.get("name")
+}
+
+/// The sidecar's container, wherever the pod lies in the document.
+fn sidecar(document: &Value) -> Option<&Value> {
+    match document {
+        Value::Object(members)
+            if members
+                .get("name")
+                .is_some_and(|name| name == containers::PROXY) =>
+        {
+            members.contains_key("env").then_some(document)
+        }
+        Value::Object(members) => members.values().find_map(sidecar),
+        Value::Array(items) => items.iter().find_map(sidecar),
+        _ => None,
+    }
+}
+
+/// As kubelet gives it: `$$` is a dollar sign, and what the pod's fields say is something good.
+fn environment(container: &Value) -> Vec<(String, String)> {
+    let variables = container["env"].as_array().expect("a list");
+    let pair = |variable: &Value| {
+        let name = variable["name"].as_str().expect("a name").to_owned();
+        let value = match variable["value"].as_str() {
+            Some(value) => value.replace("$$", "$"),
+            None => match variable["valueFrom"]["fieldRef"]["fieldPath"]
+                .as_str()
+                .expect("a field")
+            {
+                "status.podIP" => "10.1.2.3".to_owned(),
+                _ => "it".to_owned(),
+            },
+        };
+        (name, value)
+    };
+    variables.iter().map(pair).collect()
+}
