@@ -77,6 +77,9 @@ impl ResourceType {
     }
 }
 
+/// Characters of a type URL that an error repeats.
+const MAX_SHOWN: usize = 256;
+
 /// Why an `Any` could not be read as the message that was expected.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
@@ -85,7 +88,7 @@ pub enum UnpackError {
     Type {
         /// Full name of the expected message.
         expected: String,
-        /// Type URL found.
+        /// Type URL found, its first part.
         found: String,
     },
     /// The bytes are not such a message.
@@ -116,7 +119,7 @@ pub fn unpack<M: Message + Name + Default>(any: &Any) -> Result<M, UnpackError> 
     if any.type_url.rsplit('/').next() != Some(M::full_name().as_str()) {
         return Err(UnpackError::Type {
             expected: M::full_name(),
-            found: any.type_url.clone(),
+            found: any.type_url.chars().take(MAX_SHOWN).collect(),
         });
     }
     M::decode(any.value.as_slice()).map_err(|source| UnpackError::Decode {
@@ -199,6 +202,12 @@ mod tests {
                 .contains("envoy.config.listener.v3.Listener"),
             "{error}"
         );
+        let any = Any {
+            type_url: "x".repeat(100_000),
+            value: Vec::new(),
+        };
+        let error = unpack::<Listener>(&any).expect_err("no listener either");
+        assert!(error.to_string().len() < 1_000, "what is repeated is cut");
     }
 
     #[test]

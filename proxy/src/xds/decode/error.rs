@@ -7,6 +7,11 @@ use tulle_xds_proto::google::protobuf;
 use tulle_xds_proto::prost::{Message, Name};
 use tulle_xds_proto::resource::UnpackError;
 
+/// Characters of a value that an error repeats.
+const MAX_VALUE: usize = 128;
+/// Characters of what it advises, which may repeat a pattern.
+const MAX_REMEDY: usize = 1024;
+
 /// Why a resource, or a part of it, was refused. Its `Display` goes to the control plane in the NACK.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
@@ -56,12 +61,11 @@ impl DecodeError {
     }
 
     pub(in crate::xds) fn invalid(field: &str, value: impl Display, remedy: impl Display) -> Self {
-        // The value comes from elsewhere and goes into logs: its first part is enough.
-        let value = value.to_string().chars().take(128).collect();
+        // Both may hold what comes from elsewhere, and go into logs: their first part is enough.
         Self::Invalid {
             field: field.to_owned(),
-            value,
-            remedy: remedy.to_string(),
+            value: cut(value, MAX_VALUE),
+            remedy: cut(remedy, MAX_REMEDY),
         }
     }
 
@@ -95,6 +99,10 @@ impl DecodeError {
         };
         self
     }
+}
+
+fn cut(text: impl Display, to: usize) -> String {
+    text.to_string().chars().take(to).collect()
 }
 
 /// Names the field in which an error occurred.

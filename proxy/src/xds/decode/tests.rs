@@ -92,6 +92,35 @@ fn decode_all(any: &Any) {
     let _ = workload(any);
 }
 
+#[test]
+fn what_a_refusal_repeats_is_cut() {
+    let long = "x".repeat(100_000);
+    let misnamed = route_table(&long, &pack(&routes(&long[1..], &[SERVICE])));
+    let no_address = load_assignment(SERVICE, vec![an_endpoint(&long)]);
+    let pattern = matching::safe_regex(&"(".repeat(1_000));
+    let pattern = with_match(|m| {
+        m.path_specifier = Some(rds::route_match::PathSpecifier::SafeRegex(pattern))
+    });
+    let refusals = [
+        misnamed.map(drop),
+        endpoints(SERVICE, &pack(&no_address)).map(drop),
+        pattern.map(drop),
+        workload(&Any {
+            type_url: long,
+            value: Vec::new(),
+        })
+        .map(drop),
+    ];
+    for refusal in refusals {
+        let reason = refusal.expect_err("bad").to_string();
+        assert!(
+            reason.len() < 4_096,
+            "{} bytes: {reason:.200}",
+            reason.len()
+        );
+    }
+}
+
 fn any_of<M: Message + Name>(message: &M, at: usize, byte: u8) -> Any {
     let mut any = pack(message);
     if !any.value.is_empty() {
