@@ -19,6 +19,8 @@ const STATE_SIZE: &str = "16Mi";
 const DEFAULT_GRACE: i64 = 30;
 /// What the sidecar leaves of the grace period between its deadline and kubelet's SIGKILL.
 const GRACE_MARGIN: i64 = 5;
+/// Longest drain that is asked for, in seconds: a pod may have any grace period, a sidecar takes what its clock can count.
+const LONGEST_DRAIN: i64 = 30 * 24 * 3600;
 
 /// One projected volume with token and bundle, and a memory-backed one for state.
 ///
@@ -194,7 +196,7 @@ fn drain_deadline(config: &InjectorConfig, grace: Option<i64>) -> String {
             grace
                 .unwrap_or(DEFAULT_GRACE)
                 .saturating_sub(GRACE_MARGIN)
-                .max(1)
+                .clamp(1, LONGEST_DRAIN)
         ),
     }
 }

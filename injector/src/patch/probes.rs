@@ -52,7 +52,7 @@ pub(crate) fn rewrite(
         for (index, container) in containers.iter().enumerate() {
             let index = index.to_string();
             for (field, step) in KINDS {
-                let Some(port) = probed_port(container, field) else {
+                let Some((probe, port)) = probed_port(container, field) else {
                     continue;
                 };
                 if options.exclude_inbound_ports.contains(&port) {
@@ -62,30 +62,30 @@ pub(crate) fn rewrite(
                 let original = editor.get(&[&at[..], &[field]].concat()).clone();
                 let path = format!("/app-health/{}/{step}", container.name);
                 editor.set(&at, field, rewritten(&original, &path))?;
-                probes.0.insert(path, saved(&original, port));
+                probes.0.insert(path, saved(probe, port));
             }
         }
     }
     Ok(probes)
 }
 
-/// The port of the app that a probe reaches over the network; absent when the probe is to stay as it is.
-fn probed_port(container: &Container, field: &str) -> Option<u16> {
+/// A probe, with the port of the app that it reaches over the network; absent when it is to stay as it is.
+fn probed_port<'c>(container: &'c Container, field: &str) -> Option<(&'c Probe, u16)> {
     let probe: &Probe = match field {
         "readinessProbe" => container.readiness_probe.as_ref(),
         "livenessProbe" => container.liveness_probe.as_ref(),
         _ => container.startup_probe.as_ref(),
     }?;
-    if let Some(http) = &probe.http_get {
-        return http
-            .host
-            .is_none()
-            .then(|| resolve(container, &http.port))?;
-    }
-    if let Some(tcp) = &probe.tcp_socket {
-        return tcp.host.is_none().then(|| resolve(container, &tcp.port))?;
-    }
-    u16::try_from(probe.grpc.as_ref()?.port).ok()
+    let port = if let Some(http) = &probe.http_get {
+        let elsewhere = http.host.is_some();
+        (!elsewhere).then(|| resolve(container, &http.port))?
+    } else if let Some(tcp) = &probe.tcp_socket {
+        let elsewhere = tcp.host.is_some();
+        (!elsewhere).then(|| resolve(container, &tcp.port))?
+    } else {
+        u16::try_from(probe.grpc.as_ref()?.port).ok()
+    };
+    Some((probe, port?))
 }
 
 fn resolve(container: &Container, port: &IntOrString) -> Option<u16> {
@@ -115,18 +115,22 @@ fn rewritten(original: &Value, path: &str) -> Value {
     Value::Object(probe)
 }
 
-/// What the sidecar needs to do the probe: its handler with a numeric port, and its timeout.
-fn saved(original: &Value, port: u16) -> Value {
+/// What the sidecar needs to do the probe: its handler with a numeric port, and its timeout. Written from the typed form,
+/// in which what the manifest leaves out or sets to null has its value.
+fn saved(original: &Probe, port: u16) -> Value {
+    let handlers = [
+        ("httpGet", json!(original.http_get)),
+        ("tcpSocket", json!(original.tcp_socket)),
+        ("grpc", json!(original.grpc)),
+    ];
     let mut probe = Map::new();
-    for handler in HANDLERS {
-        if let Some(target) = original[handler].as_object() {
-            let mut target = target.clone();
-            target.retain(|_, value| !value.is_null());
+    for (handler, target) in handlers {
+        if let Value::Object(mut target) = target {
             target.insert("port".to_owned(), json!(port));
             probe.insert(handler.to_owned(), Value::Object(target));
         }
     }
-    let timeout = original["timeoutSeconds"].as_u64().unwrap_or(1);
+    let timeout = original.timeout_seconds.unwrap_or(1).max(1);
     probe.insert("timeoutSeconds".to_owned(), json!(timeout));
     Value::Object(probe)
 }

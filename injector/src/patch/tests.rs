@@ -259,6 +259,8 @@ fn the_drain_ends_before_the_pods_grace_period_unless_the_operator_set_it() {
         (None, None, "25s"),
         (Some(2), None, "1s"),
         (Some(i64::MIN), None, "1s"),
+        // As many seconds as a sidecar's clock can count.
+        (Some(i64::MAX), None, "2592000s"),
         (Some(60), Some(1500), "1500ms"),
     ];
     for (grace, deadline, expected) in rows {
@@ -377,6 +379,25 @@ fn probes_over_the_network_go_through_the_sidecar_and_others_stay() {
             "/app-health/web/livez": { "tcpSocket": { "port": 8081 }, "timeoutSeconds": 1 },
             "/app-health/web/startupz": { "grpc": { "port": 9090, "service": "s" }, "timeoutSeconds": 1 },
         })
+    );
+}
+
+#[test]
+fn what_a_probe_leaves_out_has_its_value_for_the_sidecar() {
+    let http = json!({ "port": 80, "path": null, "httpHeaders": [{ "name": "a" }, { "name": "b", "value": null }] });
+    let probe = json!({ "httpGet": http, "timeoutSeconds": 0, "unknown": 1 });
+    let pod = pod(
+        json!({}),
+        json!({ "containers": [{ "name": "web", "readinessProbe": probe }] }),
+    );
+    let injected = inject(&pod);
+    let sidecar = &injected["spec"]["initContainers"][1];
+    let saved = variable(sidecar, "TULLE_APP_PROBES").expect("saved");
+    let saved: Value = serde_json::from_str(saved).expect("JSON");
+    let headers = json!([{ "name": "a", "value": "" }, { "name": "b", "value": "" }]);
+    assert_eq!(
+        saved["/app-health/web/readyz"],
+        json!({ "httpGet": { "port": 80, "httpHeaders": headers }, "timeoutSeconds": 1 })
     );
 }
 
