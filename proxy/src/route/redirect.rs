@@ -30,7 +30,6 @@ pub fn location(
         .host
         .as_deref()
         .or_else(|| authority.as_ref().map(Authority::host));
-    let host = host.unwrap_or_default();
     let well_known = if *scheme == Scheme::HTTPS { 443 } else { 80 };
     let port = match (redirect.port, &redirect.scheme) {
         (Some(port), _) => port,
@@ -49,10 +48,11 @@ pub fn location(
             Some(both) => both.to_owned(),
         },
     };
-    let location = if port == well_known {
-        format!("{scheme}://{host}{path}")
-    } else {
-        format!("{scheme}://{host}:{port}{path}")
+    let location = match host {
+        Some(host) if port == well_known => format!("{scheme}://{host}{path}"),
+        Some(host) => format!("{scheme}://{host}:{port}{path}"),
+        // The client named none that can be repeated. Two slashes in front would begin one.
+        None => format!("/{}", path.trim_start_matches(['/', '\\'])),
     };
     Ok(HeaderValue::try_from(location)?)
 }

@@ -461,7 +461,7 @@ fn redirects_follow_the_gateway_api() {
 }
 
 #[test]
-fn a_redirect_of_a_request_about_the_server_leads_to_its_root() {
+fn a_redirect_without_a_path_or_a_host_to_keep_stays_on_the_server() {
     let redirect = Redirect {
         scheme: None,
         host: None,
@@ -474,6 +474,12 @@ fn a_redirect_of_a_request_about_the_server_leads_to_its_root() {
         location(&redirect, &any(), &request, 80).unwrap(),
         "http://a/"
     );
+    // Without a host to repeat, to a path on the same server and on no other.
+    for target in ["/b?c", "//b?c", "/\\b?c"] {
+        let request = get(target, &[("host", "")]);
+        let location = location(&redirect, &any(), &request, 8080).unwrap();
+        assert_eq!(location, "/b?c", "{target}");
+    }
 }
 
 #[test]
