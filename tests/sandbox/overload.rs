@@ -174,7 +174,6 @@ async fn row_25_a_load_of_many_times_the_memory_is_shed_and_the_sidecar_lives(
         limit == MEMORY as f64,
         "the sidecar believes in {limit} bytes"
     );
-    let behaved = Behaved::begin(&arena).await?;
     let attack = Attack::begin(
         &arena,
         "attacker",
@@ -202,7 +201,6 @@ async fn row_25_a_load_of_many_times_the_memory_is_shed_and_the_sidecar_lives(
         Ok(())
     })
     .await?;
-    behaved.end(100).await?;
     sidecar.lives(&arena, "web")
 }
 

@@ -135,6 +135,7 @@ fn expectations() -> Vec<Row> {
             .class(5)
             .rfc("9110 10.1.1")
             .sends("POST / HTTP/1.0\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc")
+            .reaches(1)
             .sees("POST /\n!expect\n\nabc")
             .gets("200\n\nok")
             .ends(End::Closed),
