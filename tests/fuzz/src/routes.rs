@@ -12,13 +12,16 @@ const MAX_TARGET: usize = u16::MAX as usize - 1;
 /// A request as hyper and the outbound listener hand it on: with a path and `Host`, or (HTTP/2) with an authority.
 #[must_use]
 pub fn request(target: &str, host: &str, http2: bool) -> Option<Parts> {
-    let uri = if http2 && target != "*" {
+    let http2 = http2 && target != "*";
+    let uri = if http2 {
         format!("http://{host}{target}")
     } else {
         target.to_owned()
     };
     let host: HeaderValue = host.parse().ok()?;
-    http::uri::Authority::try_from(host.as_bytes()).ok()?;
+    if !host.is_empty() {
+        http::uri::Authority::try_from(host.as_bytes()).ok()?;
+    }
     let uri: Uri = uri
         .parse()
         .ok()
@@ -44,7 +47,12 @@ pub fn exercise(table: &RouteTable) {
         }
     }
     for target in &targets {
-        for (host, http2) in [("a:8080", false), ("[::1]", true), ("me@b", true)] {
+        for (host, http2) in [
+            ("a:8080", false),
+            ("[::1]", true),
+            ("me@b", true),
+            ("", false),
+        ] {
             if let Some(parts) = request(target, host, http2) {
                 send(table, &parts);
             }
@@ -89,7 +97,7 @@ fn forward(forward: &Forward, route: &Route, parts: &Parts) {
     let target = upstream.uri.path_and_query().expect("a target");
     assert_eq!(upstream.uri.query(), parts.uri.query(), "the query");
     assert!(
-        target.as_str().starts_with('/') || path.is_none(),
+        target.as_str().starts_with('/') || parts.uri.path() == "*",
         "{target}"
     );
     let again: Uri = upstream
@@ -115,6 +123,18 @@ fn redirect(redirect: &Redirect, route: &Route, parts: &Parts) {
     };
     let text = location.to_str().expect("visible characters");
     if text.len() > MAX_TARGET {
+        return;
+    }
+    if text.starts_with('/') {
+        assert!(!text.starts_with("//"), "{text:?} leads to another server");
+        let named = redirect.host.is_some() || parts.uri.authority().is_some();
+        assert!(
+            !named
+                && parts
+                    .headers
+                    .get(header::HOST)
+                    .is_none_or(HeaderValue::is_empty)
+        );
         return;
     }
     let uri: Uri = text

@@ -139,7 +139,8 @@ fn only_uri(names: &[u8]) -> Option<&[u8]> {
     };
     let mut uri = None;
     for (tag, content) in der::elements(names)? {
-        match tag {
+        // Whoever signed it chose the form: a bit says whether it is one of several pieces, which it never is.
+        match tag & !0x20 {
             0x86 if uri.is_none() => uri = Some(content),
             0x82 | 0x87 => {}
             _ => return None,

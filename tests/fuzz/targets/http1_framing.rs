@@ -213,7 +213,7 @@ async fn received(request: Request<Incoming>) -> Result<Message, hyper::Error> {
     let (head, body) = request.into_parts();
     let body = body.collect().await?;
     let fields = |headers: &http::HeaderMap| {
-        let owned = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+        let owned = |(name, value): (&http::HeaderName, &HeaderValue)| {
             (name.as_str().to_owned(), value.as_bytes().to_vec())
         };
         let mut fields: Vec<_> = headers.iter().map(owned).collect();

@@ -231,7 +231,11 @@ fn expected(table: &RouteTable, parts: &Parts) -> Option<usize> {
 
 fn matches(route: &Route, parts: &Parts) -> bool {
     let rule = &route.matches;
-    let path = parts.uri.path();
+    // `OPTIONS *` is about the server, as its root is.
+    let path = match parts.uri.path() {
+        "*" => "/",
+        path => path,
+    };
     let path_matches = match &rule.path {
         PathMatch::Exact(exact) => **exact == *path,
         PathMatch::Prefix(prefix) => path.get(..prefix.len()) == Some(prefix),
