@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
-use http::uri::{Authority, Scheme};
+use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 use tulle_identity::SpiffeId;
 use tulle_runtime::names::UNPROCESSED_HEADER;
@@ -140,7 +140,15 @@ fn origin_form(request: &mut Parts) -> Result<(), Failure> {
     let host = host.map_err(|_| Failure::BadRequest("the request target has no valid host"))?;
     request.headers.insert(HOST, host);
     let path = request.uri.path_and_query().cloned();
-    request.uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    request.uri = match path {
+        None => Uri::from_static("/"),
+        // `http://a?b` has an empty path, which is sent as a slash (RFC 9110, 4.2.3).
+        Some(path) if path.as_str().starts_with('?') => path
+            .to_string()
+            .parse()
+            .map_err(|_| Failure::BadRequest("the request target is not valid"))?,
+        Some(path) => Uri::from(path),
+    };
     Ok(())
 }
 
@@ -165,6 +173,13 @@ fn absolute_form(request: &mut Parts) -> Result<(), Failure> {
         .is_some()
     {
         return Err(Failure::BadRequest("more than one content-length"));
+    }
+    let path = request
+        .uri
+        .path_and_query()
+        .map_or("/", PathAndQuery::as_str);
+    if !path.starts_with('/') && path != "*" {
+        return Err(Failure::BadRequest("a path that does not begin with /"));
     }
     let host = request.headers.get(HOST);
     if host.is_some() && request.headers.get_all(HOST).iter().nth(1).is_some() {
@@ -285,5 +300,31 @@ mod tests {
         assert_eq!(&text[14..15], "4");
         assert!("89ab".contains(&text[19..20]));
         assert_ne!(id, request_id());
+    }
+
+    fn prepared(target: &str, version: HttpVersion) -> Option<String> {
+        let request = http::Request::get(target).header(HOST, "a").body(());
+        let mut parts = request.unwrap().into_parts().0;
+        let destination = SocketAddr::from(([10, 0, 0, 1], 80));
+        prepare_request(&mut parts, version, destination).ok()?;
+        parts.uri.path_and_query().map(|it| it.as_str().to_owned())
+    }
+
+    #[test]
+    fn a_target_without_a_path_gets_one_or_is_refused() {
+        for (target, path) in [
+            ("http://a?b=c", "/?b=c"),
+            ("http://a", "/"),
+            ("/b", "/b"),
+            ("*", "*"),
+        ] {
+            let prepared = prepared(target, HttpVersion::Http1);
+            assert_eq!(prepared.as_deref(), Some(path), "{target}");
+        }
+        assert_eq!(
+            prepared("http://a/b", HttpVersion::Http2).as_deref(),
+            Some("/b")
+        );
+        assert_eq!(prepared("http://a?b=c", HttpVersion::Http2), None);
     }
 }
