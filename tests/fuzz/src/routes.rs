@@ -94,10 +94,10 @@ fn forward(forward: &Forward, route: &Route, parts: &Parts) {
         assert!(too_long(parts, path), "{error}: {error:?}");
         return;
     }
-    let target = upstream.uri.path_and_query().expect("a target");
+    let target = upstream.uri.path_and_query().expect("a target").to_string();
     assert_eq!(upstream.uri.query(), parts.uri.query(), "the query");
     assert!(
-        target.as_str().starts_with('/') || parts.uri.path() == "*",
+        target.starts_with('/') || parts.uri.path() == "*",
         "{target}"
     );
     let again: Uri = upstream

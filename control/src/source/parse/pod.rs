@@ -88,7 +88,9 @@ fn named_ports(spec: &core::PodSpec) -> Vec<(Arc<str>, u16)> {
         .filter(is_tcp)
         .filter_map(|port| {
             let name = port.name.as_deref()?.into();
-            Some((name, u16::try_from(port.container_port).ok()?))
+            let number = u16::try_from(port.container_port).ok();
+            // There is no port 0: in names of resources it stands for all that have none of their own.
+            Some((name, number.filter(|number| *number != 0)?))
         })
         .collect();
     named.sort();

@@ -222,7 +222,7 @@ fn a_pod_is_read_with_what_peers_must_know() {
     let text = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web-abc-x\n  labels: {pod-template-hash: abc, tulle.dev/proxied: \"true\"}\n  \
          annotations: {tulle.dev/exclude-inbound-ports: \"9000, 8000\"}\n  ownerReferences:\n  \
          - {apiVersion: apps/v1, kind: ReplicaSet, name: web-abc, uid: u, controller: true}\nspec:\n  serviceAccountName: sa\n  \
-         containers:\n  - {name: c, ports: [{name: web, containerPort: 8080}]}\nstatus: {phase: Running, podIP: 10.1.0.1}\n";
+         containers:\n  - {name: c, ports: [{name: web, containerPort: 8080}, {name: none}, {name: zero, containerPort: 0}]}\nstatus: {phase: Running, podIP: 10.1.0.1}\n";
     let Object::Pod(pod) = object(text) else {
         panic!("a Pod")
     };
@@ -242,7 +242,8 @@ fn a_pod_is_read_with_what_peers_must_know() {
         ("sa", true, &[8000, 9000][..])
     );
     assert_eq!((&*workload.kind, &*workload.name), ("Deployment", "web"));
-    assert_eq!(pod.named_port("web"), Some(8080));
+    let named = ["web", "none", "zero"].map(|name| pod.named_port(name));
+    assert_eq!(named, [Some(8080), None, None]);
     let Object::Pod(finished) = object(&text.replace("Running", "Failed")) else {
         panic!("a Pod")
     };
