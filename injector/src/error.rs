@@ -45,6 +45,26 @@ pub enum InjectError {
         /// What to write instead.
         remedy: &'static str,
     },
+    /// An annotation sets a limit to what the sidecar could not read.
+    #[error("annotation {name} has the value {value:?}: {problem}")]
+    Limit {
+        /// Name of the annotation.
+        name: String,
+        /// Its value.
+        value: String,
+        /// What is wrong, and what to write instead.
+        problem: String,
+    },
+    /// An annotation sets a limit that does not exist.
+    #[error(
+        "annotation {name} names no limit of the sidecar: after the slash comes one of {known}"
+    )]
+    UnknownLimit {
+        /// Name of the annotation.
+        name: String,
+        /// Those that there are.
+        known: String,
+    },
     /// The pod's `tulle.dev/inject` label is neither of its two values.
     #[error(
         "label {name} has the value {value:?}: write `enabled` or `disabled`, or remove the label"

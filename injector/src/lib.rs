@@ -10,6 +10,7 @@ mod document;
 mod error;
 mod options;
 mod patch;
+mod quantity;
 
 pub use config::{InjectorConfig, Resources};
 pub use decide::{Decision, InjectReason, Namespace, SkipReason};

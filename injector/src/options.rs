@@ -5,10 +5,14 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use tulle_runtime::names::{annotations as names, labels};
 
+use crate::config::Resources;
 use crate::{InjectError, InjectorConfig};
 
+mod limits;
+mod resources;
+
 /// Annotations of ours that mean something; any other under `tulle.dev/` earns a warning.
-const KNOWN: [&str; 10] = [
+const KNOWN: [&str; 14] = [
     labels::INJECT,
     names::STATUS,
     names::EXCLUDE_INBOUND_PORTS,
@@ -19,7 +23,13 @@ const KNOWN: [&str; 10] = [
     names::ACCESS_LOG,
     names::XDS_ADDRESS,
     names::XDS_NAME,
+    names::CPU_REQUEST,
+    names::CPU_LIMIT,
+    names::MEMORY_REQUEST,
+    names::MEMORY_LIMIT,
 ];
+
+type Annotations<'a> = Option<&'a BTreeMap<String, String>>;
 
 /// The sidecar's settings after the pod had its say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,14 +43,17 @@ pub(crate) struct Options {
     /// Another control plane, and who it must be.
     pub(crate) xds_address: Option<String>,
     pub(crate) xds_name: Option<String>,
+    /// Limits as the sidecar's variables.
+    pub(crate) limits: BTreeMap<&'static str, String>,
+    pub(crate) resources: Resources,
 }
 
 impl Options {
     pub(crate) fn parse(
-        annotations: Option<&BTreeMap<String, String>>,
+        annotations: Annotations<'_>,
         config: &InjectorConfig,
     ) -> Result<Self, InjectError> {
-        let get = |name| {
+        let get = |name: &str| {
             annotations
                 .and_then(|all| all.get(name))
                 .map(String::as_str)
@@ -82,12 +95,21 @@ impl Options {
             xds_name: get(names::XDS_NAME)
                 .map(|value| server_name(names::XDS_NAME, value))
                 .transpose()?,
+            limits: limits::parse(annotations)?,
+            resources: resources::parse(get, &config.resources)?,
         })
+    }
+
+    /// A line for each thing that the pod says in vain.
+    pub(crate) fn warnings(&self, annotations: Annotations<'_>) -> Vec<String> {
+        let mut warnings = unknown(annotations);
+        warnings.extend(limits::warning(&self.limits, &self.resources));
+        warnings
     }
 }
 
 /// One line for each annotation of ours that nobody reads: most likely a typing error.
-pub(crate) fn warnings(annotations: Option<&BTreeMap<String, String>>) -> Vec<String> {
+fn unknown(annotations: Annotations<'_>) -> Vec<String> {
     annotations
         .into_iter()
         .flat_map(BTreeMap::keys)

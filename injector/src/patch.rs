@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 use tulle_runtime::names::{annotations, containers as names, labels};
 
-use crate::options::{self, Options};
+use crate::options::Options;
 use crate::{InjectError, InjectorConfig};
 use editor::Editor;
 
@@ -41,7 +41,7 @@ pub(crate) fn patch(
 ) -> Result<(Patch, Value, Vec<String>), InjectError> {
     let options = Options::parse(pod.meta.annotations.as_ref(), config)?;
     guard::check(pod.spec)?;
-    let mut warnings = options::warnings(pod.meta.annotations.as_ref());
+    let mut warnings = options.warnings(pod.meta.annotations.as_ref());
     if !options.native_sidecar && matches!(kind, "Job" | "CronJob") {
         warnings.push(format!(
             "{kind} has a sidecar that is not native and would keep its pods from completing: \

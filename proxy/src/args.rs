@@ -34,7 +34,7 @@ pub enum Command {
     Capture(CaptureArgs),
 }
 
-const RUN_VARIABLES: &str = "\
+pub(crate) const RUN_VARIABLES: &str = "\
 Environment, required (the injector sets it by the downward API):
   POD_NAME, POD_NAMESPACE, POD_IP, SERVICE_ACCOUNT
 
@@ -223,31 +223,10 @@ mod tests {
             variables::ACCESS_LOG,
             variables::WORKERS,
             variables::DRAIN_DEADLINE,
-            variables::REQUEST_HEAD_TIMEOUT,
-            variables::FIRST_REQUEST_TIMEOUT,
-            variables::IDLE_TIMEOUT,
-            variables::BODY_TIMEOUT,
-            variables::UNREAD_TIMEOUT,
-            variables::TCP_IDLE_TIMEOUT,
-            variables::MAX_CONNECTIONS,
-            variables::MAX_REQUESTS,
-            variables::MAX_HEAD,
-            variables::MAX_FIELDS,
-            variables::MEMORY_LIMIT,
             variables::MARK_SOCKETS,
             variables::DISCOVERY,
             variables::UNDISCOVERED,
             variables::APP_PROBES,
-            variables::H2_MAX_STREAMS,
-            variables::H2_MAX_HEADER_LIST,
-            variables::H2_PENDING_RESETS,
-            variables::H2_LOCAL_RESETS,
-            variables::H2_GIVEN_UP,
-            variables::H2_CONTROL_FRAMES,
-            variables::H2_STREAM_WINDOW,
-            variables::H2_CONNECTION_WINDOW,
-            variables::H2_SEND_BUFFER,
-            variables::FLUSH_TIMEOUT,
         ] {
             assert!(help.contains(name), "{name} in {help}");
         }

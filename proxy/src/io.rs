@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
-pub use frames::{Calm, Ended, Frames, MAX_HEADER_LIST, Whose};
+pub use frames::{Calm, Ended, Frames, Whose};
 #[cfg(feature = "fuzz")]
 pub(crate) use guard::message_ends;
 pub use guard::{Gate, Guard, REFUSED};

@@ -11,17 +11,13 @@ use std::time::Duration;
 use tulle_identity::ca_client::ControlName;
 use tulle_identity::{SpiffeId, workload_id};
 use tulle_runtime::env::{Env, EnvErrors};
+use tulle_runtime::limits::Limits;
+pub use tulle_runtime::limits::{Bounds, Http2, Patience};
 use tulle_runtime::names::{
     CONTROL_DNS_NAME, CONTROL_NAMESPACE, DEFAULT_CLUSTER_DOMAIN, PROXY_MARK, ports, variables,
 };
 
 use crate::probes::Probes;
-
-mod bounds;
-mod http2;
-
-pub use bounds::{Bounds, Patience};
-pub use http2::Http2;
 
 /// Settings of the data path.
 #[derive(Clone, Debug)]
@@ -30,10 +26,6 @@ pub struct Settings {
     pub workers: usize,
     /// How long a drain may take.
     pub drain_deadline: Duration,
-    /// How long the head of an HTTP/1 request may take, from its first byte to its last.
-    pub request_head_timeout: Duration,
-    /// How long a client may take nothing of an answer on HTTP/2.
-    pub flush_timeout: Duration,
     /// How long peers may do nothing.
     pub patience: Patience,
     /// How much there may be at a time.
@@ -51,8 +43,6 @@ impl Default for Settings {
         Self {
             workers: 1,
             drain_deadline: Duration::from_secs(25),
-            request_head_timeout: Duration::from_secs(30),
-            flush_timeout: Duration::from_secs(300),
             patience: Patience::default(),
             bounds: Bounds::default(),
             http2: Http2::default(),
@@ -163,20 +153,15 @@ fn settings(env: &Env) -> Settings {
             "at least one worker is needed; leave it out for one",
         );
     }
+    let limits = Limits::from_env(env);
     Settings {
         workers,
         drain_deadline: env
             .duration(variables::DRAIN_DEADLINE)
             .unwrap_or(default.drain_deadline),
-        request_head_timeout: env
-            .duration(variables::REQUEST_HEAD_TIMEOUT)
-            .unwrap_or(default.request_head_timeout),
-        flush_timeout: env
-            .duration(variables::FLUSH_TIMEOUT)
-            .unwrap_or(default.flush_timeout),
-        patience: Patience::from_env(env),
-        bounds: Bounds::from_env(env),
-        http2: Http2::from_env(env),
+        patience: limits.patience,
+        bounds: limits.bounds,
+        http2: limits.http2,
         socket_mark: or(env, variables::MARK_SOCKETS, || false).then_some(PROXY_MARK),
         passthrough_undiscovered: !choose(env, variables::UNDISCOVERED, "refuse", "passthrough"),
     }
@@ -198,6 +183,9 @@ fn choose(env: &Env, name: &str, first: &str, second: &str) -> bool {
 fn or<T: FromStr<Err: Display>>(env: &Env, name: &str, default: impl FnOnce() -> T) -> T {
     env.get(name).unwrap_or_else(default)
 }
+
+#[cfg(test)]
+mod documented;
 
 #[cfg(test)]
 mod tests {
@@ -239,10 +227,7 @@ mod tests {
             Startup::from_env(Env::from_pairs(REQUIRED.into_iter().chain(chosen))).unwrap();
         assert_eq!(startup.settings.socket_mark, Some(PROXY_MARK));
         assert_eq!(startup.settings.drain_deadline, Duration::from_secs(3));
-        assert_eq!(
-            startup.settings.request_head_timeout,
-            Duration::from_secs(7)
-        );
+        assert_eq!(startup.settings.patience.head, Duration::from_secs(7));
         assert!(
             !startup.access_log && startup.wildcard && startup.settings.passthrough_undiscovered
         );

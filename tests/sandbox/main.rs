@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 mod affinity;
 mod agent;
+mod annotated;
 mod attack;
 mod bodies;
 mod certificate;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         rules::cases(),
         affinity::cases(),
         agent::cases(),
+        annotated::cases(),
         floods::cases(),
         tcp::cases(),
         smtp::cases(),

@@ -136,6 +136,14 @@ impl Env {
     }
 }
 
+impl EnvErrors {
+    /// Each variable that was wrong, and why.
+    pub fn problems(&self) -> impl Iterator<Item = (&str, &str)> {
+        let problems = self.0.iter();
+        problems.map(|problem| (problem.name.as_str(), problem.reason.as_str()))
+    }
+}
+
 impl Display for EnvErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("bad environment")?;

@@ -133,6 +133,16 @@ pub mod annotations {
     pub const XDS_ADDRESS: &str = "tulle.dev/xds-address";
     /// Who that control plane must be: a SPIFFE id, or a DNS name in its certificate.
     pub const XDS_NAME: &str = "tulle.dev/xds-name";
+    /// Processor time that the sidecar asks for, such as `100m`.
+    pub const CPU_REQUEST: &str = "tulle.dev/proxy-cpu-request";
+    /// Processor time that the sidecar may use.
+    pub const CPU_LIMIT: &str = "tulle.dev/proxy-cpu-limit";
+    /// Memory that the sidecar asks for, such as `32Mi`.
+    pub const MEMORY_REQUEST: &str = "tulle.dev/proxy-memory-request";
+    /// Memory that the sidecar may use.
+    pub const MEMORY_LIMIT: &str = "tulle.dev/proxy-memory-limit";
+    /// What each annotation begins with that sets one of the sidecar's limits: see [`crate::limits`].
+    pub const LIMITS: &str = "limits.tulle.dev/";
 }
 
 /// Names of the injected containers and volumes.

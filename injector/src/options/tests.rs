@@ -134,7 +134,150 @@ fn an_unknown_annotation_of_ours_earns_a_warning_and_foreign_ones_do_not() {
     let annotations = annotations
         .map(|name| (name.to_owned(), "1".to_owned()))
         .into();
-    let warnings = warnings(Some(&annotations));
+    let warnings = unknown(Some(&annotations));
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("tulle.dev/exclude-inbound-port "));
+}
+
+#[test]
+fn limits_are_set_by_an_annotation_each() {
+    let options = parse(&[
+        ("limits.tulle.dev/max-connections", " 100 "),
+        ("limits.tulle.dev/max-head", "128Ki"),
+        ("limits.tulle.dev/idle-timeout", "10m"),
+        ("limits.tulle.dev/h2-stream-window", "1048576"),
+    ])
+    .expect("valid");
+    let expected = [
+        ("TULLE_H2_STREAM_WINDOW", "1048576"),
+        ("TULLE_IDLE_TIMEOUT", "10m"),
+        ("TULLE_MAX_CONNECTIONS", "100"),
+        ("TULLE_MAX_HEAD", "128Ki"),
+    ];
+    let expected = expected.map(|(name, value)| (name, value.to_owned()));
+    assert_eq!(options.limits, expected.into());
+    assert!(parse(&[]).expect("valid").limits.is_empty());
+}
+
+#[test]
+fn a_limit_that_a_sidecar_could_not_read_is_refused_by_annotation_value_and_remedy() {
+    let rows = [
+        ("max-connections", "0", "use a whole number from 1 to "),
+        ("max-connections", "many", "use a whole number from 1 to "),
+        ("max-head", "1Ki", "use a number of bytes from 8192 to "),
+        ("max-head", "64KB", "such as 65536, 64Ki or 1Mi"),
+        ("memory-limit", "", "it is empty; remove it for the default"),
+        ("idle-timeout", "10", "use a duration from 1ms to 1000h"),
+        ("idle-timeout", "0s", "use a duration from 1ms to 1000h"),
+        (
+            "h2-stream-window",
+            "1",
+            "use a number of bytes from 65535 to ",
+        ),
+    ];
+    for (name, value, remedy) in rows {
+        let name = format!("limits.tulle.dev/{name}");
+        let error = parse(&[(&name, value)]).expect_err(&name);
+        let start = format!("annotation {name} has the value {value:?}: ");
+        assert!(
+            error.starts_with(&start) && error.contains(remedy),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn only_limits_are_set_so() {
+    for name in [
+        "max-conections",
+        "MAX-HEAD",
+        "trust-domain",
+        "control-address",
+        "xds-name",
+        "undiscovered",
+        "mark-sockets",
+        "app-probes",
+        "",
+    ] {
+        let name = format!("limits.tulle.dev/{name}");
+        let error = parse(&[(&name, "1")]).expect_err(&name);
+        let start = format!("annotation {name} names no limit of the sidecar");
+        assert!(
+            error.starts_with(&start) && error.contains("max-connections, "),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn what_the_sidecar_asks_for_keeps_to_what_it_may_have() {
+    let [cpu, cpu_limit, memory, memory_limit] = [
+        "tulle.dev/proxy-cpu-request",
+        "tulle.dev/proxy-cpu-limit",
+        "tulle.dev/proxy-memory-request",
+        "tulle.dev/proxy-memory-limit",
+    ];
+    let default = Resources::default();
+    assert_eq!(parse(&[]).expect("valid").resources, default);
+    let said = [
+        (cpu, "100m"),
+        (cpu_limit, "1.5"),
+        (memory, " 64Mi"),
+        (memory_limit, "1Gi"),
+    ];
+    let expected = Resources {
+        cpu_request: "100m".to_owned(),
+        cpu_limit: Some("1.5".to_owned()),
+        memory_request: "64Mi".to_owned(),
+        memory_limit: Some("1Gi".to_owned()),
+    };
+    assert_eq!(parse(&said).expect("valid").resources, expected);
+    // What the pod does not ask for follows its limit.
+    let limited = parse(&[(cpu_limit, "5m")]).expect("valid").resources;
+    assert_eq!(limited.cpu_request, "5m");
+
+    let rows = [
+        (
+            cpu,
+            "1 core",
+            "it is not a quantity; write a number of processors",
+        ),
+        (
+            cpu_limit,
+            "0",
+            "it is too little for a sidecar; write a number of",
+        ),
+        (
+            memory,
+            "64MB",
+            "it is not a quantity; write a number of bytes",
+        ),
+        (
+            memory_limit,
+            "8Mi",
+            "it is too little for a sidecar; write a",
+        ),
+        (
+            memory,
+            "512Mi",
+            "it is more than the limit of 256Mi; ask for less",
+        ),
+    ];
+    for (name, value, problem) in rows {
+        let error = parse(&[(name, value)]).expect_err(name);
+        let expected = format!("annotation {name} has the value {value:?}: {problem}");
+        assert!(error.starts_with(&expected), "{error}");
+    }
+}
+
+#[test]
+fn a_limit_of_memory_above_that_of_the_container_earns_a_warning() {
+    for (container, warned) in [("256Mi", 1), ("1Gi", 0)] {
+        let pairs = [
+            ("limits.tulle.dev/memory-limit", "512Mi"),
+            ("tulle.dev/proxy-memory-limit", container),
+        ];
+        let warnings = parse(&pairs).expect("valid").warnings(None);
+        assert_eq!(warnings.len(), warned, "{warnings:?}");
+    }
 }

@@ -90,7 +90,7 @@ pub(crate) fn capture(options: &Options, config: &InjectorConfig) -> Value {
         "imagePullPolicy": config.image_pull_policy,
         "args": args,
         "env": env,
-        "resources": resources(&config.resources),
+        "resources": resources(&options.resources),
         "securityContext": {
             "allowPrivilegeEscalation": false,
             "capabilities": { "add": ["NET_ADMIN"], "drop": ["ALL"] },
@@ -127,7 +127,7 @@ pub(crate) fn sidecar(
         "ports": [{ "name": "tulle-metrics", "containerPort": ports::METRICS, "protocol": "TCP" }],
         "startupProbe": { "httpGet": ready, "periodSeconds": 1, "failureThreshold": 600 },
         "readinessProbe": { "httpGet": ready, "periodSeconds": 5, "timeoutSeconds": 3, "failureThreshold": 3 },
-        "resources": resources(&config.resources),
+        "resources": resources(&options.resources),
         "securityContext": {
             "allowPrivilegeEscalation": false,
             "capabilities": capabilities,
@@ -178,6 +178,8 @@ fn environment(
     if let Some(name) = &options.xds_name {
         env.push(variable(variables::XDS_NAME, name));
     }
+    let limits = options.limits.iter();
+    env.extend(limits.map(|(name, value)| variable(name, value)));
     if config.mark_sockets {
         env.push(variable(variables::MARK_SOCKETS, true));
     }

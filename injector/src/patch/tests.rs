@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 
 use crate::{InjectorConfig, Namespace, Outcome, inject_document, inject_pod};
 
+mod limits;
+
 fn pod(metadata: Value, spec: Value) -> Value {
     json!({ "kind": "Pod", "metadata": metadata, "spec": spec })
 }

@@ -56,7 +56,7 @@ where
     match version {
         HttpVersion::Http1 => {
             let settings = &connection.worker.settings;
-            let (patience, longest) = (settings.request_head_timeout, settings.bounds.head);
+            let (patience, longest) = (settings.patience.head, settings.bounds.head);
             let (io, gate) = Guard::new(Linger::new(io), patience, longest);
             let connection = Owned(Rc::new(connection));
             let declined = Declined::default();

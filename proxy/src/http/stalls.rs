@@ -47,7 +47,7 @@ impl<F: Future<Output: 'static> + 'static> Executor<F> for Streams {
         let connection = self.0.clone();
         tokio::task::spawn_local(async move {
             let mut stream = pin!(stream);
-            let mut stall = Stall::new(connection.worker.settings.flush_timeout);
+            let mut stall = Stall::new(connection.worker.settings.patience.flush);
             let ended = poll_fn(|cx| stall.poll(stream.as_mut(), cx)).await;
             if ended.is_none() {
                 tell(&connection);

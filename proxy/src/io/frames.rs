@@ -21,16 +21,18 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use tulle_runtime::limits::MAX_HEADER_LIST;
+
 use budget::Budget;
 use scan::{GOAWAY, HEAD, HEADERS, Scanner};
 use stall::Stall;
 
 /// What a client sends before its first frame.
 const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
-/// Pieces of a head that are more than h2 takes for the largest head that can be allowed, which is [`MAX_HEADER_LIST`].
+/// Pieces of a head that are more than h2 takes for the largest head that can be allowed.
 const PIECES: usize = 128;
-/// The largest limit of a head's size that this layer works with.
-pub const MAX_HEADER_LIST: u32 = 1 << 20;
+/// h2 takes a quarter more pieces than such a head fills.
+const _: () = assert!(PIECES > MAX_HEADER_LIST as usize / 16_384 * 5 / 4);
 /// Bytes of a GOAWAY frame before its text.
 const GOAWAY_FIXED: usize = 8;
 

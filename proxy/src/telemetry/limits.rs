@@ -64,6 +64,29 @@ pub enum Limit {
 }
 
 impl Limit {
+    /// Every one of them.
+    #[cfg(test)]
+    pub(crate) const ALL: [Self; 18] = [
+        Self::Connections,
+        Self::Files,
+        Self::Requests,
+        Self::Memory,
+        Self::Head,
+        Self::FirstRequest,
+        Self::Idle,
+        Self::Body,
+        Self::Unread,
+        Self::H2PendingResets,
+        Self::H2LocalResets,
+        Self::H2GivenUp,
+        Self::H2ControlFrames,
+        Self::H2Continuations,
+        Self::H2HeaderList,
+        Self::H2DataFrames,
+        Self::H2Flush,
+        Self::H2Flood,
+    ];
+
     /// Its name in metrics and logs.
     #[must_use]
     pub fn name(self) -> &'static str {

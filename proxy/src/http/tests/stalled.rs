@@ -24,10 +24,8 @@ fn row_20_an_answer_that_is_not_taken_is_cut_off() {
                 http::Response::new(Full::new(body))
             })
             .await;
-            let settings = Settings {
-                flush_timeout: patience,
-                ..Settings::default()
-            };
+            let mut settings = Settings::default();
+            settings.patience.flush = patience;
             let mut cluster = cluster("c", plain(&[app]));
             cluster.http = UpstreamHttp::Downstream;
             if version == Http1 {

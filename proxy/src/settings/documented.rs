@@ -1,0 +1,98 @@
+//! What README and `tulle-proxy run --help` say about limits is what the code does.
+//!
+//! A default is compared by setting it: that must change nothing.
+
+use std::collections::BTreeSet;
+
+use tulle_runtime::env::Env;
+use tulle_runtime::limits::{Limits, VARIABLES};
+use tulle_runtime::names::variables;
+
+use crate::args::RUN_VARIABLES;
+use crate::telemetry::Limit;
+
+const README: &str = include_str!("../../../README.md");
+
+/// The limits whose default is what the machine has, so that no number can be said.
+const OF_THE_MACHINE: [&str; 2] = [variables::MAX_CONNECTIONS, variables::MEMORY_LIMIT];
+
+/// A row of README's tables of limits.
+struct Row {
+    label: Option<&'static str>,
+    variable: Option<&'static str>,
+    default: &'static str,
+}
+
+/// The rows between the heading and the next one.
+fn rows() -> Vec<Row> {
+    let (_, limits) = README.split_once("\n## Limits\n").expect("the heading");
+    let (limits, _) = limits.split_once("\n## ").expect("the next heading");
+    let cells = |line: &'static str| -> Option<Vec<&'static str>> {
+        let line = line.strip_prefix("| ")?.strip_suffix(" |")?;
+        Some(line.split('|').map(str::trim).collect())
+    };
+    let quoted = |cell: &'static str| cell.strip_prefix('`')?.strip_suffix('`');
+    let lines = limits.lines().filter_map(cells);
+    lines
+        .filter(|cells| cells[1] != "variable")
+        .map(|cells| Row {
+            label: quoted(cells[0]),
+            variable: quoted(cells[1]),
+            default: cells[2],
+        })
+        .collect()
+}
+
+/// Whether a text begins with the default of a variable, or says of one that has none whose it is.
+fn is_default(variable: &'static str, text: &str) -> bool {
+    let word = text.split([' ', ';', ',']).next().unwrap_or_default();
+    let env = Env::from_pairs([(variable, word)]);
+    let limits = Limits::from_env(&env);
+    let read = env.finish().is_ok();
+    read != OF_THE_MACHINE.contains(&variable) && limits == Limits::default()
+}
+
+#[test]
+fn readme_has_every_variable_with_its_default() {
+    let mut said = BTreeSet::new();
+    for row in rows() {
+        let Some(variable) = row.variable else {
+            continue;
+        };
+        assert!(VARIABLES.contains(&variable), "{variable} is no limit");
+        assert!(said.insert(variable), "{variable} is there twice");
+        let default = row.default;
+        assert!(is_default(variable, default), "{variable}: {default}");
+    }
+    assert_eq!(said, VARIABLES.into());
+}
+
+#[test]
+fn readme_has_every_label() {
+    let said: BTreeSet<_> = rows().into_iter().filter_map(|row| row.label).collect();
+    let counted: BTreeSet<_> = Limit::ALL.map(Limit::name).into();
+    assert_eq!(said, counted);
+}
+
+#[test]
+fn help_has_every_variable_with_its_default() {
+    for variable in VARIABLES {
+        let line = format!("\n  {variable}");
+        let about = RUN_VARIABLES.split(&line).skip(1);
+        // Not of one that only begins so.
+        let mut about = about.filter(|about| about.starts_with(char::is_whitespace));
+        let about = about.next().expect(variable);
+        let (about, _) = about.split_once("if not said").expect(variable);
+        let word = about.split_whitespace().next_back().unwrap_or_default();
+        assert!(is_default(variable, word), "{variable}: {word}");
+    }
+}
+
+#[test]
+fn another_default_would_be_noticed() {
+    assert!(is_default(variables::MAX_HEAD, "64Ki of a request"));
+    assert!(!is_default(variables::MAX_HEAD, "63Ki of a request"));
+    assert!(!is_default(variables::MAX_CONNECTIONS, "4096"));
+    assert!(!is_default(variables::IDLE_TIMEOUT, "as long as it likes"));
+    assert!(is_default(variables::MEMORY_LIMIT, "that of the cgroup"));
+}

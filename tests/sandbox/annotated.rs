@@ -1,0 +1,76 @@
+//! Limits that a pod sets for its own sidecar, by annotation: they hold, and one that makes no sense keeps the pod out.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use tulle_tests::{Arena, Mesh, app, eventually};
+
+tulle_tests::cases! {
+    a_pod_limits_its_own_sidecar_and_no_other;
+    a_pod_with_a_limit_that_its_sidecar_could_not_read_is_kept_out_and_told_why;
+}
+
+/// How often the sidecar of an app has refused a head that came in.
+async fn refused(arena: &Arena<'_>, app: &str) -> anyhow::Result<f64> {
+    let labels = [("limit", "head"), ("listener", "inbound")];
+    let metrics = arena.metrics(app).await?;
+    Ok(metrics.sum("tulle_limits_reached_total", &labels))
+}
+
+async fn a_pod_limits_its_own_sidecar_and_no_other(mesh: &Mesh) -> anyhow::Result<()> {
+    let limited = app("limited")
+        .http(8080)
+        .annotate("limits.tulle.dev/max-head", "9Ki");
+    let fields = app("fields")
+        .http(8080)
+        .annotate("limits.tulle.dev/max-fields", "20");
+    let client = app("client").annotate("tulle.dev/inject", "disabled");
+    let arena = mesh
+        .apply(
+            "annotated",
+            limited + fields + app("web").http(8080) + client,
+        )
+        .await?;
+    let large = [format!("x-large: {}", "v".repeat(10_000))];
+    let many: Vec<_> = (0..30).map(|n| format!("x-{n}: v")).collect();
+    for (name, headers, status) in [
+        ("limited", &large[..], 431),
+        ("web", &large, 200),
+        ("limited", &many, 200),
+        ("fields", &many, 431),
+        ("fields", &many[..10], 200),
+    ] {
+        let before = refused(&arena, name).await?;
+        let url = format!("http://{name}:8080/");
+        let mut arguments = vec![url.as_str()];
+        for header in headers {
+            arguments.extend(["-H", header]);
+        }
+        let answer = arena.app_call("client", &arguments).await?;
+        ensure!(answer["status"] == status, "{name}: {answer}");
+        let count = refused(&arena, name).await? - before;
+        let expected = f64::from(u8::from(status == 431));
+        ensure!(count == expected, "{name}: {count} were counted");
+    }
+    Ok(())
+}
+
+async fn a_pod_with_a_limit_that_its_sidecar_could_not_read_is_kept_out_and_told_why(
+    mesh: &Mesh,
+) -> anyhow::Result<()> {
+    let arena = mesh
+        .apply("annotated-wrongly", app("web").http(8080).yaml())
+        .await?;
+    let wrong = app("wrong").annotate("limits.tulle.dev/max-head", "plenty");
+    arena.add(wrong.yaml())?;
+    eventually(Duration::from_secs(10), async || {
+        let problems = mesh.sandbox.problems().join("\n");
+        let said =
+            "annotation limits.tulle.dev/max-head has the value \"plenty\": use a number of bytes";
+        ensure!(problems.contains(said), "it was not told: {problems}");
+        Ok(())
+    })
+    .await?;
+    ensure!(arena.pods_of("wrong").is_empty(), "it runs all the same");
+    Ok(())
+}
