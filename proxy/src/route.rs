@@ -3,6 +3,7 @@
 //! Pure functions over [`config::route`](crate::config::route); nothing here waits, locks or allocates unless
 //! something really is rewritten. The first route that matches wins.
 
+mod host;
 mod matching;
 mod redirect;
 mod rewrite;
@@ -17,11 +18,17 @@ pub(crate) use matching::is_grpc;
 pub use redirect::{RedirectError, location};
 pub use rewrite::{RewriteError, rewrite};
 
-/// The route of a request; `None`: no rule matches (404, response flag `NR`).
+/// The route of a request; `None`: no virtual host is for it, or no rule matches (404, response flag `NR`).
 #[must_use]
 pub fn find<'t>(table: &'t RouteTable, request: &Parts) -> Option<&'t Arc<Route>> {
-    table
-        .routes
+    let routes = match &table.hosts {
+        None => &*table.routes,
+        Some(hosts) => {
+            let found = hosts.find(host::of(request)?)?;
+            table.routes.get(found.routes.clone())?
+        }
+    };
+    routes
         .iter()
         .find(|route| matching::matches(&route.matches, request))
 }

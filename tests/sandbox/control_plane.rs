@@ -3,6 +3,7 @@
 //! The sidecar's certificate still comes from Tulle's CA. What the foreign control plane sees, it tells ([`Foreign`]).
 
 mod foreign;
+pub(crate) mod hosts;
 mod shapes;
 
 use std::time::Duration;
@@ -11,12 +12,17 @@ use anyhow::ensure;
 use serde_json::Value;
 use tulle_tests::{Arena, Mesh, app, eventually};
 
+use crate::asker::Asker;
 use foreign::Foreign;
-use shapes::{assignment, cluster, listener, mirrored, routes, static_cluster, with_fault};
+use shapes::{
+    assignment, cluster, dns_cluster, hosted, listener, mirrored, routes, static_cluster,
+    tls_cluster, with_fault,
+};
 
 tulle_tests::cases! {
     go_control_plane_splits_traffic_and_moves_endpoints ["go-control-plane"];
     row_39_go_control_plane_hears_why_its_bad_resources_are_refused ["go-control-plane"];
+    row_39_go_control_plane_hears_of_each_cluster_that_is_not_for_a_sidecar ["go-control-plane"];
     row_43_go_control_plane_may_be_down_and_is_resumed ["go-control-plane"];
 }
 
@@ -27,9 +33,7 @@ const OTHER: &str = "10.99.0.2";
 
 /// Two backends with sidecars of the mesh, and a client whose sidecar follows the foreign control plane.
 async fn arena<'m>(mesh: &'m Mesh, name: &str, foreign: &Foreign) -> anyhow::Result<Arena<'m>> {
-    let client = app("client")
-        .annotate("tulle.dev/xds-address", foreign.address())
-        .annotate("tulle.dev/xds-name", Foreign::ID);
+    let client = foreign.client("client");
     let backends = app("one").http(8080) + app("two").version("v2").http(8080);
     mesh.apply(name, backends + client).await
 }
@@ -177,6 +181,74 @@ async fn row_39_go_control_plane_hears_why_its_bad_resources_are_refused(
     foreign.serve(&good)?;
     answers(&arena, WEB, "v1").await?;
     ensure!(foreign.refusals().len() == 2, "{:?}", foreign.refusals());
+    Ok(())
+}
+
+async fn row_39_go_control_plane_hears_of_each_cluster_that_is_not_for_a_sidecar(
+    mesh: &Mesh,
+) -> anyhow::Result<()> {
+    let foreign = Foreign::start(&[])?;
+    let arena = arena(mesh, "foreign-clusters", &foreign).await?;
+    let (one, two) = (ip(&arena, "one")?, ip(&arena, "two")?);
+    let to = |cluster: &str| serde_json::json!({ "route": { "cluster": cluster } });
+    let hosts: [(&[&str], Value); 5] = [
+        (&["strict"], to("strict")),
+        (&["logical"], to("logical")),
+        (&["tls"], to("tls")),
+        (&["numbers"], to("numbers")),
+        (&["*"], to("one")),
+    ];
+    let mut snapshot = vec![
+        listener("web", WEB, "web"),
+        hosted("web", &hosts),
+        dns_cluster("strict", "STRICT_DNS", "web.example"),
+        dns_cluster("logical", "LOGICAL_DNS", "web.example"),
+        tls_cluster("tls", &two),
+        dns_cluster("numbers", "STRICT_DNS", &two),
+        cluster("one"),
+        assignment("one", &one),
+    ];
+    foreign.serve(&snapshot)?;
+    // All of them came in one response: each bad one is named with its field and what to do, and the others count.
+    let address = "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address: \"web.example\" is not valid; \
+        names are not resolved here: give an IP address";
+    let tls = "transport_socket: not supported; \
+        TLS is chosen per endpoint, by typed_filter_metadata[\"tulle.dev\"]";
+    let refused = foreign
+        .event("a refusal", |event| event["error"].is_string())
+        .await?;
+    let refused = refused["error"].as_str().unwrap_or_default();
+    for (name, reason) in [("strict", address), ("logical", address), ("tls", tls)] {
+        ensure!(refused.contains(&format!("{name}: {reason}")), "{refused}");
+    }
+    for name in ["numbers: ", "one: "] {
+        ensure!(!refused.contains(name), "{refused}");
+    }
+    answers(&arena, WEB, "v1").await?;
+    let asker = Asker::connect(&arena, "client", &format!("{WEB}:8080")).await?;
+    // What is refused is not called at all, in no way.
+    for (host, status) in [
+        ("numbers", 200),
+        ("strict", 503),
+        ("logical", 503),
+        ("tls", 503),
+    ] {
+        let found = asker.ask(host).await?;
+        ensure!(found == status, "{host}: {found}");
+    }
+    ensure!(foreign.refusals().len() == 1, "{:?}", foreign.refusals());
+
+    // Mended one by one: nothing else is needed.
+    for (at, name) in [(2, "strict"), (3, "logical"), (4, "tls")] {
+        snapshot[at] = static_cluster(name, &two);
+        foreign.serve(&snapshot)?;
+        eventually(DEADLINE, async || {
+            let found = asker.ask(name).await?;
+            ensure!(found == 200, "{name}: {found}");
+            Ok(())
+        })
+        .await?;
+    }
     Ok(())
 }
 

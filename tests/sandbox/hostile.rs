@@ -1,6 +1,7 @@
 //! A hand-scripted control plane that is out of its mind, and a real sidecar that must take it: it serves by the last good
 //! config, says what it refuses, stays small and calm, and takes what is good again, on the same stream and on the next.
 
+pub(crate) mod hosts;
 mod messages;
 mod server;
 mod victim;

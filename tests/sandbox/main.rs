@@ -5,6 +5,7 @@ use std::process::ExitCode;
 mod affinity;
 mod agent;
 mod annotated;
+mod asker;
 mod attack;
 mod bodies;
 mod certificate;
@@ -64,7 +65,9 @@ fn main() -> ExitCode {
         websocket::cases(),
         ipv6::cases(),
         control_plane::cases(),
+        control_plane::hosts::cases(),
         hostile::cases(),
+        hostile::hosts::cases(),
         outage::cases(),
         skew::cases(),
         herd::cases(),

@@ -107,7 +107,18 @@ fn tcp(route: &TcpRoute) -> Value {
 }
 
 fn routes(table: &RouteTable) -> Value {
-    table.routes.iter().map(|of| route(of)).collect()
+    let all = |routes: &[Arc<Route>]| routes.iter().map(|of| route(of)).collect::<Value>();
+    let Some(hosts) = &table.hosts else {
+        return all(&table.routes);
+    };
+    json!({
+        "ignore_port": hosts.ignores_port(),
+        "hosts": hosts.all().iter().map(|host| json!({
+            "name": &*host.name,
+            "domains": host.domains,
+            "routes": all(table.routes.get(host.routes.clone()).unwrap_or_default()),
+        })).collect::<Value>(),
+    })
 }
 
 fn route(route: &Route) -> Value {

@@ -15,7 +15,7 @@ use tulle_runtime::trace::{self, Format};
 use super::*;
 use crate::config::cluster::{Discovery, EndpointState, Health, PeerIdentity};
 use crate::config::route::{
-    HeaderChanges, PathMatch, QueryMatch, Regex, RouteAction, RouteMatch, StringMatch,
+    HeaderChanges, PathMatch, QueryMatch, Regex, RouteAction, RouteMatch, StringMatch, VirtualHosts,
 };
 use crate::config::store::ConfigWriter;
 use crate::config::{
@@ -308,6 +308,10 @@ async fn config_is_dumped_without_credentials() {
     assert_eq!(set[0]["value"], "blue");
     assert_eq!(set[1]["name"], "authorization");
     assert!(!body.contains("hunter2"), "{body}");
+    let hosts = &dump["routes"]["hosted"]["hosts"];
+    assert_eq!(hosts[0]["domains"][0], "*.example");
+    assert_eq!(hosts[0]["routes"][0]["name"], "only");
+    assert_eq!(hosts[1]["routes"], serde_json::json!([]));
     let endpoint = &dump["clusters"]["api"]["endpoints"][0];
     assert_eq!(endpoint["mtls"][0], "spiffe://mesh.test/ns/shop/sa/api");
 
@@ -377,13 +381,20 @@ fn config() -> Snapshot {
     snapshot
         .outbound
         .insert("10.9.0.1:80".parse().unwrap(), Lookup::Unknown);
-    snapshot.routes.insert(
-        "api".into(),
-        Arc::new(RouteTable {
-            name: "api".into(),
-            routes: vec![Arc::new(route)],
-        }),
-    );
+    let mut hosts = VirtualHosts::new(true);
+    for (name, domain, routes) in [("suffix", "*.example", 0..1), ("all", "*", 1..1)] {
+        hosts.push(name, routes);
+        hosts.add(domain).unwrap();
+    }
+    let routes = vec![Arc::new(route)];
+    for (name, hosts) in [("api", None), ("hosted", Some(Box::new(hosts)))] {
+        let table = RouteTable {
+            name: name.into(),
+            routes: routes.clone(),
+            hosts,
+        };
+        snapshot.routes.insert(name.into(), Arc::new(table));
+    }
     snapshot.clusters.insert("api".into(), Arc::new(cluster));
     snapshot
 }

@@ -3,19 +3,25 @@
 //! Matching semantics follow Envoy's RouteMatch, the order of routes inside a table is the order of evaluation, and
 //! the first match wins. What is compared with a request is precompiled here.
 
+mod hosts;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
-/// The routes of one virtual host.
+pub use hosts::{DomainError, VirtualHost, VirtualHosts};
+
+/// The routes of one listener.
 #[derive(Clone, Debug, Default)]
 pub struct RouteTable {
     /// Name, as in RDS.
     pub name: Arc<str>,
-    /// Routes in order of evaluation. None matched: 404.
+    /// Routes in order of evaluation, those of one virtual host together. None matched: 404.
     pub routes: Vec<Arc<Route>>,
+    /// Which of them a request may use. Nothing: all of them, whatever host it names; so it is in a mesh.
+    pub hosts: Option<Box<VirtualHosts>>,
 }
 
 /// One route.

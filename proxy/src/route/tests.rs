@@ -254,6 +254,7 @@ fn the_first_matching_route_wins_and_none_is_none() {
             route("first", path(PathMatch::Exact("/a".into()))),
             route("second", path(PathMatch::Prefix("/a".into()))),
         ],
+        hosts: None,
     };
     assert_eq!(&*find(&table, &get("/a", &[])).unwrap().name, "first");
     assert_eq!(&*find(&table, &get("/ab", &[])).unwrap().name, "second");

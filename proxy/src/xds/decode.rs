@@ -15,6 +15,7 @@ mod matching;
 mod protocol;
 mod retry;
 mod route;
+mod virtual_host;
 mod workload;
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tulle_sandbox::GATEWAY_V4;
-use tulle_tests::{eventually, gate};
+use tulle_tests::{App, app, eventually, gate};
 
 use super::DEADLINE;
 use crate::certificate::svid;
@@ -47,8 +47,11 @@ impl Foreign {
         })
     }
 
-    pub(super) fn address(&self) -> &str {
-        &self.address
+    /// An app whose sidecar follows it.
+    pub(super) fn client(&self, name: &str) -> App {
+        app(name)
+            .annotate("tulle.dev/xds-address", &self.address)
+            .annotate("tulle.dev/xds-name", Self::ID)
     }
 
     /// Goes on with another snapshot.

@@ -56,6 +56,42 @@ pub(super) fn routes(name: &str, clusters: &[(&str, u32)]) -> Value {
     })
 }
 
+/// Routes of several virtual hosts, each with its domains and one action for everything.
+pub(super) fn hosted(name: &str, hosts: &[(&[&str], Value)]) -> Value {
+    let host = |(at, (domains, action)): (usize, &(&[&str], Value))| {
+        let mut route = action.clone();
+        route["match"] = json!({ "prefix": "/" });
+        json!({ "name": format!("{name}-{at}"), "domains": domains, "routes": [route] })
+    };
+    json!({
+        "@type": format!("{API}.route.v3.RouteConfiguration"),
+        "name": name,
+        "virtualHosts": hosts.iter().enumerate().map(host).collect::<Vec<_>>(),
+    })
+}
+
+/// A listener on a port of every address, with routes inside, as in a file of Envoy's.
+pub(super) fn inline_listener(port: u16, routes: &Value) -> Value {
+    let mut listener = listener("inline", "0.0.0.0", "");
+    let routes = without_type(routes);
+    listener["address"]["socketAddress"]["portValue"] = port.into();
+    listener["name"] = format!("inline-{port}").into();
+    if let Some(manager) = listener["filterChains"][0]["filters"][0]["typedConfig"].as_object_mut()
+    {
+        manager.remove("rds");
+        manager.insert("routeConfig".to_owned(), routes);
+    }
+    without_type(&listener)
+}
+
+fn without_type(resource: &Value) -> Value {
+    let mut resource = resource.clone();
+    resource
+        .as_object_mut()
+        .map(|fields| fields.remove("@type"));
+    resource
+}
+
 /// The same routes, with a copy of each request for somebody else.
 pub(super) fn mirrored(routes: &Value) -> Value {
     let mut routes = routes.clone();
@@ -77,17 +113,32 @@ pub(super) fn cluster(name: &str) -> Value {
 
 /// A cluster with one endpoint inside.
 pub(super) fn static_cluster(name: &str, ip: &str) -> Value {
-    let mut assignment = assignment(name, ip);
-    assignment
-        .as_object_mut()
-        .map(|fields| fields.remove("@type"));
     json!({
         "@type": format!("{API}.cluster.v3.Cluster"),
         "name": name,
         "type": "STATIC",
         "connectTimeout": "1s",
-        "loadAssignment": assignment,
+        "loadAssignment": without_type(&assignment(name, ip)),
     })
+}
+
+/// A cluster of a host name that somebody has to look up.
+pub(super) fn dns_cluster(name: &str, kind: &str, host: &str) -> Value {
+    let mut cluster = static_cluster(name, host);
+    cluster["type"] = kind.into();
+    cluster
+}
+
+/// A cluster that is called with TLS of its own.
+pub(super) fn tls_cluster(name: &str, ip: &str) -> Value {
+    let mut cluster = static_cluster(name, ip);
+    let context =
+        "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+    cluster["transportSocket"] = json!({
+        "name": "envoy.transport_sockets.tls",
+        "typedConfig": { "@type": context, "sni": "web.example" },
+    });
+    cluster
 }
 
 /// One endpoint.

@@ -256,6 +256,7 @@ pub(super) fn outbound(routes: Vec<Route>, clusters: Vec<Cluster>) -> Snapshot {
     let table = Arc::new(RouteTable {
         name: "service".into(),
         routes,
+        hosts: None,
     });
     let listener = OutboundListener {
         name: "outbound|10.96.0.1|80".into(),

@@ -219,7 +219,13 @@ fn filter(filters: &[pb::Filter]) -> Result<Filter, DecodeError> {
 }
 
 fn http(message: &hcm::HttpConnectionManager) -> Result<RouteSource, DecodeError> {
-    use hcm::http_connection_manager::RouteSpecifier;
+    use hcm::http_connection_manager::{RouteSpecifier, StripPortMode};
+    let strips_port = message.strip_matching_host_port
+        || message.strip_port_mode == Some(StripPortMode::StripAnyHostPort(true));
+    let remedy = "use ignore_port_in_host_matching in the routes; the host itself stays";
+    refuse(strips_port, "strip_any_host_port", remedy)?;
+    let strips_dot = message.strip_trailing_host_dot;
+    refuse(strips_dot, "strip_trailing_host_dot", "the host stays")?;
     for (i, filter) in message.http_filters.iter().enumerate() {
         let any = match &filter.config_type {
             Some(hcm::http_filter::ConfigType::TypedConfig(any)) => message_name(any),

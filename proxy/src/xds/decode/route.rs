@@ -1,7 +1,8 @@
 //! `RouteConfiguration`: the routes of one listener.
 //!
-//! A listener stands for one destination, so its routes are those of a single virtual host `*`: the Host header does
-//! not choose. A hash policy counts where the cluster's policy hashes.
+//! A listener stands for one destination, so in a mesh its routes are those of a single virtual host `*`: the Host header
+//! does not choose. Where a foreign control plane sends several, it does. A hash policy counts where the cluster's policy
+//! hashes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,14 +21,12 @@ use tulle_xds_proto::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
 use tulle_xds_proto::google::protobuf::Any;
 
 use super::error::{At, DecodeError, duration, refuse, same_name, unpack};
-use super::{balancing, header, matching, retry};
+use super::{balancing, header, matching, retry, virtual_host};
 use crate::config::RouteTable;
 use crate::config::route::{
     Forward, HeaderChanges, PathRewrite, Redirect, Route, RouteAction, WeightedCluster,
 };
 
-/// Routes of one table.
-const MAX_ROUTES: usize = 10_000;
 /// Clusters that one route splits over.
 const MAX_CLUSTERS: usize = 1_000;
 /// Envoy's timeout of a route that has none.
@@ -47,7 +46,11 @@ pub(super) fn table(message: &pb::RouteConfiguration) -> Result<RouteTable, Deco
         || !message.response_headers_to_add.is_empty()
         || !message.response_headers_to_remove.is_empty();
     refuse(changes_headers, "request_headers_to_add", to_routes)?;
-    refuse(message.vhds.is_some(), "vhds", "send the virtual host here")?;
+    refuse(
+        message.vhds.is_some(),
+        "vhds",
+        "send the virtual hosts here",
+    )?;
     refuse(
         !message.request_mirror_policies.is_empty(),
         "request_mirror_policies",
@@ -58,81 +61,38 @@ pub(super) fn table(message: &pb::RouteConfiguration) -> Result<RouteTable, Deco
         "typed_per_filter_config",
         "remove it",
     )?;
-    let mut table = RouteTable {
+    refuse(
+        !message.vhost_header.is_empty(),
+        "vhost_header",
+        "virtual hosts are found by Host or :authority",
+    )?;
+    refuse(
+        message.ignore_path_parameters_in_path_matching,
+        "ignore_path_parameters_in_path_matching",
+        "paths are matched as they are",
+    )?;
+    let specified = !message.route_specifiers.is_empty();
+    refuse(specified, "route_specifiers", "remove them")?;
+    let (routes, hosts) = virtual_host::decode(message)?;
+    Ok(RouteTable {
         name: message.name.as_str().into(),
-        routes: Vec::new(),
-    };
-    match message.virtual_hosts.as_slice() {
-        [] => {}
-        [host] => table.routes = virtual_host(host).at("virtual_hosts[0]")?,
-        _ => {
-            let remedy = "a listener stands for one destination: send one virtual host, *";
-            return Err(DecodeError::unsupported("virtual_hosts[1]", remedy));
-        }
-    }
-    Ok(table)
+        routes,
+        hosts,
+    })
 }
 
-#[expect(
-    deprecated,
-    reason = "`cors` would change the meaning, so it is looked at"
-)]
-fn virtual_host(message: &pb::VirtualHost) -> Result<Vec<Arc<Route>>, DecodeError> {
-    if !message.domains.iter().any(|domain| domain == "*") {
-        let domains = message.domains.join(",");
-        return Err(DecodeError::invalid(
-            "domains",
-            domains,
-            "it must contain *",
-        ));
-    }
-    let changes_headers = !message.request_headers_to_add.is_empty()
-        || !message.request_headers_to_remove.is_empty()
-        || !message.response_headers_to_add.is_empty()
-        || !message.response_headers_to_remove.is_empty();
-    refuse(
-        changes_headers,
-        "request_headers_to_add",
-        "change the headers in the routes",
-    )?;
-    refuse(message.matcher.is_some(), "matcher", "use routes")?;
-    refuse(message.require_tls != 0, "require_tls", "remove it")?;
-    refuse(
-        !message.rate_limits.is_empty(),
-        "rate_limits",
-        "remove them",
-    )?;
-    refuse(message.cors.is_some(), "cors", "remove it")?;
+/// `host_retry`: the retries of a route that says nothing about them.
+pub(super) fn route(
+    message: &pb::Route,
+    host_retry: Option<&pb::RetryPolicy>,
+) -> Result<Route, DecodeError> {
     refuse(
         !message.typed_per_filter_config.is_empty(),
         "typed_per_filter_config",
         "remove it",
     )?;
-    refuse(
-        !message.request_mirror_policies.is_empty(),
-        "request_mirror_policies",
-        "remove them",
-    )?;
-    refuse(message.hedge_policy.is_some(), "hedge_policy", "remove it")?;
-    if message.routes.len() > MAX_ROUTES {
-        let remedy = format!("a table has at most {MAX_ROUTES} routes");
-        return Err(DecodeError::invalid("routes", message.routes.len(), remedy));
-    }
-    let host_retry = message.retry_policy.as_ref();
-    let decode = |(i, message): (usize, &pb::Route)| {
-        route(message, host_retry)
-            .map(Arc::new)
-            .at_index("routes", i)
-    };
-    message.routes.iter().enumerate().map(decode).collect()
-}
-
-fn route(message: &pb::Route, host_retry: Option<&pb::RetryPolicy>) -> Result<Route, DecodeError> {
-    refuse(
-        !message.typed_per_filter_config.is_empty(),
-        "typed_per_filter_config",
-        "remove it",
-    )?;
+    let specified = !message.route_specifiers.is_empty();
+    refuse(specified, "route_specifiers", "remove them")?;
     let Some(rule) = &message.r#match else {
         return Err(DecodeError::missing(
             "match",

@@ -5,6 +5,7 @@ mod endpoint;
 mod listener;
 mod matching;
 mod route;
+mod virtual_host;
 
 use proptest::prelude::*;
 use tulle_xds_proto::envoy::config::route::v3 as rds;

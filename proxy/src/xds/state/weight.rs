@@ -16,7 +16,12 @@ const PART: usize = 128;
 
 impl Weight for RouteTable {
     fn weight(&self) -> usize {
-        self.routes.iter().map(|route| of_route(route)).sum()
+        let routes: usize = self.routes.iter().map(|route| of_route(route)).sum();
+        let hosts = self
+            .hosts
+            .as_ref()
+            .map_or(0, |hosts| (2 * hosts.all().len() + hosts.domains()) * PART);
+        routes + hosts
     }
 }
 

@@ -3,6 +3,7 @@
 use tulle_xds_proto::envoy::config::cluster::v3 as cds;
 use tulle_xds_proto::envoy::config::core::v3::{Metadata, TransportSocket};
 use tulle_xds_proto::envoy::config::listener::v3 as lds;
+use tulle_xds_proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use tulle_xds_proto::google::protobuf;
 use tulle_xds_proto::pack;
 
@@ -11,7 +12,7 @@ use crate::config::Protocol;
 use crate::xds::decode::{INBOUND, Listener, listener};
 use crate::xds::tests::resources::{
     LISTENER, SERVICE, chain, garbage, http_chain, inbound_chain, inline_manager, inspectors,
-    listener as a_listener, network_filter, rds_manager, tcp,
+    listener as a_listener, network_filter, rds_manager, routes, tcp,
 };
 
 #[test]
@@ -35,6 +36,43 @@ fn outbound_listeners_are_http_opaque_or_detected() {
     );
     both.listener_filters = inspectors();
     assert!(matches!(protocol(&both), Protocol::Detect { .. }));
+}
+
+#[test]
+fn managers_that_change_the_host_are_refused() {
+    use hcm::http_connection_manager::RouteSpecifier;
+    use hcm::http_connection_manager::StripPortMode::StripAnyHostPort;
+    type Change = fn(&mut hcm::HttpConnectionManager);
+    let port = Err("filter_chains[0].filters[0].typed_config.strip_any_host_port");
+    let dot = Err("filter_chains[0].filters[0].typed_config.strip_trailing_host_dot");
+    let table: [(&str, Change, Expected); 5] = [
+        ("as it is", |_| {}, Ok(())),
+        (
+            "no port is stripped",
+            |m| m.strip_port_mode = Some(StripAnyHostPort(false)),
+            Ok(()),
+        ),
+        (
+            "the port",
+            |m| m.strip_port_mode = Some(StripAnyHostPort(true)),
+            port,
+        ),
+        (
+            "the listener's port",
+            |m| m.strip_matching_host_port = true,
+            port,
+        ),
+        ("the last dot", |m| m.strip_trailing_host_dot = true, dot),
+    ];
+    for (name, change, expected) in table {
+        let mut manager = hcm::HttpConnectionManager {
+            route_specifier: Some(RouteSpecifier::RouteConfig(routes(SERVICE, &[SERVICE]))),
+            ..Default::default()
+        };
+        change(&mut manager);
+        let message = a_listener(LISTENER, vec![chain(network_filter(&manager))]);
+        check(name, listener(LISTENER, &pack(&message)), expected);
+    }
 }
 
 #[test]

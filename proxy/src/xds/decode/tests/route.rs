@@ -13,7 +13,7 @@ use super::matching::safe_regex;
 use super::{Expected, check, with_action, with_route};
 use crate::config::route::{HashOn, PathRewrite, RouteAction};
 use crate::xds::decode::route_table;
-use crate::xds::tests::resources::{SERVICE, garbage, routes};
+use crate::xds::tests::resources::SERVICE;
 
 #[test]
 fn route_actions() {
@@ -325,31 +325,6 @@ fn redirects_and_direct_responses() {
         "nothing to do",
         with_route(|route| route.action = None),
         Err(at("action")),
-    );
-}
-
-#[test]
-fn route_configurations_have_one_virtual_host_for_everyone() {
-    let decode = |change: fn(&mut rds::RouteConfiguration)| {
-        let mut message = routes(SERVICE, &[SERVICE]);
-        change(&mut message);
-        route_table(SERVICE, &pack(&message))
-    };
-    check("one", decode(|_| {}), Ok(()));
-    check("none", decode(|c| c.virtual_hosts.clear()), Ok(()));
-    let two = decode(|c| c.virtual_hosts.push(c.virtual_hosts[0].clone()));
-    check("two", two, Err("virtual_hosts[1]"));
-    let one_domain = decode(|c| c.virtual_hosts[0].domains = vec!["a.example".into()]);
-    check("one domain", one_domain, Err("virtual_hosts[0].domains"));
-    let filters = decode(|c| {
-        c.virtual_hosts[0]
-            .typed_per_filter_config
-            .insert("x".into(), garbage("x/y"));
-    });
-    check(
-        "filter settings",
-        filters,
-        Err("virtual_hosts[0].typed_per_filter_config"),
     );
 }
 
