@@ -51,8 +51,20 @@ pub(crate) async fn play(row: &Row, tcp: TcpStream, lane: &Lane, probes: bool) -
         }
     }
     let expected = row.gets.len();
+    let finals = row
+        .gets
+        .iter()
+        .filter(|response| Message::is_final(response.status()));
+    let finals = finals.count();
+    // Who gets an interim answer that the row does not speak of still waits for the last one.
     client
-        .until(|client| client.responses().0.len() >= expected)
+        .until(|client| {
+            let responses = client.responses().0;
+            let last = responses
+                .iter()
+                .filter(|response| Message::is_final(response.status()));
+            responses.len() >= expected && last.count() >= finals
+        })
         .await;
     if !row.lingers.is_zero() {
         let more = client.until(|client| client.responses().0.len() > expected);

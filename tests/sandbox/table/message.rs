@@ -66,6 +66,11 @@ impl Message {
         status.and_then(|status| status.parse().ok()).unwrap_or(0)
     }
 
+    /// Whether a response with this status ends what is said to a request (RFC 9110, 15.2).
+    pub(crate) fn is_final(status: u16) -> bool {
+        !(100..200).contains(&status) || status == 101
+    }
+
     fn has(&self, name: &str) -> usize {
         let fields = self.fields.iter();
         fields

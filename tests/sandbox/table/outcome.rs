@@ -98,12 +98,8 @@ impl Outcome {
 
 /// The summary that a row expects of whoever agrees.
 pub(crate) fn expected(row: &Row) -> String {
-    let statuses = row.gets.iter().map(|response| {
-        let (status, _) = response.essence();
-        status.parse().unwrap_or(0)
-    });
     summary(
-        statuses.collect(),
+        row.gets.iter().map(Expected::status).collect(),
         row.sees.iter().map(Expected::essence).collect(),
     )
 }

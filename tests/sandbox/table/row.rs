@@ -260,6 +260,11 @@ impl Expected {
         (&self.start, self.body.as_deref().unwrap_or_default())
     }
 
+    /// Status of a response; 0 of a request.
+    pub(crate) fn status(&self) -> u16 {
+        self.start.parse().unwrap_or(0)
+    }
+
     /// What is wrong with a message that has this first line.
     pub(crate) fn compare(&self, start: &str, message: &Message) -> Result<(), String> {
         if start != self.start {
