@@ -3,10 +3,12 @@
 //! h2 bounds most of what a peer can make grow, but answers control frames for as long as they come, and waits for ever
 //! for a peer that reads nothing. [`Frames`] follows the frames of both directions by their heads, in place. A peer that
 //! sends more control frames than its work is worth is made to stop: h2 gets a head in more pieces than it takes, and so
-//! says `ENHANCE_YOUR_CALM` itself and closes in order. A peer that takes no byte for too long is given up.
+//! says `ENHANCE_YOUR_CALM` itself and closes in order. A peer that takes no byte for too long is given up. Frames that are
+//! sent at about the same time leave together.
 //!
 //! [`Calm`] is the other end of it: whoever serves the connection can have it ended so, and learns why it ended.
 
+mod batch;
 mod budget;
 mod scan;
 mod stall;
@@ -23,6 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use tulle_runtime::limits::MAX_HEADER_LIST;
 
+use batch::Batch;
 use budget::Budget;
 use scan::{GOAWAY, HEAD, HEADERS, Scanner};
 use stall::Stall;
@@ -96,6 +99,7 @@ pub struct Frames<I> {
     inner: I,
     received: Scanner,
     sent: Scanner,
+    batch: Batch,
     budget: Budget,
     /// Whether the fields of a head go on in the next frame.
     open_head: bool,
@@ -118,6 +122,7 @@ impl<I> Frames<I> {
             inner,
             received: Scanner::after(preface(Whose::Client)),
             sent: Scanner::after(preface(Whose::Server)),
+            batch: Batch::default(),
             budget: Budget::new(control_frames),
             open_head: false,
             stop: false,
@@ -164,6 +169,17 @@ impl<I> Frames<I> {
         let mut instead = Bytes::from(pieces());
         give(&mut instead, buf);
         self.instead = Some(instead);
+    }
+
+    /// Follows what was written of several pieces.
+    #[inline]
+    fn wrote_all(&mut self, bufs: &[IoSlice<'_>], written: usize) {
+        let mut left = written;
+        for buf in bufs {
+            let part = &buf[..left.min(buf.len())];
+            self.wrote(part);
+            left -= part.len();
+        }
     }
 
     /// Follows what was written.
@@ -244,6 +260,17 @@ macro_rules! writing {
     };
 }
 
+impl<I: AsyncWrite + Unpin> Frames<I> {
+    /// Hands down everything that was gathered.
+    #[inline]
+    fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.batch.is_empty() {
+            writing!(self, cx, self.batch.poll_some(&mut self.inner, cx))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<I: AsyncWrite + Unpin> AsyncWrite for Frames<I> {
     #[inline]
     fn poll_write(
@@ -251,10 +278,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Frames<I> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = writing!(this, cx, Pin::new(&mut this.inner).poll_write(cx, buf))?;
-        this.wrote(&buf[..written]);
-        Poll::Ready(Ok(written))
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
     #[inline]
@@ -264,14 +288,16 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Frames<I> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let inner = Pin::new(&mut this.inner);
-        let written = writing!(this, cx, inner.poll_write_vectored(cx, bufs))?;
-        let mut left = written;
-        for buf in bufs {
-            let part = &buf[..left.min(buf.len())];
-            this.wrote(part);
-            left -= part.len();
+        let mut written = this.batch.take(bufs);
+        if written == 0 {
+            ready!(this.poll_batch(cx))?;
+            written = this.batch.take(bufs);
         }
+        if written == 0 {
+            let inner = Pin::new(&mut this.inner);
+            written = writing!(this, cx, inner.poll_write_vectored(cx, bufs))?;
+        }
+        this.wrote_all(bufs, written);
         Poll::Ready(Ok(written))
     }
 
@@ -283,6 +309,10 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Frames<I> {
     #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.batch.waits(cx) {
+            return Poll::Pending;
+        }
+        ready!(this.poll_batch(cx))?;
         let inner = Pin::new(&mut this.inner);
         Poll::Ready(writing!(this, cx, inner.poll_flush(cx)))
     }
@@ -290,6 +320,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Frames<I> {
     #[inline]
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        ready!(this.poll_batch(cx))?;
         let inner = Pin::new(&mut this.inner);
         Poll::Ready(writing!(this, cx, inner.poll_shutdown(cx)))
     }
