@@ -24,6 +24,10 @@ pub use guard::{Gate, Guard, REFUSED};
 pub use probe::Probe;
 pub use transport::Transport;
 
+/// How much is moved at a time of what only passes through. With what TLS adds it leaves as one segment of the largest
+/// size that the kernel's offload makes of any usual MTU, and not as that and a tiny one.
+pub const PIECE: usize = 61 * 1024;
+
 /// A connection, with or without TLS.
 #[derive(Debug)]
 pub enum IoStream {

@@ -3,7 +3,7 @@
 //! The bytes are either what detection has read already, or, under TLS, what one large read returned beyond the
 //! 4 KiB that rustls asks for at a time. The buffer exists only while it holds something: an idle connection has none.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,14 +13,58 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::PIECE;
 use super::probe::{Duplicate, Probe};
 
-/// How much one read takes from the kernel under TLS: two full records.
-const READ_AHEAD: usize = 32 * 1024;
+/// How much one read takes from the kernel under TLS: what a relay writes at a time.
+const READ_AHEAD: usize = PIECE;
 
 thread_local! {
-    /// Where reads land before it is known how much they return; one a worker.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_AHEAD].into_boxed_slice());
+    /// Where the next large read lands. A connection keeps it while there is something in it, and gives it back.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// What a large read returned and nobody has asked for yet.
+#[derive(Debug, Default)]
+struct Ahead {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Ahead {
+    /// Reads from the kernel, into a buffer that is empty.
+    #[inline]
+    fn poll_fill(&mut self, tcp: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.bytes = SPARE.take();
+        self.bytes.resize(READ_AHEAD, 0);
+        let mut large = ReadBuf::new(&mut self.bytes);
+        let read = Pin::new(tcp).poll_read(cx, &mut large);
+        (self.start, self.end) = (0, large.filled().len());
+        self.give_back();
+        read
+    }
+
+    /// Serves a reader from it.
+    #[inline]
+    fn give(&mut self, buf: &mut ReadBuf<'_>) {
+        let length = (self.end - self.start).min(buf.remaining());
+        buf.put_slice(&self.bytes[self.start..self.start + length]);
+        self.start += length;
+        self.give_back();
+    }
+
+    #[inline]
+    fn give_back(&mut self) {
+        if self.is_empty() {
+            SPARE.set(std::mem::take(&mut self.bytes));
+        }
+    }
+
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
 }
 
 /// A TCP socket, the bytes that come before those still in the kernel, and whether to read ahead.
@@ -28,7 +72,8 @@ thread_local! {
 pub struct Transport {
     tcp: TcpStream,
     pending: Bytes,
-    read_ahead: bool,
+    reads_ahead: bool,
+    ahead: Ahead,
     duplicate: Option<Arc<Duplicate>>,
 }
 
@@ -45,7 +90,8 @@ impl Transport {
         Self {
             tcp,
             pending: prefix,
-            read_ahead: false,
+            reads_ahead: false,
+            ahead: Ahead::default(),
             duplicate: None,
         }
     }
@@ -53,7 +99,7 @@ impl Transport {
     /// Reads more than is asked for, for readers that ask for little at a time.
     #[must_use]
     pub fn reading_ahead(mut self) -> Self {
-        self.read_ahead = true;
+        self.reads_ahead = true;
         self
     }
 
@@ -79,25 +125,6 @@ impl Transport {
         };
         Ok(Probe::of(duplicate))
     }
-
-    /// Serves the reader from one large read and keeps the rest.
-    fn poll_read_ahead(
-        &mut self,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        SCRATCH.with_borrow_mut(|scratch| {
-            let mut large = ReadBuf::new(scratch);
-            ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut large))?;
-            let filled = large.filled();
-            let (now, later) = filled.split_at(filled.len().min(buf.remaining()));
-            buf.put_slice(now);
-            if !later.is_empty() {
-                self.pending = Bytes::copy_from_slice(later);
-            }
-            Poll::Ready(Ok(()))
-        })
-    }
 }
 
 impl AsyncRead for Transport {
@@ -117,8 +144,12 @@ impl AsyncRead for Transport {
             }
             return Poll::Ready(Ok(()));
         }
-        if this.read_ahead && buf.remaining() < READ_AHEAD {
-            return this.poll_read_ahead(cx, buf);
+        if !this.ahead.is_empty() || this.reads_ahead && buf.remaining() < READ_AHEAD {
+            if this.ahead.is_empty() {
+                ready!(this.ahead.poll_fill(&mut this.tcp, cx))?;
+            }
+            this.ahead.give(buf);
+            return Poll::Ready(Ok(()));
         }
         Pin::new(&mut this.tcp).poll_read(cx, buf)
     }
@@ -191,6 +222,35 @@ mod tests {
             }
         }
         assert_eq!(seen, b"hello world");
+    }
+
+    #[tokio::test]
+    async fn what_was_read_ahead_comes_before_what_is_read_next_whatever_is_asked_for() {
+        let (mut client, server) = pair().await;
+        let mut random = fastrand::Rng::with_seed(1);
+        let sent: Vec<u8> = std::iter::repeat_with(|| random.u8(..))
+            .take(READ_AHEAD * 8)
+            .collect();
+        let sending = async {
+            client.write_all(&sent).await.unwrap();
+            drop(client);
+        };
+        let receiving = async {
+            let mut transport = Transport::new(server).reading_ahead();
+            let (mut seen, mut piece) = (Vec::new(), vec![0; READ_AHEAD * 2]);
+            loop {
+                let asked =
+                    [1, 4096, READ_AHEAD - 1, READ_AHEAD, READ_AHEAD * 2][random.usize(..5)];
+                match transport.read(&mut piece[..asked]).await.unwrap() {
+                    0 => break,
+                    n => seen.extend_from_slice(&piece[..n]),
+                }
+                assert_eq!(transport.ahead.is_empty(), transport.ahead.bytes.is_empty());
+            }
+            seen
+        };
+        let ((), seen) = tokio::join!(sending, receiving);
+        assert!(seen == sent);
     }
 
     #[tokio::test]

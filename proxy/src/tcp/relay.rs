@@ -1,8 +1,8 @@
 //! Moves bytes both ways until both ends have said all they had to say.
 //!
 //! A read lands in a buffer that all connections of a thread share, and what the other end takes at once is never
-//! copied again. Only what it does not take is kept with the connection, so idle connections hold no buffer, and a
-//! fast one is read in large pieces.
+//! copied again. Only what it does not take is kept with the connection, so idle connections hold no buffer. What can be
+//! read at once is written at once: records of TLS come by 16 KiB, and each write may wake its reader.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -15,10 +15,8 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 
+use crate::io::PIECE;
 use crate::telemetry::ResponseFlag;
-
-/// Bytes read at a time, at most.
-const PIECE: usize = 64 * 1024;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; PIECE].into_boxed_slice());
@@ -158,6 +156,8 @@ struct Way {
     pending: Bytes,
     /// Written, but perhaps not on the wire yet.
     unflushed: bool,
+    /// How reading ended, after what was read before.
+    broken: Option<io::Error>,
     state: State,
     moved: u64,
 }
@@ -235,13 +235,13 @@ impl Way {
         from: Pin<&mut impl AsyncRead>,
         mut to: Pin<&mut impl AsyncWrite>,
     ) -> Poll<Result<(), Broke>> {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Err(Broke::Reading(error)));
+        }
         SCRATCH.with_borrow_mut(|scratch| {
             let mut piece = ReadBuf::new(scratch);
-            ready!(from.poll_read(cx, &mut piece)).map_err(Broke::Reading)?;
+            let read = self.poll_fill(cx, from, &mut piece);
             let mut left = piece.filled();
-            if left.is_empty() {
-                self.state = State::Ending;
-            }
             while !left.is_empty() {
                 match to.as_mut().poll_write(cx, left).map_err(Broke::Writing)? {
                     Poll::Ready(written) => {
@@ -254,8 +254,32 @@ impl Way {
                     }
                 }
             }
-            Poll::Ready(Ok(()))
+            read.map(Ok)
         })
+    }
+
+    /// Reads what there is, as far as there is room. Pending: and there is no more now.
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut from: Pin<&mut impl AsyncRead>,
+        piece: &mut ReadBuf<'_>,
+    ) -> Poll<()> {
+        while piece.remaining() > 0 {
+            let before = piece.filled().len();
+            match ready!(from.as_mut().poll_read(cx, piece)) {
+                Ok(()) if piece.filled().len() > before => {}
+                Ok(()) => {
+                    self.state = State::Ending;
+                    break;
+                }
+                Err(error) => {
+                    self.broken = Some(error);
+                    break;
+                }
+            }
+        }
+        Poll::Ready(())
     }
 
     fn wrote(&mut self, written: usize) -> Result<(), Broke> {
