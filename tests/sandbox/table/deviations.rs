@@ -151,12 +151,12 @@ pub(crate) const ENVOY: &[Deviation] = &[
         &[
             (
                 "a client of HTTP/1.0 gets no interim answer",
-                "100 | POST / \"abc\"",
+                "100,200 | POST / \"abc\"",
             ),
-            ("an expectation without a body", "100 | GET /"),
+            ("an expectation without a body", "100,200 | GET /"),
             (
                 "leave with a length of nothing, and a request behind it",
-                "100,200 | POST / | GET /smuggled",
+                "100,200,200 | POST / | GET /smuggled",
             ),
         ],
     ),
@@ -365,10 +365,10 @@ pub(crate) const NGINX: &[Deviation] = &[
     (
         "it answers every expectation with 100, which RFC 9110, 10.1.1 leaves out without a body",
         &[
-            ("an expectation without a body", "100 | GET /"),
+            ("an expectation without a body", "100,200 | GET /"),
             (
                 "leave with a length of nothing, and a request behind it",
-                "100,200 | POST / | GET /smuggled",
+                "100,200,200 | POST / | GET /smuggled",
             ),
         ],
     ),
