@@ -73,8 +73,9 @@ Limits for each HTTP/2 connection:
   TULLE_H2_LOCAL_RESETS       streams reset for what the peer sent on them, 1000 if not said
   TULLE_H2_GIVEN_UP           requests given up, beyond those that ended, 1000 if not said
   TULLE_H2_CONTROL_FRAMES     control frames beyond what messages need, 1000 if not said
-  TULLE_H2_STREAM_WINDOW      bytes under way of one message, 65536 if not said
-  TULLE_H2_CONNECTION_WINDOW  bytes under way of all messages, 16777216 if not said
+  TULLE_H2_STREAM_WINDOW      bytes under way of one message, 256Ki if not said;
+                              64Ki at most from the app of the pod
+  TULLE_H2_CONNECTION_WINDOW  bytes under way of all messages, 32Mi if not said
   TULLE_H2_SEND_BUFFER        bytes of a message that wait for its receiver, 32768 if not said";
 
 const CAPTURE_VARIABLES: &str = "\

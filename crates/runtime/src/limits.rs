@@ -12,7 +12,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use bounds::{Bounds, Patience};
-pub use http2::{Http2, MAX_HEADER_LIST};
+pub use http2::{Http2, MAX_HEADER_LIST, Way};
 
 use crate::env::Env;
 use crate::names::{annotations, variables};

@@ -16,6 +16,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
+use tulle_runtime::limits::Way;
 
 use super::body::ResponseBody;
 use super::exchange::Connection;
@@ -294,6 +295,10 @@ where
 {
     let late = is_draining(&connection);
     let limits = connection.worker.settings.http2;
+    let way = match connection.downstream.direction {
+        Direction::Outbound => Way::Near,
+        Direction::Inbound => Way::Far,
+    };
     let service = service_fn(|request| handle(connection.clone(), request));
     let serving = http2::Builder::new(Streams(connection.clone()))
         .timer(TokioTimer::new())
@@ -303,7 +308,7 @@ where
         .max_pending_accept_reset_streams(pending_resets(&connection))
         .max_local_error_reset_streams(limits.local_resets as usize)
         .max_header_list_size(limits.max_header_list)
-        .initial_stream_window_size(limits.stream_window)
+        .initial_stream_window_size(limits.window(way))
         .initial_connection_window_size(limits.connection_window)
         .max_send_buf_size(limits.send_buffer as usize)
         .serve_connection(io, service);

@@ -16,6 +16,7 @@ mod slow;
 mod stalled;
 mod upgrade;
 mod versions;
+mod windows;
 
 use super::server;
 

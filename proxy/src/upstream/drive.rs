@@ -9,6 +9,7 @@ use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::AbortHandle;
+use tulle_runtime::limits::Way;
 
 use super::calm;
 use super::pool::{ConnectionGuard, Http2Connection, Idle};
@@ -88,6 +89,10 @@ pub(super) async fn http2(
     target: &Target,
 ) -> Result<Http2Connection, ConnectError> {
     let limits = worker.settings.http2;
+    let way = match target.reach {
+        Reach::App => Way::Near,
+        Reach::Out => Way::Far,
+    };
     let patience = worker.settings.patience.unread;
     let (io, calm) = Frames::new(io, Whose::Server, limits.control_frames, patience);
     let (sender, mut connection) = http2::Builder::new(LocalExecutor)
@@ -98,7 +103,7 @@ pub(super) async fn http2(
         .max_concurrent_reset_streams(RESET_STREAMS)
         .max_local_error_reset_streams(limits.local_resets as usize)
         .max_header_list_size(limits.max_header_list)
-        .initial_stream_window_size(limits.stream_window)
+        .initial_stream_window_size(limits.window(way))
         .initial_connection_window_size(limits.connection_window)
         .max_send_buf_size(limits.send_buffer as usize)
         .handshake(TokioIo::new(io))
@@ -126,7 +131,7 @@ pub(super) async fn http2(
         sender,
         streams: Rc::default(),
         max_streams,
-        most: limits.streams_upstream(),
+        most: limits.streams_upstream(way),
         since: Cell::new(Instant::now()),
     })
 }

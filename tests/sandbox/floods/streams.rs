@@ -12,8 +12,15 @@ tulle_tests::cases! {
 }
 
 /// A thousand streams, each with as much as may be under way of it and as much as may wait to be sent, and half as much
-/// again for what that takes. What is asked for is a gigabyte.
-const STREAMS: u64 = 1_000 * (64 + 32) * 1024 * 3 / 2;
+/// again for what that takes. What is asked for is a gigabyte. More may be under way to an app's own sidecar, because it
+/// comes from further away.
+fn streams(side: Side) -> u64 {
+    let window = match side {
+        Side::Stranger | Side::Peer => 64,
+        Side::App => 256,
+    };
+    1_000 * (window + 32) * 1024 * 3 / 2
+}
 
 async fn row_20_answers_that_nobody_takes_occupy_no_more_than_their_windows(
     mesh: &Mesh,
@@ -49,10 +56,11 @@ for _ in range(20):
     ];
     // What is freed stays with the allocator for the next time; what is not would add up.
     let again = attacks.iter().chain(&attacks).chain(&attacks);
-    let siege = Siege::of(mesh, "row-20", backend()).await?.leaving(STREAMS);
+    let mut siege = Siege::of(mesh, "row-20", backend()).await?;
     for side in Side::ALL {
+        siege = siege.leaving(streams(side));
         for outcome in siege.stand(side, again.clone()).await? {
-            ensure!(outcome.growth < STREAMS, "{side:?}: {outcome:?}");
+            ensure!(outcome.growth < streams(side), "{side:?}: {outcome:?}");
             ensure!(outcome.told["goaway"].is_null(), "{side:?}: {outcome:?}");
         }
     }

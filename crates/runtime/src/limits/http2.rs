@@ -27,7 +27,8 @@ pub struct Http2 {
     pub given_up: u32,
     /// Control frames that a peer may send beyond what its messages need; a tenth more each second.
     pub control_frames: u32,
-    /// Bytes of one message that may be under way towards us: what it can occupy while whoever it is for takes nothing.
+    /// Bytes of one message that may be under way towards us: what it can occupy while whoever it is for takes nothing, and
+    /// what it moves in a round trip. See [`Http2::window`].
     pub stream_window: u32,
     /// The same for all messages of a connection. A connection that is opened here carries no more streams than have
     /// room in it, so that none can hold up another.
@@ -35,6 +36,18 @@ pub struct Http2 {
     /// Bytes of one message that wait here until they can be sent.
     pub send_buffer: u32,
 }
+
+/// How far away the other end of a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// It is the app of this pod.
+    Near,
+    /// It may be anywhere.
+    Far,
+}
+
+/// The window of a stream that fills the way to the app of this pod.
+const NEAR: u32 = 64 << 10;
 
 impl Default for Http2 {
     fn default() -> Self {
@@ -45,8 +58,8 @@ impl Default for Http2 {
             local_resets: 1_000,
             given_up: 1_000,
             control_frames: 1_000,
-            stream_window: 64 << 10,
-            connection_window: 16 << 20,
+            stream_window: 256 << 10,
+            connection_window: 32 << 20,
             send_buffer: 32 << 10,
         }
     }
@@ -59,10 +72,20 @@ const BUFFER: RangeInclusive<u32> = 16_384..=1 << 30;
 const HEADER_LIST: RangeInclusive<u32> = 1_024..=MAX_HEADER_LIST;
 
 impl Http2 {
+    /// The window of a stream. Between a sidecar and the app beside it a round trip takes no time, so that more would only
+    /// occupy more.
+    #[must_use]
+    pub fn window(&self, way: Way) -> u32 {
+        match way {
+            Way::Near => self.stream_window.min(NEAR),
+            Way::Far => self.stream_window,
+        }
+    }
+
     /// Streams that a connection carries which is opened here.
     #[must_use]
-    pub fn streams_upstream(&self) -> usize {
-        let room = self.connection_window / self.stream_window;
+    pub fn streams_upstream(&self, way: Way) -> usize {
+        let room = self.connection_window / self.window(way);
         room.clamp(1, self.max_streams) as usize
     }
 

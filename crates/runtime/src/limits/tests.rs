@@ -153,16 +153,17 @@ fn each_limit_has_an_annotation_of_its_own_and_nothing_else_has() {
 #[test]
 fn streams_that_are_opened_here_have_room_for_each_other() {
     let limits = Http2::default();
-    assert_eq!(limits.streams_upstream(), 256);
+    assert_eq!(limits.streams_upstream(Way::Far), 128);
+    assert_eq!(limits.streams_upstream(Way::Near), 512);
     let narrow = Http2 {
         connection_window: 65_535,
         stream_window: 100_000,
         ..limits
     };
-    assert_eq!(narrow.streams_upstream(), 1);
+    assert_eq!(narrow.streams_upstream(Way::Far), 1);
     let wide = Http2 {
         connection_window: (1 << 31) - 1,
         ..limits
     };
-    assert_eq!(wide.streams_upstream(), 1_000);
+    assert_eq!(wide.streams_upstream(Way::Far), 1_000);
 }

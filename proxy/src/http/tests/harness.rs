@@ -111,7 +111,7 @@ impl Sidecar {
         Self::build(snapshot, Ca::new().identity("client"), settings)
     }
 
-    fn build(snapshot: Snapshot, identity: Identity, settings: Settings) -> Self {
+    pub(super) fn build(snapshot: Snapshot, identity: Identity, settings: Settings) -> Self {
         let (config, writer) = Config::new(snapshot);
         let (drain, watch) = drain::channel();
         let worker = Rc::new(Worker::new(Handles {
