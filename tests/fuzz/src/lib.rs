@@ -9,4 +9,16 @@ pub mod input;
 pub mod proto;
 pub mod routes;
 pub mod snapshot;
+pub mod still;
 pub mod wire;
+
+/// Defines a fuzz target: what is done with an input.
+#[macro_export]
+macro_rules! target {
+    (|$data:ident: &[u8]| $body:block) => {
+        libfuzzer_sys::fuzz_target!(|$data: &[u8]| {
+            $crate::still::note();
+            $body
+        });
+    };
+}

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
-use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use tulle_fuzz::input::{Cursor, seed};
 use tulle_proxy::config::route::{PathMatch, Route, RouteAction, RouteMatch};
@@ -24,7 +23,7 @@ const MAX_VALUE: usize = 2_048;
 /// Values in a line that come from strangers.
 const VALUES: usize = 10;
 
-fuzz_target!(|data: &[u8]| {
+tulle_fuzz::target!(|data: &[u8]| {
     let mut input = Cursor(data);
     let sni = String::from_utf8_lossy(input.line()).into_owned();
     let downstream = Rc::new(Downstream {

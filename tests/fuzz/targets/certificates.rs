@@ -10,7 +10,6 @@
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
-use libfuzzer_sys::fuzz_target;
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tulle_fuzz::der::{self, SEQUENCE};
@@ -40,7 +39,7 @@ static RIG: LazyLock<Rig> = LazyLock::new(|| {
     }
 });
 
-fuzz_target!(|data: &[u8]| {
+tulle_fuzz::target!(|data: &[u8]| {
     let Some((kind, rest)) = data.split_first() else {
         return;
     };

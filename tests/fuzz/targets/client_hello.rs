@@ -5,11 +5,10 @@
 
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
 use rustls::server::Acceptor;
 use tulle_proxy::detect::{Carries, Hello, classify};
 
-fuzz_target!(|data: &[u8]| {
+tulle_fuzz::target!(|data: &[u8]| {
     let ours = hello(data);
     for end in (0..data.len()).rev().step_by(1 + data.len() / 64) {
         if let Some(early) = classify(&data[..end]) {

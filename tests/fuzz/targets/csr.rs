@@ -10,7 +10,6 @@
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use libfuzzer_sys::fuzz_target;
 use rcgen::{PublicKeyData as _, SigningKey as _};
 use rustls_pki_types::UnixTime;
 use tulle_fuzz::der::{self, SEQUENCE};
@@ -37,7 +36,7 @@ static RIG: LazyLock<Rig> = LazyLock::new(|| {
     }
 });
 
-fuzz_target!(|data: &[u8]| {
+tulle_fuzz::target!(|data: &[u8]| {
     let Some((kind, rest)) = data.split_first() else {
         return;
     };

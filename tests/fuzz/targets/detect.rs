@@ -5,14 +5,13 @@
 
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
 use tulle_proxy::conn::HttpVersion;
 use tulle_proxy::detect::{Carries, asks_a_proxy, classify};
 
 /// Bytes of a request line that are waited for; with more at once, more of it is looked at.
 const REQUEST_LINE: usize = 8 * 1024;
 
-fuzz_target!(|data: &[u8]| {
+tulle_fuzz::target!(|data: &[u8]| {
     let data = &data[..data.len().min(REQUEST_LINE - 1)];
     let answer = classify(data);
     // Every beginning of a short input, and some of a long one.

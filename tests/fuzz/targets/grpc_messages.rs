@@ -5,11 +5,10 @@
 
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
 use tulle_fuzz::input::seed;
 use tulle_proxy::grpc::Messages;
 
-fuzz_target!(|data: &[u8]| {
+tulle_fuzz::target!(|data: &[u8]| {
     let mut whole = Messages::default();
     whole.note(data);
     for size in [1, 2 + (seed(data) % 61) as usize] {

@@ -20,7 +20,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use libfuzzer_sys::fuzz_target;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, ReadBuf};
 use tulle_fuzz::http1::{self as reference, Message, Stream};
@@ -35,7 +34,7 @@ const POISON: &[u8] = b"\0\n\n";
 /// Longest head; hyper takes no less.
 const HEAD: usize = 8 * 1024;
 
-fuzz_target!(|data: &[u8]| {
+tulle_fuzz::target!(|data: &[u8]| {
     let pieces = [1, 2 + (seed(data) % 61) as usize];
     for switched in [false, true] {
         let whole = guarded(data, usize::MAX, switched);

@@ -10,7 +10,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncRead, ReadBuf};
 use tulle_fuzz::input::seed;
 use tulle_fuzz::wire::Wire;
@@ -21,7 +20,7 @@ const HEAD: usize = 9;
 /// A limit, of which as many again are forgiven at once.
 const LIMIT: u32 = 4;
 
-fuzz_target!(|data: &[u8]| {
+tulle_fuzz::target!(|data: &[u8]| {
     let cut = 1 + (seed(data) % 61) as usize;
     for size in [1, cut, usize::MAX] {
         let (passed, ended) = read(data, size, u32::MAX);

@@ -6,14 +6,13 @@
 
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use tulle_injector::{Decision, InjectorConfig, Namespace, Outcome, inject_document, inject_pod};
 use tulle_proxy::settings::Startup;
 use tulle_runtime::env::Env;
 use tulle_runtime::names::containers;
 
-fuzz_target!(|data: &[u8]| {
+tulle_fuzz::target!(|data: &[u8]| {
     let Some(document) = read(data) else {
         return;
     };

@@ -10,7 +10,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use libfuzzer_sys::fuzz_target;
 use tulle_control::store::{Event, MeshSettings, Store, World};
 use tulle_control::translate::{ClientKind, ProxyView, names, resource};
 use tulle_fuzz::{routes, snapshot};
@@ -21,7 +20,7 @@ use tulle_proxy::fuzz::xds::{Decoded, decode};
 use tulle_xds_proto::ResourceType;
 use tulle_xds_proto::google::protobuf::Any;
 
-fuzz_target!(|data: &[u8]| {
+tulle_fuzz::target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };

@@ -6,7 +6,6 @@
 
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
 use tulle_control::store::MeshSettings;
 use tulle_control::translate::ResourceName;
 use tulle_identity::{SpiffeId, TrustDomain};
@@ -15,7 +14,7 @@ use tulle_proxy::fuzz::xds::{listener_address, listener_name};
 /// Longest error: an escaped character is ten bytes at most, and of a value 128 are repeated.
 const MAX_ERROR: usize = 128 * 10 + 200;
 
-fuzz_target!(|data: &[u8]| {
+tulle_fuzz::target!(|data: &[u8]| {
     let Ok(name) = std::str::from_utf8(data) else {
         return;
     };

@@ -9,7 +9,6 @@
 
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method};
-use libfuzzer_sys::fuzz_target;
 use tulle_fuzz::routes;
 use tulle_proxy::config::RouteTable;
 use tulle_proxy::config::route::{HeaderMatch, PathMatch, Route, StringMatch};
@@ -30,7 +29,7 @@ use tulle_xds_proto::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use tulle_xds_proto::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher};
 use tulle_xds_proto::{ResourceType, pack};
 
-fuzz_target!(|data: &[u8]| {
+tulle_fuzz::target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };

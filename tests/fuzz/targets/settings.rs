@@ -9,7 +9,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use libfuzzer_sys::fuzz_target;
 use tulle_proxy::settings::Startup;
 use tulle_runtime::env::{Env, parse_duration};
 use tulle_runtime::names::variables;
@@ -21,7 +20,7 @@ const GOOD: [(&str, &str); 4] = [
     (variables::SERVICE_ACCOUNT, "web"),
 ];
 
-fuzz_target!(|data: &[u8]| {
+tulle_fuzz::target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };

@@ -14,7 +14,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::{AlgorithmParameters, Jwk};
 use jsonwebtoken::{Algorithm, EncodingKey};
-use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
 use tulle_control::ca::{Caller, JwksReview, TokenError};
 use tulle_fuzz::input::Cursor;
@@ -62,7 +61,7 @@ static RIG: LazyLock<Rig> = LazyLock::new(|| {
     }
 });
 
-fuzz_target!(|data: &[u8]| {
+tulle_fuzz::target!(|data: &[u8]| {
     let rig = &*RIG;
     let mut input = Cursor(data);
     let kind = input.line();

@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
+use libfuzzer_sys::{fuzz_mutator, fuzzer_mutate};
 use tulle_fuzz::{proto, snapshot};
 use tulle_proxy::config::store::Ask;
 use tulle_proxy::config::{Lookup, Snapshot};
@@ -24,7 +24,7 @@ fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
     session(&mut data[..max_size], size, seed)
 });
 
-fuzz_target!(|data: &[u8]| {
+tulle_fuzz::target!(|data: &[u8]| {
     let Ok(responses) = saved(NODE, data) else {
         return;
     };
@@ -67,7 +67,7 @@ fn take(client: &mut Client, response: DeltaDiscoveryResponse) {
     while let Some(request) = client.next_request() {
         if request.response_nonce == nonce && request.type_url == kind {
             acknowledged += 1;
-            assert!(nonce.is_empty() || request.error_detail.is_some() == !rejected.is_empty());
+            assert!(nonce.is_empty() || request.error_detail.is_some() != rejected.is_empty());
         }
         if let Some(error) = request.error_detail {
             assert!(

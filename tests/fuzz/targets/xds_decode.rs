@@ -6,7 +6,7 @@
 
 #![no_main]
 
-use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
+use libfuzzer_sys::{fuzz_mutator, fuzzer_mutate};
 use tulle_fuzz::{proto, routes, snapshot};
 use tulle_proxy::fuzz::xds::{Decoded, decode};
 use tulle_xds_proto::ResourceType;
@@ -20,7 +20,7 @@ fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
     proto::mutate(&mut data[..max_size], size, seed, fuzzer_mutate)
 });
 
-fuzz_target!(|data: &[u8]| {
+tulle_fuzz::target!(|data: &[u8]| {
     let Ok(resource) = Resource::decode(data) else {
         return;
     };
