@@ -1,6 +1,5 @@
 //! Requests for the app of this pod, alone and through both sidecars.
 
-use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -9,6 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
 use tulle_runtime::drain;
 
 use super::harness::*;
@@ -379,35 +379,43 @@ fn both_ends_of_a_grpc_stream_talk_in_turn_through_both_sidecars() {
 
 #[test]
 fn a_request_that_a_peer_has_given_up_ends_at_the_app_too() {
-    run(async {
-        let ended = Rc::new(Cell::new(false));
-        let seen = ended.clone();
+    const PATIENCE: Duration = Duration::from_millis(50);
+    run_still(async {
+        let (begun, ended) = (Rc::new(Notify::new()), Rc::new(Notify::new()));
+        let seen = (begun.clone(), ended.clone());
         let app = raw_app(move |mut tcp| {
-            let seen = seen.clone();
+            let (begun, ended) = seen.clone();
             async move {
                 read_head(&mut tcp).await;
-                seen.set(matches!(tcp.read(&mut [0; 1]).await, Ok(0) | Err(_)));
+                begun.notify_one();
+                if matches!(tcp.read(&mut [0; 1]).await, Ok(0) | Err(_)) {
+                    ended.notify_one();
+                }
             }
         })
         .await;
         let ca = Ca::new();
         let server = Sidecar::with_identity(inbound(false), ca.identity("reviews"));
         let mut forward = forward_to("c");
-        forward.timeout = Some(Duration::from_millis(50));
+        forward.timeout = Some(PATIENCE);
         let endpoints = meshed(&[server.listen(app).await], "reviews");
         let routes = vec![route("/", RouteAction::Forward(forward))];
         let snapshot = outbound(routes, vec![cluster("c", endpoints)]);
         let client = Sidecar::with_identity(snapshot, ca.identity("client"));
         let mut sender = Client::new(client.client(Http1), Http1).await;
-        assert_eq!(sender.get("/").await.status, StatusCode::GATEWAY_TIMEOUT);
-        let record = server.record().await;
+        let late = async {
+            begun.notified().await;
+            tokio::time::advance(PATIENCE * 2).await;
+        };
+        let (answer, ()) = tokio::join!(sender.get("/"), late);
+        assert_eq!(answer.status, StatusCode::GATEWAY_TIMEOUT);
+        ended.notified().await;
+        let records = server.records();
+        let record = &records[0];
         assert_eq!(
             (record.flags.to_string(), record.status.as_u16()),
             ("DC".to_owned(), 499)
         );
-        while !ended.get() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
     });
 }
 

@@ -127,7 +127,8 @@ fn gateway_errors_are_retried_for_get_and_passed_on_for_post() {
 
 #[test]
 fn responses_that_were_retried_cost_no_connection() {
-    run(async {
+    // Such a response is read to its end only if that comes soon.
+    run_still(async {
         for version in [Http1, Http2] {
             let failing = status(version, StatusCode::BAD_GATEWAY, Rc::default()).await;
             let route = with_forward(|forward| {
