@@ -24,7 +24,7 @@ use crate::admin::{Addresses, Admin, AppProbes, Status};
 use crate::config::store::ConfigWriter;
 use crate::config::{Config, Snapshot, Workload};
 use crate::net;
-use crate::overload::{Memory, MemoryMetrics, Overload};
+use crate::overload::{self, Memory, MemoryMetrics, Overload};
 use crate::settings::{ForeignControl, Startup};
 use crate::telemetry::{AccessLog, Hub, Limits, Local};
 use crate::worker::Handles;
@@ -192,16 +192,21 @@ impl Sidecar {
             memory = memory.as_ref().map(Memory::limit),
             "limits of this sidecar"
         );
-        if let Some(memory) = memory {
-            let cancelled = tasks.cancelled();
-            tasks.spawn("memory", async move {
-                tokio::select! {
-                    biased;
-                    () = cancelled => {}
-                    () = memory.watch() => {}
-                }
-            });
-        }
+        let cancelled = tasks.cancelled();
+        let watching = async move {
+            match memory {
+                Some(memory) => memory.watch().await,
+                None => std::future::pending().await,
+            }
+        };
+        tasks.spawn("memory", async move {
+            tokio::select! {
+                biased;
+                () = cancelled => {}
+                () = watching => {}
+                () = overload::give_back_what_was_freed() => {}
+            }
+        });
         overload
     }
 

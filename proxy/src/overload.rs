@@ -1,14 +1,18 @@
 //! What the sidecar can bear: how many connections it takes in, and whether it takes on another request.
 //!
 //! At a limit what is open goes on, and what is new waits in the kernel until there is room again, which costs nothing,
-//! or is answered 503 if it is a request. Only where memory is all but used up the newest connections are given up, before
-//! the kernel ends them all. Looking costs a request one relaxed load. Files that the
-//! process may open are shared out in advance, so that every connection that was accepted can have one upstream, and
-//! that the admin endpoint and the control plane are reached whatever happens on the data path.
+//! or is answered 503 if it is a request. Where memory is all but used up, those who hold it are given up before the kernel
+//! ends them all, in this order: whose clients do not take their answers, who moves much, who came last. Requests are
+//! refused only when that was not enough: first those of connections that have not had one served. So a client that
+//! behaves and was there before loses nothing. Looking costs a request one relaxed load. Files that the process may open
+//! are shared out in advance, so that every connection that was accepted can have one upstream, and that the admin
+//! endpoint and the control plane are reached whatever happens on the data path.
 
+mod calm;
 mod cgroup;
 mod memory;
 mod newest;
+mod taking;
 mod trim;
 
 use std::sync::Arc;
@@ -22,9 +26,12 @@ use crate::net::Count;
 use crate::settings::Bounds;
 use crate::telemetry::Limit;
 
+pub use calm::give_back_what_was_freed;
 use memory::{Level, Pressure};
 pub use memory::{Memory, MemoryMetrics};
-pub use newest::{Newest, Place};
+pub(crate) use newest::Waiting;
+pub use newest::{Newest, Place, Victim};
+pub use taking::{Giving, Taking};
 
 /// Files that an accepted connection may need: itself, one upstream, and a duplicate of that to look at it by.
 const FILES_PER_CONNECTION: u64 = 3;
@@ -152,10 +159,11 @@ impl Overload {
         short.then_some(Limit::Memory)
     }
 
-    /// Whether memory is too short for another request.
+    /// Whether memory is too short for another request on a connection that has had one served, or has not.
     #[must_use]
-    pub fn refuses_requests(&self) -> bool {
-        self.pressure.level() >= Level::Last
+    pub fn refuses_requests(&self, served: bool) -> bool {
+        let level = self.pressure.level();
+        level >= Level::Last && (!served || level >= Level::Full)
     }
 
     /// Whether memory is too short for those that move much.
@@ -271,12 +279,16 @@ mod tests {
     async fn connections_wait_while_memory_is_short_and_requests_are_refused_when_it_is_shorter() {
         let overload = Overload::default();
         overload.use_memory(79);
-        assert!(overload.full(Direction::Inbound).is_none() && !overload.refuses_requests());
+        let refuses = || [true, false].map(|served| overload.refuses_requests(served));
+        assert!(overload.full(Direction::Inbound).is_none());
+        assert_eq!(refuses(), [false, false]);
         overload.use_memory(85);
         assert_eq!(overload.full(Direction::Inbound), Some(Limit::Memory));
-        assert!(!overload.refuses_requests());
+        assert_eq!(refuses(), [false, false]);
         overload.use_memory(95);
-        assert!(overload.refuses_requests());
+        assert_eq!(refuses(), [false, true]);
+        overload.use_memory(98);
+        assert_eq!(refuses(), [true, true]);
         let freed = async {
             tokio::time::sleep(Duration::from_secs(7)).await;
             overload.use_memory(50);

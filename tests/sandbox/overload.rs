@@ -17,6 +17,8 @@ tulle_tests::cases! {
 }
 
 const MEMORY: u64 = 64 << 20;
+/// What may stay of it after an attack: what the allocator cannot give back.
+const RESIDUE: u64 = 6 << 20;
 const CGROUP: &str = "tulle-test-memory";
 
 /// What the sidecars of these tests get.
@@ -81,6 +83,20 @@ impl Behaved {
             arena.start_load("client", url, 20, 3_600.0, &one)?,
             arena.start_load("client", url, 20, 3_600.0, &http2)?,
         ];
+        eventually(DEADLINE, async || {
+            let metrics = arena.metrics("web").await?;
+            let seen = metrics.sum("istio_requests_total", &[("reporter", "destination")]);
+            let open = metrics.sum(
+                "tulle_downstream_connections_open",
+                &[("direction", "inbound")],
+            );
+            ensure!(
+                seen >= 30.0 && open >= 2.0,
+                "the client has only begun: {seen} requests, {open} connections"
+            );
+            Ok(())
+        })
+        .await?;
         Ok(Self(loads))
     }
 
@@ -109,16 +125,6 @@ async fn row_24_six_thousand_connections_at_512_files_cost_a_client_nothing(
     let arena = mesh.apply("flood", manifests()).await?;
     let sidecar = Process::of(&arena, "web")?;
     let behaved = Behaved::begin(&arena).await?;
-    eventually(DEADLINE, async || {
-        let requests = [("reporter", "destination")];
-        let seen = arena
-            .metrics("web")
-            .await?
-            .sum("istio_requests_total", &requests);
-        ensure!(seen >= 30.0, "the client has only begun: {seen}");
-        Ok(())
-    })
-    .await?;
     let (cpu, begun) = (sidecar.cpu()?, Instant::now());
     let attack = Attack::begin(&arena, "attacker", Way::Silent, "web:8080", 6_000).await?;
     let opened = attack.opened();
@@ -174,6 +180,8 @@ async fn row_25_a_load_of_many_times_the_memory_is_shed_and_the_sidecar_lives(
         limit == MEMORY as f64,
         "the sidecar believes in {limit} bytes"
     );
+    let behaved = Behaved::begin(&arena).await?;
+    let before = sidecar.memory()?;
     let attack = Attack::begin(
         &arena,
         "attacker",
@@ -201,6 +209,16 @@ async fn row_25_a_load_of_many_times_the_memory_is_shed_and_the_sidecar_lives(
         Ok(())
     })
     .await?;
+    eventually(DEADLINE, async || {
+        let now = sidecar.memory()?;
+        ensure!(
+            now <= before + RESIDUE,
+            "{before} bytes of memory became {now}"
+        );
+        Ok(())
+    })
+    .await?;
+    behaved.end(100).await?;
     sidecar.lives(&arena, "web")
 }
 

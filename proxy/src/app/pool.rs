@@ -15,7 +15,7 @@ use tulle_runtime::drain::DrainWatch;
 
 use crate::conn::Direction;
 use crate::net::{Acceptor, Captured};
-use crate::overload::{Admitted, Overload, Place};
+use crate::overload::{Admitted, Overload, Place, Victim};
 use crate::telemetry::{Limit, Who};
 use crate::worker::{Handles, Worker};
 use crate::{inbound, outbound, verified};
@@ -142,13 +142,17 @@ async fn accept(acceptor: Acceptor, direction: Direction, worker: Rc<Worker>) {
     }
 }
 
-/// Gives the newest connections up whenever nothing else helps, for as long as the worker lives.
+/// Gives streams and connections up whenever nothing else helps, for as long as the worker lives.
 async fn give_up(worker: Rc<Worker>) {
     loop {
         worker.overload.must_give_up().await;
-        let what = "a connection is given up, of those that came last";
-        worker.newest.give_up(|direction, address| {
+        worker.newest.give_up(|victim, direction, address| {
             let who = Who { address, id: None };
+            let what = match victim {
+                Victim::Stream => "an answer is given up that its client does not take",
+                Victim::Unread => "a connection is given up whose client does not read",
+                Victim::Newest => "a connection is given up, of those that came last",
+            };
             worker.limits.reached(Limit::Memory, direction, who, what);
         });
     }

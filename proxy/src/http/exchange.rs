@@ -42,6 +42,8 @@ pub(super) struct Connection {
     idle_since: Cell<TokioInstant>,
     /// Whether it has not brought a request yet.
     fresh: Cell<bool>,
+    /// Whether a request of it has been served, and its client has taken the answer.
+    served: Cell<bool>,
     /// Ends the connection if its client gives up too many requests; only HTTP/2 has it.
     calm: Option<Calm>,
     given_up: GivenUp,
@@ -68,6 +70,7 @@ impl Connection {
             active: Cell::new(0),
             idle_since: Cell::new(TokioInstant::now()),
             fresh: Cell::new(true),
+            served: Cell::new(false),
             calm: None,
             given_up: GivenUp::default(),
             unwanted: Notify::new(),
@@ -261,7 +264,10 @@ impl Exchange {
     /// Whether there is too much going on for this exchange, and what of.
     fn overload(&self) -> Result<(), Failure> {
         let worker = self.worker();
-        let limit = if worker.overload.refuses_requests() {
+        let limit = if worker
+            .overload
+            .refuses_requests(self.connection.served.get())
+        {
             Limit::Memory
         } else if worker.requests.get() > worker.settings.bounds.requests {
             Limit::Requests
@@ -322,6 +328,9 @@ impl Exchange {
             connection.gave_up();
         } else {
             connection.given_up.ended();
+            if !self.record.flags.contains(ResponseFlag::Overload) {
+                connection.served.set(true);
+            }
         }
     }
 }

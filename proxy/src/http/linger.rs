@@ -2,7 +2,7 @@
 //!
 //! A socket that is closed with unread bytes in it sends a reset, which can overtake an answer that the peer has not
 //! read yet. So the write side is closed first, and what the peer still sends is read and thrown away until it closes
-//! its side too, or for long enough.
+//! its side too, or for long enough. Whether a client takes what is written is noted here too, since everything passes.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -13,15 +13,18 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use crate::overload::{Giving, Taking};
+
 /// How long a peer may take to close its side.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How much of what it still sends is read.
 const APPETITE: usize = 256 * 1024;
 
-/// A stream whose shutdown lingers.
+/// A stream whose shutdown lingers, and of which is known whether its client takes what is written.
 #[derive(Debug)]
 pub(super) struct Linger<I> {
     io: I,
+    giving: Giving,
     lingering: Option<Lingering>,
 }
 
@@ -33,9 +36,10 @@ struct Lingering {
 }
 
 impl<I> Linger<I> {
-    pub(super) fn new(io: I) -> Self {
+    pub(super) fn new(io: I, taking: Taking) -> Self {
         Self {
             io,
+            giving: Giving::to(taking),
             lingering: None,
         }
     }
@@ -80,7 +84,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Linger<I> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.giving.note(&written);
+        written
     }
 
     #[inline]
@@ -89,7 +95,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Linger<I> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.giving.note(&written);
+        written
     }
 
     #[inline]
@@ -99,7 +107,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Linger<I> {
 
     #[inline]
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let flushed = Pin::new(&mut self.io).poll_flush(cx);
+        self.giving.note(&flushed);
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -124,7 +134,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn shutdown_waits_for_the_peer_but_not_for_ever() {
         let (ours, mut theirs) = tokio::io::duplex(64);
-        let mut ours = Linger::new(ours);
+        let mut ours = Linger::new(ours, Taking::default());
         let closing = async {
             ours.shutdown().await.unwrap();
             tokio::time::Instant::now()
@@ -145,7 +155,10 @@ mod tests {
 
         let (ours, _theirs) = tokio::io::duplex(64);
         let started = tokio::time::Instant::now();
-        Linger::new(ours).shutdown().await.unwrap();
+        Linger::new(ours, Taking::default())
+            .shutdown()
+            .await
+            .unwrap();
         assert_eq!(started.elapsed(), PATIENCE);
     }
 }

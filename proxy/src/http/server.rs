@@ -53,12 +53,13 @@ pub async fn serve<I>(
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let io = Linger::new(io, worker.newest.taking());
     let connection = Connection::new(worker, downstream, version);
     match version {
         HttpVersion::Http1 => {
             let settings = &connection.worker.settings;
             let (patience, longest) = (settings.patience.head, settings.bounds.head);
-            let (io, gate) = Guard::new(Linger::new(io), patience, longest);
+            let (io, gate) = Guard::new(io, patience, longest);
             let connection = Owned(Rc::new(connection));
             let declined = Declined::default();
             let io = TokioIo::new(io);
@@ -84,12 +85,8 @@ where
         HttpVersion::Http2 => {
             let settings = &connection.worker.settings;
             let control_frames = settings.http2.control_frames;
-            let (io, calm) = Frames::new(
-                Linger::new(io),
-                Whose::Client,
-                control_frames,
-                settings.patience.unread,
-            );
+            let (io, calm) =
+                Frames::new(io, Whose::Client, control_frames, settings.patience.unread);
             let connection = Rc::new(connection.calmed_by(calm.clone()));
             let served = serve_http2(connection.clone(), TokioIo::new(io)).await;
             if let Err(error) = &served {

@@ -2,8 +2,8 @@
 //!
 //! hyper gives each stream of an HTTP/2 connection to a task of its own, which waits while the stream's window is closed.
 //! So [`Streams`], which starts these tasks, knows when that is what they wait for: the last that the body said before
-//! was a piece of it. Only such a wait has a timer. A stream that has nothing to say may be silent for as long as it
-//! likes, and one of which something moves begins its time anew.
+//! was a piece of it. Only such a wait has a timer, and is known to whoever has to free memory. A stream that has nothing
+//! to say may be silent for as long as it likes, and one of which something moves begins its time anew.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -16,6 +16,7 @@ use hyper::rt::Executor;
 use tokio::time::{Sleep, sleep};
 
 use super::exchange::Connection;
+use crate::overload::Waiting;
 use crate::telemetry::Limit;
 
 thread_local! {
@@ -47,9 +48,14 @@ impl<F: Future<Output: 'static> + 'static> Executor<F> for Streams {
         let connection = self.0.clone();
         tokio::task::spawn_local(async move {
             let mut stream = pin!(stream);
-            let mut stall = Stall::new(connection.worker.settings.patience.flush);
+            let (newest, downstream) = (&connection.worker.newest, &connection.downstream);
+            let wait = |cx: &Context<'_>| {
+                newest.waits(downstream.direction, downstream.peer, cx.waker().clone())
+            };
+            let mut stall = Stall::new(connection.worker.settings.patience.flush, wait);
             let ended = poll_fn(|cx| stall.poll(stream.as_mut(), cx)).await;
-            if ended.is_none() {
+            // Of those that are given up it is told there.
+            if ended.is_none() && !stall.is_given_up() {
                 tell(&connection);
             }
             // Dropped before its end, the stream is reset.
@@ -70,28 +76,40 @@ fn tell(connection: &Connection) {
 }
 
 /// A stream's wait for its window.
-#[derive(Debug)]
-struct Stall {
+struct Stall<W> {
     patience: Duration,
     waits: bool,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Makes a wait known.
+    wait: W,
+    waiting: Option<Waiting>,
 }
 
-impl Stall {
-    fn new(patience: Duration) -> Self {
+impl<W: FnMut(&Context<'_>) -> Waiting> Stall<W> {
+    fn new(patience: Duration, wait: W) -> Self {
         Self {
             patience,
             waits: false,
             timer: None,
+            wait,
+            waiting: None,
         }
     }
 
-    /// Has the stream go on. `None`: its client has taken nothing for too long.
+    /// Whether it had to go to free memory.
+    fn is_given_up(&self) -> bool {
+        self.waiting.as_ref().is_some_and(Waiting::is_given_up)
+    }
+
+    /// Has the stream go on. `None`: its client has taken nothing for too long, or while memory was needed.
     fn poll<F: Future>(
         &mut self,
         stream: Pin<&mut F>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<F::Output>> {
+        if self.is_given_up() {
+            return Poll::Ready(None);
+        }
         SAID.set(None);
         if let Poll::Ready(done) = stream.poll(cx) {
             return Poll::Ready(Some(done));
@@ -100,9 +118,13 @@ impl Stall {
             // Something has moved since the last turn.
             self.waits = said == Said::Piece;
             self.timer = None;
+            self.waiting = None;
         }
         if !self.waits {
             return Poll::Pending;
+        }
+        if self.waiting.is_none() {
+            self.waiting = Some((self.wait)(cx));
         }
         let patience = self.patience;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(patience)));
@@ -116,12 +138,20 @@ mod tests {
     use tokio::time::{Instant, advance};
 
     use super::*;
+    use crate::conn::Direction;
+    use crate::overload::Newest;
 
     const PATIENCE: Duration = Duration::from_secs(300);
 
+    fn known(newest: &Newest) -> impl FnMut(&Context<'_>) -> Waiting {
+        let peer = std::net::SocketAddr::from(([10, 1, 0, 9], 1));
+        move |cx| newest.waits(Direction::Inbound, peer, cx.waker().clone())
+    }
+
     /// A stream whose body says this in its turns, one after the other, and which then waits.
     async fn ends(turns: &'static [Option<Said>], pause: Duration) -> bool {
-        let mut stall = Stall::new(PATIENCE);
+        let newest = Newest::default();
+        let mut stall = Stall::new(PATIENCE, known(&newest));
         for said in turns {
             let mut turn = pin!(poll_fn(|_| {
                 if let Some(said) = said {
@@ -164,7 +194,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_is_woken_for_that() {
-        let mut stall = Stall::new(PATIENCE);
+        let newest = Newest::default();
+        let mut stall = Stall::new(PATIENCE, known(&newest));
         let begun = Instant::now();
         let mut first = true;
         let mut stream = pin!(poll_fn(|_| {

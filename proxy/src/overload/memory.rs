@@ -17,10 +17,12 @@ use super::cgroup::Cgroup;
 use super::trim;
 use crate::settings::Bounds;
 
-/// Shares of the limit, in percent, from which on nothing new is accepted, somebody has to go, and requests are refused.
+/// Shares of the limit, in percent, from which on nothing new is accepted, somebody has to go, and requests are refused:
+/// those of newcomers, and all.
 const HIGH: u64 = 80;
 const CRITICAL: u64 = 90;
 const LAST: u64 = 95;
+const FULL: u64 = 98;
 /// What a connection may come to use, and how soon after it was accepted. In such a time no more are accepted than fit in
 /// what is left: else many would have been let in before any of them is seen to use something.
 const CONNECTION: u64 = 384 << 10;
@@ -50,10 +52,12 @@ pub(super) enum Level {
     Normal,
     /// Nothing new is accepted.
     High,
-    /// Large transfers are cut, and the newest connections are given up.
+    /// Large transfers are cut, and streams and connections are given up.
     Critical,
-    /// Requests are refused too.
+    /// Requests of connections that have not had one served are refused too.
     Last,
+    /// All requests are.
+    Full,
 }
 
 /// The level now, for everybody to see.
@@ -87,7 +91,8 @@ impl Pressure {
             0 => Level::Normal,
             1 => Level::High,
             2 => Level::Critical,
-            _ => Level::Last,
+            3 => Level::Last,
+            _ => Level::Full,
         }
     }
 
@@ -126,7 +131,9 @@ impl Pressure {
             let relief = if before >= level { RELIEF } else { 0 };
             percent >= u128::from(share - relief)
         };
-        let after = if reaches(Level::Last, LAST) {
+        let after = if reaches(Level::Full, FULL) {
+            Level::Full
+        } else if reaches(Level::Last, LAST) {
             Level::Last
         } else if reaches(Level::Critical, CRITICAL) {
             Level::Critical
@@ -266,7 +273,7 @@ impl Memory {
         tracing::warn!(
             used,
             limit = self.limit,
-            "memory is short: new connections wait, then the newest go; raise the limit of the sidecar"
+            "memory is short: new connections wait, then those go that hold it; raise the limit of the sidecar"
         );
     }
 
@@ -286,7 +293,7 @@ impl Memory {
 }
 
 /// Bytes of this process that are in memory and no file's.
-fn resident(statm: &str) -> Option<u64> {
+pub(super) fn resident(statm: &str) -> Option<u64> {
     let mut pages = statm
         .split_ascii_whitespace()
         .skip(1)
@@ -317,13 +324,16 @@ mod tests {
             (89, Level::High),
             (94, Level::Critical),
             (95, Level::Last),
+            (98, Level::Full),
+            (93, Level::Full),
+            (92, Level::Last),
             (90, Level::Last),
             (89, Level::Critical),
             (85, Level::Critical),
             (84, Level::High),
             (74, Level::Normal),
             (90, Level::Critical),
-            (200, Level::Last),
+            (200, Level::Full),
             (0, Level::Normal),
         ] {
             assert_eq!(pressure.note(percent << 20, 100 << 20), level, "{percent}");

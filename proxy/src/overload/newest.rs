@@ -1,20 +1,24 @@
-//! The connections of one worker in the order in which they were accepted, so that the newest can be given up.
+//! Who holds memory on one worker, in the order in which it is taken from them when there is none left.
 //!
-//! Who came last goes first: whoever was there before an attack is not its victim.
+//! First go streams and connections whose clients take nothing of what there is for them: that is where memory goes, and
+//! who behaves is never among them, however late it came. Then who came last: whoever was there before an attack is not
+//! its victim.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::task::Waker;
 
-use tokio::task::{AbortHandle, Id};
+use tokio::task::{AbortHandle, Id, try_id};
 
+use super::taking::Taking;
 use crate::conn::Direction;
 
-/// One in so many connections is given up at a time, at least one.
+/// One in so many is given up at a time, at least one.
 const SHARE: usize = 16;
 
-/// Connections of a worker. Clones share them.
+/// Connections of a worker, and streams that wait for their clients. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Newest(Rc<RefCell<Inner>>);
 
@@ -22,6 +26,7 @@ pub struct Newest(Rc<RefCell<Inner>>);
 struct Inner {
     next: u64,
     open: BTreeMap<u64, Connection>,
+    waiting: BTreeMap<u64, Stream>,
 }
 
 #[derive(Debug)]
@@ -29,24 +34,50 @@ struct Connection {
     task: AbortHandle,
     direction: Direction,
     peer: SocketAddr,
+    taking: Taking,
 }
 
-/// A place among them, given back when dropped.
+#[derive(Debug)]
+struct Stream {
+    given_up: Rc<Cell<bool>>,
+    waker: Waker,
+    direction: Direction,
+    peer: SocketAddr,
+}
+
+/// What is given up, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Victim {
+    /// A stream of HTTP/2 whose client does not take its answer.
+    Stream,
+    /// A connection whose client takes nothing.
+    Unread,
+    /// One of the connections that came last.
+    Newest,
+}
+
+/// A place among the connections, given back when dropped.
 #[derive(Debug)]
 pub struct Place {
     newest: Newest,
     number: u64,
 }
 
+/// The place of a stream that waits for its client, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    newest: Newest,
+    number: u64,
+    given_up: Rc<Cell<bool>>,
+}
+
 impl Newest {
     /// The place of the next connection; it goes with whatever serves the connection.
     #[must_use]
     pub fn place(&self) -> Place {
-        let mut inner = self.0.borrow_mut();
-        inner.next += 1;
         Place {
             newest: self.clone(),
-            number: inner.next,
+            number: self.0.borrow_mut().number(),
         }
     }
 
@@ -58,11 +89,40 @@ impl Newest {
             task,
             direction,
             peer,
+            taking: Taking::default(),
         };
         inner.open.insert(number, connection);
     }
 
-    /// Gives one of them up.
+    /// Where to say whether the client of the connection takes what there is for it, whose task runs now.
+    #[must_use]
+    pub fn taking(&self) -> Taking {
+        let (inner, id) = (self.0.borrow(), try_id());
+        // It is one of the last, as a rule.
+        let mut open = inner.open.values().rev();
+        let own = open.find(|it| id == Some(it.task.id()));
+        own.map(|it| it.taking.clone()).unwrap_or_default()
+    }
+
+    /// A stream waits for its client from now on; it is woken if it has to go.
+    pub(crate) fn waits(&self, direction: Direction, peer: SocketAddr, waker: Waker) -> Waiting {
+        let mut inner = self.0.borrow_mut();
+        let (number, given_up) = (inner.number(), Rc::new(Cell::new(false)));
+        let stream = Stream {
+            given_up: given_up.clone(),
+            waker,
+            direction,
+            peer,
+        };
+        inner.waiting.insert(number, stream);
+        Waiting {
+            newest: self.clone(),
+            number,
+            given_up,
+        }
+    }
+
+    /// Gives one of the connections up.
     pub(crate) fn give_up_task(&self, id: Id) {
         let mut inner = self.0.borrow_mut();
         let found = inner.open.iter().find(|(_, it)| it.task.id() == id);
@@ -72,17 +132,66 @@ impl Newest {
         }
     }
 
-    /// Gives up some of them, and tells whose they were.
-    pub fn give_up(&self, mut tell: impl FnMut(Direction, SocketAddr)) {
-        let count = self.0.borrow().open.len().div_ceil(SHARE);
-        for _ in 0..count {
-            // Aborting may drop a place, which looks in here.
-            let last = self.0.borrow_mut().open.pop_last();
-            if let Some((_, last)) = last {
-                last.task.abort();
-                tell(last.direction, last.peer);
+    /// Gives up some of them, and tells what and whose they were.
+    pub fn give_up(&self, mut tell: impl FnMut(Victim, Direction, SocketAddr)) {
+        let inner = self.0.borrow();
+        let mut left = (inner.open.len() + inner.waiting.len()).div_ceil(SHARE);
+        drop(inner);
+        while left > 0 {
+            // Whoever is woken or aborted may look in here.
+            let first = self.0.borrow_mut().waiting.pop_first();
+            let Some((_, stream)) = first else { break };
+            stream.given_up.set(true);
+            stream.waker.wake();
+            tell(Victim::Stream, stream.direction, stream.peer);
+            left -= 1;
+        }
+        for (number, victim) in self.last(left) {
+            let connection = self.0.borrow_mut().open.remove(&number);
+            if let Some(connection) = connection {
+                connection.task.abort();
+                tell(victim, connection.direction, connection.peer);
             }
         }
+    }
+
+    /// So many connections: those whose clients take nothing, and if there are not enough, others, the last first.
+    fn last(&self, count: usize) -> Vec<(u64, Victim)> {
+        let inner = self.0.borrow();
+        let open = || inner.open.iter().rev();
+        let unread = open().filter(|(_, it)| it.taking.has_stopped());
+        let mut chosen: Vec<_> = unread
+            .take(count)
+            .map(|(number, _)| (*number, Victim::Unread))
+            .collect();
+        let unread = chosen.len();
+        for (number, _) in open() {
+            if chosen.len() >= count {
+                break;
+            }
+            // Those that were chosen already are in the same order.
+            if !chosen[..unread].iter().any(|(it, _)| it == number) {
+                chosen.push((*number, Victim::Newest));
+            }
+        }
+        chosen
+    }
+}
+
+#[cfg(test)]
+impl Newest {
+    /// Whether there is a stream or a connection whose client takes nothing.
+    pub(crate) fn somebody_waits(&self) -> bool {
+        let inner = self.0.borrow();
+        let mut open = inner.open.values();
+        !inner.waiting.is_empty() || open.any(|it| it.taking.has_stopped())
+    }
+}
+
+impl Inner {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
     }
 }
 
@@ -92,11 +201,58 @@ impl Drop for Place {
     }
 }
 
+impl Waiting {
+    /// Whether the stream has to go.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.given_up.get()
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.newest.0.borrow_mut().waiting.remove(&self.number);
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use tokio::task::{LocalSet, spawn_local, yield_now};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use futures_util::task::{ArcWake, waker};
+    use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
 
     use super::*;
+
+    /// Connections from ports 1 to 40, and what they say of their clients.
+    async fn forty(newest: &Newest) -> Vec<(JoinHandle<()>, Taking)> {
+        let takings = Rc::new(RefCell::new(Vec::new()));
+        let mut tasks = Vec::new();
+        for port in 1..=40 {
+            let place = newest.place();
+            let (own, takings) = (newest.clone(), takings.clone());
+            let task = spawn_local(async move {
+                let _place = place;
+                takings.borrow_mut().push(own.taking());
+                std::future::pending::<()>().await;
+            });
+            newest.serves(task.abort_handle(), Direction::Inbound, peer(port));
+            tasks.push(task);
+        }
+        yield_now().await;
+        tasks.into_iter().zip(takings.take()).collect()
+    }
+
+    fn peer(port: u16) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, 1], port))
+    }
+
+    /// What is given up, and of which ports.
+    fn given_up(newest: &Newest) -> Vec<(Victim, u16)> {
+        let mut told = Vec::new();
+        newest.give_up(|victim, _, peer| told.push((victim, peer.port())));
+        told
+    }
 
     #[tokio::test]
     async fn the_newest_go_first_and_one_that_has_ended_does_not_count() {
@@ -105,32 +261,68 @@ mod tests {
 
     async fn ordered() {
         let newest = Newest::default();
-        let mut tasks = Vec::new();
-        for port in 1..=40 {
-            let place = newest.place();
-            let task = spawn_local(async move {
-                let _place = place;
-                std::future::pending::<()>().await;
-            });
-            let peer = SocketAddr::from(([10, 0, 0, 1], port));
-            newest.serves(task.abort_handle(), Direction::Inbound, peer);
-            tasks.push(task);
-        }
+        let tasks = forty(&newest).await;
+        tasks[39].0.abort();
         yield_now().await;
-        tasks[39].abort();
+        let last = [39, 38, 37].map(|port| (Victim::Newest, port));
+        assert_eq!(given_up(&newest), last);
         yield_now().await;
-        let mut told = Vec::new();
-        newest.give_up(|_, peer| told.push(peer.port()));
-        assert_eq!(told, [39, 38, 37]);
-        yield_now().await;
-        let ended: Vec<_> = tasks.iter().map(|task| task.is_finished()).collect();
+        let ended: Vec<_> = tasks.iter().map(|(task, _)| task.is_finished()).collect();
         assert_eq!(ended.iter().filter(|ended| **ended).count(), 4);
         assert!(ended[36..].iter().all(|ended| *ended));
         for _ in 0..40 {
-            newest.give_up(|_, _| ());
+            newest.give_up(|_, _, _| ());
         }
         yield_now().await;
-        assert!(tasks.iter().all(|task| task.is_finished()));
-        newest.give_up(|_, _| panic!("there is none left"));
+        assert!(tasks.iter().all(|(task, _)| task.is_finished()));
+        newest.give_up(|_, _, _| panic!("there is none left"));
+    }
+
+    #[tokio::test]
+    async fn whose_clients_take_nothing_go_before_the_newest() {
+        LocalSet::new().run_until(unread()).await;
+    }
+
+    async fn unread() {
+        let newest = Newest::default();
+        let tasks = forty(&newest).await;
+        for port in [2, 5, 7, 40] {
+            tasks[port - 1].1.stop();
+        }
+        let unread = |port| (Victim::Unread, port);
+        assert_eq!(given_up(&newest), [unread(40), unread(7), unread(5)]);
+        yield_now().await;
+        assert!(tasks[39].0.is_finished() && !tasks[38].0.is_finished());
+        let last = [unread(2), (Victim::Newest, 39), (Victim::Newest, 38)];
+        assert_eq!(given_up(&newest), last);
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl ArcWake for Woken {
+        fn wake_by_ref(this: &Arc<Self>) {
+            this.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn streams_that_wait_for_their_clients_go_first_and_the_longest_of_them() {
+        let newest = Newest::default();
+        let woken = Arc::new(Woken::default());
+        let wait = |port| newest.waits(Direction::Inbound, peer(port), waker(woken.clone()));
+        let mut waiting: Vec<_> = (1..=20).map(wait).collect();
+        waiting.remove(0);
+        assert_eq!(
+            given_up(&newest),
+            [(Victim::Stream, 2), (Victim::Stream, 3)],
+            "the first has gone on"
+        );
+        assert_eq!(woken.0.load(Relaxed), 2);
+        let gone: Vec<_> = waiting.iter().map(Waiting::is_given_up).collect();
+        assert_eq!(gone.iter().filter(|gone| **gone).count(), 2);
+        assert!(gone[0] && gone[1]);
+        drop(waiting);
+        newest.give_up(|_, _, _| panic!("there is none left"));
     }
 }

@@ -61,8 +61,6 @@ impl Side {
 pub(super) struct Siege<'a> {
     pub(super) arena: Arena<'a>,
     svid: String,
-    /// Memory that may stay behind.
-    residue: u64,
 }
 
 /// What a sidecar has used so far.
@@ -102,17 +100,7 @@ impl<'a> Siege<'a> {
     ) -> anyhow::Result<Self> {
         let arena = mesh.apply(name, manifests).await?;
         let svid = svid(&arena, "client").await?;
-        Ok(Self {
-            arena,
-            svid,
-            residue: RESIDUE,
-        })
-    }
-
-    /// Allows for what the allocator keeps of as much as one attack may occupy.
-    pub(super) fn leaving(mut self, residue: u64) -> Self {
-        self.residue = residue;
-        self
+        Ok(Self { arena, svid })
     }
 
     /// Where an attacker on that side connects to.
@@ -202,10 +190,10 @@ impl<'a> Siege<'a> {
 
     /// Memory goes back to what it was, and requests are served.
     async fn recovers(&self, victim: &str, watched: &Watched, before: Used) -> anyhow::Result<()> {
-        eventually(Duration::from_secs(10), async || {
+        eventually(Duration::from_secs(20), async || {
             let now = watched.used()?.memory;
             ensure!(
-                now <= before.memory + self.residue,
+                now <= before.memory + RESIDUE,
                 "the sidecar of {victim} had {} KiB of its own before and has {} KiB after",
                 before.memory >> 10,
                 now >> 10

@@ -54,11 +54,10 @@ for _ in range(20):
             "time.sleep(0.5)",
         ),
     ];
-    // What is freed stays with the allocator for the next time; what is not would add up.
+    // What is freed is given back soon; what is not would add up.
     let again = attacks.iter().chain(&attacks).chain(&attacks);
-    let mut siege = Siege::of(mesh, "row-20", backend()).await?;
+    let siege = Siege::of(mesh, "row-20", backend()).await?;
     for side in Side::ALL {
-        siege = siege.leaving(streams(side));
         for outcome in siege.stand(side, again.clone()).await? {
             ensure!(outcome.growth < streams(side), "{side:?}: {outcome:?}");
             ensure!(outcome.told["goaway"].is_null(), "{side:?}: {outcome:?}");

@@ -1,15 +1,17 @@
 //! What happens to requests when there is too much going on, and that what was going on before goes on.
 
+use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use http_body_util::Full;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::harness::*;
 use crate::conn::Direction;
 use crate::conn::HttpVersion::{self, Http1, Http2};
+use crate::overload::Victim;
 use crate::settings::Settings;
 use crate::telemetry::Limit;
 
@@ -79,8 +81,96 @@ fn while_memory_is_short_requests_are_refused_and_what_was_accepted_before_is_fi
                 .count(Limit::Memory, Direction::Outbound),
             1
         );
+        let again = before.get("/").await.status;
+        assert_eq!(again, StatusCode::OK, "it was there before");
+        sidecar.worker.overload.use_memory(98);
+        let again = before.get("/").await.status;
+        assert_eq!(again, StatusCode::SERVICE_UNAVAILABLE);
         sidecar.worker.overload.use_memory(50);
         assert_eq!(after.get("/").await.status, StatusCode::OK);
+    });
+}
+
+/// The app of this pod, connected as it is when connections are accepted: so that its connection can be given up.
+fn accepted(sidecar: &Sidecar, version: HttpVersion) -> DuplexStream {
+    let (ours, theirs) = tokio::io::duplex(64 * 1024);
+    let worker = sidecar.worker.clone();
+    let downstream = sidecar.downstream(SERVICE.into());
+    let newest = worker.newest.clone();
+    let place = newest.place();
+    let task = tokio::task::spawn_local(async move {
+        let _place = place;
+        let _ = crate::http::serve(worker, downstream, theirs, version).await;
+    });
+    newest.serves(task.abort_handle(), Direction::Outbound, CLIENT.into());
+    ours
+}
+
+/// Asks for much and takes none of it; once it has been given up, resolves to how much there was.
+async fn takes_nothing(
+    io: DuplexStream,
+    version: HttpVersion,
+    given_up: impl Future<Output = ()>,
+) -> usize {
+    if version == Http1 {
+        let mut io = io;
+        io.write_all(b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n")
+            .await
+            .unwrap();
+        given_up.await;
+        return io.read_to_end(&mut Vec::new()).await.unwrap();
+    }
+    let (mut sender, connection) = h2::client::handshake(io).await.unwrap();
+    tokio::task::spawn_local(connection);
+    let request = http::Request::get("http://a/large").body(()).unwrap();
+    let (response, _) = sender.send_request(request, true).unwrap();
+    let mut body = response.await.unwrap().into_body();
+    given_up.await;
+    let mut read = 0;
+    while let Some(Ok(data)) = body.data().await {
+        read += data.len();
+    }
+    read
+}
+
+#[test]
+fn when_memory_is_needed_answers_that_nobody_takes_are_given_up_and_nobody_else() {
+    const LARGE: usize = 1 << 20;
+    run(async {
+        for version in [Http1, Http2] {
+            let app = app(version, |request| async move {
+                let size = if request.uri().path() == "/large" {
+                    LARGE
+                } else {
+                    10
+                };
+                Response::new(Full::new(Bytes::from(vec![b'x'; size])))
+            })
+            .await;
+            let sidecar = Sidecar::new(service(&[app]));
+            let newest = &sidecar.worker.newest;
+            let mut before = Client::new(accepted(&sidecar, version), version).await;
+            before.get("/").await;
+            let stuck = accepted(&sidecar, version);
+            // Whoever came last would go if nobody else was to blame.
+            let mut last = Client::new(accepted(&sidecar, version), version).await;
+            let read = takes_nothing(stuck, version, async {
+                while !newest.somebody_waits() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                let mut told = Vec::new();
+                newest.give_up(|victim, _, _| told.push(victim));
+                let expected = match version {
+                    Http1 => Victim::Unread,
+                    Http2 => Victim::Stream,
+                };
+                assert_eq!(told, [expected]);
+            });
+            let read = read.await;
+            assert!(read < LARGE, "{version:?}: {read} bytes were left");
+            assert_eq!(before.get("/").await.status, StatusCode::OK, "{version:?}");
+            assert_eq!(last.get("/").await.status, StatusCode::OK, "{version:?}");
+        }
     });
 }
 

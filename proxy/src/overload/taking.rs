@@ -1,0 +1,93 @@
+//! Whether a connection's client takes what there is for it: the layer that writes knows, and whoever has to choose a
+//! connection to give up asks.
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::Poll;
+use std::time::Instant;
+
+/// How long a client must have taken nothing before that is held against it, in milliseconds. A download that goes well
+/// waits for its client again and again, for as long as its bytes are on their way.
+const PATIENCE: u64 = 100;
+
+/// Since when a client has taken nothing of what it could have. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Taking(Arc<AtomicU64>);
+
+impl Taking {
+    /// Whether something has been waiting for the client for too long.
+    pub(super) fn has_stopped(&self) -> bool {
+        let since = self.0.load(Relaxed);
+        since != 0 && now().saturating_sub(since) >= PATIENCE
+    }
+
+    /// As if the client had taken nothing for long.
+    #[cfg(test)]
+    pub(crate) fn stop(&self) {
+        self.0.store(1, Relaxed);
+    }
+}
+
+/// The half of the layer that writes. A write that does not change anything costs it one comparison.
+#[derive(Debug, Default)]
+pub struct Giving {
+    taking: Taking,
+    waits: bool,
+}
+
+impl Giving {
+    /// For a connection.
+    #[must_use]
+    pub fn to(taking: Taking) -> Self {
+        Self {
+            taking,
+            waits: false,
+        }
+    }
+
+    /// Notes how a write ended, or that it did not.
+    #[inline]
+    pub fn note<T>(&mut self, written: &Poll<T>) {
+        if self.waits != written.is_pending() {
+            self.change();
+        }
+    }
+
+    #[cold]
+    fn change(&mut self) {
+        self.waits = !self.waits;
+        let since = if self.waits { now() } else { 0 };
+        self.taking.0.store(since, Relaxed);
+    }
+}
+
+/// Milliseconds by a clock of this process; the first is [`PATIENCE`] after 1.
+fn now() -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    let elapsed = START.get_or_init(Instant::now).elapsed();
+    u64::try_from(elapsed.as_millis()).map_or(u64::MAX, |now| now.saturating_add(1 + PATIENCE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_has_stopped_only_if_nothing_moves_for_a_while() {
+        let taking = Taking::default();
+        let mut giving = Giving::to(taking.clone());
+        giving.note(&Poll::Ready(()));
+        assert_eq!(taking.0.load(Relaxed), 0);
+        giving.note(&Poll::<()>::Pending);
+        let since = taking.0.load(Relaxed);
+        assert!(since > 0);
+        assert!(!taking.has_stopped(), "it has only begun to wait");
+        taking.stop();
+        assert!(taking.has_stopped());
+        giving.note(&Poll::<()>::Pending);
+        assert!(taking.has_stopped(), "it still waits");
+        giving.note(&Poll::Ready(()));
+        assert!(!taking.has_stopped());
+    }
+}
