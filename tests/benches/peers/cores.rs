@@ -77,6 +77,15 @@ pub(crate) fn keep_self(cores: &[usize]) -> anyhow::Result<()> {
     keep(Pid::this().as_raw().cast_unsigned(), cores)
 }
 
+/// Has the kernel run this thread as soon as it has something to do, where that is allowed: what it waits for others on
+/// its core, such as readers of logs, is no latency of the sidecars.
+pub(crate) fn prefer_self() {
+    const FIRST: i32 = -20;
+    // Sessions are preferred apart from their threads.
+    let _ = std::fs::write("/proc/self/autogroup", FIRST.to_string());
+    let _ = rustix::process::setpriority_process(None, FIRST);
+}
+
 fn set(cores: &[usize]) -> CpuSet {
     let mut set = CpuSet::new();
     for core in cores {

@@ -123,6 +123,7 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
         None => cores::roam()?,
     }
     cores::raise_descriptors()?;
+    cores::prefer_self();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -30,6 +30,9 @@ const WORD: Duration = Duration::from_secs(150);
 const IDLE: Duration = Duration::from_secs(3);
 /// The part of its capacity at which latency is measured.
 const LOAD: f64 = 0.3;
+/// Latency is measured in many short turns, this many a round: a pause of the machine itself, which is longer than most
+/// of what is measured, then spoils a few of them and not the median.
+const SHORT_TURNS: u32 = 4;
 /// Time for whoever counts system calls to begin and to end.
 const COUNTER_STARTS: Duration = Duration::from_millis(800);
 /// How often connections are held, at most, and how long they are left alone before memory is taken.
@@ -253,8 +256,8 @@ impl<'a> Arenas<'a> {
                 measured.push(self.nothing(cost.kind, Some((slower * LOAD).round())));
             }
         }
-        let window = plan.window() * 3 / 2;
-        self.rounds(&mut measured, plan.rounds, window).await;
+        let rounds = plan.rounds.saturating_mul(SHORT_TURNS);
+        self.rounds(&mut measured, rounds, plan.window() / 2).await;
         measured
     }
 

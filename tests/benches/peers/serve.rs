@@ -39,6 +39,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     LocalSet::new().block_on(&runtime, async {
         let any = Ipv4Addr::UNSPECIFIED;
         cores::raise_descriptors()?;
+        cores::prefer_self();
         let one = TcpListener::bind((any, HTTP1)).await?;
         let two = TcpListener::bind((any, HTTP2)).await?;
         let rpc = TcpListener::bind((any, GRPC)).await?;
