@@ -57,9 +57,7 @@ pub(crate) fn roam() -> anyhow::Result<()> {
 
 /// Keeps a process, all its threads, on these cores.
 pub(crate) fn keep(pid: u32, cores: &[usize]) -> anyhow::Result<()> {
-    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        let task: i32 = task?.file_name().to_string_lossy().parse()?;
-        let task = rustix::process::Pid::from_raw(task);
+    for task in tasks(pid)? {
         match sched_setaffinity(task, &set(cores)) {
             // A thread that has ended meanwhile needs no place.
             Err(rustix::io::Errno::SRCH) | Ok(()) => {}
@@ -77,13 +75,29 @@ pub(crate) fn keep_self(cores: &[usize]) -> anyhow::Result<()> {
     keep(Pid::this().as_raw().cast_unsigned(), cores)
 }
 
-/// Has the kernel run this thread as soon as it has something to do, where that is allowed: what it waits for others on
-/// its core, such as readers of logs, is no latency of the sidecars.
-pub(crate) fn prefer_self() {
+/// Has the kernel run a process, all its threads, as soon as it has something to do, where that is allowed: what it
+/// waits for others of this machine, such as readers of logs, says nothing about a sidecar. All systems have that alike.
+pub(crate) fn prefer(pid: u32) {
     const FIRST: i32 = -20;
     // Sessions are preferred apart from their threads.
-    let _ = std::fs::write("/proc/self/autogroup", FIRST.to_string());
-    let _ = rustix::process::setpriority_process(None, FIRST);
+    let _ = std::fs::write(format!("/proc/{pid}/autogroup"), FIRST.to_string());
+    for task in tasks(pid).unwrap_or_default() {
+        let _ = rustix::process::setpriority_process(task, FIRST);
+    }
+}
+
+/// As [`prefer`], for this process.
+pub(crate) fn prefer_self() {
+    prefer(std::process::id());
+}
+
+fn tasks(pid: u32) -> anyhow::Result<Vec<Option<rustix::process::Pid>>> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"))?;
+    let task = |task: std::io::Result<std::fs::DirEntry>| {
+        let task: i32 = task?.file_name().to_string_lossy().parse()?;
+        Ok(rustix::process::Pid::from_raw(task))
+    };
+    tasks.map(task).collect()
 }
 
 fn set(cores: &[usize]) -> CpuSet {

@@ -115,6 +115,7 @@ impl<'a> Pods<'a> {
         if let Some(cores) = cores {
             for sidecar in &sidecars {
                 cores::keep(*sidecar, &cores.sidecars)?;
+                cores::prefer(*sidecar);
             }
             let mut apps = pods[1].containers.iter().filter(|one| !one.init);
             let server = apps.find_map(|one| one.pid.filter(|pid| !sidecars.contains(pid)));
