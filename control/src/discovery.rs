@@ -15,7 +15,7 @@ mod session;
 mod subscription;
 mod variant;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,10 +33,11 @@ use tulle_xds_proto::ResourceType;
 
 use crate::app::listener::Bounds;
 use crate::store::{Kind, ObjectKey, Store, Update, Updates, World};
-use crate::translate::{self, Affected, ClientKind, Overruled, ROOT_CA};
+use crate::translate::{self, Affected, ClientKind, Overruled, ProxyView, ROOT_CA, Reach, Subject};
 use catalog::Catalog;
-use index::{Index, Mailbox, StreamId};
+use index::{Change, Index, Mailbox, StreamId};
 use metrics::Metrics;
+use resource::Name;
 use subscription::{Status, Subscription};
 
 /// Reads a `node.id`, for fuzz targets.
@@ -197,11 +198,12 @@ impl Discovery {
             let affected = Affected::between(&before, &update.world, &update.changed);
             self.0.catalog.update(update.world.clone(), &affected);
             self.0.worlds.send_replace(update.world.clone());
-            let told = self.0.index.tell(
-                |kind| affected.reach(kind),
-                |kind, subject, view| affected.touches(kind, subject, view),
-                at,
-            );
+            let change = Changed {
+                before: &before,
+                after: &update.world,
+                affected: &affected,
+            };
+            let told = self.0.index.tell(&change, at);
             self.check_pods(&update.changed);
             report_overruled(&before, &update);
             tracing::debug!(
@@ -214,7 +216,7 @@ impl Discovery {
     }
 
     /// Tells streams whose pod or node changed to look at who they are.
-    fn check_pods(&self, changed: &std::collections::BTreeSet<crate::store::ObjectRef>) {
+    fn check_pods(&self, changed: &BTreeSet<crate::store::ObjectRef>) {
         let nodes = changed.iter().any(|object| object.kind == Kind::Node);
         if !nodes && !changed.iter().any(|object| object.kind == Kind::Pod) {
             return;
@@ -234,6 +236,31 @@ impl Discovery {
 
     fn new_stream(&self) -> StreamId {
         StreamId(self.0.next_stream.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// From one world to the next.
+struct Changed<'w> {
+    before: &'w World,
+    after: &'w World,
+    affected: &'w Affected,
+}
+
+impl Change for Changed<'_> {
+    fn reach(&self, kind: ResourceType) -> Reach {
+        self.affected.reach(kind)
+    }
+
+    fn touches(&self, kind: ResourceType, subject: &Subject, view: &ProxyView) -> bool {
+        self.affected.touches(kind, subject, view)
+    }
+
+    fn names(&self, kind: ResourceType, subject: &Subject, view: &ProxyView) -> Vec<Name> {
+        let mut names: BTreeSet<String> = BTreeSet::new();
+        for world in [self.before, self.after] {
+            names.extend(translate::names_about(world, view, kind, subject));
+        }
+        names.into_iter().map(Name::from).collect()
     }
 }
 

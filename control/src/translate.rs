@@ -4,7 +4,7 @@
 //! lists, no map of more than one key), so a resource's bytes are its version. The view is the cache key: whatever a
 //! resource depends on besides the world is in the view that [`view_for`] gives for it. Shapes are described where they
 //! are made: [`listener`], [`inbound`], [`route`], [`cluster`], [`endpoints`], [`workload`]; Envoy's in [`envoy`],
-//! gRPC's in [`grpc`].
+//! gRPC's in [`grpc`]. What there is at all says [`listing`].
 
 mod affected;
 mod cluster;
@@ -14,6 +14,7 @@ mod filter;
 mod grpc;
 mod inbound;
 mod listener;
+mod listing;
 mod mtls;
 mod name;
 mod protocol;
@@ -29,13 +30,13 @@ use tulle_xds_proto::envoy::config::listener::v3::Listener;
 use tulle_xds_proto::{ResourceType, prost};
 
 pub use affected::Affected;
+pub use listing::{is_listed, names, names_about};
 pub use mtls::{Overruled, overruled};
 pub use name::ResourceName;
 pub use subject::{Reach, Subject};
 
 use name::host as host_of;
 
-use crate::store::service::Addressing;
 use crate::store::{ObjectKey, Pod, World};
 
 /// The one secret that the control plane serves: the trust bundle. Private keys never leave their workload.
@@ -201,71 +202,6 @@ fn listener_of(
         (ResourceName::Capture, ClientKind::Envoy) => envoy::capture(world, view.pod.as_ref()?),
         _ => None,
     }
-}
-
-/// Names of all resources of a type that a client may see, sorted: what `*` means. Those of pods are not among them, except
-/// for Envoy the endpoints of headless Services: it has no other way to hear of them.
-#[must_use]
-pub fn names(world: &World, view: &ProxyView, resource: ResourceType) -> Vec<String> {
-    let mesh = world.mesh();
-    let mut names = Vec::new();
-    for service in world.services() {
-        for port in &service.ports {
-            match resource {
-                ResourceType::Listener if view.kind == ClientKind::Grpc => {
-                    names.extend(grpc::target_name(world, service, port.port));
-                }
-                ResourceType::Listener => names.extend(
-                    service
-                        .vips()
-                        .iter()
-                        .map(|vip| ResourceName::Outbound((*vip, port.port).into()).format(mesh)),
-                ),
-                ResourceType::Cluster if service.addressing != Addressing::External => {
-                    let name = ResourceName::Service {
-                        key: service.key.clone(),
-                        port: port.port,
-                    };
-                    names.push(name.format(mesh));
-                }
-                _ => {}
-            }
-        }
-    }
-    if view.kind == ClientKind::Envoy {
-        names.extend(envoy::headless_names(world, resource));
-    }
-    if let Some(pod) = view.pod.as_ref().filter(|pod| world.pod(pod).is_some()) {
-        names.extend(own_names(world, view.kind, pod, resource));
-    }
-    names.sort();
-    names.dedup();
-    names
-}
-
-/// Names of the resources that are about the client's own pod.
-fn own_names(
-    world: &World,
-    kind: ClientKind,
-    pod: &ObjectKey,
-    resource: ResourceType,
-) -> Vec<String> {
-    let apps = || {
-        envoy::ports_of(world, pod)
-            .into_iter()
-            .map(ResourceName::App)
-    };
-    let names = match (resource, kind) {
-        (ResourceType::Listener, ClientKind::Envoy) => {
-            vec![ResourceName::Inbound, ResourceName::Capture]
-        }
-        (ResourceType::Listener, ClientKind::Tulle) => vec![ResourceName::Inbound],
-        (ResourceType::Cluster, ClientKind::Envoy) => {
-            apps().chain([ResourceName::Passthrough]).collect()
-        }
-        _ => Vec::new(),
-    };
-    names.iter().map(|name| name.format(world.mesh())).collect()
 }
 
 fn encode(message: &impl Message) -> Bytes {

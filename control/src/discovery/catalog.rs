@@ -155,6 +155,19 @@ impl Catalog {
         Some(encoded)
     }
 
+    /// A resource as this view sees it, if it is one of all that it may see.
+    pub(crate) fn lookup_listed(
+        &self,
+        view: &ProxyView,
+        kind: ResourceType,
+        name: &Name,
+    ) -> Option<Arc<Encoded>> {
+        if !translate::is_listed(&self.world(), view, kind, name) {
+            return None;
+        }
+        self.lookup(view, kind, name)
+    }
+
     /// Names of all resources that this view may see.
     pub(crate) fn names(&self, view: &ProxyView, kind: ResourceType) -> Vec<Name> {
         let world = self.world();

@@ -2,7 +2,8 @@
 //!
 //! A stream has a [`Mailbox`], a set of names that changed since it last looked: telling it twice costs nothing, and a
 //! stream that does not look keeps one entry a name. The [`Index`] leads from what a resource is about to the mailboxes
-//! of its subscribers, so that a change reaches those whom it concerns, and looks at nobody else.
+//! of its subscribers, so that a change reaches those whom it concerns, and looks at nobody else. Who wants all of a type
+//! is told the names that are about what changed: what that costs does not depend on how much there is.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use tulle_xds_proto::ResourceType;
 
 use super::resource::Name;
 use crate::store::MeshSettings;
-use crate::translate::{ProxyView, Reach, Subject};
+use crate::translate::{ClientKind, ProxyView, Reach, Subject};
 
 /// A resource, whoever asks for it.
 pub(crate) type Key = (ResourceType, Name);
@@ -28,7 +29,7 @@ pub(crate) struct StreamId(pub(crate) u64);
 pub(crate) struct News {
     /// Resources that may differ, with the moment of the first change of each.
     pub(crate) changed: HashMap<Key, Instant>,
-    /// Types of which a wildcard subscriber should list everything again.
+    /// Types of which a wildcard subscriber should list everything again: anything may differ.
     pub(crate) relist: HashMap<ResourceType, Instant>,
     /// Its own pod, or the pod's node, is not what it was.
     pub(crate) pod: bool,
@@ -93,6 +94,16 @@ impl Mailbox {
 pub(crate) struct Index {
     mesh: MeshSettings,
     shelves: RwLock<HashMap<ResourceType, Shelf>>,
+}
+
+/// A change of the world, as far as it decides who hears of it.
+pub(crate) trait Change {
+    /// How far it reaches among the resources of a type.
+    fn reach(&self, kind: ResourceType) -> Reach;
+    /// Whether a resource with a subject may differ for a view.
+    fn touches(&self, kind: ResourceType, subject: &Subject, view: &ProxyView) -> bool;
+    /// Names about a subject that were or are among all of a type for a view.
+    fn names(&self, kind: ResourceType, subject: &Subject, view: &ProxyView) -> Vec<Name>;
 }
 
 type Subscribers = HashMap<StreamId, Arc<Mailbox>>;
@@ -195,43 +206,39 @@ impl Index {
         }
     }
 
-    /// Tells the streams whom a change at `at` may concern: `reach` says how far it reaches among the resources of a type,
-    /// `touches` whether one with a subject may differ for a view. Returns how many streams that were.
-    pub(crate) fn tell(
-        &self,
-        reach: impl Fn(ResourceType) -> Reach,
-        touches: impl Fn(ResourceType, &Subject, &ProxyView) -> bool,
-        at: Instant,
-    ) -> usize {
+    /// Tells the streams whom a change at `at` may concern. Returns how many streams that were.
+    pub(crate) fn tell(&self, change: &impl Change, at: Instant) -> usize {
         let shelves = self.shelves.read();
         let mut told = Told::at(at);
         for (kind, shelf) in shelves.iter() {
             let mut look = |subject: &Subject, named: &HashMap<Name, Subscribers>| {
                 for (name, subscribers) in named {
-                    let concerned =
-                        |mailbox: &&Arc<Mailbox>| touches(*kind, subject, &mailbox.view.read());
+                    let concerned = |mailbox: &&Arc<Mailbox>| {
+                        change.touches(*kind, subject, &mailbox.view.read())
+                    };
                     for mailbox in subscribers.values().filter(concerned) {
                         told.changed(mailbox, (*kind, name.clone()));
                     }
                 }
             };
-            match reach(*kind) {
-                Reach::Nothing => continue,
+            match change.reach(*kind) {
+                Reach::Nothing => {}
                 Reach::Everything => {
                     for (subject, named) in &shelf.named {
                         look(subject, named);
                     }
-                }
-                Reach::Subjects(subjects) => {
-                    for subject in subjects {
-                        if let Some(named) = shelf.named.get(&subject) {
-                            look(&subject, named);
-                        }
+                    for mailbox in shelf.wildcard.values() {
+                        told.relist(mailbox, *kind);
                     }
                 }
-            }
-            for mailbox in shelf.wildcard.values() {
-                told.relist(mailbox, *kind);
+                Reach::Subjects(subjects) => {
+                    for subject in &subjects {
+                        if let Some(named) = shelf.named.get(subject) {
+                            look(subject, named);
+                        }
+                    }
+                    tell_of_all(&shelf.wildcard, change, *kind, &subjects, &mut told);
+                }
             }
         }
         told.ring()
@@ -262,6 +269,35 @@ impl Index {
             .flat_map(|shelf| shelf.named.values())
             .map(HashMap::len)
             .sum()
+    }
+}
+
+/// Tells who wants all of a type the names that are about the subjects of a change.
+fn tell_of_all(
+    wildcard: &Subscribers,
+    change: &impl Change,
+    kind: ResourceType,
+    subjects: &[Subject],
+    told: &mut Told,
+) {
+    for subject in subjects {
+        // Alike for all clients of a kind, but for the one that the subject itself is.
+        let mut alike: HashMap<ClientKind, Vec<Name>> = HashMap::new();
+        for mailbox in wildcard.values() {
+            let view = mailbox.view();
+            if !change.touches(kind, subject, &view) {
+                continue;
+            }
+            let is_own = matches!((subject, &view.pod), (Subject::Pod(it), Some(own)) if it == own);
+            let own = is_own.then(|| change.names(kind, subject, &view));
+            let names = own.as_ref().unwrap_or_else(|| {
+                let of_kind = || change.names(kind, subject, &ProxyView::of_kind(view.kind));
+                alike.entry(view.kind).or_insert_with(of_kind)
+            });
+            for name in names {
+                told.changed(mailbox, (kind, name.clone()));
+            }
+        }
     }
 }
 
@@ -302,7 +338,6 @@ impl Told {
 mod tests {
     use super::*;
     use crate::store::ObjectKey;
-    use crate::translate::ClientKind;
 
     const X: &str = "outbound|80||x.shop.svc.cluster.local";
     const Y: &str = "outbound|80||y.shop.svc.cluster.local";
@@ -323,14 +358,55 @@ mod tests {
         Subject::Service(ObjectKey::new("shop", "x"))
     }
 
+    /// A change of these subjects of one type, or of everything; it counts what it is asked.
+    struct Changed {
+        kind: Option<ResourceType>,
+        subjects: Option<Vec<Subject>>,
+        asked: std::cell::Cell<usize>,
+    }
+
+    impl Changed {
+        fn of(kind: ResourceType, subject: Subject) -> Self {
+            Self {
+                kind: Some(kind),
+                subjects: Some(vec![subject]),
+                asked: std::cell::Cell::new(0),
+            }
+        }
+    }
+
+    impl Change for Changed {
+        fn reach(&self, kind: ResourceType) -> Reach {
+            match &self.subjects {
+                Some(subjects) if self.kind.is_none_or(|it| it == kind) => {
+                    Reach::Subjects(subjects.clone())
+                }
+                Some(_) => Reach::Nothing,
+                None => Reach::Everything,
+            }
+        }
+
+        fn touches(&self, _: ResourceType, subject: &Subject, _: &ProxyView) -> bool {
+            self.asked.set(self.asked.get() + 1);
+            let named = self.subjects.as_ref();
+            named.is_none_or(|named| named.contains(subject))
+        }
+
+        fn names(&self, _: ResourceType, subject: &Subject, view: &ProxyView) -> Vec<Name> {
+            match subject {
+                Subject::Service(key) => {
+                    vec![format!("outbound|80||{}.shop.svc.cluster.local", key.name).into()]
+                }
+                Subject::Pod(key) if view.pod.as_ref() == Some(key) => vec!["inbound".into()],
+                _ => Vec::new(),
+            }
+        }
+    }
+
     /// Tells that the cluster of Service `x` changed.
     fn tell(index: &Index) -> usize {
         index.tell(
-            |kind| match kind {
-                ResourceType::Cluster => Reach::Subjects(vec![subject()]),
-                _ => Reach::Nothing,
-            },
-            |_, about, _| *about == subject(),
+            &Changed::of(ResourceType::Cluster, subject()),
             Instant::now(),
         )
     }
@@ -349,9 +425,11 @@ mod tests {
             news.changed.into_keys().collect::<Vec<_>>(),
             [(ResourceType::Cluster, X.into())]
         );
+        let news = all.take();
+        assert!(news.relist.is_empty());
         assert_eq!(
-            all.take().relist.into_keys().collect::<Vec<_>>(),
-            [ResourceType::Cluster]
+            news.changed.into_keys().collect::<Vec<_>>(),
+            [(ResourceType::Cluster, X.into())]
         );
         assert!(other.take().changed.is_empty());
         assert!(endpoints.take().changed.is_empty());
@@ -365,24 +443,46 @@ mod tests {
             index.watch(ResourceType::Endpoints, [name.into()], &mailbox(id));
             index.watch(ResourceType::Listener, ["inbound".into()], &mailbox(id));
         }
-        let asked = std::cell::Cell::new(0);
-        let told = |reach: fn(ResourceType) -> Reach| {
-            asked.set(0);
-            let touches = |_, subject: &Subject, _: &ProxyView| {
-                asked.set(asked.get() + 1);
-                *subject == Subject::Service(ObjectKey::new("shop", "s7"))
-            };
-            (index.tell(reach, touches, Instant::now()), asked.get())
+        let told = |change: Changed| (index.tell(&change, Instant::now()), change.asked.get());
+        let s7 = || Subject::Service(ObjectKey::new("shop", "s7"));
+        let everything = Changed {
+            subjects: None,
+            ..Changed::of(ResourceType::Endpoints, s7())
         };
-        let one = |kind| match kind {
-            ResourceType::Endpoints => {
-                Reach::Subjects(vec![Subject::Service(ObjectKey::new("shop", "s7"))])
-            }
-            _ => Reach::Nothing,
+        let nothing = Changed::of(ResourceType::Address, s7());
+        assert_eq!(told(Changed::of(ResourceType::Endpoints, s7())), (1, 1));
+        assert_eq!(told(everything), (1000, 2000));
+        assert_eq!(told(nothing), (0, 0));
+    }
+
+    #[test]
+    fn who_wants_all_hears_the_names_of_what_changed_and_lists_all_only_if_all_may_differ() {
+        let index = index();
+        let [mine, other] = [1, 2].map(mailbox);
+        for mailbox in [&mine, &other] {
+            index.watch_all(ResourceType::Listener, mailbox);
+            index.watch_all(ResourceType::Cluster, mailbox);
+        }
+        let changed = |mailbox: &Mailbox| {
+            let news = mailbox.take();
+            let names = news.changed.into_keys().map(|(_, name)| name.to_string());
+            (names.collect::<Vec<_>>(), news.relist.len())
         };
-        assert_eq!(told(one), (1, 1));
-        assert_eq!(told(|_| Reach::Everything), (1, 2000));
-        assert_eq!(told(|_| Reach::Nothing), (0, 0));
+        let own = Changed::of(
+            ResourceType::Listener,
+            Subject::Pod(ObjectKey::new("shop", "pod-1")),
+        );
+        assert_eq!(index.tell(&own, Instant::now()), 1);
+        assert_eq!(changed(&mine), (vec!["inbound".to_owned()], 0));
+        assert_eq!(changed(&other), (vec![], 0));
+        assert_eq!(tell(&index), 2);
+        assert_eq!(changed(&other), (vec![X.to_owned()], 0));
+        let everything = Changed {
+            subjects: None,
+            ..Changed::of(ResourceType::Cluster, subject())
+        };
+        assert_eq!(index.tell(&everything, Instant::now()), 2);
+        assert_eq!(changed(&other), (vec![], 2));
     }
 
     #[test]
@@ -393,8 +493,8 @@ mod tests {
             index.watch(ResourceType::Listener, ["inbound".into()], mailbox);
         }
         let subject = Subject::Pod(ObjectKey::new("shop", "pod-1"));
-        let reach = |_| Reach::Subjects(vec![subject.clone()]);
-        assert_eq!(index.tell(reach, |_, _, _| true, Instant::now()), 1);
+        let change = Changed::of(ResourceType::Listener, subject);
+        assert_eq!(index.tell(&change, Instant::now()), 1);
         assert_eq!(mine.take().changed.len(), 1);
         assert!(other.take().changed.is_empty());
     }

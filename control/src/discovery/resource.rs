@@ -3,13 +3,14 @@
 //! A version is a hash of the bytes, so replicas and restarts agree on it.
 
 use std::fmt;
+use std::iter::Sum;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tulle_xds_proto::ResourceType;
 use tulle_xds_proto::google::protobuf::Any;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// Name of a resource.
 pub(crate) type Name = Arc<str>;
@@ -22,6 +23,18 @@ impl Version {
     /// The version of these bytes.
     pub(crate) fn of(bytes: &[u8]) -> Self {
         Self(xxh3_64(bytes))
+    }
+
+    /// The version of a resource of this name, as a part of the version of several.
+    pub(crate) fn under(self, name: &str) -> Self {
+        Self(xxh3_64_with_seed(name.as_bytes(), self.0))
+    }
+}
+
+/// The version of several resources, in whatever order.
+impl Sum for Version {
+    fn sum<I: Iterator<Item = Self>>(parts: I) -> Self {
+        Self(parts.fold(0, |sum, part| sum.wrapping_add(part.0)))
     }
 }
 

@@ -19,7 +19,7 @@ use super::admission::{Admitted, runs_as};
 use super::index::Mailbox;
 use super::metrics::Connected;
 use super::resource::Name;
-use super::subscription::{Phase, Subscription, Verdict};
+use super::subscription::{Asked, Phase, Subscription, Verdict};
 use super::variant::{Change, Incoming, Variant};
 use super::{Discovery, Peer, Proxy, Subscriptions};
 use crate::translate::{ClientKind, ProxyView};
@@ -262,7 +262,10 @@ impl Session {
                 else {
                     continue;
                 };
-                let lookup = |name: &Name| catalog.lookup(&view, kind, name);
+                let lookup = |name: &Name, asked| match asked {
+                    Asked::ByName => catalog.lookup(&view, kind, name),
+                    Asked::AsOneOfAll => catalog.lookup_listed(&view, kind, name),
+                };
                 // Of a response with a route table that Envoy refuses, it takes those before it and none behind it: so each
                 // goes alone, and nobody's mistake costs another his update.
                 let alone = kind == ResourceType::Route && proxy.kind == ClientKind::Envoy;
@@ -281,7 +284,10 @@ impl Session {
                     && let Some(endpoints) = subscriptions.0.get_mut(&ResourceType::Endpoints)
                 {
                     // A cluster that was sent warms until its endpoints have come.
-                    batch.fresh.iter().for_each(|name| endpoints.repeat(name));
+                    batch
+                        .fresh
+                        .iter()
+                        .for_each(|(name, _)| endpoints.repeat(name));
                 }
                 discovery.0.metrics.pushed(
                     kind,

@@ -4,14 +4,17 @@
 //! to send next. What is owed is a set of names, never a queue of messages, so a slow client costs no memory and
 //! always gets the newest state.
 
+mod ask;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 use tulle_xds_proto::ResourceType;
 
 use super::resource::{Encoded, Name, Version};
+
+pub(crate) use ask::{Ask, Reply, Verdict};
 
 /// The name that stands for "all resources of this type".
 const WILDCARD: &str = "*";
@@ -20,47 +23,21 @@ const MAX_UNACKNOWLEDGED: usize = 16;
 /// How much of a client's error text is kept.
 const MAX_ERROR_TEXT: usize = 1024;
 
-/// What one request asks, whatever variant of the protocol carried it.
-#[derive(Debug, Default)]
-pub(crate) struct Ask {
-    /// Names to subscribe to.
-    pub(crate) subscribe: Vec<Name>,
-    /// Names to forget.
-    pub(crate) unsubscribe: Vec<Name>,
-    /// What a reconnecting client already has.
-    pub(crate) initial_versions: Vec<(Name, String)>,
-    /// Its word on an earlier response.
-    pub(crate) reply: Option<Reply>,
-}
-
-/// An acknowledgement, or the opposite.
-#[derive(Debug)]
-pub(crate) struct Reply {
-    /// Nonce of the response meant.
-    pub(crate) nonce: String,
-    /// Why the client refused it; `None` is an ACK.
-    pub(crate) error: Option<String>,
-}
-
-/// What a reply turned out to be.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// The request carried no reply.
-    None,
-    /// Accepted; the age of the oldest change in that response, if it carried one.
-    Accepted(Option<Duration>),
-    /// Refused: the client keeps what it had.
-    Refused,
-    /// It names no response that is waiting for a reply.
-    Stale,
-}
-
 /// More names than a stream may subscribe to.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("more than {limit} {kind} subscriptions on one stream; unsubscribe idle names first")]
 pub(crate) struct TooMany {
     kind: &'static str,
     limit: usize,
+}
+
+/// How a client wants a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// It asked for it, so that it gets it if it exists.
+    ByName,
+    /// It asked for all, of which this must be one.
+    AsOneOfAll,
 }
 
 /// When removals may leave: make before break.
@@ -80,7 +57,9 @@ pub(crate) struct Batch {
     /// Names that do not exist.
     pub(crate) removed: Vec<Name>,
     /// Those of the resources that the client does not have yet; the others only complete the list.
-    pub(crate) fresh: Vec<Name>,
+    pub(crate) fresh: Vec<(Name, Version)>,
+    /// Whether it lists everything that the client should have.
+    lists: bool,
     /// When the oldest change in it was noticed.
     since: Option<Instant>,
 }
@@ -165,7 +144,10 @@ enum Owed {
 struct Sent {
     nonce: String,
     world: String,
+    /// What was new in it: a refusal is about this.
     names: Vec<(Name, Version)>,
+    /// Whoever accepts it accepts all there is.
+    lists: bool,
     since: Option<Instant>,
 }
 
@@ -242,10 +224,12 @@ impl Subscription {
 
     /// What a client of the state-of-the-world variant asks by naming all it wants: the difference to what it wanted before.
     /// If it speaks of an older response only its word on that one counts: it will name what it wants again once it has seen
-    /// the last one. `None` if it speaks of none that waits for a reply.
+    /// the last one. `None` if it speaks of none that waits for a reply. Before there is any response a nonce is one of another
+    /// stream and means nothing.
     pub(crate) fn restate(&mut self, names: Vec<Name>, reply: Option<Reply>) -> Option<Ask> {
         if let Some(Reply { nonce, .. }) = &reply
-            && self.status.sent_nonce.as_ref() != Some(nonce)
+            && let Some(last) = &self.status.sent_nonce
+            && last != nonce
         {
             let waits = self.unacknowledged.iter().any(|sent| sent.nonce == *nonce);
             return waits.then(|| Ask {
@@ -320,20 +304,26 @@ impl Subscription {
         self.greet || !self.owed.is_empty()
     }
 
-    /// What to send next, at most `budget` bytes of resources (but at least one), or `None` if nothing is due now.
+    /// What to send next, at most `budget` bytes of resources (but at least one), or `None` if nothing is due now. `lookup`
+    /// finds what was asked for by name, or one of all.
     ///
     /// Takes what it returns as sent: the caller follows with [`Self::sent`].
     pub(crate) fn take(
         &mut self,
         phase: Phase,
         budget: usize,
-        mut lookup: impl FnMut(&Name) -> Option<Arc<Encoded>>,
+        mut lookup: impl FnMut(&Name, Asked) -> Option<Arc<Encoded>>,
     ) -> Option<Batch> {
         let mut batch = Batch::default();
         let mut size = 0;
         let mut later = BTreeMap::new();
         while let Some((name, owed)) = self.owed.pop_first() {
-            match lookup(&name) {
+            let asked = if self.wants(&name) {
+                Asked::ByName
+            } else {
+                Asked::AsOneOfAll
+            };
+            match lookup(&name, asked) {
                 Some(encoded) => {
                     if !self.differs(&name, encoded.version) && owed == Owed::Change {
                         continue;
@@ -344,7 +334,7 @@ impl Subscription {
                     }
                     size += encoded.size();
                     self.hold(&name, encoded.version);
-                    batch.fresh.push(name.clone());
+                    batch.fresh.push((name.clone(), encoded.version));
                     batch.resources.push((name, encoded));
                 }
                 None if phase == Phase::Make && self.breaks_late() => {
@@ -381,7 +371,7 @@ impl Subscription {
         &mut self,
         phase: Phase,
         budget: usize,
-        lookup: impl FnMut(&Name) -> Option<Arc<Encoded>>,
+        lookup: impl FnMut(&Name, Asked) -> Option<Arc<Encoded>>,
     ) -> Option<Batch> {
         let is_listed = self.kind.supports_wildcard();
         let budget = if is_listed { usize::MAX } else { budget };
@@ -394,8 +384,7 @@ impl Subscription {
         for name in &removed {
             self.listed.remove(name);
         }
-        self.listed
-            .retain(|name, _| self.entries.contains_key(name));
+        batch.lists = true;
         let list = self.listed.iter();
         batch.resources = list.map(|(name, it)| (name.clone(), it.clone())).collect();
         Some(batch)
@@ -403,16 +392,12 @@ impl Subscription {
 
     /// Remembers that `batch` left under `nonce`, showing the world's version `world`.
     pub(crate) fn sent(&mut self, nonce: String, world: String, batch: &Batch) {
-        let names = batch
-            .resources
-            .iter()
-            .map(|(name, encoded)| (name.clone(), encoded.version))
-            .collect();
         self.status.sent_nonce = Some(nonce.clone());
         self.unacknowledged.push_back(Sent {
             nonce,
             world,
-            names,
+            names: batch.fresh.clone(),
+            lists: batch.lists,
             since: batch.since,
         });
         if self.unacknowledged.len() > MAX_UNACKNOWLEDGED {
@@ -465,8 +450,14 @@ impl Subscription {
         }
         self.status.acked_nonce = Some(sent.nonce);
         self.status.acked_version = Some(sent.world);
-        if !self.entries.values().any(|entry| entry.rejected) {
-            self.status.last_error = None;
+        if self.status.last_error.is_some() {
+            let mut entries = self.entries.values_mut();
+            if sent.lists {
+                entries.for_each(|entry| entry.rejected = false);
+                self.status.last_error = None;
+            } else if !entries.any(|entry| entry.rejected) {
+                self.status.last_error = None;
+            }
         }
         Verdict::Accepted(sent.since.map(|since| since.elapsed()))
     }
@@ -494,6 +485,8 @@ impl Subscription {
             self.greet = false;
             self.entries.retain(|_, entry| entry.explicit);
             self.owed.retain(|name, _| self.entries.contains_key(name));
+            self.listed
+                .retain(|name, _| self.entries.contains_key(name));
         } else if self.wildcard {
             // It is still wanted as one of all: the client must hear what became of it.
             if let Some(entry) = self.entries.get_mut(name)
@@ -511,6 +504,7 @@ impl Subscription {
                 self.explicit -= 1;
             }
             self.owed.remove(name);
+            self.listed.remove(name);
         }
     }
 

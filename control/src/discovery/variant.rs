@@ -122,13 +122,10 @@ impl Variant for Full {
 
     fn encode(kind: ResourceType, nonce: String, _: String, batch: &Batch) -> Self::Response {
         // The version of a response is that of its content, so that replicas agree.
-        let mut content = String::new();
-        batch
-            .resources
-            .iter()
-            .for_each(|(name, encoded)| content.push_str(&format!("{name} {}\n", encoded.version)));
+        let content = batch.resources.iter();
+        let content = content.map(|(name, encoded)| encoded.version.under(name));
         DiscoveryResponse {
-            version_info: Version::of(content.as_bytes()).to_string(),
+            version_info: content.sum::<Version>().to_string(),
             resources: batch
                 .resources
                 .iter()

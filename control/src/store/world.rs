@@ -169,9 +169,14 @@ impl World {
     /// The Service that has a virtual address.
     #[must_use]
     pub fn service_by_vip(&self, ip: IpAddr) -> Option<&Arc<Service>> {
+        self.services_by_vip(ip).next()
+    }
+
+    /// All Services that claim a virtual address, the one that has it first.
+    pub fn services_by_vip(&self, ip: IpAddr) -> impl Iterator<Item = &Arc<Service>> {
         self.services_by_vip
             .get(&ip)
-            .find_map(|key| self.services.get(key))
+            .filter_map(|key| self.services.get(key))
     }
 
     /// The EndpointSlices of a Service, sorted.

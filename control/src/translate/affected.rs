@@ -13,7 +13,7 @@ use super::{ClientKind, ProxyView};
 use crate::store::policy::PolicyTarget;
 use crate::store::route::{Action, BackendTarget, RouteKind};
 use crate::store::service::Addressing;
-use crate::store::{Kind, ObjectKey, ObjectRef, World};
+use crate::store::{EndpointSlice, Kind, ObjectKey, ObjectRef, Service, World};
 
 /// The resources that may differ.
 #[derive(Clone, Debug, Default)]
@@ -156,15 +156,18 @@ impl Affected {
             return;
         };
         let service = slice.service_key();
-        // Whoever wants all listeners gets those of a headless Service's endpoints.
-        if world
-            .service(&service)
-            .is_some_and(|service| service.addressing == Addressing::Headless)
-        {
+        if let Some(service) = world.service(&service) {
+            self.add_headless(service, slice);
+        }
+        self.service_endpoints.insert(service);
+    }
+
+    /// Whoever wants all listeners gets those of a headless Service's endpoints.
+    fn add_headless(&mut self, service: &Service, slice: &EndpointSlice) {
+        if service.addressing == Addressing::Headless {
             let addresses = slice.endpoints.iter().map(|endpoint| endpoint.address);
             self.addresses.extend(addresses);
         }
-        self.service_endpoints.insert(service);
     }
 
     fn add_service(&mut self, world: &World, key: &ObjectKey) {
@@ -172,6 +175,9 @@ impl Affected {
             return;
         };
         self.addresses.extend(service.vips());
+        for slice in world.slices_of(key) {
+            self.add_headless(service, slice);
+        }
         self.service_clusters.insert(key.clone());
         self.service_endpoints.insert(key.clone());
         self.service_routes.insert(key.clone());

@@ -20,7 +20,7 @@ mod tls;
 
 pub(super) use cluster::{for_envoy, passthrough};
 pub(super) use inbound::{listener as inbound, ports_of};
-pub(super) use outbound::{capture, headless_names, listener as outbound};
+pub(super) use outbound::{capture, headless, headless_at, listener as outbound};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -92,6 +92,15 @@ pub(super) fn target_name(world: &World, service: &Service, port: u16) -> Option
     serves(service, port).then(|| format!("{}:{port}", host_of(world.mesh(), &service.key)))
 }
 
+/// Whether a name is the full name of a target.
+pub(super) fn is_target_name(world: &World, view: &ProxyView, name: &str) -> bool {
+    let Some(Meaning::Target(target)) = meaning(world.mesh(), view.namespace.as_ref(), name) else {
+        return false;
+    };
+    let service = world.service(&target.service);
+    service.is_some_and(|it| target_name(world, it, target.port).as_deref() == Some(name))
+}
+
 /// Whether a port of a Service can be called: what is declared opaque takes no HTTP.
 fn serves(service: &Service, port: u16) -> bool {
     service.addressing != Addressing::External

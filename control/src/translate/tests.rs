@@ -5,6 +5,7 @@ mod change;
 mod endpoints;
 mod envoy;
 mod grpc;
+mod listing;
 mod policies;
 mod routes;
 

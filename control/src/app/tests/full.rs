@@ -375,3 +375,61 @@ async fn envoy_gets_each_route_table_alone_so_that_one_refused_costs_no_other() 
     let rejected = format!("\"rejected\":[\"{CLUSTER}\"],\"last_error\":\"nosuchflag\"");
     assert!(shown.contains(&rejected), "{shown}");
 }
+
+#[tokio::test]
+async fn two_streams_of_one_pod_are_two_conversations() {
+    let (mut plane, mut full) = plane_and_client().await;
+    let mut delta = plane.proxy("shop", "web-1", "web", IP).await;
+    full.want(Cds, &[]).await;
+    assert_eq!(full.take().await, ("CDS", names(&[CLUSTER])));
+    // Nothing of it is the other's: not the subscription, not the nonce, not the refusal.
+    delta.expect_silence().await;
+    delta.subscribe(Eds, &[CLUSTER]).await;
+    assert_eq!(delta.take().await, ("EDS", names(&[CLUSTER]), vec![]));
+    full.expect_silence().await;
+    plane.writer.apply(vec![changed_service(true)]);
+    let refused = full.next().await;
+    full.refuse(&refused, "no such policy").await;
+    plane.writer.apply(vec![endpoints("api", &[[10, 0, 1, 2]])]);
+    assert_eq!(delta.take().await, ("EDS", names(&[CLUSTER]), vec![]));
+    full.expect_silence().await;
+    // One ends, the other goes on.
+    drop(delta);
+    plane.writer.apply(vec![changed_service(false)]);
+    assert_eq!(full.take().await, ("CDS", names(&[CLUSTER])));
+    full.expect_silence().await;
+}
+
+#[tokio::test]
+async fn a_first_request_of_a_type_counts_whatever_nonce_it_has() {
+    let (_plane, mut client) = plane_and_client().await;
+    let of_another_stream = ("1".to_owned(), "of-another-stream".to_owned());
+    client.accepted.insert(Eds, of_another_stream);
+    client.want(Eds, &[CLUSTER]).await;
+    assert_eq!(client.take().await, ("EDS", names(&[CLUSTER])));
+}
+
+#[tokio::test]
+async fn only_the_first_request_says_who_the_client_is() {
+    let (mut plane, mut client) = plane_and_client().await;
+    plane.pod("shop", "web-2", "web", [10, 0, 0, 7]);
+    client.want(Lds, &["inbound"]).await;
+    let own = client.next().await;
+    client.accept(&own).await;
+    // An Envoy of another pod, says the next one: it is still the first.
+    let other = node_id("shop", "web-2", [10, 0, 0, 7]).replace("sidecar~", "envoy~");
+    client.node = Some(node(&other));
+    client.want(Lds, &["inbound", "outbound"]).await;
+    let again = client.next().await;
+    client.accept(&again).await;
+    assert_eq!(
+        summary(&again),
+        ("LDS", names(&["inbound"])),
+        "no listener of Envoy's"
+    );
+    let shown = plane.admin("/debug/proxies").await;
+    assert!(
+        shown.contains("web-1") && !shown.contains("web-2"),
+        "{shown}"
+    );
+}

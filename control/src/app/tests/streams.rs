@@ -8,7 +8,8 @@ use tulle_xds_proto::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
 use super::harness::*;
 use super::shop::*;
-use crate::store::Kind;
+use crate::store::service::Addressing;
+use crate::store::{Event, Kind, Object};
 
 #[tokio::test]
 async fn a_rotated_bundle_is_pushed_to_its_subscribers() {
@@ -215,6 +216,40 @@ async fn a_wildcard_client_gets_every_cluster_and_hears_of_new_ones() {
     assert_eq!(proxy.take().await, ("CDS", later.clone(), vec![]));
     plane.writer.apply(vec![delete(Kind::Service, "later")]);
     assert_eq!(proxy.take().await, ("CDS", vec![], later));
+}
+
+#[tokio::test]
+async fn an_envoy_that_wants_all_loses_what_is_no_longer_among_all() {
+    let mut plane = Plane::start().await;
+    plane.pod("shop", "web-1", "web", IP);
+    plane.pod("shop", "db-1", "db", [10, 0, 1, 1]);
+    let mut headless = a_service("db", VIP);
+    headless.addressing = Addressing::Headless;
+    plane.writer.apply(vec![
+        Event::Apply(Object::Service(headless)),
+        endpoints("db", &[[10, 0, 1, 1]]),
+    ]);
+    let id = node_id("shop", "web-1", IP).replace("sidecar~", "envoy~");
+    let channel = plane.channel(Some(plane.svid("shop", "web"))).await;
+    let mut envoy = Proxy::open(channel.expect("it listens"), Some(node(&id)))
+        .await
+        .expect("let in");
+    envoy.subscribe(ResourceType::Listener, &["*"]).await;
+    let (_, given, _) = envoy.take().await;
+    let pods: Vec<_> = given
+        .into_iter()
+        .filter(|name| name.starts_with("outbound|10.0.1.1|"))
+        .collect();
+    assert_eq!(pods.len(), 1, "the pod's own address");
+    // The pod is still there, and whoever asks for its listener by name gets it.
+    plane.writer.apply(vec![endpoints("db", &[])]);
+    assert_eq!(envoy.take().await, ("LDS", vec![], pods.clone()));
+    envoy.subscribe(ResourceType::Listener, &[&pods[0]]).await;
+    assert_eq!(envoy.take().await, ("LDS", pods.clone(), vec![]));
+    // No longer by name, and so not at all.
+    envoy.unsubscribe(ResourceType::Listener, &[&pods[0]]).await;
+    assert_eq!(envoy.take().await, ("LDS", vec![], pods));
+    envoy.expect_silence().await;
 }
 
 #[tokio::test]

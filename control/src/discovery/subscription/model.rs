@@ -147,7 +147,7 @@ impl Pair {
         for phase in [Phase::Make, Phase::Break] {
             while let Some(batch) = self
                 .server
-                .take(phase, 60, |name| self.shelf.get(name).cloned())
+                .take(phase, 60, |name, _| self.shelf.get(name).cloned())
             {
                 self.nonce += 1;
                 let nonce = self.nonce.to_string();

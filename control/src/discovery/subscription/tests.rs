@@ -29,7 +29,7 @@ impl Shelf {
         let mut seen = None::<(Vec<String>, Vec<String>)>;
         for phase in [Phase::Make, Phase::Break] {
             while let Some(batch) =
-                subscription.take(phase, usize::MAX, |name| self.0.get(name).cloned())
+                subscription.take(phase, usize::MAX, |name, _| self.0.get(name).cloned())
             {
                 let nonce = format!("n{}", subscription.unacknowledged.len());
                 subscription.sent(nonce, "w".to_owned(), &batch);
@@ -224,10 +224,10 @@ fn clusters_and_endpoints_are_removed_in_the_late_phase_only() {
             .apply(subscribe(&["gone"]), Vec::new)
             .expect("one name");
         let early = subscription
-            .take(Phase::Make, usize::MAX, |_| None)
+            .take(Phase::Make, usize::MAX, |_, _| None)
             .is_some();
         let late = subscription
-            .take(Phase::Break, usize::MAX, |_| None)
+            .take(Phase::Break, usize::MAX, |_, _| None)
             .is_some();
         let breaks = matches!(kind, ResourceType::Cluster | ResourceType::Endpoints);
         assert_eq!((early, late), (!breaks, breaks), "{kind:?}");
@@ -408,7 +408,7 @@ fn a_large_answer_is_split_and_loses_nothing() {
     let mut subscription = new(ResourceType::Cluster);
     apply(&mut subscription, &shelf, subscribe(&["a", "b", "c", "d"]));
     let mut rounds = Vec::new();
-    while let Some(batch) = subscription.take(Phase::Break, 2 * encoded("a").size(), |name| {
+    while let Some(batch) = subscription.take(Phase::Break, 2 * encoded("a").size(), |name, _| {
         shelf.0.get(name).cloned()
     }) {
         rounds.push((batch.resources.len(), batch.removed.len()));
@@ -474,7 +474,7 @@ fn drain_full(subscription: &mut Subscription, shelf: &Shelf) -> Vec<Vec<String>
     let mut seen = Vec::new();
     for phase in [Phase::Make, Phase::Break] {
         while let Some(batch) =
-            subscription.take_full(phase, usize::MAX, |name| shelf.0.get(name).cloned())
+            subscription.take_full(phase, usize::MAX, |name, _| shelf.0.get(name).cloned())
         {
             subscription.sent(format!("f{}", seen.len()), "w".to_owned(), &batch);
             seen.push(
@@ -571,4 +571,56 @@ fn full_requests_about_an_older_response_are_ignored() {
     assert!(!subscription.is_owing());
     assert!(restate(&mut subscription, &shelf, &["a", "b"], Some("f0")));
     assert!(subscription.is_owing());
+}
+
+#[test]
+fn full_nonces_of_another_stream_cost_no_first_request() {
+    let shelf = Shelf::with(&["a"]);
+    let mut subscription = new(ResourceType::Endpoints);
+    assert!(restate(
+        &mut subscription,
+        &shelf,
+        &["a"],
+        Some("of-another-stream")
+    ));
+    assert_eq!(drain_full(&mut subscription, &shelf), [["a"]]);
+    assert!(!restate(
+        &mut subscription,
+        &shelf,
+        &[],
+        Some("of-another-stream")
+    ));
+}
+
+#[test]
+fn full_lists_that_are_refused_blame_what_was_new_and_the_next_that_is_accepted_clears_it() {
+    let mut shelf = Shelf::with(&["a", "b", "c"]);
+    let mut subscription = new(ResourceType::Cluster);
+    restate(&mut subscription, &shelf, &[], None);
+    drain_full(&mut subscription, &shelf);
+    let refuse = |subscription: &mut Subscription, error: Option<&str>| {
+        let nonce = subscription
+            .status()
+            .sent_nonce
+            .expect("something was sent");
+        let error = error.map(str::to_owned);
+        let ask = subscription.restate(Vec::new(), Some(Reply { nonce, error }));
+        subscription
+            .apply(ask.expect("it is the last one"), Vec::new)
+            .expect("no names");
+        subscription.status().rejected
+    };
+    assert!(refuse(&mut subscription, None).is_empty());
+    for (name, rejected) in [("b", &["b"][..]), ("c", &["b", "c"])] {
+        shelf.put(name, "bad");
+        subscription.changed(&name.into(), now());
+        assert_eq!(drain_full(&mut subscription, &shelf), [["a", "b", "c"]]);
+        assert_eq!(refuse(&mut subscription, Some("no")), rejected);
+    }
+    // `b` is mended, and `c` was never the fault.
+    shelf.put("b", "good");
+    subscription.changed(&"b".into(), now());
+    drain_full(&mut subscription, &shelf);
+    assert!(refuse(&mut subscription, None).is_empty());
+    assert_eq!(subscription.status().last_error, None);
 }

@@ -4,12 +4,11 @@
 //! rest counts as HTTP/1; where nothing is declared the rest is opaque; what is declared opaque is not looked at. Clusters
 //! offer what they are mostly called with, and a chain says so where it differs (see [`super::cluster`]).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tulle_runtime::names::{alpn, ports};
-use tulle_xds_proto::ResourceType;
 use tulle_xds_proto::envoy::config::core::v3::TrafficDirection;
 use tulle_xds_proto::envoy::config::listener::v3::{
     Filter, FilterChain, FilterChainMatch, Listener,
@@ -23,7 +22,7 @@ use super::super::name::ResourceName;
 use super::http::{Client, manager, offer, offer_tcp, tcp};
 use super::{Version, any_address, original_destination};
 use crate::store::service::{Addressing, AppProtocol};
-use crate::store::{ObjectKey, Service, World};
+use crate::store::{EndpointSlice, ObjectKey, Service, World};
 
 /// How long the first byte of a client is waited for where the server may speak first.
 const SILENCE: Duration = Duration::from_millis(100);
@@ -103,31 +102,86 @@ pub(in super::super) fn listener(
     Some(listener)
 }
 
-/// Names of the listeners, or of the clusters, of the pods that are the endpoints of headless Services.
-pub(in super::super) fn headless_names(world: &World, resource: ResourceType) -> Vec<String> {
-    let mut names = Vec::new();
-    let is_headless = |service: &&Arc<Service>| service.addressing == Addressing::Headless;
-    for service in world.services().filter(is_headless) {
-        for slice in world.slices_of(&service.key) {
-            for endpoint in &slice.endpoints {
-                let Some(pod) = world.pod_by_ip(endpoint.address) else {
-                    continue;
-                };
-                names.extend(slice.ports.iter().filter_map(|(_, port)| match resource {
-                    ResourceType::Listener => {
-                        Some(ResourceName::Outbound((endpoint.address, *port).into()))
-                    }
-                    ResourceType::Cluster => Some(ResourceName::Pod {
-                        key: pod.key.clone(),
-                        port: *port,
-                        ipv6: endpoint.address.is_ipv6(),
-                    }),
-                    _ => None,
-                }));
-            }
+/// A port of a pod that is an endpoint of a headless Service.
+#[derive(Debug)]
+pub(in super::super) struct HeadlessEndpoint {
+    pod: ObjectKey,
+    address: IpAddr,
+    port: u16,
+}
+
+impl HeadlessEndpoint {
+    pub(in super::super) fn pod(&self) -> &ObjectKey {
+        &self.pod
+    }
+
+    pub(in super::super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The name of its listener.
+    pub(in super::super) fn listener(&self) -> ResourceName {
+        ResourceName::Outbound((self.address, self.port).into())
+    }
+
+    /// The name of its cluster.
+    pub(in super::super) fn cluster(&self) -> ResourceName {
+        ResourceName::Pod {
+            key: self.pod.clone(),
+            port: self.port,
+            ipv6: self.address.is_ipv6(),
         }
     }
-    names.iter().map(|name| name.format(world.mesh())).collect()
+}
+
+/// The endpoints of a Service, if it is headless.
+pub(in super::super) fn headless<'w>(
+    world: &'w World,
+    service: &'w Service,
+) -> impl Iterator<Item = HeadlessEndpoint> + use<'w> {
+    let is_headless = service.addressing == Addressing::Headless;
+    let slices = is_headless.then(|| world.slices_of(&service.key));
+    slices
+        .into_iter()
+        .flatten()
+        .flat_map(|slice| ports(world, slice, |_| true))
+}
+
+/// The endpoints of headless Services at an address.
+pub(in super::super) fn headless_at(
+    world: &World,
+    address: IpAddr,
+) -> impl Iterator<Item = HeadlessEndpoint> {
+    let is_headless = |slice: &&Arc<EndpointSlice>| {
+        let service = world.service(&slice.service_key());
+        service.is_some_and(|service| service.addressing == Addressing::Headless)
+    };
+    let slices = world.slices_by_address(address).filter(is_headless);
+    slices.flat_map(move |slice| ports(world, slice, |ip| ip == address))
+}
+
+/// The ports of endpoints that are pods.
+fn ports(
+    world: &World,
+    slice: &EndpointSlice,
+    wanted: impl Fn(IpAddr) -> bool,
+) -> Vec<HeadlessEndpoint> {
+    let mut found = Vec::new();
+    for endpoint in slice
+        .endpoints
+        .iter()
+        .filter(|endpoint| wanted(endpoint.address))
+    {
+        let Some(pod) = world.pod_by_ip(endpoint.address) else {
+            continue;
+        };
+        found.extend(slice.ports.iter().map(|(_, port)| HeadlessEndpoint {
+            pod: pod.key.clone(),
+            address: endpoint.address,
+            port: *port,
+        }));
+    }
+    found
 }
 
 fn chain(filters: Vec<Filter>) -> FilterChain {

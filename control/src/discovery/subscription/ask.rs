@@ -1,0 +1,40 @@
+//! What a request says, and what its reply turned out to be.
+
+use std::time::Duration;
+
+use crate::discovery::resource::Name;
+
+/// What one request asks, whatever variant of the protocol carried it.
+#[derive(Debug, Default)]
+pub(crate) struct Ask {
+    /// Names to subscribe to.
+    pub(crate) subscribe: Vec<Name>,
+    /// Names to forget.
+    pub(crate) unsubscribe: Vec<Name>,
+    /// What a reconnecting client already has.
+    pub(crate) initial_versions: Vec<(Name, String)>,
+    /// Its word on an earlier response.
+    pub(crate) reply: Option<Reply>,
+}
+
+/// An acknowledgement, or the opposite.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    /// Nonce of the response meant.
+    pub(crate) nonce: String,
+    /// Why the client refused it; `None` is an ACK.
+    pub(crate) error: Option<String>,
+}
+
+/// What a reply turned out to be.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The request carried no reply.
+    None,
+    /// Accepted; the age of the oldest change in that response, if it carried one.
+    Accepted(Option<Duration>),
+    /// Refused: the client keeps what it had.
+    Refused,
+    /// It names no response that is waiting for a reply.
+    Stale,
+}
