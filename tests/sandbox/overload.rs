@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use tulle_runtime::names::{containers, variables};
-use tulle_tests::{Arena, Load, Mesh, app, eventually, scaled};
+use tulle_tests::{Arena, Load, Mesh, app, eventually, progress, scaled};
 
 use crate::attack::{Attack, Way};
 use crate::limited::Limits;
@@ -68,14 +68,17 @@ async fn reached(arena: &Arena<'_>, limit: &str) -> anyhow::Result<f64> {
 }
 
 /// A client that behaves: over HTTP/1 and HTTP/2, each on the connection that it has.
-struct Behaved([Load; 2]);
+struct Behaved<'a> {
+    arena: &'a Arena<'a>,
+    loads: [Load; 2],
+}
 
-impl Behaved {
-    async fn begin(arena: &Arena<'_>) -> anyhow::Result<Self> {
+impl<'a> Behaved<'a> {
+    async fn begin(arena: &'a Arena<'a>) -> anyhow::Result<Self> {
         let url = "http://web:8080/";
         // A machine that has much else to do makes requests late, not lost.
-        let one = ["--timeout", "60s", "--concurrency", "1"];
-        let http2 = ["--timeout", "60s", "--http2"];
+        let one = ["--timeout", "10m", "--concurrency", "1"];
+        let http2 = ["--timeout", "10m", "--http2"];
         // What is measured begins on connections that are there.
         let warm = arena.load("client", url, 20, 0.5, &one).await?;
         ensure!(warm.failed == 0, "before the attack: {}", warm.line());
@@ -97,17 +100,19 @@ impl Behaved {
             Ok(())
         })
         .await?;
-        Ok(Self(loads))
+        Ok(Self { arena, loads })
     }
 
     /// It has lost nothing.
     async fn end(self, at_least: u64) -> anyhow::Result<()> {
-        for load in self.0 {
+        for load in self.loads {
             let summary = load.stop().await?;
             ensure!(
                 summary.failed == 0,
-                "a client lost requests: {}",
-                summary.line()
+                "a client lost requests: {}\n{}{}",
+                summary.line(),
+                failures(self.arena, "client"),
+                failures(self.arena, "web")
             );
             ensure!(
                 summary.ok >= at_least,
@@ -117,6 +122,17 @@ impl Behaved {
         }
         Ok(())
     }
+}
+
+/// What the sidecar of a pod says of requests like those of [`Behaved`] that failed, the first of them.
+fn failures(arena: &Arena<'_>, pod: &str) -> String {
+    const FIRST: usize = 5;
+    let log = arena.logs(pod, Some(containers::PROXY)).unwrap_or_default();
+    let failed = log
+        .lines()
+        .filter(|line| line.contains(r#""path":"/","#) && !line.contains(r#""response_code":200"#));
+    let lines = failed.take(FIRST).map(|line| format!("{pod}: {line}\n"));
+    lines.collect()
 }
 
 async fn row_24_six_thousand_connections_at_512_files_cost_a_client_nothing(
@@ -190,11 +206,13 @@ async fn row_25_a_load_of_many_times_the_memory_is_shed_and_the_sidecar_lives(
         scaled(600, 3_000),
     )
     .await?;
-    for _ in 0..scaled(25, 1_500) {
+    let looks = scaled(25, 1_500);
+    for look in 1..=looks {
         tokio::time::sleep(Duration::from_millis(200)).await;
         let ready = arena.admin("web", "/ready").await?;
         ensure!(ready == "ready\n", "admin says {ready}");
         ensure!(cgroup.kills()? == 0, "the kernel has killed it");
+        progress("row 25, looks while it is attacked", look, looks);
     }
     let shed = reached(&arena, "memory").await?;
     ensure!(

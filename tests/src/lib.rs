@@ -19,5 +19,5 @@ pub use harness::{Case, as_tulle, run, with_mesh};
 pub use manifests::{App, app};
 pub use mesh::Mesh;
 pub use metrics::Metrics;
-pub use scale::scaled;
+pub use scale::{progress, scaled};
 pub use tulle_cli::mesh::{Load, Summary};
