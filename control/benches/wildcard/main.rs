@@ -87,7 +87,8 @@ async fn measure(
         clients.push(client);
     }
     for client in &mut clients {
-        client.settled(services).await?;
+        // Those that the variant before left opaque have no routes.
+        client.settled(services.saturating_sub(ROUNDS)).await?;
     }
     let connected = (cpu()? - before) / streams as f64;
     println!("{variant:?}: {connected:.2} for each client until it has everything");
