@@ -58,7 +58,7 @@ Environment, optional:
   TULLE_MAX_CONNECTIONS  captured connections open at a time in each direction; what the limit of open files has
                          room for if not said
   TULLE_MAX_REQUESTS     requests that a worker may have in flight, 20000 if not said
-  TULLE_MAX_HEAD         longest head of an HTTP/1 request, 64Ki if not said, at least 8Ki
+  TULLE_MAX_HEAD         longest head of an HTTP/1 request or answer, 64Ki if not said, at least 8Ki
   TULLE_MAX_FIELDS       most fields of one, 100 if not said
   TULLE_MEMORY_LIMIT     memory that the sidecar may use, such as 256Mi; the limit of its cgroup if not said
   TULLE_DISCOVERY        on-demand (default) or wildcard

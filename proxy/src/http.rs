@@ -13,6 +13,7 @@ mod inbound;
 mod linger;
 mod local_reply;
 mod outbound;
+mod refused;
 mod server;
 mod stalls;
 mod unused;

@@ -20,7 +20,7 @@ use tokio_rustls::{client, server};
 pub use frames::{Calm, Ended, Frames, Whose};
 #[cfg(feature = "fuzz")]
 pub(crate) use guard::message_ends;
-pub use guard::{Gate, Guard, REFUSED};
+pub use guard::{Gate, Guard, Heads, REFUSED, Refusal, Refused};
 pub use probe::Probe;
 pub use transport::Transport;
 

@@ -28,7 +28,7 @@ pub(crate) use access_log::lines_of;
 pub use access_log::{AccessLog, Mode as AccessLogMode};
 pub use connection::ConnectionRecord;
 pub use limits::{Limit, Limits, Who};
-pub use record::{RequestRecord, ResponseFlag, ResponseFlags};
+pub use record::{RefusedHead, RequestRecord, ResponseFlag, ResponseFlags};
 pub use series::TcpSession;
 
 use crate::config::{Config, Workload};
@@ -91,6 +91,8 @@ pub struct Telemetry {
     seen: RefCell<Vec<RequestRecord>>,
     #[cfg(test)]
     seen_connections: RefCell<Vec<ConnectionRecord>>,
+    #[cfg(test)]
+    seen_refused: RefCell<Vec<(http::StatusCode, &'static str)>>,
 }
 
 #[derive(Debug)]
@@ -130,6 +132,8 @@ impl Telemetry {
             seen: RefCell::default(),
             #[cfg(test)]
             seen_connections: RefCell::default(),
+            #[cfg(test)]
+            seen_refused: RefCell::default(),
         }
     }
 
@@ -145,6 +149,17 @@ impl Telemetry {
         }
         #[cfg(test)]
         self.seen.borrow_mut().push(record.clone());
+    }
+
+    /// A head was refused: it goes to the access log. There is no request that could be counted.
+    pub fn refused(&self, head: &RefusedHead<'_>) {
+        if let Some(export) = &self.export {
+            export.log(|lines| lines.refused(head));
+        }
+        #[cfg(test)]
+        self.seen_refused
+            .borrow_mut()
+            .push((head.status, head.details));
     }
 
     /// An opaque connection goes upstream. What moves on it is counted through the session, live; its end is the drop.
@@ -188,6 +203,12 @@ impl Telemetry {
     #[cfg(test)]
     pub(crate) fn take(&self) -> Vec<RequestRecord> {
         self.seen.take()
+    }
+
+    /// Takes the refused heads that were seen so far: status and details.
+    #[cfg(test)]
+    pub(crate) fn take_refused(&self) -> Vec<(http::StatusCode, &'static str)> {
+        self.seen_refused.take()
     }
 
     /// Takes the opaque connections that were seen so far.

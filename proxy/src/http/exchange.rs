@@ -25,7 +25,8 @@ use crate::grpc::Messages;
 use crate::io::Calm;
 use crate::retry::{Replay, RequestFailure, grpc_status};
 use crate::route;
-use crate::telemetry::{Limit, RequestRecord, ResponseFlag, ResponseFlags};
+use crate::telemetry::{Limit, RequestRecord, ResponseFlag, ResponseFlags, Who};
+use crate::upstream::UpstreamError;
 use crate::worker::Worker;
 
 /// A client's connection.
@@ -280,6 +281,9 @@ impl Exchange {
 
     /// Answers here; the exchange is over.
     pub(super) fn fail(mut self, failure: &Failure) -> Response<ResponseBody> {
+        if let Failure::Upstream(error) = failure {
+            self.too_large(error);
+        }
         let mut answer = local_reply::answer(failure, self.direction(), self.record.grpc);
         self.record.flags.insert(answer.flag);
         self.record.details = answer.reason;
@@ -290,6 +294,28 @@ impl Exchange {
         }
         self.finish(&mut answer.response);
         answer.response
+    }
+
+    /// Tells who sent a head that is too large for the next hop: the client, or the upstream.
+    fn too_large(&self, error: &UpstreamError) {
+        match error {
+            UpstreamError::TooLarge { .. } => self.reached(
+                Limit::H2HeaderList,
+                "a head is refused that is too large for HTTP/2",
+            ),
+            UpstreamError::AnswerTooLarge(_) => {
+                let Some(address) = self.record.upstream else {
+                    return;
+                };
+                let endpoint = self.record.endpoint.as_ref();
+                let mtls = endpoint.and_then(|endpoint| endpoint.mtls.as_ref());
+                let id = mtls.and_then(|peer| peer.0.first());
+                let what = "the head of an answer is too large";
+                let limits = &self.worker().limits;
+                limits.reached(Limit::Head, self.direction(), Who { address, id }, what);
+            }
+            _ => {}
+        }
     }
 
     /// Sends an answer that was made here; the exchange is over.

@@ -11,6 +11,7 @@ use tulle_runtime::names::UNPROCESSED_HEADER;
 
 use super::body::ResponseBody;
 use crate::conn::Direction;
+use crate::io::Refusal;
 use crate::route::{RedirectError, RewriteError};
 use crate::telemetry::ResponseFlag;
 use crate::upstream::{ConnectError, UpstreamError};
@@ -24,6 +25,12 @@ pub(super) enum Failure {
     /// The request is not one that a proxy can pass on.
     #[error("malformed request: {0}")]
     BadRequest(&'static str),
+    /// The target of the request is longer than a head may be.
+    #[error("the target of the request is too long")]
+    TargetTooLong,
+    /// The head of the request is more than it may be.
+    #[error("{0}")]
+    HeadTooLarge(&'static str),
     /// `CONNECT`, which has no meaning between services.
     #[error("CONNECT is not supported")]
     Connect,
@@ -88,6 +95,20 @@ impl Failure {
             Self::BadRequest(reason) => (
                 S::BAD_REQUEST,
                 3,
+                F::DownstreamProtocolError,
+                L::DEBUG,
+                *reason,
+            ),
+            Self::TargetTooLong => (
+                S::URI_TOO_LONG,
+                3,
+                F::DownstreamProtocolError,
+                L::DEBUG,
+                "the target of the request is too long",
+            ),
+            Self::HeadTooLarge(reason) => (
+                S::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                8,
                 F::DownstreamProtocolError,
                 L::DEBUG,
                 *reason,
@@ -247,25 +268,37 @@ fn upstream(error: &UpstreamError) -> Reply {
             F::UpstreamConnectionTermination,
             "the upstream closed the connection before it answered",
         ),
-        E::TooLarge => {
-            let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        E::TooLarge { target } => {
+            let (status, reason) = match target {
+                true => (
+                    StatusCode::URI_TOO_LONG,
+                    "the target of the request is too long for HTTP/2",
+                ),
+                false => (
+                    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                    "the head of the request is too large for HTTP/2",
+                ),
+            };
             let (grpc, flag) = (8, F::DownstreamProtocolError);
             return Reply {
                 status,
                 grpc,
                 flag,
                 level: Level::INFO,
-                reason: "the head of the request is too large for HTTP/2",
+                reason,
             };
         }
-        E::Malformed(_) | E::Coded | E::UnwantedUpgrade => {
+        E::Malformed(_) | E::Coded | E::UnwantedUpgrade | E::AnswerTooLarge(_) => {
             let (status, flag) = (StatusCode::BAD_GATEWAY, F::UpstreamProtocolError);
             return Reply {
                 status,
                 grpc,
                 flag,
                 level: Level::INFO,
-                reason: "the upstream sent a malformed response",
+                reason: match error {
+                    E::AnswerTooLarge(_) => "the head of the upstream's response is too large",
+                    _ => "the upstream sent a malformed response",
+                },
             };
         }
     };
@@ -275,6 +308,19 @@ fn upstream(error: &UpstreamError) -> Reply {
         flag,
         level: Level::DEBUG,
         reason,
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(why: Refusal) -> Self {
+        match why {
+            Refusal::Malformed(why) => Self::BadRequest(why),
+            Refusal::TargetTooLong => Self::TargetTooLong,
+            Refusal::HeadTooLarge => Self::HeadTooLarge("the head of the request is too large"),
+            Refusal::TooManyFields => {
+                Self::HeadTooLarge("the head of the request has too many fields")
+            }
+        }
     }
 }
 
@@ -306,6 +352,8 @@ pub(super) fn answer(failure: &Failure, direction: Direction, grpc: bool) -> Ans
         failure,
         Failure::Connect
             | Failure::BadRequest(_)
+            | Failure::TargetTooLong
+            | Failure::HeadTooLarge(_)
             | Failure::NotHttp
             | Failure::Plaintext
             | Failure::SlowBody
@@ -320,6 +368,21 @@ pub(super) fn answer(failure: &Failure, direction: Direction, grpc: bool) -> Ans
         reason: reply.reason,
         grpc_status: grpc.then_some(reply.grpc),
     }
+}
+
+/// Answers a head that hyper cannot hand over: all bytes of the answer, after which the connection closes.
+pub(super) fn written(why: Refusal, direction: Direction) -> Bytes {
+    let answer = answer(&Failure::from(why), direction, false);
+    let (head, body) = (answer.response.into_parts().0, answer.reason);
+    let mut written = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
+    for (name, value) in &head.headers {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            written.extend_from_slice(part);
+        }
+    }
+    let length = format!("content-length: {}\r\n\r\n{body}", body.len());
+    written.extend_from_slice(length.as_bytes());
+    written.into()
 }
 
 /// Marks an HTTP/1 answer as "the app never got it", for a mesh peer.

@@ -21,11 +21,10 @@ use tulle_runtime::limits::Way;
 use super::body::ResponseBody;
 use super::exchange::Connection;
 use super::linger::Linger;
-use super::local_reply::{self, Failure};
 use super::stalls::Streams;
-use super::{headers, inbound, outbound, unused};
+use super::{inbound, outbound, refused, unused};
 use crate::conn::{Direction, Downstream, HttpVersion};
-use crate::io::{Calm, Frames, Gate, Guard, REFUSED, Whose};
+use crate::io::{Calm, Frames, Gate, Guard, Heads, REFUSED, Whose};
 use crate::settings::Bounds;
 use crate::telemetry::Limit;
 use crate::upstream::calm;
@@ -57,22 +56,15 @@ where
     let connection = Connection::new(worker, downstream, version);
     match version {
         HttpVersion::Http1 => {
-            let settings = &connection.worker.settings;
-            let (patience, longest) = (settings.patience.head, settings.bounds.head);
-            let (io, gate) = Guard::new(io, patience, longest);
+            let heads = refused::heads(&connection);
+            let (io, gate) = Guard::new(io, heads);
             let connection = Owned(Rc::new(connection));
             let declined = Declined::default();
             let io = TokioIo::new(io);
             let served = serve_http1(&connection.0, io, gate.clone(), &declined).await;
-            let error = served.as_ref().err();
-            if gate.is_late() {
-                refuse_late(&connection.0, patience);
-            } else if error.is_some_and(is_unread) {
-                tell_unread(&connection.0);
-            } else if error.is_some_and(hyper::Error::is_parse_too_large) {
-                tell_large(&connection.0);
-            } else if gate.refused().is_some() || error.is_some_and(hyper::Error::is_parse) {
-                refuse_malformed(&connection.0, gate.refused(), error);
+            match served.as_ref().err() {
+                Some(error) if !gate.is_late() && is_unread(error) => tell_unread(&connection.0),
+                error => refused::tell(&connection.0, &gate, error),
             }
             served?;
             if let Some(tunnel) = connection.0.take_tunnel() {
@@ -97,20 +89,6 @@ where
     }
 }
 
-/// Tells who holds a connection with a head that does not end.
-fn refuse_late(connection: &Connection, patience: Duration) {
-    let downstream = &connection.downstream;
-    tracing::info!(
-        client.addr = %downstream.peer,
-        client.id = downstream.peer_id().map(tracing::field::display),
-        server.addr = %downstream.original_dst,
-        limit = ?patience,
-        "refused: the head of a request took too long"
-    );
-    let connections = &connection.worker.connections;
-    connections.refuse(downstream.direction, "slow_head");
-}
-
 /// Tells how an HTTP/2 connection ended, if its client is to blame.
 fn tell_http2(connection: &Connection, calm: &Calm, error: &hyper::Error) {
     let downstream = &*connection.downstream;
@@ -118,7 +96,7 @@ fn tell_http2(connection: &Connection, calm: &Calm, error: &hyper::Error) {
         let limits = &connection.worker.limits;
         limits.reached(limit, downstream.direction, downstream.into(), error);
     } else if calm::broken(error).is_some() {
-        refuse_malformed(connection, None, Some(error));
+        refused::malformed(connection, None, Some(error));
     } else if is_unread(error) {
         tell_unread(connection);
     }
@@ -144,37 +122,6 @@ fn tell_unread(connection: &Connection) {
     let limits = &connection.worker.limits;
     let what = "a connection is broken whose client does not read";
     limits.reached(Limit::Unread, downstream.direction, downstream.into(), what);
-}
-
-/// Tells who sent a head that is too large; hyper has answered.
-fn tell_large(connection: &Connection) {
-    let downstream = &*connection.downstream;
-    let bounds = connection.worker.settings.bounds;
-    let what = format_args!(
-        "a head with more than {} bytes or {} fields is refused",
-        bounds.head, bounds.fields
-    );
-    let limits = &connection.worker.limits;
-    limits.reached(Limit::Head, downstream.direction, downstream.into(), what);
-}
-
-/// Tells who sent what is no HTTP, and what is wrong with it; it has been answered.
-fn refuse_malformed(
-    connection: &Connection,
-    why: Option<&'static str>,
-    error: Option<&hyper::Error>,
-) {
-    let downstream = &connection.downstream;
-    tracing::info!(
-        client.addr = %downstream.peer,
-        client.id = downstream.peer_id().map(tracing::field::display),
-        server.addr = %downstream.original_dst,
-        why,
-        error = error.map(tracing::field::display),
-        "refused: malformed HTTP; correct the client, or declare the port as TCP if it speaks something else"
-    );
-    let connections = &connection.worker.connections;
-    connections.refuse(downstream.direction, "malformed_http");
 }
 
 /// The connection as its task owns it: when that ends early, a tunnel that never began ends with it.
@@ -203,10 +150,10 @@ async fn handle_http1(
     declined: &Declined,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, h2::Error> {
-    if let Some(why) = gate.refused()
+    if let Some(refused) = gate.refused()
         && request.method().as_str() == REFUSED
     {
-        return Ok(refused(&connection, why));
+        return Ok(refused::answer(&connection, refused.why));
     }
     let asks = request.method() == Method::CONNECT || request.headers().contains_key(UPGRADE);
     let offer = asks.then(|| request.extensions().get().cloned()).flatten();
@@ -230,14 +177,6 @@ async fn close_declined(offer: OnUpgrade) {
     }
 }
 
-/// Answers what the guard has not let through. It is no request of anybody's, so nothing is reported of it but the refusal.
-fn refused(connection: &Connection, why: &'static str) -> Response<ResponseBody> {
-    let direction = connection.downstream.direction;
-    let mut answer = local_reply::answer(&Failure::BadRequest(why), direction, false);
-    headers::close(answer.response.headers_mut());
-    answer.response
-}
-
 async fn serve_http1<I>(
     connection: &Rc<Connection>,
     io: TokioIo<I>,
@@ -254,7 +193,9 @@ where
     let mut builder = http1::Builder::new();
     // Whoever closes its side has given its request up, as far as anyone can tell. What a head may take is also what is read
     // ahead, and written behind, at most: hyper takes a connection that is fed fast up to it.
-    builder.half_close(false).max_buf_size(bounds.head);
+    builder
+        .half_close(false)
+        .max_buf_size(bounds.head + Heads::MORE);
     if bounds.fields != Bounds::default().fields {
         // hyper's own number needs no allocation.
         builder.max_headers(bounds.fields);

@@ -11,6 +11,7 @@ mod limits;
 mod messages;
 mod outbound;
 mod overload;
+mod refused;
 mod retry;
 mod slow;
 mod stalled;

@@ -4,7 +4,9 @@
 //! [`Guard`] looks at what is read, in place and once, and follows the framing of messages. Instead of a head that is
 //! refused it gives hyper a request of its own, which no client can send ([`REFUSED`]): so it is answered like any other,
 //! after the answers to earlier requests, and the answer can say why. Where a part of the message has gone on already,
-//! hyper gets bytes that no state of its parsers accepts, and then the end of the stream: it answers 400 itself.
+//! hyper gets bytes that no state of its parsers accepts, and then the end of the stream: it answers 400 or 431 itself and
+//! closes in order. That answer says nothing, so to a head [`Guard`] writes one that says why in its place, unless earlier
+//! answers are still on their way.
 //!
 //! After a request that may switch protocols nothing more is given to hyper until its answer is known, because only the
 //! answer says what the bytes that follow are. [`Gate`] is where the answer is announced.
@@ -26,7 +28,7 @@ use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use scan::{Scan, Scanner, TOO_LARGE};
+use scan::{Scan, Scanner, TOO_LARGE, TOO_LONG, TOO_MANY};
 
 /// Method of the request that takes the place of a refused one.
 pub const REFUSED: &str = "TULLE-REFUSED";
@@ -46,6 +48,57 @@ const UNDECIDED: u8 = 0;
 const DECLINED: u8 = 1;
 const SWITCHED: u8 = 2;
 
+/// Why something was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is wrong, and how.
+    Malformed(&'static str),
+    /// The target of a request is longer than a head may be.
+    TargetTooLong,
+    /// A head is longer than it may be.
+    HeadTooLarge,
+    /// A head has more fields than it may have.
+    TooManyFields,
+}
+
+impl Refusal {
+    fn of(why: &'static str) -> Self {
+        match why {
+            TOO_LONG => Self::TargetTooLong,
+            TOO_LARGE => Self::HeadTooLarge,
+            TOO_MANY => Self::TooManyFields,
+            why => Self::Malformed(why),
+        }
+    }
+}
+
+/// A message that was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Why.
+    pub why: Refusal,
+    /// Whether it was a head, so that there never was a request.
+    pub head: bool,
+}
+
+/// What a head may be, and what is said of one that is not.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    /// How long one may take, from its first byte to its last.
+    pub patience: Duration,
+    /// Its bytes. hyper has to buffer [`Heads::MORE`].
+    pub longest: usize,
+    /// Its fields.
+    pub most: usize,
+    /// Makes an answer.
+    pub answer: fn(Refusal) -> Bytes,
+}
+
+impl Heads {
+    /// What hyper must have room for beyond the longest head, so that it is refused here and not there.
+    pub const MORE: usize = 64;
+}
+
 /// Announces answers to requests that asked for another protocol, and tells whether a head was too late.
 #[derive(Clone, Debug)]
 pub struct Gate(Arc<Shared>);
@@ -55,7 +108,7 @@ struct Shared {
     answer: AtomicU8,
     reader: AtomicWaker,
     late: AtomicBool,
-    refused: OnceLock<&'static str>,
+    refused: OnceLock<Refused>,
 }
 
 impl Gate {
@@ -77,7 +130,7 @@ impl Gate {
 
     /// Why a message was refused here, if one was.
     #[must_use]
-    pub fn refused(&self) -> Option<&'static str> {
+    pub fn refused(&self) -> Option<Refused> {
         self.0.refused.get().copied()
     }
 }
@@ -91,9 +144,10 @@ pub struct Guard<I> {
     /// Read, but not given on yet.
     held: BytesMut,
     gate: Gate,
-    /// How long a head may take.
-    patience: Duration,
+    heads: Heads,
     wait: Option<Wait>,
+    /// What is written in the place of hyper's own answer, which is its last.
+    answer: Option<Bytes>,
     /// Whether something was written that is perhaps not on the wire yet.
     unflushed: bool,
 }
@@ -120,10 +174,9 @@ enum State {
 }
 
 impl<I> Guard<I> {
-    /// Guards a stream that begins with an HTTP/1 request. A head may take `patience` from its first byte to its last,
-    /// and be of `longest` bytes, which must be what hyper buffers at most.
+    /// Guards a stream that begins with an HTTP/1 request.
     #[must_use]
-    pub fn new(inner: I, patience: Duration, longest: usize) -> (Self, Gate) {
+    pub fn new(inner: I, heads: Heads) -> (Self, Gate) {
         let shared = Shared {
             answer: AtomicU8::new(UNDECIDED),
             reader: AtomicWaker::new(),
@@ -133,12 +186,13 @@ impl<I> Guard<I> {
         let gate = Gate(Arc::new(shared));
         let guard = Self {
             inner,
-            scanner: Scanner::new(longest),
+            scanner: Scanner::new(heads.longest, heads.most),
             state: State::Scanning,
             held: BytesMut::new(),
             gate: gate.clone(),
-            patience,
+            heads,
             wait: None,
+            answer: None,
             unflushed: false,
         };
         (guard, gate)
@@ -149,15 +203,18 @@ impl<I> Guard<I> {
         match self.scanner.scan(&buf.filled()[start..]) {
             Scan::Pass => {}
             Scan::Refuse { at, head, why } => {
-                self.gate.0.refused.get_or_init(|| why);
+                let refused = Refused {
+                    why: Refusal::of(why),
+                    head: self.scanner.in_head(),
+                };
+                self.gate.0.refused.get_or_init(|| refused);
+                if refused.head && head.is_none() && !self.unflushed {
+                    self.answer = Some((self.heads.answer)(refused.why));
+                }
                 self.held = BytesMut::new();
                 buf.set_filled(start + head.unwrap_or(at));
-                let mut rest = Bytes::from_static(match head {
-                    Some(_) => INSTEAD,
-                    // hyper's buffer is full, and it says so.
-                    None if why == TOO_LARGE => b"",
-                    None => POISON,
-                });
+                let instead = head.map_or(POISON, |_| INSTEAD);
+                let mut rest = Bytes::from_static(instead);
                 give(&mut rest, buf);
                 self.state = match head {
                     Some(_) => State::Replaced(rest),
@@ -207,7 +264,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Guard<I> {
             Some(wait) if wait.head == head => wait,
             wait => wait.insert(Wait {
                 head,
-                until: Box::pin(tokio::time::sleep(self.patience)),
+                until: Box::pin(tokio::time::sleep(self.heads.patience)),
             }),
         };
         ready!(wait.until.as_mut().poll(cx));
@@ -249,7 +306,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Guard<I> {
 /// Where each message of a stream ends in which nobody switches protocols, up to where it is refused.
 #[cfg(feature = "fuzz")]
 pub(crate) fn message_ends(stream: &[u8]) -> Vec<usize> {
-    let mut scanner = Scanner::new(usize::MAX);
+    let mut scanner = Scanner::new(usize::MAX, usize::MAX);
     let mut ends = Vec::new();
     for (at, byte) in stream.iter().enumerate() {
         if let Scan::Refuse { .. } = scanner.scan(&[*byte]) {
@@ -312,6 +369,24 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<I> {
     }
 }
 
+/// Writes the answer in the place of hyper's, of which `length` bytes count as written then.
+#[cold]
+fn poll_instead(
+    inner: &mut (impl AsyncWrite + Unpin),
+    cx: &mut Context<'_>,
+    answer: &mut Bytes,
+    length: usize,
+) -> Poll<io::Result<usize>> {
+    while answer.has_remaining() {
+        let written = ready!(Pin::new(&mut *inner).poll_write(cx, answer))?;
+        if written == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        answer.advance(written);
+    }
+    Poll::Ready(Ok(length))
+}
+
 impl<I: AsyncWrite + Unpin> AsyncWrite for Guard<I> {
     #[inline]
     fn poll_write(
@@ -321,6 +396,9 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Guard<I> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.unflushed = true;
+        if let Some(answer) = &mut this.answer {
+            return poll_instead(&mut this.inner, cx, answer, buf.len());
+        }
         Pin::new(&mut this.inner).poll_write(cx, buf)
     }
 
@@ -332,6 +410,10 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Guard<I> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.unflushed = true;
+        if let Some(answer) = &mut this.answer {
+            let length = bufs.iter().map(|buf| buf.len()).sum();
+            return poll_instead(&mut this.inner, cx, answer, length);
+        }
         Pin::new(&mut this.inner).poll_write_vectored(cx, bufs)
     }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use super::connection::ConnectionRecord;
 use super::json::{Object, key};
-use super::record::{RequestRecord, ResponseFlags};
+use super::record::{RefusedHead, RequestRecord, ResponseFlags};
 use crate::config::Cluster;
 use crate::conn::Downstream;
 use writer::Writer;
@@ -136,6 +136,23 @@ impl Lines {
         });
     }
 
+    /// A head was refused, so that there never was a request.
+    pub(super) fn refused(&mut self, refused: &RefusedHead<'_>) {
+        self.write(SystemTime::now(), |object| {
+            object.null(key!("method"));
+            object.null(key!("path"));
+            object.plain(key!("protocol"), "HTTP/1.1");
+            object.number(key!("response_code"), refused.status.as_u16().into());
+            let mut flags = ResponseFlags::default();
+            flags.insert(refused.flag);
+            ending(object, flags, refused.details);
+            traffic(object, (0, 0), Duration::ZERO);
+            nothing_asked(object);
+            ends(object, refused.downstream, None, None);
+            object.null(key!("route_name"));
+        });
+    }
+
     pub(super) fn connection(&mut self, record: &ConnectionRecord) {
         self.write(record.start_time, |object| {
             for key in [key!("method"), key!("path"), key!("protocol")] {
@@ -145,15 +162,7 @@ impl Lines {
             ending(object, record.flags, record.details);
             let bytes_moved = (record.bytes_received, record.bytes_sent);
             traffic(object, bytes_moved, record.duration);
-            for key in [
-                key!("upstream_service_time"),
-                key!("x_forwarded_for"),
-                key!("user_agent"),
-                key!("request_id"),
-                key!("authority"),
-            ] {
-                object.null(key);
-            }
+            nothing_asked(object);
             let cluster = record.cluster.as_deref();
             ends(object, &record.downstream, record.upstream, cluster);
             object.null(key!("route_name"));
@@ -232,6 +241,19 @@ fn ending(object: &mut Object<'_>, flags: ResponseFlags, details: &str) {
     object.text(key!("response_code_details"), details);
     object.null(key!("connection_termination_details"));
     object.null(key!("upstream_transport_failure_reason"));
+}
+
+/// What only a request has.
+fn nothing_asked(object: &mut Object<'_>) {
+    for key in [
+        key!("upstream_service_time"),
+        key!("x_forwarded_for"),
+        key!("user_agent"),
+        key!("request_id"),
+        key!("authority"),
+    ] {
+        object.null(key);
+    }
 }
 
 fn traffic(object: &mut Object<'_>, (received, sent): (u64, u64), duration: Duration) {

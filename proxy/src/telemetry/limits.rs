@@ -33,8 +33,10 @@ pub enum Limit {
     Requests,
     /// Memory: connections, and then requests, are refused.
     Memory,
-    /// Bytes or fields of an HTTP/1 request's head: it is refused with 431.
+    /// Bytes or fields of a head on HTTP/1: a request is refused with 414 or 431, an answer becomes 502.
     Head,
+    /// Time that the head of an HTTP/1 request takes: it is refused.
+    HeadTime,
     /// Time of a connection without a first request: it is closed.
     FirstRequest,
     /// Time of a connection without another request: it is closed.
@@ -66,12 +68,13 @@ pub enum Limit {
 impl Limit {
     /// Every one of them.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Connections,
         Self::Files,
         Self::Requests,
         Self::Memory,
         Self::Head,
+        Self::HeadTime,
         Self::FirstRequest,
         Self::Idle,
         Self::Body,
@@ -96,6 +99,7 @@ impl Limit {
             Self::Requests => "requests",
             Self::Memory => "memory",
             Self::Head => "head",
+            Self::HeadTime => "head_time",
             Self::FirstRequest => "first_request",
             Self::Idle => "idle",
             Self::Body => "body",

@@ -72,6 +72,19 @@ pub struct RequestRecord {
     pub messages_sent: Messages,
 }
 
+/// The head of a request that was refused, so that there never was a request.
+#[derive(Clone, Copy, Debug)]
+pub struct RefusedHead<'a> {
+    /// The connection that it came on.
+    pub downstream: &'a Downstream,
+    /// Status that the client got.
+    pub status: StatusCode,
+    /// What was wrong.
+    pub flag: ResponseFlag,
+    /// The same in words.
+    pub details: &'static str,
+}
+
 /// Why a response is not simply the app's; the short names are Envoy's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseFlag {

@@ -17,6 +17,7 @@ use super::{ConnectError, Target};
 use crate::conn::Direction;
 use crate::io::{Ended, Frames, IoStream, Whose};
 use crate::net::Reach;
+use crate::settings::Bounds;
 use crate::telemetry::{Limits, Who};
 use crate::worker::Worker;
 
@@ -24,9 +25,6 @@ use crate::worker::Worker;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// ... and is broken when none comes within this.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Bytes that are read ahead of an HTTP/1 connection, and again that are written behind, at most.
-const MAX_BUFFER: usize = 64 * 1024;
 
 /// Streams whose late frames are still expected after their client has left; the frames of others count as errors,
 /// and too many errors end the connection.
@@ -61,10 +59,20 @@ impl Drop for Driver {
     }
 }
 
-pub(super) async fn http1(mut io: IoStream, guard: ConnectionGuard) -> Result<Idle, ConnectError> {
+pub(super) async fn http1(
+    mut io: IoStream,
+    guard: ConnectionGuard,
+    bounds: &Bounds,
+) -> Result<Idle, ConnectError> {
     let probe = io.probe()?;
-    let (sender, connection) = http1::Builder::new()
-        .max_buf_size(MAX_BUFFER)
+    let mut builder = http1::Builder::new();
+    // What the head of an answer may take is also what is read ahead, and written behind, at most.
+    builder.max_buf_size(bounds.head);
+    if bounds.fields != Bounds::default().fields {
+        // hyper's own number needs no allocation.
+        builder.max_headers(bounds.fields);
+    }
+    let (sender, connection) = builder
         .handshake(TokioIo::new(io))
         .await
         .map_err(ConnectError::Handshake)?;

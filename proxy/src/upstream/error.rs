@@ -54,7 +54,13 @@ pub enum UpstreamError {
     Coded,
     /// The request's head is larger than it may be on HTTP/2; nothing was sent.
     #[error("the head of the request is too large for HTTP/2")]
-    TooLarge,
+    TooLarge {
+        /// Whether its target alone is.
+        target: bool,
+    },
+    /// The head of the answer is larger than it may be.
+    #[error("the head of the upstream's answer is too large")]
+    AnswerTooLarge(#[source] hyper::Error),
     /// The peer switched protocols though nobody asked it to.
     #[error("the upstream switched protocols unasked")]
     UnwantedUpgrade,
@@ -82,7 +88,8 @@ impl UpstreamError {
             | Self::Reset(_)
             | Self::Closed(_)
             | Self::Coded
-            | Self::TooLarge
+            | Self::TooLarge { .. }
+            | Self::AnswerTooLarge(_)
             | Self::UnwantedUpgrade
             | Self::Malformed(_) => false,
         }
@@ -107,7 +114,9 @@ impl UpstreamError {
                 () => Self::Closed(error),
             };
         }
-        if error.is_parse() {
+        if error.is_parse_too_large() {
+            Self::AnswerTooLarge(error)
+        } else if error.is_parse() {
             Self::Malformed(error)
         } else {
             Self::Closed(error)

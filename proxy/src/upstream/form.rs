@@ -35,10 +35,12 @@ impl Head {
             HttpVersion::Http1 if is_http2 => Ok(self.into_http1(body)),
             HttpVersion::Http2 if !is_http2 => {
                 let head = self.into_http2(address);
-                match head.http2_size() <= limit as usize {
-                    true => Ok(head),
-                    false => Err(UpstreamError::TooLarge),
+                let limit = limit as usize;
+                if head.http2_size() <= limit {
+                    return Ok(head);
                 }
+                let target = head.uri.path_and_query().map_or(0, |it| it.as_str().len()) > limit;
+                Err(UpstreamError::TooLarge { target })
             }
             HttpVersion::Http1 | HttpVersion::Http2 => Ok(self),
         }

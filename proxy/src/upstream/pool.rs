@@ -206,7 +206,7 @@ impl Pools {
         connection: ConnectionGuard,
     ) -> Result<Lease, ConnectError> {
         let io = connect::connect(worker, target, HttpVersion::Http1).await?;
-        let idle = drive::http1(io, connection).await?;
+        let idle = drive::http1(io, connection, &worker.settings.bounds).await?;
         Ok(Shelf::lease_http1(shelf, idle, false))
     }
 

@@ -13,8 +13,16 @@ use super::REFUSED;
 const MAX_CHUNK_LINE: usize = 4 * 1024;
 /// Longest body or chunk: what every reader can count, also with a sign.
 const MAX_LENGTH: u64 = i64::MAX as u64;
-/// Why a head is refused that is longer than it may be.
+/// Longest target that `http` can hold.
+const MAX_TARGET: usize = u16::MAX as usize - 1;
+/// Where a method ends, if a line begins with one.
+const LONGEST_METHOD: usize = 64;
+/// Why a head is refused that is longer than it may be ...
 pub(super) const TOO_LARGE: &str = "a head that is too large";
+/// ... or has more fields, ...
+pub(super) const TOO_MANY: &str = "a head with too many fields";
+/// ... or would be without its target.
+pub(super) const TOO_LONG: &str = "a target that is too long";
 pub(super) const BAD_HOST: &str = "a host that is none";
 
 /// What to do with bytes.
@@ -41,6 +49,8 @@ pub(super) struct Scanner {
     messages: u32,
     /// Longest head, and longest line of a trailer.
     longest: usize,
+    /// Most fields of a head.
+    most: usize,
     /// Bytes of the head so far.
     taken: usize,
     /// The beginning of a line whose end has not come yet.
@@ -74,6 +84,7 @@ enum Next {
 #[derive(Clone, Copy, Debug, Default)]
 struct Head {
     http10: bool,
+    fields: usize,
     host: bool,
     length: Option<u64>,
     chunked: bool,
@@ -85,9 +96,10 @@ type Judged<T> = Result<T, &'static str>;
 
 impl Scanner {
     /// At the beginning of a stream.
-    pub(super) fn new(longest: usize) -> Self {
+    pub(super) fn new(longest: usize, most: usize) -> Self {
         Self {
             longest,
+            most,
             ..Self::default()
         }
     }
@@ -100,6 +112,11 @@ impl Scanner {
             _ => false,
         };
         open.then_some(self.messages)
+    }
+
+    /// Whether what comes next belongs to a head.
+    pub(super) fn in_head(&self) -> bool {
+        matches!(self.expect, Expect::RequestLine | Expect::Field)
     }
 
     /// Messages that have ended.
@@ -127,7 +144,6 @@ impl Scanner {
                     Ok(None) => return Scan::Pass,
                     Err((offset, why)) => {
                         let at = at + offset;
-                        let head = head.filter(|_| why != TOO_LARGE);
                         return Scan::Refuse { at, head, why };
                     }
                 }
@@ -154,11 +170,11 @@ impl Scanner {
     /// What the line means that `rest` goes on with, and where it ends. If it does not, `rest` is kept.
     fn line(&mut self, rest: &[u8]) -> Result<Option<(usize, Next)>, (usize, &'static str)> {
         let end = self.line_end(rest)?;
-        if matches!(self.expect, Expect::RequestLine | Expect::Field) {
+        if self.in_head() {
             let length = end.unwrap_or(rest.len());
             let room = self.longest - self.taken;
             if length > room {
-                return Err((room, TOO_LARGE));
+                return Err((room, self.too_large(rest)));
             }
             self.taken += length;
         }
@@ -167,6 +183,16 @@ impl Scanner {
             Ok(next) => Ok(Some((end, next))),
             // Without its line feed it is no line.
             Err(why) => Err((end - 1, why)),
+        }
+    }
+
+    /// Why a head is refused that goes on with `rest`, and is too large: for its target, if not even that has ended.
+    #[cold]
+    fn too_large(&self, rest: &[u8]) -> &'static str {
+        let mut begin = self.line.iter().chain(rest).take(LONGEST_METHOD);
+        match self.expect {
+            Expect::RequestLine if begin.any(|byte| *byte == b' ') => TOO_LONG,
+            _ => TOO_LARGE,
         }
     }
 
@@ -222,6 +248,10 @@ impl Scanner {
             }
             Expect::Field if line.is_empty() => self.head.body(),
             Expect::Field => {
+                self.head.fields += 1;
+                if self.head.fields > self.most {
+                    return Err(TOO_MANY);
+                }
                 self.head.field(line)?;
                 Ok(Next::Expect(Expect::Field))
             }
@@ -299,6 +329,9 @@ fn request_line(line: &[u8]) -> Judged<Head> {
     let (target, version) = cut(b' ', rest);
     if method == REFUSED.as_bytes() {
         return Err("a method that is reserved");
+    }
+    if target.len() > MAX_TARGET {
+        return Err(TOO_LONG);
     }
     if memchr(b'#', target).is_some() {
         return Err("a fragment in the target");

@@ -14,7 +14,7 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// Why a stream that comes in pieces of `size` bytes is refused, if it is.
 fn refused(stream: &[u8], size: usize) -> Option<&'static str> {
-    let mut scanner = Scanner::new(64 * 1024);
+    let mut scanner = Scanner::new(64 * 1024, 100);
     for mut piece in stream.chunks(size) {
         loop {
             match scanner.scan(piece) {
@@ -136,6 +136,27 @@ fn only_messages_that_leave_no_doubt_pass() {
     }
 }
 
+fn heads(longest: usize) -> Heads {
+    Heads {
+        patience: PATIENCE,
+        longest,
+        most: 100,
+        answer: |why| {
+            let status = status(why);
+            format!("HTTP/1.1 {status} x\r\nconnection: close\r\ncontent-length: 3\r\n\r\nwhy")
+                .into()
+        },
+    }
+}
+
+fn status(why: Refusal) -> u16 {
+    match why {
+        Refusal::Malformed(_) => 400,
+        Refusal::TargetTooLong => 414,
+        Refusal::HeadTooLarge | Refusal::TooManyFields => 431,
+    }
+}
+
 /// Serves what a client sends, `size` bytes at a time, and returns what it gets back.
 async fn exchange(stream: &[u8], size: usize) -> String {
     exchange_up_to(stream, size, 64 * 1024).await
@@ -144,15 +165,15 @@ async fn exchange(stream: &[u8], size: usize) -> String {
 /// The same with heads of `longest` bytes at most.
 async fn exchange_up_to(stream: &[u8], size: usize, longest: usize) -> String {
     let (mut client, server) = duplex(64 * 1024);
-    let (guard, gate) = Guard::new(server, PATIENCE, longest);
+    let (guard, gate) = Guard::new(server, heads(longest));
     let service = service_fn(move |request: Request<Incoming>| {
         let gate = gate.clone();
         async move {
             if request.method().as_str() == REFUSED {
                 let response = Response::builder()
-                    .status(400)
+                    .status(status(gate.refused().unwrap().why))
                     .header("connection", "close");
-                return Ok(response.body(String::new()).unwrap());
+                return Ok(response.body("why".to_owned()).unwrap());
             }
             if request.headers().contains_key("upgrade") {
                 gate.answered(false);
@@ -164,7 +185,7 @@ async fn exchange_up_to(stream: &[u8], size: usize, longest: usize) -> String {
     });
     let serving = http1::Builder::new()
         .half_close(true)
-        .max_buf_size(longest)
+        .max_buf_size(longest + Heads::MORE)
         .serve_connection(TokioIo::new(guard), service);
     let talking = async {
         for piece in stream.chunks(size) {
@@ -219,24 +240,45 @@ async fn a_refused_request_gets_400_after_the_answers_before_it() {
 }
 
 #[tokio::test]
-async fn a_head_that_is_too_large_gets_431_however_it_comes() {
-    for (bytes, status) in [
-        (8_192, "200"),
-        (8_193, "431"),
-        (9_000, "431"),
-        (100_000, "431"),
-    ] {
-        let head = format!(
+async fn a_head_that_is_too_large_is_told_so_however_it_comes() {
+    const LONGEST: usize = 8_192;
+    let value = |bytes| {
+        format!(
             "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
             "v".repeat(bytes - 32)
-        );
+        )
+    };
+    let target = |bytes| {
+        format!(
+            "GET /{} HTTP/1.1\r\nHost: a\r\n\r\n",
+            "t".repeat(bytes - 27)
+        )
+    };
+    let fields = |count| {
+        let fields: String = (1..count).map(|n| format!("x-{n}: v\r\n")).collect();
+        format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n")
+    };
+    for (head, status) in [
+        (value(LONGEST), "200"),
+        (value(LONGEST + 1), "431"),
+        (value(100_000), "431"),
+        (target(LONGEST), "200"),
+        (target(LONGEST + 100), "414"),
+        (target(100_000), "414"),
+        ("x".repeat(10_000), "431"),
+        (fields(100), "200"),
+        (fields(101), "431"),
+        (fields(1_000), "431"),
+    ] {
         for size in [5, 4_000, usize::MAX] {
-            let answer = exchange_up_to(format!("{GET}{head}").as_bytes(), size, 8_192).await;
-            assert_eq!(
-                seen(&answer).0,
-                ["200", status],
-                "{bytes} bytes, {size} at a time"
+            let answer = exchange_up_to(format!("{GET}{head}").as_bytes(), size, LONGEST).await;
+            let begin = &head[..head.len().min(40)];
+            let what = format!(
+                "{begin} of {} bytes, {size} at a time: {answer}",
+                head.len()
             );
+            assert_eq!(seen(&answer).0, ["200", status], "{what}");
+            assert_eq!(status != "200", answer.ends_with("\r\n\r\nwhy"), "{what}");
         }
     }
 }
@@ -281,7 +323,7 @@ async fn a_declined_upgrade_is_followed_by_ordinary_requests_that_are_looked_at(
 async fn after_a_switch_every_byte_passes() {
     let upgrade = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n";
     let (mut client, server) = duplex(1024);
-    let (mut guard, gate) = Guard::new(server, PATIENCE, 64 * 1024);
+    let (mut guard, gate) = Guard::new(server, heads(64 * 1024));
     client.write_all(upgrade).await.unwrap();
     client.write_all(b"\x81\0\n\n").await.unwrap();
     let mut head = vec![0; upgrade.len()];
@@ -301,7 +343,7 @@ async fn after_a_switch_every_byte_passes() {
 /// and how long that took.
 async fn paced(pieces: &[(&str, u64)]) -> (String, Duration) {
     let (mut client, server) = duplex(1024);
-    let (guard, gate) = Guard::new(server, PATIENCE, 64 * 1024);
+    let (guard, gate) = Guard::new(server, heads(64 * 1024));
     let echo = service_fn(|request: Request<Incoming>| async {
         Ok::<_, hyper::Error>(Response::new(request.into_body()))
     });

@@ -119,10 +119,23 @@ fn refused() -> Vec<Row> {
             .refused(431),
         row("a target of 65 KB")
             .class(21)
-            .rfc("9112 3")
+            .rfc("9110 15.5.15")
             .sends(format!(
                 "GET /{} HTTP/1.1\r\nHost: a\r\n\r\n",
                 "a".repeat(66_000)
+            ))
+            .refused(414),
+        row("a target of a megabyte that never ends")
+            .class(21)
+            .rfc("9110 15.5.15")
+            .sends(format!("GET /{}", "a".repeat(1_000_000)))
+            .refused(414),
+        row("a method of 70 KB")
+            .class(21)
+            .rfc("9112 3")
+            .sends(format!(
+                "{} / HTTP/1.1\r\nHost: a\r\n\r\n",
+                "M".repeat(70_000)
             ))
             .refused(431),
         row("a head that never ends")
