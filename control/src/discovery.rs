@@ -6,6 +6,8 @@
 
 mod admission;
 mod catalog;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod index;
 mod metrics;
 mod node;

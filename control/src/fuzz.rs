@@ -2,6 +2,8 @@
 //!
 //! Only with the feature `fuzz`, which no program has.
 
+pub use crate::discovery::fuzz::{Conversation, Told};
+
 use crate::ca::{Caller, JwksReview, TokenError};
 use crate::source::Problem;
 use crate::store::Event;

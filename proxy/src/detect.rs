@@ -61,8 +61,9 @@ pub async fn detect(
         None if seen.is_empty() => None,
         _ => Some(Instant::now() + HESITATION),
     };
+    let mut classifier = Classifier::default();
     loop {
-        match classify(seen) {
+        match classifier.look(seen) {
             Some(carries) => return Ok(carries),
             None if seen.len() >= MAX_BYTES => return Ok(Carries::Opaque),
             None => {}
@@ -97,14 +98,30 @@ pub fn replay(seen: BytesMut) -> Bytes {
 /// What bytes are the beginning of; `None`: more are needed.
 #[must_use]
 pub fn classify(bytes: &[u8]) -> Option<Carries> {
-    let first = *bytes.first()?;
-    if first == hello::HANDSHAKE_RECORD {
-        return match hello::read(bytes) {
-            hello::Read::More => None,
-            hello::Read::Hello(hello) => Some(Carries::Tls(Box::new(hello))),
-            hello::Read::NotHello => Some(Carries::Opaque),
-        };
+    Classifier::default().look(bytes)
+}
+
+/// Looks at the first bytes of a connection each time that more of them have come.
+#[derive(Debug, Default)]
+pub struct Classifier {
+    hello: hello::Partial,
+}
+
+impl Classifier {
+    /// What the connection carries; `bytes` are all that came so far. `None`: more are needed.
+    pub fn look(&mut self, bytes: &[u8]) -> Option<Carries> {
+        if *bytes.first()? == hello::HANDSHAKE_RECORD {
+            return match self.hello.read(bytes) {
+                hello::Read::More => None,
+                hello::Read::Hello(hello) => Some(Carries::Tls(Box::new(hello))),
+                hello::Read::NotHello => Some(Carries::Opaque),
+            };
+        }
+        http(bytes)
     }
+}
+
+fn http(bytes: &[u8]) -> Option<Carries> {
     let compared = bytes.len().min(H2_PREFACE.len());
     if bytes[..compared] == H2_PREFACE[..compared] {
         return (compared == H2_PREFACE.len()).then_some(Carries::Http(HttpVersion::Http2));

@@ -443,9 +443,10 @@ impl Subscription {
                 entry.rejected = refused;
             }
         }
-        if let Some(mut error) = reply.error {
-            error.truncate(error.floor_char_boundary(MAX_ERROR_TEXT));
-            self.status.last_error = Some(error);
+        if let Some(error) = reply.error {
+            // Copied: cut off where it is, it would keep all the memory that the client's text took.
+            let kept = &error[..error.floor_char_boundary(MAX_ERROR_TEXT)];
+            self.status.last_error = Some(kept.to_owned());
             return Verdict::Refused;
         }
         self.status.acked_nonce = Some(sent.nonce);

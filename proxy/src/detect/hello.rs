@@ -39,35 +39,46 @@ pub(super) enum Read {
     NotHello,
 }
 
-/// Reads the ClientHello that `bytes` begin with.
-pub(super) fn read(bytes: &[u8]) -> Read {
-    let mut message = Vec::new();
-    let mut rest = bytes;
-    loop {
-        let fragment = match record(rest) {
-            Record::More => &[],
-            Record::NotHandshake => return Read::NotHello,
-            Record::Fragment(fragment, after) => {
-                rest = after;
-                fragment
+/// What has come of a ClientHello. A record is looked at once, however small it is and however slowly others follow.
+#[derive(Debug, Default)]
+pub(super) struct Partial {
+    /// Bytes of the connection whose records are in `message`.
+    taken: usize,
+    message: Vec<u8>,
+}
+
+impl Partial {
+    /// Reads the ClientHello that `bytes` begin with: what came before, and more.
+    pub(super) fn read(&mut self, bytes: &[u8]) -> Read {
+        loop {
+            let rest = bytes.get(self.taken..).unwrap_or_default();
+            let fragment = match record(rest) {
+                Record::More => &[],
+                Record::NotHandshake => return Read::NotHello,
+                Record::Fragment(fragment) => fragment,
+            };
+            if !fragment.is_empty() {
+                self.taken += RECORD_HEADER + fragment.len();
+                self.message.extend_from_slice(fragment);
             }
-        };
-        message.extend_from_slice(fragment);
-        if message.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
-            return Read::NotHello;
-        }
-        if let Some((header, body)) = message.split_at_checked(4) {
-            let length =
-                usize::from(header[1]) << 16 | usize::from(header[2]) << 8 | usize::from(header[3]);
-            if length > MAX_HELLO {
+            let message = &self.message;
+            if message.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
                 return Read::NotHello;
             }
-            if let Some(body) = body.get(..length) {
-                return parse(body).map_or(Read::NotHello, Read::Hello);
+            if let Some((header, body)) = message.split_at_checked(4) {
+                let length = usize::from(header[1]) << 16
+                    | usize::from(header[2]) << 8
+                    | usize::from(header[3]);
+                if length > MAX_HELLO {
+                    return Read::NotHello;
+                }
+                if let Some(body) = body.get(..length) {
+                    return parse(body).map_or(Read::NotHello, Read::Hello);
+                }
             }
-        }
-        if fragment.is_empty() {
-            return Read::More;
+            if fragment.is_empty() {
+                return Read::More;
+            }
         }
     }
 }
@@ -75,8 +86,8 @@ pub(super) fn read(bytes: &[u8]) -> Read {
 enum Record<'a> {
     More,
     NotHandshake,
-    /// The payload, and what comes after it.
-    Fragment(&'a [u8], &'a [u8]),
+    /// The payload.
+    Fragment(&'a [u8]),
 }
 
 fn record(bytes: &[u8]) -> Record<'_> {
@@ -92,10 +103,7 @@ fn record(bytes: &[u8]) -> Record<'_> {
     if length == 0 || length > MAX_RECORD {
         return Record::NotHandshake;
     }
-    match rest.split_at_checked(length) {
-        Some((fragment, after)) => Record::Fragment(fragment, after),
-        None => Record::More,
-    }
+    rest.get(..length).map_or(Record::More, Record::Fragment)
 }
 
 fn parse(body: &[u8]) -> Option<Hello> {

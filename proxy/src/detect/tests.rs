@@ -150,6 +150,30 @@ fn reads_name_and_protocols_of_a_client_hello() {
     assert!(hello.is_mesh());
 }
 
+#[test]
+fn no_record_of_a_client_hello_is_looked_at_twice() {
+    let flight = fragmented(&client_hello("shop.example", &[b"h2"]), 1);
+    let mut classifier = Classifier::default();
+    let mut seen = Vec::new();
+    for (at, byte) in flight.iter().enumerate() {
+        assert_eq!(
+            classifier.look(&seen),
+            None,
+            "{at} of {} bytes",
+            flight.len()
+        );
+        // What is complete may be anything by now, but for the byte that says that this is TLS.
+        seen.push(*byte);
+        let complete = at / 6 * 6;
+        seen[..complete].fill(22);
+    }
+    let Some(Carries::Tls(hello)) = classifier.look(&seen) else {
+        panic!("a ClientHello in records of one byte")
+    };
+    assert_eq!(hello.server_name.as_deref(), Some("shop.example"));
+    assert_ne!(classify(&seen), Some(Carries::Tls(hello)));
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2048)) {

@@ -1,12 +1,13 @@
 //! The ClientHello reader beside rustls.
 //!
 //! What both take says the same: the same protocols, and the same server name where rustls gives one. Whatever rustls
-//! takes for a mesh peer's hello is one for us as well, and no other is. More bytes never change an answer.
+//! takes for a mesh peer's hello is one for us as well, and no other is. More bytes never change an answer, and who looks
+//! each time that some have come gets the same one.
 
 #![no_main]
 
 use rustls::server::Acceptor;
-use tulle_proxy::detect::{Carries, Hello, classify};
+use tulle_proxy::detect::{Carries, Classifier, Hello, classify};
 
 tulle_fuzz::target!(|data: &[u8]| {
     let ours = hello(data);
@@ -15,6 +16,10 @@ tulle_fuzz::target!(|data: &[u8]| {
             assert_eq!(classify(data), Some(early), "after {end} bytes");
         }
     }
+    let mut classifier = Classifier::default();
+    let mut ends = (0..data.len()).step_by(1 + data.len() / 64);
+    let early = ends.find_map(|end| classifier.look(&data[..end]));
+    assert_eq!(early.or_else(|| classifier.look(data)), classify(data));
     let Some(theirs) = accepted(data) else {
         return;
     };

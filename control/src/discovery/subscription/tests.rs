@@ -313,6 +313,19 @@ fn initial_versions_count_in_the_first_request_only() {
 }
 
 #[test]
+fn of_a_clients_reason_only_the_beginning_stays_in_memory() {
+    let shelf = Shelf::with(&["a"]);
+    let mut subscription = new(ResourceType::Endpoints);
+    apply(&mut subscription, &shelf, subscribe(&["a"]));
+    shelf.drain(&mut subscription);
+    let reason = "\u{e9}".repeat(1 << 20);
+    apply(&mut subscription, &shelf, reply("n0", Some(&reason)));
+    let kept = subscription.status.last_error.expect("a reason");
+    assert_eq!(kept.len(), MAX_ERROR_TEXT);
+    assert!(kept.capacity() < 2 * MAX_ERROR_TEXT, "{}", kept.capacity());
+}
+
+#[test]
 fn a_refused_version_is_not_pushed_again_but_the_next_one_is() {
     let mut shelf = Shelf::with(&["a"]);
     let mut subscription = new(ResourceType::Endpoints);
