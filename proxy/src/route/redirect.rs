@@ -26,10 +26,10 @@ pub fn location(
 ) -> Result<HeaderValue, RedirectError> {
     let authority = authority(request);
     let scheme = redirect.scheme.as_ref().unwrap_or(&Scheme::HTTP);
-    let host = redirect
-        .host
-        .as_deref()
-        .or_else(|| authority.as_ref().map(Authority::host));
+    // `Host: :80` is none.
+    let asked = authority.as_ref().map(Authority::host);
+    let asked = asked.filter(|host| !host.is_empty());
+    let host = redirect.host.as_deref().or(asked);
     let well_known = if *scheme == Scheme::HTTPS { 443 } else { 80 };
     let port = match (redirect.port, &redirect.scheme) {
         (Some(port), _) => port,
