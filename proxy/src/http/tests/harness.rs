@@ -74,7 +74,7 @@ pub(super) fn run_still<T>(test: impl Future<Output = T>) -> T {
     let runtime = builder.enable_all().start_paused(true).build().unwrap();
     // The clock does not jump as long as a thread of the runtime is at work; this one is until the test is over or hangs.
     let (_over, work) = std::sync::mpsc::channel::<()>();
-    runtime.spawn_blocking(move || work.recv_timeout(Duration::from_secs(60)));
+    runtime.spawn_blocking(move || work.recv_timeout(Duration::from_secs(600)));
     let deadline = Duration::from_secs(3600);
     LocalSet::new().block_on(&runtime, async {
         tokio::time::timeout(deadline, test)
