@@ -6,6 +6,7 @@
 //! and memory, never the time on the wall.
 
 mod clients;
+mod configured;
 mod heads;
 mod servers;
 mod siege;
@@ -14,6 +15,7 @@ mod streams;
 pub(crate) fn cases() -> Vec<tulle_tests::Case> {
     let files = [
         clients::cases(),
+        configured::cases(),
         heads::cases(),
         streams::cases(),
         servers::cases(),
