@@ -101,7 +101,7 @@ impl Conversation {
     {
         for phase in [Phase::Make, Phase::Break] {
             for (kind, subscription) in &mut self.subscriptions {
-                let lookup = |name: &Name| {
+                let lookup = |name: &Name, _| {
                     let content = shelf(*kind, name)?;
                     Some(Arc::new(Encoded::new(*kind, Bytes::from_static(content))))
                 };

@@ -26,13 +26,18 @@ use tulle_fuzz::http1::{self as reference, Message, Stream};
 use tulle_fuzz::input::seed;
 use tulle_fuzz::wire::Wire;
 use tulle_proxy::fuzz::http1_message_ends;
-use tulle_proxy::io::{Guard, REFUSED};
+use tulle_proxy::io::{Guard, Heads, REFUSED};
 
 /// What the guard gives on in the place of what it refuses: a request of its own for a head, else what hyper refuses.
 const INSTEAD: &[u8] = b"TULLE-REFUSED / HTTP/1.1\r\nhost: -\r\n\r\n";
 const POISON: &[u8] = b"\0\n\n";
-/// Longest head; hyper takes no less.
-const HEAD: usize = 8 * 1024;
+/// hyper takes no shorter heads, and no more fields.
+const HEADS: Heads = Heads {
+    patience: Duration::MAX,
+    longest: 8 * 1024,
+    most: 100,
+    answer: |_| Bytes::from_static(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n"),
+};
 
 tulle_fuzz::target!(|data: &[u8]| {
     let pieces = [1, 2 + (seed(data) % 61) as usize];
@@ -66,7 +71,7 @@ struct Guarded {
 }
 
 fn guarded(data: &[u8], size: usize, switched: bool) -> Guarded {
-    let (mut guard, gate) = Guard::new(Wire::new(data, size), Duration::MAX, HEAD);
+    let (mut guard, gate) = Guard::new(Wire::new(data, size), HEADS);
     let mut cx = Context::from_waker(std::task::Waker::noop());
     let mut passed = Vec::new();
     loop {
@@ -163,7 +168,7 @@ fn serve(data: &[u8], size: usize) -> Served {
     let served = Arc::new(Mutex::new(Served::default()));
     let wire = Wire::new(data, size);
     let output = wire.output.clone();
-    let (guard, gate) = Guard::new(wire, Duration::MAX, HEAD);
+    let (guard, gate) = Guard::new(wire, HEADS);
     let service = service_fn(|request: Request<Incoming>| {
         let (gate, served) = (gate.clone(), served.clone());
         async move {
@@ -196,7 +201,7 @@ fn serve(data: &[u8], size: usize) -> Served {
     });
     let serving = http1::Builder::new()
         .half_close(true)
-        .max_buf_size(HEAD)
+        .max_buf_size(HEADS.longest + Heads::MORE)
         .serve_connection(TokioIo::new(guard), service);
     let ended = RUNTIME.with(|runtime| runtime.block_on(serving)).is_err();
     let mut served = std::mem::take(&mut *served.lock());
