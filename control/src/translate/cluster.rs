@@ -35,7 +35,12 @@ use super::{ClientKind, endpoints, envoy, protocol};
 use crate::store::World;
 use crate::store::service::{Addressing, AppProtocol};
 
+/// How long connecting to an endpoint may take: there are others.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long connecting to the pod's own app may take. There is no other, and one with a full queue answers the kernel's
+/// second or third attempt, after 1 and 3 s.
+const APP_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a connection to a destination that is not known may take to come about: as long as without a sidecar.
 pub(super) const PASSTHROUGH_CONNECT_TIMEOUT: Duration = Duration::from_secs(120);
@@ -89,7 +94,7 @@ fn of_all(world: &World, name: &str, parsed: &ResourceName) -> Option<(AppProtoc
 fn app(name: &str) -> Cluster {
     Cluster {
         name: name.to_owned(),
-        connect_timeout: Some(filter::duration(CONNECT_TIMEOUT)),
+        connect_timeout: Some(filter::duration(APP_CONNECT_TIMEOUT)),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(
             DiscoveryType::OriginalDst.into(),
         )),

@@ -37,8 +37,9 @@ use sweep::{give, tend};
 
 /// Name of the cluster of destinations that the mesh does not know.
 const PASSTHROUGH: &str = "passthrough";
-/// How long connecting to the app may take.
-const APP_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long connecting to the app may take: an app whose queue is full answers the kernel's second or third attempt,
+/// after 1 and 3 s.
+const APP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long connecting to a destination outside the mesh may take.
 const PASSTHROUGH_TIMEOUT: Duration = Duration::from_secs(10);
 
