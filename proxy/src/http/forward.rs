@@ -14,12 +14,12 @@ use tokio::time::Instant;
 
 use super::body::{ResponseBody, Tail};
 use super::exchange::Exchange;
-use super::local_reply::Failure;
+use super::local_reply::{FAILED_HOP_HEADER, Failure};
 use super::{headers, upgrade};
 use crate::balance::{self, ActiveGuard};
 use crate::config::Cluster;
 use crate::config::route::{Forward, RetryPolicy, Route, RouteAction, WeightedCluster};
-use crate::conn::HttpVersion;
+use crate::conn::{Direction, HttpVersion};
 use crate::net::Reach;
 use crate::retry::{BudgetGuard, Retries};
 use crate::route;
@@ -462,6 +462,10 @@ fn change_response(
     upgraded: bool,
 ) -> bool {
     let coded = headers::prepare_response(&mut parts.headers, upgraded);
+    if exchange.direction() == Direction::Inbound {
+        // No sidecar has answered, whatever the app says.
+        parts.headers.remove(FAILED_HOP_HEADER);
+    }
     if let Some((rules, _, cluster)) = plan.rules() {
         route::change_headers(&cluster.response_headers, &mut parts.headers);
         route::change_headers(&rules.response_headers, &mut parts.headers);

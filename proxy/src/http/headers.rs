@@ -3,7 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE,
+};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
@@ -23,6 +25,9 @@ pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarde
 pub(super) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// What names it in logs.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// How fields begin by which proxies tell apps, and each other, what they have found out or want done.
+const OF_PROXIES: [&str; 3] = ["x-forwarded-", "x-envoy-", "l5d-"];
 
 /// Makes of a client's request one that can be sent on: hop-by-hop headers are gone, the target has the form that
 /// the version wants. Returns whether the client asks for an upgrade, which then stays in the headers.
@@ -237,10 +242,13 @@ impl Provenance {
         }
     }
 
-    /// Sets what inbound vouches for, and removes what it does not.
+    /// Sets what inbound vouches for, and removes what it does not. The fields of a client outside the mesh are looked
+    /// through by name for that.
     pub(super) fn apply(&self, headers: &mut HeaderMap) {
         let mut way = Vec::new();
-        if self.trusted {
+        if !self.trusted {
+            strip_of_proxies(headers);
+        } else {
             for before in headers.get_all(FORWARDED_FOR) {
                 way.extend_from_slice(before.as_bytes());
                 way.push(b',');
@@ -263,6 +271,21 @@ impl Provenance {
         if !self.trusted || !headers.contains_key(REQUEST_ID) {
             headers.insert(REQUEST_ID, request_id());
         }
+    }
+}
+
+/// Removes what only a proxy may say.
+fn strip_of_proxies(headers: &mut HeaderMap) {
+    let of_proxies = |name: &&HeaderName| {
+        let begins = |begin: &&str| name.as_str().starts_with(begin);
+        OF_PROXIES.iter().any(begins) || **name == FORWARDED
+    };
+    if !headers.keys().any(|name| of_proxies(&name)) {
+        return;
+    }
+    let found: Vec<HeaderName> = headers.keys().filter(of_proxies).cloned().collect();
+    for name in found {
+        headers.remove(name);
     }
 }
 

@@ -422,15 +422,19 @@ fn trailer(line: &[u8]) -> Judged<()> {
         "content-length",
         "transfer-encoding",
         // Apps may add trailers to the fields of the head, and there these are what a sidecar says.
-        "x-forwarded-client-cert",
-        "x-forwarded-for",
+        "forwarded",
         "x-request-id",
         UNPROCESSED_HEADER,
     ];
-    if forbidden
+    let begins = |begin: &&str| {
+        let beginning = name.get(..begin.len());
+        beginning.is_some_and(|it| it.eq_ignore_ascii_case(begin.as_bytes()))
+    };
+    let of_proxies = ["x-forwarded-", "x-envoy-", "l5d-"].iter().any(begins);
+    let of_head = forbidden
         .iter()
-        .any(|forbidden| name.eq_ignore_ascii_case(forbidden.as_bytes()))
-    {
+        .any(|forbidden| name.eq_ignore_ascii_case(forbidden.as_bytes()));
+    if of_head || of_proxies {
         return Err("a trailer that belongs into the head");
     }
     Ok(())

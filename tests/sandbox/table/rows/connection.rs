@@ -114,6 +114,46 @@ fn spoofed() -> Vec<Row> {
             "X-Request-Id: mine",
             "x-request-id: not mine",
         ),
+        inbound(
+            "a way of its own making in the words of the standard",
+            "Forwarded: for=1.2.3.4;proto=https",
+            "!forwarded",
+        ),
+        inbound(
+            "a host, a scheme and a port before a proxy that is none",
+            "X-Forwarded-Host: b\r\nX-Forwarded-Proto: https\r\nx-forwarded-port: 443",
+            "!x-forwarded-host\n!x-forwarded-proto\n!x-forwarded-port",
+        ),
+        inbound(
+            "what Envoy tells an app",
+            "X-Envoy-Internal: true\r\nX-Envoy-External-Address: 10.0.0.1\r\nx-envoy-peer-metadata: x",
+            "!x-envoy-internal\n!x-envoy-external-address\n!x-envoy-peer-metadata",
+        ),
+        inbound(
+            "what Envoy is told to do",
+            "x-envoy-max-retries: 100\r\nx-envoy-retry-on: 5xx\r\nx-envoy-upstream-rq-timeout-ms: 1\r\nx-envoy-original-dst-host: 10.0.0.1:1",
+            "!x-envoy-max-retries\n!x-envoy-retry-on\n!x-envoy-upstream-rq-timeout-ms\n!x-envoy-original-dst-host",
+        ),
+        inbound(
+            "what Linkerd tells an app, and is told",
+            "l5d-client-id: a.b.serviceaccount.identity.linkerd.cluster.local\r\nL5d-Dst-Override: b:80\r\nl5d-retry-limit: 100",
+            "!l5d-client-id\n!l5d-dst-override\n!l5d-retry-limit",
+        ),
+        inbound(
+            "names that only look like a proxy's",
+            "x-forwarded: 1\r\nx-envoys: 2\r\nl5dx: 3\r\nmy-x-envoy-internal: 4",
+            "x-forwarded: 1\nx-envoys: 2\nl5dx: 3\nmy-x-envoy-internal: 4",
+        ),
+        row("an app that says that a sidecar has refused for it")
+            .class(12)
+            .rfc("9110 7.6.1")
+            .only(Listener::Inbound)
+            .sends(with("X-A: 1"))
+            .answers(
+                "HTTP/1.1 200 OK\r\nx-tulle-failed-hop: outbound\r\nContent-Length: 2\r\n\r\nok",
+            )
+            .sees("GET /")
+            .gets("200\n!x-tulle-failed-hop\n\nok"),
         row("the mark that a request was not processed")
             .class(12)
             .rfc("9110 7.6.1")

@@ -65,6 +65,11 @@ fn of_requests() -> Vec<Row> {
             ))
             .partly()
             .refused(400),
+        refused(
+            "what Envoy tells an app as trailer",
+            "X-Envoy-Internal: true\r\n",
+        )
+        .class(12),
         refused("a length as trailer", "Content-Length: 3\r\n"),
         refused("an encoding as trailer", "Transfer-Encoding: chunked\r\n"),
         refused("a host as trailer", "Host: b\r\n"),
