@@ -5,6 +5,7 @@
 //! [`local_reply`]. A request lives on its connection's worker and is never handed to another task of ours.
 
 mod body;
+mod crowd;
 mod exchange;
 mod forward;
 mod given_up;

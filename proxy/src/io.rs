@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
-pub use frames::{Calm, Ended, Frames, Whose};
+pub use frames::{Calm, Ended, Frames, Pieces, Whose};
 #[cfg(feature = "fuzz")]
 pub(crate) use guard::message_ends;
 pub use guard::{Gate, Guard, Heads, REFUSED, Refusal, Refused};

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant as TokioInstant;
 
 use super::body::ResponseBody;
+use super::crowd::Crowd;
 use super::given_up::GivenUp;
 use super::headers::{self, FORWARDED_FOR, Provenance, REQUEST_ID};
 use super::local_reply::{self, Failure};
@@ -48,8 +49,12 @@ pub(super) struct Connection {
     /// Ends the connection if its client gives up too many requests; only HTTP/2 has it.
     calm: Option<Calm>,
     given_up: GivenUp,
+    /// Bodies on their way; only HTTP/2 has more than one.
+    pub(super) crowd: Crowd,
     /// Rung when the connection should end, but what runs on it should not.
     unwanted: Notify,
+    /// What for, and in words.
+    why: Cell<(Limit, &'static str)>,
     /// What the connection goes on as after its last request, if that switched protocols.
     tunnel: RefCell<Option<Box<Tunnel>>>,
 }
@@ -74,7 +79,9 @@ impl Connection {
             served: Cell::new(false),
             calm: None,
             given_up: GivenUp::default(),
+            crowd: Crowd::default(),
             unwanted: Notify::new(),
+            why: Cell::new((Limit::H2GivenUp, "")),
             tunnel: RefCell::new(None),
         }
     }
@@ -85,9 +92,28 @@ impl Connection {
         self
     }
 
-    /// Resolves when the connection should end after what runs on it.
-    pub(super) async fn is_unwanted(&self) {
+    /// What ends it and counts what its client sends; only HTTP/2 has it.
+    pub(super) fn calm(&self) -> Option<&Calm> {
+        self.calm.as_ref()
+    }
+
+    /// Resolves when the connection should end after what runs on it: at which limit, and in words.
+    pub(super) async fn is_unwanted(&self) -> (Limit, &'static str) {
         self.unwanted.notified().await;
+        self.why.get()
+    }
+
+    /// The connection should end after what runs on it.
+    pub(super) fn leave(&self, limit: Limit, what: &'static str) {
+        self.why.set((limit, what));
+        self.unwanted.notify_one();
+    }
+
+    /// Its client has reached a limit.
+    pub(super) fn reached(&self, limit: Limit, what: &str) {
+        let downstream = &*self.downstream;
+        let limits = &self.worker.limits;
+        limits.reached(limit, downstream.direction, downstream.into(), what);
     }
 
     /// A client has given a request up. What many clients share goes on for those that are still served.
@@ -97,7 +123,7 @@ impl Connection {
             return;
         }
         if self.downstream.is_mesh_peer() {
-            self.unwanted.notify_one();
+            self.leave(Limit::H2GivenUp, "most requests were given up");
         } else {
             calm.ask();
         }
@@ -228,7 +254,12 @@ impl Exchange {
     pub(super) fn take_body(&mut self, body: Incoming, cap: usize) {
         let grpc = self.record.grpc;
         let streams = grpc && self.connection.version == HttpVersion::Http2;
-        self.replay = Replay::new(body, cap, grpc, streams, self.worker());
+        let calm = self.connection.calm.clone();
+        let counted = calm.is_some();
+        self.replay = Replay::new(body, cap, grpc, streams, calm, self.worker());
+        if counted && let Some(body) = self.replay.waiting() {
+            self.connection.crowd.enter(body);
+        }
     }
 
     /// What a request that will never be complete is answered.
@@ -243,14 +274,13 @@ impl Exchange {
                 self.reached(Limit::Memory, "a large request is cut");
                 Failure::Overload
             }
+            RequestFailure::Crowd => Failure::Crowd,
         }
     }
 
     /// The client has reached a limit.
     pub(super) fn reached(&self, limit: Limit, what: &str) {
-        let downstream = &*self.connection.downstream;
-        let limits = &self.worker().limits;
-        limits.reached(limit, downstream.direction, downstream.into(), what);
+        self.connection.reached(limit, what);
     }
 
     /// Makes of the client's request one that can be sent on, unless there is too much going on. Returns whether the client
@@ -376,6 +406,7 @@ impl Drop for Exchange {
         connection.active.set(connection.active.get() - 1);
         if connection.active.get() == 0 {
             connection.idle_since.set(TokioInstant::now());
+            connection.crowd.clear();
         }
     }
 }

@@ -67,6 +67,9 @@ pub(super) enum Failure {
     /// The client paused for too long.
     #[error("the client paused for too long in its request")]
     SlowBody,
+    /// Too much of the request waited for its app in small pieces.
+    #[error("too many small pieces of the request were waiting")]
+    Crowd,
     /// The client left, or stopped sending its body.
     #[error("the client did not send the whole request")]
     ClientGone,
@@ -203,6 +206,13 @@ impl Failure {
                 F::StreamIdleTimeout,
                 L::DEBUG,
                 "the client paused for too long in its request",
+            ),
+            Self::Crowd => (
+                S::SERVICE_UNAVAILABLE,
+                8,
+                F::Overload,
+                L::DEBUG,
+                "too many small pieces of the request were waiting",
             ),
             Self::ClientGone => (
                 S::BAD_REQUEST,

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tulle_runtime::limits::Way;
 
 use super::body::ResponseBody;
+use super::crowd::relieve;
 use super::exchange::Connection;
 use super::linger::Linger;
 use super::stalls::Streams;
@@ -80,7 +81,11 @@ where
             let (io, calm) =
                 Frames::new(io, Whose::Client, control_frames, settings.patience.unread);
             let connection = Rc::new(connection.calmed_by(calm.clone()));
-            let served = serve_http2(connection.clone(), TokioIo::new(io)).await;
+            let served = tokio::select! {
+                biased;
+                served = serve_http2(connection.clone(), TokioIo::new(io)) => served,
+                () = relieve(&connection) => Ok(()),
+            };
             if let Err(error) = &served {
                 tell_http2(&connection, &calm, error);
             }
@@ -266,11 +271,8 @@ where
                 () = idle(&connection) => Ok(()),
             };
         }
-        () = connection.is_unwanted() => {
-            let downstream = &*connection.downstream;
-            let what = "most requests were given up";
-            let limits = &connection.worker.limits;
-            limits.reached(Limit::H2GivenUp, downstream.direction, downstream.into(), what);
+        (limit, what) = connection.is_unwanted() => {
+            connection.reached(limit, what);
             serving.as_mut().graceful_shutdown();
         }
     }

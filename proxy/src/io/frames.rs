@@ -6,10 +6,12 @@
 //! says `ENHANCE_YOUR_CALM` itself and closes in order. A peer that takes no byte for too long is given up. Frames that are
 //! sent at about the same time leave together.
 //!
-//! [`Calm`] is the other end of it: whoever serves the connection can have it ended so, and learns why it ended.
+//! [`Calm`] is the other end of it: whoever serves the connection can have it ended so, and learns why it ended. [`Pieces`]
+//! keeps count of small pieces of bodies that nobody has taken, for which h2 would end the connection.
 
 mod batch;
 mod budget;
+mod pieces;
 mod scan;
 mod stall;
 
@@ -27,7 +29,8 @@ use tulle_runtime::limits::MAX_HEADER_LIST;
 
 use batch::Batch;
 use budget::Budget;
-use scan::{GOAWAY, HEAD, HEADERS, Scanner};
+pub use pieces::Pieces;
+use scan::{DATA, GOAWAY, HEAD, HEADERS, Scanner};
 use stall::Stall;
 
 /// What a client sends before its first frame.
@@ -69,12 +72,19 @@ pub struct Calm(Arc<Shared>);
 struct Shared {
     asked: AtomicBool,
     ended: OnceLock<Ended>,
+    pieces: Pieces,
 }
 
 impl Calm {
     /// Has the connection end with `ENHANCE_YOUR_CALM` at the peer's next frame.
     pub fn ask(&self) {
         self.0.asked.store(true, Ordering::Relaxed);
+    }
+
+    /// The pieces of bodies that are waiting.
+    #[must_use]
+    pub fn pieces(&self) -> &Pieces {
+        &self.0.pieces
     }
 
     /// Why the connection had to end, if it had to.
@@ -142,6 +152,9 @@ impl<I> Frames<I> {
             self.end(Ended::Asked);
         }
         while let Some((frame, next)) = self.received.next(bytes, at) {
+            if frame.kind == DATA {
+                self.shared.pieces.arrived(frame);
+            }
             if !self.budget.received(frame) {
                 self.end(Ended::ControlFrames);
             }
@@ -239,6 +252,11 @@ impl<I: AsyncRead + Unpin> AsyncRead for Frames<I> {
         if let Some(instead) = &mut this.instead {
             give(instead, buf);
             return Poll::Ready(Ok(()));
+        }
+        if this.shared.pieces.are_too_many() {
+            // Whoever runs this connection sees to them before it is read on.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         let start = buf.filled().len();
         ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;

@@ -3,11 +3,15 @@
 //! It belongs to the request: an attempt reads it through [`RequestBody`], and what was read is kept up to a cap so
 //! that the next attempt can read it again. Past the cap nothing is kept and there are no more retries. Only the
 //! newest attempt gets anything: one that was abandoned just stays silent until its connection drops it.
+//!
+//! What the client has sent may also be taken before anybody asks for it ([`Waiting`]), where too many small pieces wait.
+
+mod ahead;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
@@ -16,7 +20,10 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
+use ahead::{Ahead, Said};
+
 use crate::grpc::Messages;
+use crate::io::Calm;
 use crate::worker::Worker;
 
 /// Pieces that are kept at most: each takes memory beside its bytes.
@@ -48,6 +55,8 @@ pub enum RequestFailure {
     Late,
     /// It is large, and memory is short.
     Overload,
+    /// Too many small pieces of it waited.
+    Crowd,
 }
 
 /// Bytes from which on a body is one of those that are cut when memory is short.
@@ -67,9 +76,17 @@ struct Attempt {
     number: u32,
 }
 
+/// A body's part in how crowded its connection is.
+#[derive(Debug)]
+pub struct Waiting(Weak<RefCell<Shared>>);
+
 #[derive(Debug)]
 struct Shared {
-    source: Incoming,
+    source: Option<Incoming>,
+    /// What was taken from the source and nobody has asked for yet; boxed because few have any.
+    ahead: Option<Box<Ahead>>,
+    /// The connection, if it counts pieces.
+    calm: Option<Calm>,
     /// Length as announced before anything was read.
     announced: SizeHint,
     /// What was read and may be read again.
@@ -131,6 +148,7 @@ impl Replay {
         cap: usize,
         grpc: bool,
         patient: bool,
+        calm: Option<Calm>,
         worker: &Rc<Worker>,
     ) -> Self {
         if source.is_end_stream() {
@@ -138,7 +156,9 @@ impl Replay {
         }
         Self(Some(Rc::new(RefCell::new(Shared {
             announced: source.size_hint(),
-            source,
+            source: Some(source),
+            ahead: None,
+            calm,
             kept: VecDeque::new(),
             kept_bytes: 0,
             cap,
@@ -161,6 +181,12 @@ impl Replay {
     #[must_use]
     pub fn empty() -> Self {
         Self(None)
+    }
+
+    /// Its part in how crowded the connection is; `None`: it has none.
+    #[must_use]
+    pub fn waiting(&self) -> Option<Waiting> {
+        self.0.as_ref().map(|shared| Waiting(Rc::downgrade(shared)))
     }
 
     /// The body for a new attempt, from its beginning; the attempt before gets nothing any more.
@@ -233,6 +259,7 @@ impl Replay {
         }
         this.state = State::Over;
         this.kept.clear();
+        (this.source, this.ahead) = (None, None);
         if let Some(waker) = this.waker.take() {
             waker.wake();
         }
@@ -360,20 +387,37 @@ impl Shared {
         }
     }
 
+    /// The next frame that was taken ahead, or that comes now.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Said> {
+        if let Some(ahead) = &mut self.ahead {
+            if let Some(next) = ahead.next() {
+                return Poll::Ready(next);
+            }
+            self.ahead = None;
+        }
+        loop {
+            let said = match ready!(self.poll_taking(cx)) {
+                Some(Ok(frame)) => frame,
+                other => return Poll::Ready(other),
+            };
+            // A frame without a byte would cost the receiver as much as any other, and too many of them the connection.
+            let empty = said.data_ref().is_some_and(Bytes::is_empty);
+            if !empty || self.has_come() {
+                return Poll::Ready(Some(Ok(self.together(said, cx))));
+            }
+        }
+    }
+
+    /// Whether all of the body has been taken from the source, trailers and all.
+    fn has_come(&self) -> bool {
+        self.source.as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
     fn poll_source(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
-        let polled = loop {
-            let polled = Pin::new(&mut self.source).poll_frame(cx);
-            // A frame without a byte would cost the receiver as much as any other, and too many of them the connection.
-            match &polled {
-                Poll::Ready(Some(Ok(frame)))
-                    if frame.data_ref().is_some_and(Bytes::is_empty)
-                        && !self.source.is_end_stream() => {}
-                _ => break polled,
-            }
-        };
+        let polled = self.poll_piece(cx);
         match polled {
             Poll::Pending => {
                 if self.poll_pause(cx).is_ready() {
@@ -401,7 +445,7 @@ impl Shared {
                         return Poll::Ready(Some(Err(RequestBodyError::Overload)));
                     }
                     self.keep(data);
-                    if self.source.is_end_stream() {
+                    if self.ahead.is_none() && self.has_come() {
                         self.end();
                     }
                 } else if let Some(trailers) = frame.trailers_ref() {

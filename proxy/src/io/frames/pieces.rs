@@ -1,0 +1,185 @@
+//! Small pieces of bodies that wait to be taken.
+//!
+//! A DATA frame costs whoever keeps it far more than its few bytes, which are all that its window counts. So h2 ends a
+//! connection on which too many small ones wait, whosever they are, and with it the requests of everybody else who shares
+//! it. [`Pieces`] counts as h2 does, or more, but never less; when half of what h2 allows is reached, reading stops until
+//! whoever runs the connection has taken what waits. What nobody watches is not counted against anything.
+//!
+//! A frame costs a load and a store here, and so does taking a small piece.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU32};
+
+use tokio::sync::Notify;
+
+use super::scan::{Frame, PADDED};
+
+/// A frame with fewer bytes than that is small, and owes the rest.
+const SMALL: u32 = 256;
+
+/// What small pieces owe, on one connection. It is used by one thread.
+#[derive(Debug)]
+pub struct Pieces {
+    owed: AtomicU32,
+    /// More than that is too much.
+    most: AtomicU32,
+    /// Nothing is read until somebody has looked.
+    stopped: AtomicBool,
+    stops: Notify,
+}
+
+impl Default for Pieces {
+    fn default() -> Self {
+        Self {
+            owed: AtomicU32::new(0),
+            most: AtomicU32::new(u32::MAX),
+            stopped: AtomicBool::new(false),
+            stops: Notify::new(),
+        }
+    }
+}
+
+impl Pieces {
+    /// From now on somebody waits for [`Pieces::stop`], and calls [`Pieces::go_on`] then. h2 bounds them by the connection's
+    /// window.
+    pub fn watch(&self, connection_window: u32) {
+        self.most.store(connection_window / 4, Relaxed);
+    }
+
+    /// A frame has come. h2 does not count one that ends its stream; here it counts until it is taken.
+    #[inline]
+    pub(super) fn arrived(&self, frame: Frame) {
+        // A frame's length has 24 bits. How much of it is padding is not known here.
+        let length = match frame.flags & PADDED {
+            0 => frame.length as u32,
+            _ => 1,
+        };
+        let owed = self.owed.load(Relaxed);
+        let owed = match length {
+            0 => return,
+            1..SMALL => owed.saturating_add(SMALL - length),
+            // Large ones make up for small ones.
+            _ => owed.saturating_sub(length - SMALL),
+        };
+        self.owed.store(owed, Relaxed);
+        if owed > self.most.load(Relaxed) && !self.stopped.swap(true, Relaxed) {
+            self.stops.notify_one();
+        }
+    }
+
+    /// A piece of a body was taken.
+    #[inline]
+    pub fn taken(&self, length: usize) {
+        if length > 0 && length < SMALL as usize {
+            let owed = self.owed.load(Relaxed);
+            let owed = owed.saturating_sub(SMALL - length as u32);
+            self.owed.store(owed, Relaxed);
+        }
+    }
+
+    #[inline]
+    pub(super) fn are_too_many(&self) -> bool {
+        self.stopped.load(Relaxed)
+    }
+
+    /// Resolves when there are too many, and reading has stopped.
+    pub async fn stop(&self) {
+        self.stops.notified().await;
+    }
+
+    /// All that waited has been taken: reading goes on. False: there are still so many that h2 will end the connection
+    /// before long. That is what the library never gives back: it counts pieces of streams that have ended here.
+    pub fn go_on(&self) -> bool {
+        let most = self.most.load(Relaxed);
+        let few = self.owed.load(Relaxed) <= most / 2;
+        if !few {
+            // Its peer will have heard of it before they are so many again; that is half of what h2 allows.
+            self.most.store(u32::MAX, Relaxed);
+        }
+        self.stopped.store(false, Relaxed);
+        few
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::super::scan::DATA;
+    use super::*;
+
+    const fn data(length: usize, flags: u8) -> Frame {
+        Frame {
+            kind: DATA,
+            flags,
+            length,
+        }
+    }
+
+    /// How many of these come before reading stops.
+    fn until_stopped(pieces: &Pieces, frame: Frame) -> usize {
+        (0..1_000_000)
+            .take_while(|_| {
+                pieces.arrived(frame);
+                !pieces.are_too_many()
+            })
+            .count()
+    }
+
+    #[test]
+    fn small_ones_stop_reading_at_half_of_what_h2_allows() {
+        for (frame, owes) in [
+            (data(1, 0), 255),
+            (data(200, 0), 56),
+            (data(200, PADDED), 255),
+        ] {
+            let pieces = Pieces::default();
+            pieces.watch(1 << 20);
+            let count = until_stopped(&pieces, frame);
+            assert_eq!(count, (1 << 18) / owes, "{frame:?}");
+            assert!(pieces.stop().now_or_never().is_some());
+        }
+    }
+
+    #[test]
+    fn what_is_taken_owes_nothing() {
+        let pieces = Pieces::default();
+        pieces.watch(1 << 20);
+        for _ in 0..100_000 {
+            pieces.arrived(data(10, 0));
+            pieces.taken(10);
+        }
+        assert!(!pieces.are_too_many());
+        until_stopped(&pieces, data(10, 0));
+        for _ in 0..2_000 {
+            pieces.taken(10);
+        }
+        assert!(pieces.go_on() && !pieces.are_too_many());
+    }
+
+    #[test]
+    fn large_ones_make_up_for_small_ones_and_empty_ones_are_none() {
+        let pieces = Pieces::default();
+        pieces.watch(1 << 20);
+        for _ in 0..100_000 {
+            pieces.arrived(data(1, 0));
+            pieces.arrived(data(0, 0));
+            pieces.arrived(data(600, 0));
+        }
+        assert!(!pieces.are_too_many());
+    }
+
+    #[test]
+    fn what_stays_owed_is_told() {
+        let pieces = Pieces::default();
+        pieces.watch(1 << 20);
+        until_stopped(&pieces, data(1, 0));
+        assert!(!pieces.go_on(), "nothing was taken");
+        assert_eq!(until_stopped(&pieces, data(1, 0)), 1_000_000, "once");
+    }
+
+    #[test]
+    fn nothing_stops_where_nobody_watches() {
+        assert_eq!(until_stopped(&Pieces::default(), data(1, 0)), 1_000_000);
+    }
+}
