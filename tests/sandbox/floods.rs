@@ -7,8 +7,10 @@
 
 mod clients;
 mod configured;
+mod gone;
 mod heads;
 mod servers;
+mod shared;
 mod siege;
 mod streams;
 
@@ -19,6 +21,8 @@ pub(crate) fn cases() -> Vec<tulle_tests::Case> {
         heads::cases(),
         streams::cases(),
         servers::cases(),
+        shared::cases(),
+        gone::cases(),
     ];
     files.into_iter().flatten().collect()
 }

@@ -7,21 +7,27 @@ mod agent;
 mod annotated;
 mod asker;
 mod attack;
+mod behaved;
 mod bodies;
 mod certificate;
 mod control_plane;
+mod ends;
 mod envoy;
 mod floods;
 mod foreign;
 mod grpc;
 mod grpc_xds;
 mod h2spec;
+mod hellos;
 mod herd;
 mod hostile;
 mod http1;
 mod http2;
+mod identities;
 mod ipv6;
 mod limited;
+mod long;
+mod mole;
 mod outage;
 mod overload;
 mod place;
@@ -30,6 +36,7 @@ mod proof;
 mod rules;
 mod skew;
 mod smtp;
+mod storms;
 mod strangers;
 mod table;
 mod tcp;
@@ -79,6 +86,11 @@ fn main() -> ExitCode {
         table::cases(),
         h2spec::cases(),
         bodies::cases(),
+        ends::cases(),
+        hellos::cases(),
+        identities::cases(),
+        long::cases(),
+        storms::cases(),
         strangers::cases(),
     ];
     tulle_tests::run(files.into_iter().flatten().collect())

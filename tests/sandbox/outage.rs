@@ -127,16 +127,28 @@ async fn while_it_is_dead(arena: &Arena<'_>) -> anyhow::Result<()> {
     answered(arena, 5).await
 }
 
-/// Swallows what a pod and the control plane say to each other, until dropped.
-struct Void(String);
+/// Swallows what a pod and somebody else say to each other, until dropped.
+pub(crate) struct Void(String);
 
 impl Void {
+    /// A pod and the control plane.
     fn between(pod: &str, table: &str) -> anyhow::Result<Self> {
         let port = ports::XDS;
         let rules = format!(
             "table inet {table} {{\n\
              chain in {{ type filter hook input priority 0; ip saddr {pod} tcp dport {port} drop; }}\n\
              chain out {{ type filter hook output priority 0; ip daddr {pod} tcp sport {port} drop; }}\n\
+             }}"
+        );
+        nft(&rules)?;
+        Ok(Self(table.to_owned()))
+    }
+
+    /// What one pod sends to another.
+    pub(crate) fn from_to(from: &str, to: &str, table: &str) -> anyhow::Result<Self> {
+        let rules = format!(
+            "table inet {table} {{\n\
+             chain forward {{ type filter hook forward priority 0; ip saddr {from} ip daddr {to} drop; }}\n\
              }}"
         );
         nft(&rules)?;

@@ -11,6 +11,7 @@ use tokio::io::AsyncReadExt as _;
 use tulle_runtime::names::{containers, ports};
 use tulle_tests::{Arena, Mesh, app, eventually, progress, scaled};
 
+use crate::behaved::Behaved;
 use crate::process::Process;
 
 tulle_tests::cases! {
@@ -114,6 +115,7 @@ async fn row_22_a_huge_body_that_might_be_retried_costs_no_memory(
              http://web:8080/echo"
         )
     };
+    let behaved = Behaved::begin(&arena, 20).await?;
     // What a sidecar needs for any large body, it has after the first.
     let (out, _) = watched(&arena, &["sh", "-c", &put(8 << 20)]).await?;
     ensure!(out == format!("200 {}", 8 << 20), "{out}");
@@ -124,7 +126,7 @@ async fn row_22_a_huge_body_that_might_be_retried_costs_no_memory(
         more.iter().all(|more| *more < 8 * MIB),
         "the sidecars took {more:?} bytes more"
     );
-    Ok(())
+    behaved.end(20).await
 }
 
 async fn row_26_however_many_names_are_asked_for_metrics_and_memory_stay_bounded(
@@ -144,6 +146,7 @@ async fn row_26_however_many_names_are_asked_for_metrics_and_memory_stay_bounded
         let argv = ["tulle", ROLE, "names", "web:8080", &from, &number];
         watched(&arena, &argv).await
     };
+    let behaved = Behaved::begin(&arena, 20).await?;
     ask(0, FIRST).await?;
     let before = [series("client").await?, series("web").await?];
     let sidecars = [Process::of(&arena, "client")?, Process::of(&arena, "web")?];
@@ -170,7 +173,7 @@ async fn row_26_however_many_names_are_asked_for_metrics_and_memory_stay_bounded
     for name in ["host-", "path-", "agent-"] {
         ensure!(!text.contains(name), "{name}... is in the metrics");
     }
-    Ok(())
+    behaved.end(20).await
 }
 
 async fn row_56_nothing_is_sent_on_to_a_sidecar_s_own_ports(mesh: &Mesh) -> anyhow::Result<()> {

@@ -102,7 +102,7 @@ def serve(sock):
                 peer.send(answer(stream, json.dumps(counts).encode()))
             else:
                 peer.send(answer(stream))
-        elif kind == RST:
+        elif kind == RST and stream in own:
             with lock:
                 cancelled.add((id(peer), stream))
     peer.on = on

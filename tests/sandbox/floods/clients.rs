@@ -35,7 +35,7 @@ pub(super) fn backend() -> App {
 }
 
 /// Requests that reached the app and were not answered, and those of them that it was told to give up.
-async fn counts(siege: &Siege<'_>) -> anyhow::Result<(u64, u64)> {
+pub(super) async fn counts(siege: &Siege<'_>) -> anyhow::Result<(u64, u64)> {
     let ask = "
 peer, body = connect(to), []
 peer.on = lambda kind, flags, stream, payload: body.append(payload) if kind == DATA else None

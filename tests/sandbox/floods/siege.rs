@@ -10,14 +10,15 @@ use tulle_runtime::names::{containers, files};
 use tulle_tests::manifests::Manifests;
 use tulle_tests::{App, Arena, Mesh, Metrics, app, eventually};
 
+use crate::behaved::Behaved;
 use crate::foreign::script;
 
 /// What every attacker begins with.
 const FRAMES: &str = include_str!("frames.py");
 /// The port that everything listens on.
 pub(super) const PORT: u16 = 8080;
-/// Requests a second of the client that behaves itself.
-const RATE: u32 = 50;
+/// Requests a second of the client that behaves itself, in each protocol.
+const RATE: u32 = 25;
 /// Between two looks at a sidecar's memory.
 const LOOK: Duration = Duration::from_millis(20);
 /// How long an attack may take at most.
@@ -161,25 +162,13 @@ impl<'a> Siege<'a> {
         attack: impl AsyncFnOnce(&Watched) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
         let watched = Watched(self.sidecar(victim)?);
-        let url = format!("http://web:{PORT}/");
-        // So that what is there from the first request on counts before.
-        let warm = self
-            .arena
-            .load("client", &url, 200, 0.5, &["--http2"])
-            .await?;
-        ensure!(warm.failed == 0 && warm.ok > 0, "before: {}", warm.line());
+        // What is there from the first request on counts before.
+        let behaved = Behaved::begin(&self.arena, RATE).await?;
         let before = watched.used()?;
-        // On a machine that has much else to do requests are late, not lost, and do not pile up in the sidecars.
-        let more = ["--http2", "--timeout", "10m", "--concurrency", "8"];
-        let load = self.arena.start_load("client", &url, RATE, 300.0, &more)?;
         let attacked = attack(&watched).await;
-        let witness = load.stop().await?;
+        let lost = behaved.end(1).await;
         let attacked = attacked?;
-        ensure!(
-            witness.failed == 0 && witness.ok == witness.sent && witness.sent > 0,
-            "somebody else lost requests: {}",
-            witness.line()
-        );
+        lost?;
         ensure!(
             self.sidecar(victim)? == watched.0,
             "the sidecar was restarted"
