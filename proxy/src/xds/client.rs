@@ -448,7 +448,7 @@ impl Core {
         let good = outcome.rejected.is_empty();
         self.pace.applied(Instant::now(), good);
         self.report(&outcome);
-        if outcome.changed && self.cache.is_some() && self.save_at.is_none() {
+        if (outcome.changed || !good) && self.cache.is_some() && self.save_at.is_none() {
             self.save_at = Some(Instant::now() + SAVE_DELAY);
         }
         if self.state.assemble() {

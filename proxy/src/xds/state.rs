@@ -25,6 +25,11 @@ use crate::config::{RouteTable, Snapshot, Workload};
 
 /// Listeners, and as many workloads, that are subscribed to at a time.
 pub(super) const MAX_ASKED: usize = 4096;
+/// Refused listeners that are remembered, and the bytes of a name.
+const MAX_REFUSED: usize = 4096;
+const MAX_REFUSED_NAME: usize = 1024;
+/// What stands for a nonce in saved listeners that are not all: others were refused.
+const REFUSED: &str = "refused";
 /// Sweeps without use after which a subscription is dropped.
 pub(super) const MAX_IDLE_SWEEPS: u32 = 10;
 
@@ -43,6 +48,10 @@ pub(super) struct State {
     awaiting: HashSet<Arc<str>>,
     /// Listeners that were refused, and their destinations: they are not unknown.
     refused: HashMap<String, Option<SocketAddr>>,
+    /// Others were refused that are not remembered, so that nothing is unknown.
+    refused_more: bool,
+    /// They were refused on an earlier stream, and this one has not said anything about listeners yet.
+    refused_before: bool,
     /// Clusters to look at when the next snapshot is assembled.
     touched: HashSet<Arc<str>>,
     /// What was last assembled.
@@ -79,6 +88,8 @@ impl State {
             eds_users: HashMap::new(),
             awaiting: HashSet::new(),
             refused: HashMap::new(),
+            refused_more: false,
+            refused_before: false,
             touched: HashSet::new(),
             snapshot: Snapshot::default(),
         };
@@ -100,8 +111,8 @@ impl State {
                 self.endpoints.forget_version(eds);
             }
         }
-        // They are sent again if they are still there.
-        self.refused.clear();
+        // They are sent again if they are still there; until then, and that may be an outage, they count.
+        self.refused_before = true;
         self.listeners.reconnect();
         self.routes.reconnect();
         self.clusters.reconnect();
@@ -253,24 +264,32 @@ impl State {
     }
 
     fn apply_listeners(&mut self, response: DeltaDiscoveryResponse) -> Applied {
+        if std::mem::take(&mut self.refused_before) {
+            self.refused.clear();
+            self.refused_more = false;
+        }
         for name in &response.removed_resources {
             self.refused.remove(name);
         }
-        let refused = RefCell::new(HashMap::new());
+        let (known, wildcard) = (&mut self.refused, self.listeners.is_wildcard());
+        let refused = RefCell::new((known, &mut self.refused_more));
         let applied = self.listeners.apply(response, |name, any| {
             let decoded = decode::listener(name, any);
-            if decoded.is_err() {
-                let destination = decode::destination(any);
-                refused.borrow_mut().insert(name.to_owned(), destination);
+            if decoded.is_err() && wildcard {
+                let (known, more) = &mut *refused.borrow_mut();
+                let is_room = known.len() < MAX_REFUSED && name.len() <= MAX_REFUSED_NAME;
+                if is_room || known.contains_key(name) {
+                    known.insert(name.to_owned(), decode::destination(any));
+                } else {
+                    **more = true;
+                }
             }
             decoded
         });
         for name in &applied.confirmed {
             self.refused.remove(&**name);
         }
-        if self.listeners.is_wildcard() {
-            self.refused.extend(refused.into_inner());
-        }
+        self.refused_more &= !self.refused.is_empty();
         applied
     }
 
@@ -289,8 +308,12 @@ impl State {
 
     /// Everything known, as responses; [`State::import`] takes them.
     pub(super) fn export(&self) -> Vec<DeltaDiscoveryResponse> {
+        let mut listeners = self.listeners.export();
+        if self.refused_more || !self.refused.is_empty() {
+            listeners.nonce = REFUSED.to_owned();
+        }
         vec![
-            self.listeners.export(),
+            listeners,
             self.routes.export(),
             self.clusters.export(),
             self.endpoints.export(),
@@ -314,7 +337,9 @@ impl State {
             for ask in asks {
                 self.ask(ask);
             }
+            let is_all = response.nonce != REFUSED;
             accepted += self.apply(response).map_or(0, |outcome| outcome.accepted);
+            self.refused_more |= !is_all;
         }
         accepted
     }

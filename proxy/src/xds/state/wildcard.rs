@@ -28,7 +28,8 @@ impl State {
             return false;
         }
         let (described, inbound) = self.described();
-        let silent = self.listeners.known(INBOUND).is_none() && !self.refused.contains_key(INBOUND);
+        let is_refused = self.refused_more || self.refused.contains_key(INBOUND);
+        let silent = self.listeners.known(INBOUND).is_none() && !is_refused;
         let by_default = silent && self.snapshot.inbound.is_none();
         let inbound = inbound.or_else(|| by_default.then(|| Arc::new(without_policy())));
         let changed = self.publish_inbound(inbound);
@@ -87,6 +88,7 @@ impl State {
                 .get(address)
                 .or_else(|| described.get(&SocketAddr::new(any(address.ip()), address.port())));
             let lookup = match (found, self.snapshot.outbound.get(address)) {
+                (None, _) if self.refused_more => continue,
                 (None, _) => Lookup::Unknown,
                 (Some(Some(listener)), _) => Lookup::Known(listener.clone()),
                 // What was good stays until what comes after it is complete.

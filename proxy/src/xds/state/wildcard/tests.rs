@@ -6,6 +6,7 @@ use tulle_xds_proto::envoy::config::core::v3::TrafficDirection;
 use tulle_xds_proto::envoy::config::listener::v3 as lds;
 use tulle_xds_proto::envoy::service::discovery::v3::DeltaDiscoveryResponse;
 
+use super::super::MAX_REFUSED;
 use super::super::tests::{destination, removal, response, said};
 use super::*;
 use crate::config::cluster::Discovery;
@@ -230,6 +231,72 @@ fn what_is_described_badly_is_not_unknown() {
     assert!(!state.assemble());
     assert_eq!(found(&state, 1), Some("web"));
     state.apply(removal(ResourceType::Listener, "web"));
+    assert!(state.assemble());
+    assert_eq!(found(&state, 1), Some(""));
+}
+
+#[test]
+fn what_was_refused_is_not_unknown_while_there_is_no_control_plane() {
+    let mut state = State::new(true);
+    state.ask(Ask::Outbound(destination(1)));
+    let mut bad = named("web", "10.0.0.1", "a");
+    bad.filter_chains.clear();
+    let mut inbound = listener(INBOUND, vec![inbound_chain(None, true, tcp("app"))]);
+    inbound.filter_chains[0].filters.clear();
+    send_listener(&mut state, &bad);
+    send_listener(&mut state, &inbound);
+    state.reconnect();
+    state.reconnect();
+    state.ask(Ask::Outbound(destination(2)));
+    assert!(state.assemble());
+    assert_eq!(found(&state, 1), None, "not passed through");
+    assert_eq!(found(&state, 2), Some(""));
+    assert!(state.snapshot().inbound.is_none(), "not without policy");
+    // On the new stream it counts what is refused there.
+    send_listener(&mut state, &inbound);
+    assert!(state.assemble());
+    assert_eq!(found(&state, 1), Some(""), "it is gone");
+    assert!(state.snapshot().inbound.is_none());
+}
+
+#[test]
+fn after_a_restart_nothing_is_unknown_if_something_was_refused() {
+    for (is_bad, expected) in [(false, Some("")), (true, None)] {
+        let mut before = State::new(true);
+        let mut web = named("web", "10.0.0.1", "a");
+        if is_bad {
+            web.filter_chains.clear();
+        }
+        send_listener(&mut before, &web);
+        let mut state = State::new(true);
+        state.import(before.export());
+        state.reconnect();
+        state.ask(Ask::Outbound(destination(2)));
+        state.assemble();
+        assert_eq!(found(&state, 2), expected);
+        assert_eq!(state.snapshot().inbound.is_none(), is_bad);
+        state.apply(nothing(ResourceType::Listener));
+        state.assemble();
+        assert_eq!(found(&state, 2), Some(""), "until it is said again");
+    }
+}
+
+#[test]
+fn with_more_refused_than_is_remembered_nothing_is_unknown() {
+    let mut state = State::new(true);
+    for n in 0..=MAX_REFUSED {
+        let mut bad = named(&format!("bad-{n}"), "10.0.0.9", "a");
+        bad.filter_chains.clear();
+        send_listener(&mut state, &bad);
+    }
+    assert_eq!(state.refused.len(), MAX_REFUSED);
+    state.ask(Ask::Outbound(destination(1)));
+    state.assemble();
+    assert_eq!(found(&state, 1), None);
+    assert!(state.snapshot().inbound.is_none());
+    let mut gone = nothing(ResourceType::Listener);
+    gone.removed_resources = (0..=MAX_REFUSED).map(|n| format!("bad-{n}")).collect();
+    state.apply(gone);
     assert!(state.assemble());
     assert_eq!(found(&state, 1), Some(""));
 }
