@@ -26,6 +26,8 @@ pub(crate) struct Head {
     envoy: Option<String>,
     rounds: u32,
     window_ms: u64,
+    /// Whether it was only to be seen that everything runs.
+    quick: bool,
     pinned: Option<Cores>,
     /// What all sidecars agreed on.
     pub(crate) tls: Option<Found>,
@@ -53,6 +55,7 @@ impl Head {
             envoy: envoy.map(version),
             rounds: plan.rounds,
             window_ms: plan.window,
+            quick: plan.quick,
             pinned: cores,
             tls: None,
         }
@@ -61,7 +64,8 @@ impl Head {
     pub(crate) fn render(&self, systems: &[System]) -> String {
         let place = match &self.pinned {
             Some(cores) => format!(
-                "both sidecars of a system on core {:?}, the load on {:?}, the server on {:?}",
+                "both sidecars of a system on core {:?}, the load on {:?}, the server on {:?}, before others of the \
+                 machine where that is allowed",
                 cores.sidecars, cores.load, cores.server
             ),
             None => "processes run where the kernel puts them".to_owned(),
@@ -75,13 +79,19 @@ impl Head {
         let envoy = self.envoy.as_ref().map_or_else(String::new, |version| {
             format!(
                 "- Envoy {version}: one worker; static clusters and the router as its only filter; JSON access log \
-                 with our keys to a pipe; metrics on; no retries.\n"
+                 with our keys to a pipe; metrics on; no retries; HTTP/1.1 between its sidecars where apps speak it, as ours \
+                 (as HTTP/2 it would cost Envoy less).\n"
             )
         });
         let unoptimized = if self.optimized {
             ""
         } else {
             "- NOT OPTIMIZED: the bare pair and the load are a debug build. No figure means anything.\n"
+        };
+        let quick = if self.quick {
+            "- QUICK: one short round, to see that everything runs. No figure means anything.\n"
+        } else {
+            ""
         };
         let names: Vec<_> = systems.iter().map(|system| system.describe()).collect();
         format!(
@@ -92,7 +102,7 @@ impl Head {
              kernel rules capture for all. {place}. CPU is that of the two sidecars' processes.\n\
              - Ours: tulle-proxy {}, one worker, configured by its control plane, JSON access log to a pipe, metrics on.\n\
              - The bare pair: the same crates ({}), no config, policy, telemetry or retry. The limit.\n\
-             {envoy}{tls}{unoptimized}",
+             {envoy}{tls}{unoptimized}{quick}",
             self.date,
             self.cpu,
             self.cores,

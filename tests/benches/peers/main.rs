@@ -157,12 +157,17 @@ async fn measure(
         }
         if plan.wants(Cell::Syscalls) {
             results.syscalls = arenas.traced(plan, &kinds).await;
+            if results.syscalls.is_empty() {
+                let note =
+                    "System calls were not counted: that takes `perf`, and the right to use it.";
+                results.notes.push(note.to_owned());
+            }
         }
         if plan.wants(Cell::Held) {
             results.held = Some(arenas.held(plan).await);
         }
         if !kinds.is_empty() {
-            results.notes = arenas.logs().await?;
+            results.notes.extend(arenas.logs().await?);
         }
     }
     if plan.wants(Cell::Idle) {

@@ -1,9 +1,10 @@
 //! One handshake with the server's sidecar, made with the certificate of the client's: what the wire does not show.
 //!
 //! It tells the leaf that the server presents, and that it refuses a client that presents none. Runs in the client's sidecar
-//! container, whose own connections are not captured.
+//! container, as a sidecar does, so that its own connections are not captured.
 
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,7 +22,10 @@ use tokio_rustls::rustls::{
     ClientConfig, DigitallySignedStruct, Error, SignatureScheme, version::TLS13,
 };
 use tulle_identity::{Identity, SpiffeId, Svid, TrustBundle, TrustDomain, mesh_server_name, tls};
-use tulle_runtime::names::{DEFAULT_TRUST_DOMAIN, alpn, files};
+use tulle_proxy::net::{Reach, dial};
+use tulle_proxy::settings::Settings;
+use tulle_runtime::env::Env;
+use tulle_runtime::names::{DEFAULT_TRUST_DOMAIN, PROXY_MARK, alpn, files, variables};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::bare::PEER;
@@ -74,8 +78,8 @@ async fn probe(server: &str, namespace: &str) -> anyhow::Result<Found> {
     let identity = Identity::new(Svid::from_pem(&svid)?, bundle);
     let peer = SpiffeId::new(&domain, namespace, PEER)?;
     let config = identity.current().client(&[peer], alpn::TCP);
-    let address = format!("{server}:{}", serve::TCP);
-    let mut stream = connect(&address, config).await.context("a handshake")?;
+    let address = SocketAddr::new(server.parse::<IpAddr>()?, serve::TCP);
+    let mut stream = connect(address, config).await.context("a handshake")?;
     there_and_back(&mut stream)
         .await
         .context("with a certificate")?;
@@ -98,13 +102,22 @@ async fn probe(server: &str, namespace: &str) -> anyhow::Result<Found> {
                 .name()
         ),
         leaf: curve(leaf.context("no leaf")?)?,
-        mutual: refuses_strangers(&address).await?,
+        mutual: refuses_strangers(address).await?,
     };
     Ok(found)
 }
 
-async fn connect(address: &str, config: Arc<ClientConfig>) -> anyhow::Result<TlsStream<TcpStream>> {
-    let tcp = TcpStream::connect(address).await?;
+async fn connect(
+    address: SocketAddr,
+    config: Arc<ClientConfig>,
+) -> anyhow::Result<TlsStream<TcpStream>> {
+    // Where the sidecar has no user id of its own it is the mark that keeps a connection from being captured.
+    let marks = Env::process().get::<bool>(variables::MARK_SOCKETS);
+    let settings = Settings {
+        socket_mark: marks.unwrap_or(false).then_some(PROXY_MARK),
+        ..Settings::default()
+    };
+    let tcp = dial(&settings, address, Reach::Out).await?;
     Ok(TlsConnector::from(config)
         .connect(mesh_server_name(), tcp)
         .await?)
@@ -129,7 +142,7 @@ fn curve(leaf: &CertificateDer<'_>) -> anyhow::Result<String> {
 }
 
 /// Whether a connection without a certificate comes to nothing.
-async fn refuses_strangers(address: &str) -> anyhow::Result<bool> {
+async fn refuses_strangers(address: SocketAddr) -> anyhow::Result<bool> {
     let config = ClientConfig::builder_with_provider(tls::provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()

@@ -22,12 +22,16 @@ impl Spread {
         }
     }
 
+    /// For people. Of a single value there is no spread to tell.
     pub(crate) fn show(&self, digits: usize) -> String {
         let Self {
             least,
             median,
             most,
         } = self;
+        if least == most {
+            return format!("{median:.digits$}");
+        }
         format!("{median:.digits$} ({least:.digits$} to {most:.digits$})")
     }
 }

@@ -128,8 +128,9 @@ fn one(value: f64) -> Spread {
 fn added(measured: &Measured) -> Option<Spread> {
     let plain = measured.column(System::Plain)?;
     let of = |system| Some(added_p99(measured.column(system)?, plain).median);
-    let ratio = of(System::Tulle)? / of(System::Envoy)?;
-    Some(one(ratio))
+    let (ours, envoy) = (of(System::Tulle)?, of(System::Envoy)?);
+    // Where the machine's own noise hides what Envoy adds there is nothing to compare with.
+    (envoy > 0.0).then(|| one(ours.max(0.0) / envoy))
 }
 
 /// Milliseconds of p99 beyond those of the same round without a proxy.

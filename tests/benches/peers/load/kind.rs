@@ -47,7 +47,7 @@ impl Kind {
     ];
 
     /// Those whose latency is measured at a fixed rate.
-    pub(crate) const PACED: [Self; 3] = [Self::Http1, Self::Grpc, Self::Echo];
+    pub(crate) const PACED: [Self; 4] = [Self::Http1, Self::Http2, Self::Grpc, Self::Echo];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
