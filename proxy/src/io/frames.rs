@@ -148,20 +148,30 @@ impl<I> Frames<I> {
     fn follow(&mut self, buf: &mut ReadBuf<'_>, start: usize) {
         let bytes = &buf.filled()[start..];
         let mut at = 0;
+        if bytes.is_empty() {
+            return;
+        }
         if self.shared.asked.load(Ordering::Relaxed) {
             self.end(Ended::Asked);
         }
-        while let Some((frame, next)) = self.received.next(bytes, at) {
+        loop {
+            // A head that came in pieces is in h2's hands already: what stops then is what follows its frame.
+            if self.stops()
+                && let Some(end) = self.received.end(bytes, at)
+            {
+                return self.replace(buf, start + end);
+            }
+            let Some((frame, next)) = self.received.next(bytes, at) else {
+                return;
+            };
             if frame.kind == DATA {
                 self.shared.pieces.arrived(frame);
             }
             if !self.budget.received(frame) {
                 self.end(Ended::ControlFrames);
             }
-            // A head that came in pieces is in h2's hands already.
             let whole = next.checked_sub(HEAD).filter(|begin| *begin >= at);
-            if self.stop
-                && !self.open_head
+            if self.stops()
                 && let Some(begin) = whole
             {
                 return self.replace(buf, start + begin);
@@ -169,6 +179,11 @@ impl<I> Frames<I> {
             self.open_head = frame.leaves_open();
             at = next;
         }
+    }
+
+    /// Whether the peer is to be stopped, and no head is open.
+    fn stops(&self) -> bool {
+        self.stop && !self.open_head
     }
 
     fn end(&mut self, why: Ended) {

@@ -73,6 +73,8 @@ fn starts(data: &[u8]) -> Vec<usize> {
         starts.push(at);
         at += HEAD + u32::from_be_bytes([0, *a, *b, *c]) as usize;
     }
+    // Where the next one would.
+    starts.push(at);
     starts
 }
 

@@ -65,6 +65,12 @@ impl Scanner {
         self.skip = frame.length;
         Some((frame, at))
     }
+
+    /// Where in these bytes, from there on, the frame ends whose head came last, if no other head has begun.
+    pub(super) fn end(&self, bytes: &[u8], from: usize) -> Option<usize> {
+        let end = from + self.skip;
+        (self.have == 0 && end <= bytes.len()).then_some(end)
+    }
 }
 
 impl Frame {

@@ -228,3 +228,34 @@ async fn a_client_is_guarded_like_a_server() {
     let (code, ended) = LocalSet::new().run_until(run).await;
     assert_eq!((code, ended), (Some(CALM), Some(Ended::ControlFrames)));
 }
+
+/// Whoever waits for each answer knows that what is sent is read by itself.
+#[tokio::test]
+async fn a_flood_is_stopped_though_no_head_comes_in_one_piece() {
+    let ping = frame(6, 0, 0, &[0; 8]);
+    for cut in 1..HEAD {
+        let flooding = async {
+            let mut pair = Pair::new(|_| ()).await;
+            pair.client.write_all(&ping[..cut]).await.unwrap();
+            let turned = [&ping[cut..], &ping[..cut]].concat();
+            let (mut answered, mut sent) = (Vec::new(), 0);
+            while goaway(&answered).is_none() && sent < 1_000 {
+                pair.client.write_all(&turned).await.unwrap();
+                sent += 1;
+                let before = answered.len();
+                while answered.len() < before + ping.len() {
+                    let read = pair.client.read_buf(&mut answered).await.unwrap();
+                    assert!(read > 0, "closed without a word");
+                }
+            }
+            (goaway(&answered), sent, pair.calm.ended())
+        };
+        let (code, sent, ended) = LocalSet::new().run_until(flooding).await;
+        assert_eq!(
+            (code, ended),
+            (Some(CALM), Some(Ended::ControlFrames)),
+            "{cut}"
+        );
+        assert!(sent < 3 * LIMIT, "{sent} cut at {cut}");
+    }
+}
