@@ -12,7 +12,7 @@ use std::task::Waker;
 
 use tokio::task::{AbortHandle, Id, try_id};
 
-use super::taking::Taking;
+use super::taking::{Taking, is_long_ago, now};
 use crate::conn::Direction;
 
 /// One in so many is given up at a time, at least one.
@@ -41,6 +41,8 @@ struct Connection {
 struct Stream {
     given_up: Rc<Cell<bool>>,
     waker: Waker,
+    /// When the wait began.
+    since: u64,
     direction: Direction,
     peer: SocketAddr,
 }
@@ -111,6 +113,7 @@ impl Newest {
         let stream = Stream {
             given_up: given_up.clone(),
             waker,
+            since: now(),
             direction,
             peer,
         };
@@ -139,8 +142,8 @@ impl Newest {
         drop(inner);
         while left > 0 {
             // Whoever is woken or aborted may look in here.
-            let first = self.0.borrow_mut().waiting.pop_first();
-            let Some((_, stream)) = first else { break };
+            let stuck = self.0.borrow_mut().stuck();
+            let Some(stream) = stuck else { break };
             stream.given_up.set(true);
             stream.waker.wake();
             tell(Victim::Stream, stream.direction, stream.peer);
@@ -184,7 +187,8 @@ impl Newest {
     pub(crate) fn somebody_waits(&self) -> bool {
         let inner = self.0.borrow();
         let mut open = inner.open.values();
-        !inner.waiting.is_empty() || open.any(|it| it.taking.has_stopped())
+        let mut waiting = inner.waiting.values();
+        waiting.any(|it| is_long_ago(it.since)) || open.any(|it| it.taking.has_stopped())
     }
 }
 
@@ -192,6 +196,12 @@ impl Inner {
     fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
+    }
+
+    /// The stream that waits longest, if that is too long: one that goes well waits again and again.
+    fn stuck(&mut self) -> Option<Stream> {
+        let first = self.waiting.first_entry()?;
+        is_long_ago(first.get().since).then(|| first.remove())
     }
 }
 
@@ -218,6 +228,7 @@ impl Drop for Waiting {
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::time::Duration;
 
     use futures_util::task::{ArcWake, waker};
     use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
@@ -313,6 +324,8 @@ mod tests {
         let wait = |port| newest.waits(Direction::Inbound, peer(port), waker(woken.clone()));
         let mut waiting: Vec<_> = (1..=20).map(wait).collect();
         waiting.remove(0);
+        newest.give_up(|_, _, _| panic!("they have only begun to wait"));
+        std::thread::sleep(Duration::from_millis(150));
         assert_eq!(
             given_up(&newest),
             [(Victim::Stream, 2), (Victim::Stream, 3)],

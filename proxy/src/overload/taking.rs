@@ -18,8 +18,7 @@ pub struct Taking(Arc<AtomicU64>);
 impl Taking {
     /// Whether something has been waiting for the client for too long.
     pub(super) fn has_stopped(&self) -> bool {
-        let since = self.0.load(Relaxed);
-        since != 0 && now().saturating_sub(since) >= PATIENCE
+        is_long_ago(self.0.load(Relaxed))
     }
 
     /// As if the client had taken nothing for long.
@@ -62,8 +61,13 @@ impl Giving {
     }
 }
 
+/// Whether a wait that began then is held against whoever is waited for; 0: there is none.
+pub(super) fn is_long_ago(since: u64) -> bool {
+    since != 0 && now().saturating_sub(since) >= PATIENCE
+}
+
 /// Milliseconds by a clock of this process; the first is [`PATIENCE`] after 1.
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
     let elapsed = START.get_or_init(Instant::now).elapsed();
     u64::try_from(elapsed.as_millis()).map_or(u64::MAX, |now| now.saturating_add(1 + PATIENCE))
