@@ -1,6 +1,6 @@
 //! Names that several programs must agree on: ports, labels, annotations, files, users.
 //!
-//! Sources: design.md's ports table for the numbers; Istio's conventions where a foreign client expects them.
+//! README's table has the ports too; what a foreign client expects is called as Istio calls it.
 
 /// Ports of the sidecar.
 pub mod ports {

@@ -1,3 +1,5 @@
+//! Whom the layer over an HTTP/2 connection stops, and whom it lets go on.
+
 use std::convert::Infallible;
 
 use http_body_util::Empty;

@@ -41,7 +41,7 @@ pub(in crate::xds) enum EndpointSource {
     OriginalDst,
 }
 
-/// Unless the resource says otherwise (design.md, "Failing fast, honestly").
+/// Unless the resource says otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) fn decode(name: &str, any: &Any) -> Result<ClusterSpec, DecodeError> {
