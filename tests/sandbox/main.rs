@@ -33,6 +33,7 @@ mod overload;
 mod place;
 mod process;
 mod proof;
+mod rotation;
 mod rules;
 mod skew;
 mod smtp;
@@ -90,6 +91,7 @@ fn main() -> ExitCode {
         hellos::cases(),
         identities::cases(),
         long::cases(),
+        rotation::cases(),
         storms::cases(),
         strangers::cases(),
     ];
@@ -103,6 +105,7 @@ fn role() -> Option<anyhow::Result<()>> {
     match words[..] {
         ["tulle", attack::ROLE, ..] => Some(attack::run(&arguments[2..])),
         ["tulle", strangers::ROLE, ..] => Some(strangers::run(&arguments[2..])),
+        ["tulle", "control", ..] => rotation::control(&arguments[1..]),
         ["tulle", "proxy", "run"] => limited::sidecar(&overload::LIMITS),
         _ => None,
     }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
@@ -18,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tulle_identity::{ClientAuth, Identity};
 use tulle_runtime::names::{alpn, labels};
 use tulle_tests::{App, Arena, app};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::place::Place;
 
@@ -46,7 +48,16 @@ pub(crate) struct Mole {
 #[derive(Default)]
 struct Seen {
     connections: AtomicUsize,
-    requests: AtomicUsize,
+    requests: Mutex<Vec<Call>>,
+}
+
+/// A request that it was sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    /// Number of the connection that it came over.
+    pub(crate) connection: usize,
+    /// Serial number of its client's certificate.
+    pub(crate) serial: String,
 }
 
 impl Mole {
@@ -70,8 +81,8 @@ impl Mole {
     }
 
     /// Requests so far.
-    pub(crate) fn calls(&self) -> usize {
-        self.seen.requests.load(Ordering::Relaxed)
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        self.seen.requests.lock().clone()
     }
 }
 
@@ -88,11 +99,18 @@ async fn serve(tcp: TcpStream, acceptor: TlsAcceptor, seen: Arc<Seen>) {
     let Ok(tls) = acceptor.accept(tcp).await else {
         return;
     };
-    let two = tls.get_ref().1.alpn_protocol() == Some(alpn::H2);
-    let connection = seen.connections.fetch_add(1, Ordering::Relaxed);
+    let state = tls.get_ref().1;
+    let two = state.alpn_protocol() == Some(alpn::H2);
+    let serial = state
+        .peer_certificates()
+        .and_then(|chain| serial(chain.first()?).ok());
+    let call = Call {
+        connection: seen.connections.fetch_add(1, Ordering::Relaxed),
+        serial: serial.unwrap_or_default(),
+    };
     let service = service_fn(|_: Request<Incoming>| {
-        seen.requests.fetch_add(1, Ordering::Relaxed);
-        let body = format!("{{\"connection\":{connection}}}");
+        seen.requests.lock().push(call.clone());
+        let body = format!("{{\"connection\":{}}}", call.connection);
         async { Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from(body)))) }
     });
     let io = TokioIo::new(tls);
@@ -104,4 +122,14 @@ async fn serve(tcp: TcpStream, acceptor: TlsAcceptor, seen: Arc<Seen>) {
     } else {
         let _ = http1::Builder::new().serve_connection(io, service).await;
     }
+}
+
+/// The serial number of a certificate, in hexadecimal digits.
+fn serial(certificate: &[u8]) -> anyhow::Result<String> {
+    let (_, parsed) = X509Certificate::from_der(certificate).context("no certificate")?;
+    Ok(hex(parsed.raw_serial()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
