@@ -64,9 +64,9 @@ time.sleep(0.5)
         )
     };
     let attacks = [
-        flood("/index.html", 1, 200_000),
-        flood("/index.html", 16, 12_000),
-        flood("/index.html", 200, 1_000),
+        flood("/index.html", 1, 400_000),
+        flood("/index.html", 16, 30_000),
+        flood("/index.html", 200, 2_500),
         // Answered before its body has come.
         flood("/", 200, 1_000),
     ];
@@ -84,7 +84,7 @@ peer, sent = connect(to).listen(), 0
 streams = range(1, 256 * 2, 2)
 peer.send(b''.join(get(it, b'/index.html', end=False) for it in streams))
 begun = time.time()
-while sent < 150000 and not peer.closed and time.time() - begun < 20:
+while sent < 400000 and not peer.closed and time.time() - begun < 20:
     peer.send(b''.join(frame(DATA, 0, it, b'x') for it in streams))
     sent += len(streams)
     time.sleep(0.005)
