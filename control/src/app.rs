@@ -29,7 +29,7 @@ use crate::discovery::{Discovery, Limits};
 use crate::source::{FileSource, SourceReport};
 use crate::store::{MeshSettings, Store};
 
-pub use args::Args;
+pub use args::{Args, LimitArgs};
 
 /// How long open streams may take to end.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -89,7 +89,7 @@ impl Control {
             &args,
             &store,
             source.report(),
-            Limits::default(),
+            args.limits.limits(),
             Tasks::new(),
         )
         .await?;

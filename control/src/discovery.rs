@@ -49,7 +49,7 @@ pub(crate) fn node_id(id: &str, domain: &str) -> Option<node::NodeId> {
 }
 
 /// What one client may cost.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// Explicit subscriptions of one type on one stream.
     pub(crate) subscriptions: usize,
@@ -67,7 +67,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             subscriptions: 10_000,
-            streams_per_pod: 32,
+            streams_per_pod: 16,
             response_bytes: 1 << 20,
             pod_wait: Duration::from_secs(5),
             connections: Bounds::default(),

@@ -16,4 +16,4 @@ pub mod translate;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 
-pub use app::{Args, Control, run};
+pub use app::{Args, Control, LimitArgs, run};

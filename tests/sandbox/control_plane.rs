@@ -72,6 +72,20 @@ async fn answers(arena: &Arena<'_>, host: &str, expected: &str) -> anyhow::Resul
     .await
 }
 
+/// Resolves when the client's sidecar has noticed that its control plane is gone.
+async fn lost(arena: &Arena<'_>) -> anyhow::Result<()> {
+    eventually(DEADLINE, async || {
+        let metrics = arena.metrics("client").await?;
+        ensure!(
+            metrics.sum("tulle_xds_connected", &[]) == 0.0,
+            "{}",
+            metrics.text()
+        );
+        Ok(())
+    })
+    .await
+}
+
 async fn go_control_plane_splits_traffic_and_moves_endpoints(mesh: &Mesh) -> anyhow::Result<()> {
     let foreign = Foreign::start(&[])?;
     let arena = arena(mesh, "foreign-split", &foreign).await?;
@@ -142,7 +156,8 @@ async fn row_39_go_control_plane_hears_why_its_bad_resources_are_refused(
     // good listener and an endpoint that moves.
     let mut bad = web(&arena, [1, 0], "two")?;
     bad[1] = mirrored(&bad[1]);
-    bad.push(with_fault(&listener("faulty", "10.99.0.3", "web")));
+    let passed_by = ip(&arena, "two")?;
+    bad.push(with_fault(&listener("faulty", &passed_by, "web")));
     bad.push(listener("other", OTHER, "other"));
     bad.push(routes("other", &[("two", 1)]));
     foreign.serve(&bad)?;
@@ -158,13 +173,19 @@ async fn row_39_go_control_plane_hears_why_its_bad_resources_are_refused(
     answers(&arena, OTHER, "v2").await?;
     answers(&arena, WEB, "v2").await?;
     // What is described badly is not taken for unknown: no plaintext to where it would have led.
-    let answer = arena
-        .app_call("client", &["http://10.99.0.3:8080/"])
-        .await?;
+    let faulty = format!("http://{passed_by}:8080/");
+    let answer = arena.app_call("client", &[&faulty]).await?;
     ensure!(answer.is_string(), "{answer}");
     // Refused once each: nobody sends them again and again.
     ensure!(foreign.refusals().len() == 2, "{:?}", foreign.refusals());
 
+    // Nor while there is no control plane.
+    foreign.kill()?;
+    lost(&arena).await?;
+    for _ in 0..3 {
+        let answer = arena.app_call("client", &[&faulty]).await?;
+        ensure!(answer.is_string(), "{answer}");
+    }
     // A client that comes back hears it again, refuses it again, and keeps on with what it has.
     foreign.restart(&bad)?;
     eventually(DEADLINE, async || {
@@ -259,16 +280,7 @@ async fn row_43_go_control_plane_may_be_down_and_is_resumed(mesh: &Mesh) -> anyh
     answers(&arena, WEB, "v1").await?;
 
     foreign.kill()?;
-    eventually(DEADLINE, async || {
-        let metrics = arena.metrics("client").await?;
-        ensure!(
-            metrics.sum("tulle_xds_connected", &[]) == 0.0,
-            "{}",
-            metrics.text()
-        );
-        Ok(())
-    })
-    .await?;
+    lost(&arena).await?;
     for _ in 0..10 {
         ensure!(
             version(&arena, WEB).await? == "v1",

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::runtime::{Builder, Runtime};
-use tulle_control::{Args, Control};
+use tulle_control::{Args, Control, LimitArgs};
 use tulle_runtime::tasks::Tasks;
 
 use client::{Client, Variant};
@@ -68,6 +68,7 @@ fn arguments(place: &Path) -> anyhow::Result<Args> {
         leaf_ttl: Duration::from_secs(24 * 3600),
         root_propagation: Duration::from_secs(60),
         log: "error".to_owned(),
+        limits: LimitArgs::default(),
     })
 }
 

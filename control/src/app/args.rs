@@ -1,5 +1,7 @@
 //! The command line of the control plane.
 
+mod limits;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,6 +9,8 @@ use std::time::Duration;
 use tulle_identity::TrustDomain;
 use tulle_runtime::env::parse_duration;
 use tulle_runtime::names::{self, ports};
+
+pub use limits::LimitArgs;
 
 use crate::ca::LONGEST_STAGE;
 
@@ -68,6 +72,10 @@ pub struct Args {
     /// Log filter, such as `info` or `info,tulle_control::discovery=debug`.
     #[arg(long, value_name = "FILTER", default_value = "info", env = names::variables::LOG)]
     pub log: String,
+
+    /// What clients may make grow.
+    #[command(flatten)]
+    pub limits: LimitArgs,
 }
 
 /// Shortest life of a leaf that leaves time to renew it.
@@ -124,6 +132,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::discovery::Limits;
 
     #[derive(Debug, Parser)]
     struct Program {
@@ -157,6 +166,7 @@ mod tests {
         assert_eq!(args.xds_address.to_string(), "0.0.0.0:15012");
         assert_eq!(args.admin_address.to_string(), "127.0.0.1:15014");
         assert_eq!(args.leaf_ttl, Duration::from_secs(24 * 3600));
+        assert_eq!(args.limits.limits(), Limits::default());
     }
 
     #[test]
@@ -168,6 +178,10 @@ mod tests {
             ("--trust-domain", ""),
             ("--xds-address", "15012"),
             ("--root-propagation", "soon"),
+            ("--max-connections", "0"),
+            ("--max-anonymous-connections", "many"),
+            ("--max-streams-per-pod", "1.5"),
+            ("--max-subscriptions", "0"),
             ("--root-propagation", "4381h"),
             ("--root-propagation", "99999999999h"),
             ("--leaf-ttl", "4381h"),

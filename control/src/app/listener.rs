@@ -3,6 +3,7 @@
 //! Our own acceptor under tonic's server, so that each handshake uses the certificate and the roots of that moment, and
 //! each request knows who is on the other end.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -11,15 +12,18 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::Sleep;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 use tulle_identity::{ClientAuth, Identity, peer_id};
 use tulle_runtime::tasks::Tasks;
@@ -27,7 +31,9 @@ use tulle_runtime::tasks::Tasks;
 use crate::discovery::Peer;
 
 /// Handshakes at a time; more wait in the kernel's queue.
-const HANDSHAKES: usize = 256;
+const HANDSHAKES: usize = 1024;
+/// How long the oldest of them may keep others waiting: whoever says nothing must not keep out who does.
+const KEEPS_WAITING: Duration = Duration::from_secs(2);
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A connection lives no longer than this, whatever its certificate says.
@@ -56,7 +62,7 @@ pub(crate) struct Connection {
 type Places = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 /// How many connections there may be, and how long.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bounds {
     /// Connections at a time; more wait in the kernel's queue.
     pub(crate) connections: usize,
@@ -64,6 +70,8 @@ pub(crate) struct Bounds {
     pub(crate) anonymous: usize,
     /// How long a connection without a client certificate lives.
     pub(crate) anonymous_life: Duration,
+    /// Handshakes at a time; more wait in the kernel's queue.
+    pub(crate) handshakes: usize,
 }
 
 impl Default for Bounds {
@@ -72,6 +80,7 @@ impl Default for Bounds {
             connections: CONNECTIONS,
             anonymous: ANONYMOUS,
             anonymous_life: ANONYMOUS_LIFE,
+            handshakes: HANDSHAKES,
         }
     }
 }
@@ -80,6 +89,13 @@ impl Default for Bounds {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Metrics {
     failed: Counter,
+    reached: Family<Reached, Counter>,
+}
+
+/// A limit that was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reached {
+    limit: &'static str,
 }
 
 impl Metrics {
@@ -88,7 +104,13 @@ impl Metrics {
         let metrics = Self::default();
         let help = "TLS handshakes of proxies that failed or took too long";
         registry.register("xds_handshake_failures", help, metrics.failed.clone());
+        let help = "How often a limit on connections of proxies was reached, by limit";
+        registry.register("control_limits_reached", help, metrics.reached.clone());
         metrics
+    }
+
+    fn reached(&self, limit: &'static str) {
+        self.reached.get_or_create(&Reached { limit }).inc();
     }
 }
 
@@ -108,6 +130,7 @@ pub(crate) fn accept(
         connections: Arc::new(Semaphore::new(bounds.connections)),
         anonymous: Arc::new(Semaphore::new(bounds.anonymous)),
         anonymous_life: bounds.anonymous_life,
+        handshakes: Arc::new(Handshakes::new(bounds.handshakes)),
     });
     let (owner, cancelled) = (tasks.clone(), tasks.cancelled());
     tasks.spawn("xds-listener", async move {
@@ -126,10 +149,12 @@ async fn accept_loop(
     connections: &mpsc::Sender<io::Result<Connection>>,
     tasks: &Tasks,
 ) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let handshakes = &acceptor.handshakes;
     loop {
-        let handshaking = take(&handshakes).await;
-        let place = take(&acceptor.connections).await;
+        handshakes
+            .room(|| acceptor.metrics.reached("handshakes"))
+            .await;
+        let place = take(&acceptor.connections, || acceptor.reached()).await;
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -138,14 +163,19 @@ async fn accept_loop(
                 continue;
             }
         };
+        let handshaking = Handshakes::begin(handshakes);
         let (acceptor, connections) = (acceptor.clone(), connections.clone());
         tasks.spawn_connection("xds-handshake", async move {
             let handshake =
                 tokio::time::timeout(HANDSHAKE, acceptor.handshake(stream, address, place));
-            match handshake
-                .await
-                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-            {
+            let ended = tokio::select! {
+                biased;
+                ended = handshake => ended.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+                () = handshaking.given_up.cancelled() => {
+                    Err(io::Error::other("others waited for its handshake to end"))
+                }
+            };
+            match ended {
                 // Nobody listens any more while the server is shutting down.
                 Ok(connection) => drop(connections.send(Ok(connection)).await),
                 Err(error) => {
@@ -158,10 +188,81 @@ async fn accept_loop(
     }
 }
 
-/// Waits for room.
-async fn take(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+/// Waits for room; if it has to, `tell` is told.
+async fn take(places: &Arc<Semaphore>, tell: impl FnOnce()) -> OwnedSemaphorePermit {
+    if let Ok(place) = places.clone().try_acquire_owned() {
+        return place;
+    }
+    tell();
     let place = places.clone().acquire_owned().await;
     place.expect("the semaphore is never closed")
+}
+
+/// Handshakes that are going on.
+struct Handshakes {
+    most: usize,
+    /// When each began, and how to give it up; the oldest first.
+    open: Mutex<BTreeMap<u64, (Instant, CancellationToken)>>,
+    ended: Notify,
+}
+
+/// One of them, for as long as it lives.
+struct Handshaking {
+    all: Arc<Handshakes>,
+    number: u64,
+    given_up: CancellationToken,
+}
+
+impl Handshakes {
+    fn new(most: usize) -> Self {
+        Self {
+            most,
+            open: Mutex::default(),
+            ended: Notify::new(),
+        }
+    }
+
+    /// Waits for room, until one has ended or the oldest had to; if it has to wait, `tell` is told.
+    async fn room(&self, tell: impl FnOnce()) {
+        let mut tell = Some(tell);
+        while let Some((since, given_up)) = self.oldest_of_too_many() {
+            if let Some(tell) = tell.take() {
+                tell();
+            }
+            tokio::select! {
+                () = self.ended.notified() => {}
+                () = tokio::time::sleep_until(since + KEEPS_WAITING), if !given_up.is_cancelled() => {
+                    given_up.cancel();
+                }
+            }
+        }
+    }
+
+    fn oldest_of_too_many(&self) -> Option<(Instant, CancellationToken)> {
+        let open = self.open.lock();
+        let (_, oldest) = open.first_key_value()?;
+        (open.len() >= self.most).then(|| oldest.clone())
+    }
+
+    fn begin(all: &Arc<Self>) -> Handshaking {
+        let given_up = CancellationToken::new();
+        let mut open = all.open.lock();
+        let number = open.last_key_value().map_or(0, |(last, _)| last + 1);
+        open.insert(number, (Instant::now(), given_up.clone()));
+        Handshaking {
+            all: all.clone(),
+            number,
+            given_up,
+        }
+    }
+}
+
+impl Drop for Handshaking {
+    fn drop(&mut self) {
+        self.all.open.lock().remove(&self.number);
+        // Whoever comes to wait later finds the room, too.
+        self.all.ended.notify_one();
+    }
 }
 
 struct Acceptor {
@@ -172,9 +273,18 @@ struct Acceptor {
     connections: Arc<Semaphore>,
     anonymous: Arc<Semaphore>,
     anonymous_life: Duration,
+    handshakes: Arc<Handshakes>,
 }
 
 impl Acceptor {
+    /// There is no room for another connection.
+    fn reached(&self) {
+        self.metrics.reached("connections");
+        tracing::warn!(
+            "proxies have as many connections as they may, and more wait; raise --max-connections or add a replica"
+        );
+    }
+
     async fn handshake(
         &self,
         stream: TcpStream,
@@ -193,6 +303,7 @@ impl Acceptor {
             }
             _ => {
                 let place = self.anonymous.clone().try_acquire_owned().map_err(|_| {
+                    self.metrics.reached("anonymous_connections");
                     io::Error::other("too many connections without a client certificate")
                 })?;
                 (None, self.anonymous_life, Some(place))

@@ -20,12 +20,16 @@ pub(crate) use ask::{Ask, Reply, Verdict};
 const WILDCARD: &str = "*";
 /// How many responses may wait for their acknowledgement before the oldest is forgotten.
 const MAX_UNACKNOWLEDGED: usize = 16;
+/// Bytes of a name on average, at most: a few may be long, not all of them.
+const AVERAGE_NAME: usize = 128;
 /// How much of a client's error text is kept.
 const MAX_ERROR_TEXT: usize = 1024;
 
 /// More names than a stream may subscribe to.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("more than {limit} {kind} subscriptions on one stream; unsubscribe idle names first")]
+#[error(
+    "more than {limit} {kind} subscriptions on one stream, or more than {AVERAGE_NAME} bytes for each of so many; unsubscribe idle names first"
+)]
 pub(crate) struct TooMany {
     kind: &'static str,
     limit: usize,
@@ -101,6 +105,8 @@ pub(crate) struct Subscription {
     entries: HashMap<Name, Entry>,
     /// How many of the entries are explicit.
     explicit: usize,
+    /// Bytes of their names.
+    bytes: usize,
     owed: BTreeMap<Name, Owed>,
     /// In the state-of-the-world variant: the last list that was sent, of the types that are listed.
     listed: BTreeMap<Name, Arc<Encoded>>,
@@ -163,6 +169,7 @@ impl Subscription {
             greet: false,
             entries: HashMap::new(),
             explicit: 0,
+            bytes: 0,
             owed: BTreeMap::new(),
             listed: BTreeMap::new(),
             since: None,
@@ -469,9 +476,10 @@ impl Subscription {
         let has_it = first && entry.held != Held::Unknown && self.kind != ResourceType::Endpoints;
         if !std::mem::replace(&mut entry.explicit, true) {
             self.explicit += 1;
+            self.bytes += name.len();
         }
         self.owe(name, if has_it { Owed::Change } else { Owed::Answer });
-        if self.explicit > self.limit {
+        if self.explicit > self.limit || self.bytes > self.limit.saturating_mul(AVERAGE_NAME) {
             return Err(TooMany {
                 kind: self.kind.short_name(),
                 limit: self.limit,
@@ -494,6 +502,7 @@ impl Subscription {
                 && std::mem::replace(&mut entry.explicit, false)
             {
                 self.explicit -= 1;
+                self.bytes -= name.len();
                 self.owe(name.clone(), Owed::Answer);
             }
         } else {
@@ -503,6 +512,7 @@ impl Subscription {
                 .is_some_and(|entry| entry.explicit)
             {
                 self.explicit -= 1;
+                self.bytes -= name.len();
             }
             self.owed.remove(name);
             self.listed.remove(name);

@@ -426,8 +426,53 @@ async fn those_without_a_certificate_leave_room_for_those_with_one() {
     plane.pod("shop", "web-1", "web", [10, 0, 0, 1]);
     let token = plane.tokens.token("shop", "web", "web-1", "u1");
     assert!(!is_served(&plane, &token).await, "there is no room");
+    let metrics = plane.admin("/metrics").await;
+    let counted = "tulle_control_limits_reached_total{limit=\"anonymous_connections\"} ";
+    assert!(metrics.contains(counted), "{metrics}");
     plane
         .certify(Some(plane.svid("shop", "web")), Some(&token))
         .await
         .expect("issued");
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_and_are_counted() {
+    let bounds = Bounds {
+        connections: 1,
+        ..Bounds::default()
+    };
+    let mut plane = Plane::start_with(bounded(bounds), |_| {}).await;
+    plane.pod("shop", "web-1", "web", [10, 0, 0, 1]);
+    let token = plane.tokens.token("shop", "web", "web-1", "u1");
+    let held = plane.channel(None).await.expect("let in");
+    let waiting = is_served(&plane, &token);
+    let counted = async {
+        let line = "tulle_control_limits_reached_total{limit=\"connections\"} ";
+        while !plane.admin("/metrics").await.contains(line) {}
+        drop(held);
+    };
+    let (served, ()) = tokio::join!(waiting, counted);
+    assert!(served, "there is room as soon as one has gone");
+}
+
+#[tokio::test]
+async fn whoever_says_nothing_keeps_nobody_waiting_for_long() {
+    let bounds = Bounds {
+        handshakes: 2,
+        ..Bounds::default()
+    };
+    let mut plane = Plane::start_with(bounded(bounds), |_| {}).await;
+    plane.pod("shop", "web-1", "web", [10, 0, 0, 1]);
+    let token = plane.tokens.token("shop", "web", "web-1", "u1");
+    let mut silent = Vec::new();
+    for _ in 0..4 {
+        let connected = tokio::net::TcpStream::connect(plane.xds_address()).await;
+        silent.push(connected.expect("it listens"));
+    }
+    // All four would take 20 s to be over.
+    let served = tokio::time::timeout(Duration::from_secs(15), is_served(&plane, &token));
+    assert!(served.await.expect("in time"));
+    let metrics = plane.admin("/metrics").await;
+    let counted = "tulle_control_limits_reached_total{limit=\"handshakes\"} ";
+    assert!(metrics.contains(counted), "{metrics}");
 }

@@ -32,7 +32,7 @@ use tulle_xds_proto::google::rpc;
 use tulle_xds_proto::istio::auth::IstioCertificateRequest;
 use tulle_xds_proto::istio::auth::istio_certificate_service_client::IstioCertificateServiceClient;
 
-use crate::app::{Args, Control, serve};
+use crate::app::{Args, Control, LimitArgs, serve};
 use crate::ca::token_tests;
 use crate::discovery::Limits;
 use crate::source::SourceReport;
@@ -84,6 +84,7 @@ impl Plane {
             leaf_ttl: Duration::from_secs(3600),
             root_propagation: Duration::from_secs(60),
             log: "info".to_owned(),
+            limits: LimitArgs::default(),
         };
         change(&mut args);
         let (store, mut writer) = Store::new(MeshSettings::default());
@@ -233,6 +234,11 @@ impl Plane {
         Proxy::open(channel, Some(node(&node_id(namespace, name, ip))))
             .await
             .expect("let in")
+    }
+
+    /// Where proxies connect to.
+    pub(super) fn xds_address(&self) -> SocketAddr {
+        self.control.xds_address()
     }
 
     /// What the admin server answers to a GET.
