@@ -9,6 +9,7 @@ use crate::cores::Cores;
 use crate::plan::Plan;
 use crate::probe::Found;
 use crate::systems::System;
+use crate::ztunnel::CAVEAT;
 
 /// The head of a report.
 #[derive(Debug, Default, Serialize)]
@@ -24,6 +25,7 @@ pub(crate) struct Head {
     /// Versions of the crates that the bare pair is made of, and ours with them.
     crates: Vec<String>,
     envoy: Option<String>,
+    ztunnel: Option<String>,
     rounds: u32,
     window_ms: u64,
     /// Whether it was only to be seen that everything runs.
@@ -34,7 +36,12 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    pub(crate) fn of(plan: &Plan, cores: Option<Cores>, envoy: Option<&Path>) -> Self {
+    pub(crate) fn of(
+        plan: &Plan,
+        cores: Option<Cores>,
+        envoy: Option<&Path>,
+        ztunnel: Option<String>,
+    ) -> Self {
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpuinfo.lines().find(|line| line.starts_with("model name"));
         let model = model.and_then(|line| line.split(": ").nth(1));
@@ -53,6 +60,7 @@ impl Head {
             tulle: format!("{} ({tulle})", env!("CARGO_PKG_VERSION")),
             crates: crates(),
             envoy: envoy.map(version),
+            ztunnel,
             rounds: plan.rounds,
             window_ms: plan.window,
             quick: plan.quick,
@@ -83,6 +91,12 @@ impl Head {
                  (as HTTP/2 it would cost Envoy less).\n"
             )
         });
+        let ztunnel = self.ztunnel.as_ref().map_or_else(String::new, |version| {
+            format!(
+                "- ztunnel {version}: dedicated to its pod, one worker; both pods from a file; certificates of the same CA; \
+                 JSON access log to a pipe; metrics on. {CAVEAT}\n"
+            )
+        });
         let unoptimized = if self.optimized {
             ""
         } else {
@@ -102,7 +116,7 @@ impl Head {
              kernel rules capture for all. {place}. CPU is that of the two sidecars' processes.\n\
              - Ours: tulle-proxy {}, one worker, configured by its control plane, JSON access log to a pipe, metrics on.\n\
              - The bare pair: the same crates ({}), no config, policy, telemetry or retry. The limit.\n\
-             {envoy}{tls}{unoptimized}{quick}",
+             {envoy}{ztunnel}{tls}{unoptimized}{quick}",
             self.date,
             self.cpu,
             self.cores,

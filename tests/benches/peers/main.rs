@@ -1,9 +1,10 @@
-//! What a sidecar costs beside its peers, in the same topology: no proxy, a bare pair of the same crates, Envoy.
+//! What a sidecar costs beside its peers, in the same topology: no proxy, a bare pair of the same crates, Envoy, and ztunnel
+//! where a binary of it is given.
 //!
-//! `cargo bench -p tulle-tests --bench peers [-- CELLS] [--systems ...] [--rounds N] [--quick]`. A load generator and a
+//! `cargo bench -p tulle-tests --bench peers [-- CELLS] [--systems ...] [--ztunnel PATH] [--rounds N] [--quick]`. A load generator and a
 //! server, each in a pod, in a namespace for each system; the same kernel rules capture for all, all get their certificates
 //! from the same CA and agree on the same cryptography, and they take turns. This file says who runs what; `systems` brings
-//! the pods up, `load` and `serve` are the ends, `bare` and `envoy` are the peers, `measure` reads the clocks and refuses where
+//! the pods up, `load` and `serve` are the ends, `bare`, `envoy` and `ztunnel` are the peers, `measure` reads the clocks and refuses where
 //! anything went wrong, `report` and `targets` do the sums; `alone` is about one sidecar by itself.
 
 mod alone;
@@ -24,6 +25,7 @@ mod syscalls;
 mod systems;
 mod targets;
 mod wire;
+mod ztunnel;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -84,6 +86,8 @@ fn sidecar() -> anyhow::Result<()> {
         bare::run(env)
     } else if namespace == System::Envoy.namespace() {
         envoy::run(env)
+    } else if namespace == System::Ztunnel.namespace() {
+        ztunnel::run(env)
     } else if namespace == System::Quiet.namespace() {
         thin::exec_as(&thin::place().with_file_name(System::Quiet.namespace()))
     } else if let Some((system, _)) = starts::PLACES.iter().find(|(_, place)| *place == namespace) {
@@ -108,10 +112,15 @@ fn bench() -> anyhow::Result<()> {
     let envoy = plan.measures(System::Envoy);
     let envoy = envoy.then(|| envoy::find(plan.envoy.as_deref()));
     let envoy = envoy.transpose()?;
+    let ztunnel = plan.ztunnel.as_deref();
+    let version = ztunnel.map(ztunnel::version).transpose()?;
     tulle_tests::with_mesh(async |mesh| {
         thin::install(plan.proxy.as_deref())?;
         if let Some(envoy) = &envoy {
             envoy::install(envoy)?;
+        }
+        if let Some(ztunnel) = ztunnel {
+            ztunnel::install(ztunnel)?;
         }
         if plan.measures(System::Quiet) {
             thin::install_copy(System::Quiet.namespace())?;
@@ -121,7 +130,7 @@ fn bench() -> anyhow::Result<()> {
             cores::keep_self(&cores.others()?)?;
         }
         let mut results = Results {
-            head: Head::of(&plan, cores.clone(), envoy.as_deref()),
+            head: Head::of(&plan, cores.clone(), envoy.as_deref(), version),
             systems: plan.systems.clone(),
             ..Results::default()
         };

@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
 use tokio::time::{sleep, timeout};
+use tulle_runtime::names::containers;
 use tulle_tests::Mesh;
 
 use crate::bare::PEER;
@@ -23,6 +24,7 @@ use crate::spread::Spread;
 use crate::syscalls::Counter;
 use crate::systems::{CLIENT, Pods, System};
 use crate::wire::{Hello, Wire};
+use crate::ztunnel;
 
 /// How long the load generator may take for a word.
 const WORD: Duration = Duration::from_secs(150);
@@ -164,8 +166,8 @@ pub(crate) struct Arenas<'a> {
     mesh: &'a Mesh,
     all: Vec<Pods<'a>>,
     cores: Option<Cores>,
-    /// Whose handshakes on which ports have been seen.
-    seen: BTreeSet<(System, u16)>,
+    /// The handshakes that have been seen, by whose they were and on which port.
+    seen: BTreeMap<(System, u16), BTreeSet<Hello>>,
 }
 
 impl<'a> Arenas<'a> {
@@ -183,7 +185,7 @@ impl<'a> Arenas<'a> {
             mesh,
             all,
             cores,
-            seen: BTreeSet::new(),
+            seen: BTreeMap::new(),
         })
     }
 
@@ -212,10 +214,15 @@ impl<'a> Arenas<'a> {
     /// Makes sure that those who log did; what a reader must know of it.
     pub(crate) async fn logs(&self) -> anyhow::Result<Vec<String>> {
         let mut notes = Vec::new();
-        let log = [System::Tulle, System::Envoy];
+        let log = [System::Tulle, System::Envoy, System::Ztunnel];
         for pods in self.all.iter().filter(|pods| log.contains(&pods.system)) {
             let who = pods.system.describe();
             for pod in [CLIENT, PEER] {
+                if pods.system == System::Ztunnel {
+                    let log = pods.arena.logs(pod, Some(containers::PROXY))?;
+                    ztunnel::check_log(&log).with_context(|| format!("{who} of {pod}"))?;
+                    continue;
+                }
                 let lines = pods.arena.access_log(pod)?.len();
                 ensure!(
                     lines > 0,
@@ -362,7 +369,7 @@ impl<'a> Arenas<'a> {
     ) -> anyhow::Result<Sample> {
         let pods = self.all.iter().find(|pods| pods.system == system);
         let pods = pods.context("it does not run")?;
-        let wire = Wire::listen(pods.server_ip, kind.port())?;
+        let wire = Wire::listen(pods.server_ip, system.handshakes(kind))?;
         let mut load = Running::start(pods, kind, manner, self.cores.as_ref())?;
         load.word("begin").await?;
         let before = Clocks::read(&pods.sidecars)?;
@@ -384,7 +391,7 @@ impl<'a> Arenas<'a> {
             bail!("the load met an error: {error}");
         }
         ensure!(counted.units > 0.0, "nothing was carried");
-        self.check(system, kind, &hellos)?;
+        self.check(system, kind, hellos)?;
         Ok(Sample {
             counted,
             used,
@@ -394,22 +401,21 @@ impl<'a> Arenas<'a> {
     }
 
     /// Makes sure that the sidecars have agreed on what they must: now or, if connections stay, in an earlier turn.
-    fn check(
-        &mut self,
-        system: System,
-        kind: Kind,
-        hellos: &BTreeSet<Hello>,
-    ) -> anyhow::Result<()> {
-        for hello in hellos {
+    fn check(&mut self, system: System, kind: Kind, hellos: BTreeSet<Hello>) -> anyhow::Result<()> {
+        let seen = (system, system.handshakes(kind));
+        let seen = self.seen.entry(seen).or_default();
+        seen.extend(hellos);
+        for hello in &*seen {
             ensure!(system != System::Plain, "a handshake without a proxy");
-            hello.check()?;
-        }
-        let key = (system, kind.port());
-        if !hellos.is_empty() {
-            self.seen.insert(key);
+            match hello.check() {
+                Err(error) if system == System::Ztunnel && hello.is_stronger() => {
+                    bail!("{error}; {}", ztunnel::ADVICE)
+                }
+                checked => checked?,
+            }
         }
         ensure!(
-            system == System::Plain || self.seen.contains(&key),
+            system == System::Plain || !seen.is_empty(),
             "no handshake of the sidecars was seen"
         );
         Ok(())

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser, ValueEnum};
 
 use crate::load::Kind;
 use crate::systems::System;
@@ -36,6 +37,10 @@ pub(crate) struct Plan {
     /// An Envoy to measure instead of the one that is fetched.
     #[arg(long)]
     pub(crate) envoy: Option<PathBuf>,
+    /// A ztunnel to measure as well. It must prefer AES-128-GCM as all others do, which a released one does not. It knows
+    /// layer 4 alone and tunnels connections through HTTP/2 CONNECT: a column to read with that in mind, and no target.
+    #[arg(long)]
+    pub(crate) ztunnel: Option<PathBuf>,
     /// A `tulle-proxy` to measure instead of the one that is built.
     #[arg(long)]
     pub(crate) proxy: Option<PathBuf>,
@@ -97,6 +102,14 @@ impl Plan {
         let mut plan = Self::parse();
         if plan.quick {
             (plan.rounds, plan.window) = (1, 300);
+        }
+        if plan.ztunnel.is_some() {
+            plan.systems.push(System::Ztunnel);
+        } else if plan.measures(System::Ztunnel) {
+            let what = "ztunnel is measured where --ztunnel names a binary of it";
+            Self::command()
+                .error(ErrorKind::MissingRequiredArgument, what)
+                .exit();
         }
         plan.systems.sort();
         plan.systems.dedup();

@@ -2,15 +2,18 @@
 //!
 //! It tells the leaf that the server presents, and that it refuses a client that presents none. Runs in the client's sidecar
 //! container, as a sidecar does, so that its own connections are not captured.
+//! One that takes tunnels only is asked for a tunnel: what it thinks of a client shows no sooner.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
+use bytes::Bytes;
+use http::{Method, Request};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -30,6 +33,8 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::bare::PEER;
 use crate::serve::{self, ECHO};
+use crate::systems::System;
+use crate::ztunnel;
 
 /// Name of this role.
 pub(crate) const ROLE: &str = "bench-probe";
@@ -71,16 +76,96 @@ pub(crate) fn run(server: &str, namespace: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How the server's app is reached.
+struct Way {
+    /// Address of the sidecar, or of the app if its connections are captured.
+    address: SocketAddr,
+    alpn: &'static [u8],
+    /// The app, if a tunnel leads there.
+    tunnel: Option<SocketAddr>,
+}
+
+impl Way {
+    fn of(server: IpAddr, namespace: &str) -> Self {
+        let app = SocketAddr::new(server, serve::TCP);
+        if namespace == System::Ztunnel.namespace() {
+            return Self {
+                address: SocketAddr::new(server, ztunnel::HBONE),
+                alpn: ztunnel::ALPN,
+                tunnel: Some(app),
+            };
+        }
+        Self {
+            address: app,
+            alpn: alpn::TCP,
+            tunnel: None,
+        }
+    }
+
+    async fn connect(&self, config: Arc<ClientConfig>) -> anyhow::Result<TlsStream<TcpStream>> {
+        // Where the sidecar has no user id of its own it is the mark that keeps a connection from being captured.
+        let marks = Env::process().get::<bool>(variables::MARK_SOCKETS);
+        let settings = Settings {
+            socket_mark: marks.unwrap_or(false).then_some(PROXY_MARK),
+            ..Settings::default()
+        };
+        let tcp = dial(&settings, self.address, Reach::Out).await?;
+        Ok(TlsConnector::from(config)
+            .connect(mesh_server_name(), tcp)
+            .await?)
+    }
+
+    async fn there_and_back(&self, stream: &mut TlsStream<TcpStream>) -> anyhow::Result<()> {
+        match &self.tunnel {
+            Some(app) => through_tunnel(stream, *app).await,
+            None => {
+                stream.write_all(&SENT).await?;
+                stream.read_exact(&mut [0; SENT.len()]).await?;
+                Ok(())
+            }
+        }
+    }
+}
+
+const SENT: [u8; 64] = [ECHO; 64];
+
+async fn through_tunnel(
+    io: impl AsyncRead + AsyncWrite + Unpin,
+    app: SocketAddr,
+) -> anyhow::Result<()> {
+    let (sender, connection) = h2::client::handshake(io).await?;
+    let exchange = async {
+        let mut sender = sender.ready().await?;
+        let request = Request::builder()
+            .method(Method::CONNECT)
+            .uri(app.to_string());
+        let (response, mut sent) = sender.send_request(request.body(())?, false)?;
+        let response = response.await?;
+        ensure!(response.status().is_success(), "{}", response.status());
+        sent.send_data(Bytes::from_static(&SENT), false)?;
+        let (mut received, mut length) = (response.into_body(), 0);
+        while length < SENT.len() {
+            let data = received.data().await.context("the tunnel ended")??;
+            length += data.len();
+        }
+        Ok(())
+    };
+    tokio::select! {
+        exchanged = exchange => exchanged,
+        ended = connection => bail!("the connection of the tunnel ended: {ended:?}"),
+    }
+}
+
 async fn probe(server: &str, namespace: &str) -> anyhow::Result<Found> {
     let domain = TrustDomain::new(DEFAULT_TRUST_DOMAIN)?;
     let svid = fs::read_to_string(Path::new(files::STATE_DIR).join("svid.pem"))?;
     let bundle = TrustBundle::from_pem(&fs::read(files::CA_BUNDLE)?)?;
     let identity = Identity::new(Svid::from_pem(&svid)?, bundle);
     let peer = SpiffeId::new(&domain, namespace, PEER)?;
-    let config = identity.current().client(&[peer], alpn::TCP);
-    let address = SocketAddr::new(server.parse::<IpAddr>()?, serve::TCP);
-    let mut stream = connect(address, config).await.context("a handshake")?;
-    there_and_back(&mut stream)
+    let way = Way::of(server.parse()?, namespace);
+    let config = identity.current().client(&[peer], way.alpn);
+    let mut stream = way.connect(config).await.context("a handshake")?;
+    way.there_and_back(&mut stream)
         .await
         .context("with a certificate")?;
     let (_, connection) = stream.get_ref();
@@ -102,31 +187,9 @@ async fn probe(server: &str, namespace: &str) -> anyhow::Result<Found> {
                 .name()
         ),
         leaf: curve(leaf.context("no leaf")?)?,
-        mutual: refuses_strangers(address).await?,
+        mutual: refuses_strangers(&way).await?,
     };
     Ok(found)
-}
-
-async fn connect(
-    address: SocketAddr,
-    config: Arc<ClientConfig>,
-) -> anyhow::Result<TlsStream<TcpStream>> {
-    // Where the sidecar has no user id of its own it is the mark that keeps a connection from being captured.
-    let marks = Env::process().get::<bool>(variables::MARK_SOCKETS);
-    let settings = Settings {
-        socket_mark: marks.unwrap_or(false).then_some(PROXY_MARK),
-        ..Settings::default()
-    };
-    let tcp = dial(&settings, address, Reach::Out).await?;
-    Ok(TlsConnector::from(config)
-        .connect(mesh_server_name(), tcp)
-        .await?)
-}
-
-async fn there_and_back(stream: &mut TlsStream<TcpStream>) -> std::io::Result<()> {
-    stream.write_all(&[ECHO; 64]).await?;
-    stream.read_exact(&mut [0; 64]).await?;
-    Ok(())
 }
 
 fn curve(leaf: &CertificateDer<'_>) -> anyhow::Result<String> {
@@ -142,16 +205,16 @@ fn curve(leaf: &CertificateDer<'_>) -> anyhow::Result<String> {
 }
 
 /// Whether a connection without a certificate comes to nothing.
-async fn refuses_strangers(address: SocketAddr) -> anyhow::Result<bool> {
+async fn refuses_strangers(way: &Way) -> anyhow::Result<bool> {
     let config = ClientConfig::builder_with_provider(tls::provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anyone));
     let mut config = config.with_no_client_auth();
-    config.alpn_protocols = vec![alpn::TCP.to_vec()];
+    config.alpn_protocols = vec![way.alpn.to_vec()];
     // The server's refusal comes after the client's side of the handshake is done.
-    Ok(match connect(address, Arc::new(config)).await {
-        Ok(mut stream) => there_and_back(&mut stream).await.is_err(),
+    Ok(match way.connect(Arc::new(config)).await {
+        Ok(mut stream) => way.there_and_back(&mut stream).await.is_err(),
         Err(_) => true,
     })
 }

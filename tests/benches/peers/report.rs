@@ -16,6 +16,10 @@ use crate::starts::Starts;
 use crate::systems::System;
 use crate::targets::{self, Target};
 
+/// Where connections are measured with their handshakes.
+const SHARED: &str =
+    "\nztunnel: connections share tunnels that stay, and have no mutual TLS of their own.\n";
+
 /// Everything that was measured.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Results {
@@ -157,6 +161,9 @@ impl Results {
             ];
             table.row(column.system, &row);
         }
+        if held.column(System::Ztunnel).is_some() {
+            table.text += SHARED;
+        }
         table.text
     }
 }
@@ -235,6 +242,9 @@ fn costs(measured: &Measured) -> String {
             }
         }
         table.row(column.system, &row);
+    }
+    if measured.kind == Kind::Connect && measured.column(System::Ztunnel).is_some() {
+        table.text += SHARED;
     }
     table.text
 }

@@ -13,7 +13,7 @@ use crate::bare::PEER;
 use crate::cores::{self, Cores};
 use crate::load::Kind;
 use crate::probe::{self, Found};
-use crate::{envoy, serve};
+use crate::{envoy, serve, ztunnel};
 
 /// The pod that the load comes from.
 pub(crate) const CLIENT: &str = "client";
@@ -32,6 +32,8 @@ pub(crate) enum System {
     Quiet,
     /// Envoy.
     Envoy,
+    /// ztunnel, if --ztunnel names one.
+    Ztunnel,
 }
 
 impl System {
@@ -45,6 +47,7 @@ impl System {
             Self::Tulle => "tulle",
             Self::Quiet => "quiet",
             Self::Envoy => "envoy",
+            Self::Ztunnel => "ztunnel",
         }
     }
 
@@ -55,21 +58,25 @@ impl System {
             Self::Tulle => "tulle-proxy",
             Self::Quiet => "tulle-proxy, no access log",
             Self::Envoy => "Envoy",
+            Self::Ztunnel => "ztunnel (L4 over HTTP/2 CONNECT)",
+        }
+    }
+
+    /// On which port the servers' sidecars shake hands with those of clients.
+    pub(crate) fn handshakes(self, kind: Kind) -> u16 {
+        match self {
+            Self::Ztunnel => ztunnel::HBONE,
+            _ => kind.port(),
         }
     }
 
     /// The manifests of one of the two apps.
     fn manifests(self, app: App) -> String {
-        let app = if self == Self::Quiet {
-            app.annotate(annotations::ACCESS_LOG, "off")
-        } else {
-            app
-        };
-        if self == Self::Plain {
-            let namespace = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: plain}\n";
-            return app.yaml() + namespace;
+        match self {
+            Self::Quiet => app.annotate(annotations::ACCESS_LOG, "off").yaml(),
+            Self::Ztunnel => ztunnel::annotate(app).yaml(),
+            _ => app.yaml(),
         }
-        app.yaml()
     }
 }
 
@@ -97,15 +104,14 @@ impl<'a> Pods<'a> {
             .port("http2", serve::HTTP2, serve::HTTP2)
             .port("grpc", serve::GRPC, serve::GRPC)
             .port("tcp", serve::TCP, serve::TCP);
-        let arena = mesh
-            .apply(system.namespace(), system.manifests(server))
-            .await?;
+        let arena = apply(
+            mesh,
+            system,
+            system.manifests(server),
+            &system.manifests(app(CLIENT)),
+        )
+        .await?;
         let server_ip = arena.pod(PEER)?.ips.v4;
-        if system == System::Envoy {
-            envoy::tell(&server_ip.to_string())?;
-        }
-        arena.add(app(CLIENT).yaml())?;
-        arena.wait_ready().await?;
         let pods = [arena.pod(CLIENT)?, arena.pod(PEER)?];
         let sidecars = pods.iter().filter_map(|pod| pid(pod, containers::PROXY));
         let sidecars: Vec<_> = sidecars.collect();
@@ -123,7 +129,7 @@ impl<'a> Pods<'a> {
         }
         let host = match system {
             // They resolve no Service: they connect to where it would lead.
-            System::Plain | System::Bare | System::Envoy => server_ip.to_string(),
+            System::Plain | System::Bare | System::Envoy | System::Ztunnel => server_ip.to_string(),
             System::Tulle | System::Quiet => PEER.to_owned(),
         };
         Ok(Self {
@@ -156,6 +162,32 @@ impl<'a> Pods<'a> {
     pub(crate) fn address(&self, kind: Kind) -> String {
         format!("{}:{}", self.host, kind.port())
     }
+}
+
+/// Brings up both apps, the server first where its address must be told.
+async fn apply<'a>(
+    mesh: &'a Mesh,
+    system: System,
+    mut server: String,
+    client: &str,
+) -> anyhow::Result<Arena<'a>> {
+    let namespace = system.namespace();
+    if system == System::Plain {
+        server += "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: plain}\n";
+    }
+    if system == System::Ztunnel {
+        // Neither is ready before it knows both.
+        let both = mesh.apply(namespace, server + client);
+        let (arena, ()) = tokio::try_join!(both, ztunnel::tell(mesh))?;
+        return Ok(arena);
+    }
+    let arena = mesh.apply(namespace, server).await?;
+    if system == System::Envoy {
+        envoy::tell(&arena.pod(PEER)?.ips.v4.to_string())?;
+    }
+    arena.add(client)?;
+    arena.wait_ready().await?;
+    Ok(arena)
 }
 
 fn pid(pod: &PodView, container: &str) -> Option<u32> {

@@ -45,6 +45,11 @@ impl Hello {
         );
         Ok(())
     }
+
+    /// Whether the cipher is AES-256-GCM.
+    pub(crate) fn is_stronger(&self) -> bool {
+        self.cipher == 0x1302
+    }
 }
 
 impl fmt::Display for Hello {
