@@ -129,6 +129,18 @@ impl Connection {
         }
     }
 
+    /// What many clients share makes room for a fresh one at half of what it has to end at for what some of them sent.
+    fn wears_out(&self) {
+        let most = self.worker.settings.http2.local_resets;
+        let worn = self
+            .calm
+            .as_ref()
+            .is_some_and(|calm| calm.faults() > most / 2);
+        if worn && self.downstream.is_mesh_peer() {
+            self.leave(Limit::H2LocalResets, "many streams had to be reset");
+        }
+    }
+
     /// The connection goes on as a tunnel once its last answer is out.
     pub(super) fn tunnel(&self, tunnel: Tunnel) {
         self.tunnel.replace(Some(Box::new(tunnel)));
@@ -388,6 +400,7 @@ impl Exchange {
                 connection.served.set(true);
             }
         }
+        connection.wears_out();
     }
 }
 

@@ -17,7 +17,7 @@ mod stall;
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -30,7 +30,7 @@ use tulle_runtime::limits::MAX_HEADER_LIST;
 use batch::Batch;
 use budget::Budget;
 pub use pieces::Pieces;
-use scan::{DATA, GOAWAY, HEAD, HEADERS, Scanner};
+use scan::{DATA, GOAWAY, HEAD, HEADERS, RST_STREAM, Scanner};
 use stall::Stall;
 
 /// What a client sends before its first frame.
@@ -73,6 +73,8 @@ struct Shared {
     asked: AtomicBool,
     ended: OnceLock<Ended>,
     pieces: Pieces,
+    /// Streams that h2 reset for what the peer sent.
+    faults: AtomicU32,
 }
 
 impl Calm {
@@ -85,6 +87,13 @@ impl Calm {
     #[must_use]
     pub fn pieces(&self) -> &Pieces {
         &self.0.pieces
+    }
+
+    /// How many streams h2 has reset for what the peer sent. It also does so for what was under way while it sent a whole
+    /// answer, unless that is one of 50 that it remembers for a second, and ends a connection at a number that it never forgets.
+    #[must_use]
+    pub fn faults(&self) -> u32 {
+        self.0.faults.load(Ordering::Relaxed)
     }
 
     /// Why the connection had to end, if it had to.
@@ -216,6 +225,9 @@ impl<I> Frames<I> {
         let mut at = 0;
         while let Some((frame, next)) = self.sent.next(bytes, at) {
             self.budget.sent(frame);
+            if frame.kind == RST_STREAM && bytes[next..].get(..4).is_none_or(is_fault) {
+                self.shared.faults.fetch_add(1, Ordering::Relaxed);
+            }
             if frame.kind == GOAWAY && frame.length > GOAWAY_FIXED {
                 self.says(&bytes[next..]);
             }
@@ -239,6 +251,11 @@ impl<I> Frames<I> {
         self.shared.ended.get_or_init(|| Ended::Stalled);
         Poll::Ready(io::ErrorKind::TimedOut.into())
     }
+}
+
+/// Whether a stream is reset for what its peer sent: `PROTOCOL_ERROR`, `FLOW_CONTROL_ERROR` or `STREAM_CLOSED`.
+fn is_fault(code: &[u8]) -> bool {
+    matches!(code, [0, 0, 0, 1 | 3 | 5])
 }
 
 /// A head of no fields at all that does not end.

@@ -6,11 +6,15 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 
 use super::harness::*;
+use super::inbound::mesh_peer;
+use crate::conn::Direction;
 use crate::conn::HttpVersion::{Http1, Http2};
+use crate::settings::Settings;
+use crate::telemetry::Limit;
 use crate::upstream::LocalExecutor;
 
 #[test]
@@ -104,4 +108,89 @@ fn an_answer_made_here_to_head_has_no_body() {
             assert!(!answer.body.is_empty(), "{version:?}");
         }
     });
+}
+
+/// What a peer still sends while it is answered is no fault of its, and other clients' requests are on its connection.
+#[test]
+fn what_is_under_way_at_early_answers_costs_nobody_on_a_shared_connection_a_request() {
+    run(async {
+        let app = app(Http2, |request: Request<Incoming>| async move {
+            let mut response = Response::new(Full::new(Bytes::from_static(b"early")));
+            if request.method() == Method::PUT {
+                *response.body_mut() =
+                    Full::new(request.into_body().collect().await.unwrap().to_bytes());
+            }
+            response
+        })
+        .await;
+        let mut settings = Settings::default();
+        settings.http2.local_resets = 180;
+        let sidecar = Sidecar::build(inbound(false), Ca::new().identity("reviews"), settings);
+        let mut peer = sidecar.caller(app, mesh_peer(), Http2);
+        let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+            let length = u8::try_from(payload.len()).unwrap();
+            [
+                &[0, 0, length, kind, flags][..],
+                &stream.to_be_bytes(),
+                payload,
+            ]
+            .concat()
+        };
+        let put = b"\x02\x03PUT\x86\x84\x41\x01a";
+        let begin = [
+            &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..],
+            &frame(4, 0, 0, &[]),
+            &frame(1, 4, 1, put),
+            &frame(0, 0, 1, b"one "),
+        ];
+        peer.write_all(&begin.concat()).await.unwrap();
+        let early = |index: u32| 3 + 2 * index;
+        // h2 remembers 50 of them, for a second.
+        const EARLY: u32 = 150;
+        // Kinds, streams and codes of what comes.
+        let mut seen = Vec::new();
+        for index in 0..EARLY {
+            let post = frame(1, 4, early(index), b"\x83\x86\x84\x41\x01a");
+            peer.write_all(&post).await.unwrap();
+            read_until(&mut peer, &mut seen, (3, early(index))).await;
+        }
+        for index in 0..EARLY {
+            let late = frame(0, 0, early(index), b"still under way");
+            peer.write_all(&late).await.unwrap();
+        }
+        let get = frame(1, 5, early(EARLY), b"\x82\x86\x84\x41\x01a");
+        peer.write_all(&get).await.unwrap();
+        // It is to go elsewhere, in peace.
+        read_until(&mut peer, &mut seen, (7, 0)).await;
+        assert_eq!(seen.last(), Some(&(7, 0, 0)));
+        let faults = seen.iter().filter(|it| (it.0, it.2) == (3, 5)).count();
+        assert!(faults > 90, "h2 takes what is late for a fault: {seen:?}");
+        peer.write_all(&frame(0, 1, 1, b"two")).await.unwrap();
+        read_until(&mut peer, &mut seen, (0, 1)).await;
+        assert!(seen.iter().all(|it| it.0 != 7 || it.2 == 0), "{seen:?}");
+        let limits = &sidecar.worker.limits;
+        assert_eq!(limits.count(Limit::H2LocalResets, Direction::Inbound), 1);
+    });
+}
+
+/// Reads frames up to one of that kind and stream: kinds, streams and codes.
+async fn read_until(peer: &mut DuplexStream, seen: &mut Vec<(u8, u32, u32)>, last: (u8, u32)) {
+    loop {
+        let mut head = [0; 9];
+        peer.read_exact(&mut head).await.unwrap();
+        let mut payload = vec![0; usize::from(head[1]) * 256 + usize::from(head[2])];
+        peer.read_exact(&mut payload).await.unwrap();
+        let word =
+            |bytes: Option<&[u8]>| bytes.map_or(0, |it| u32::from_be_bytes(it.try_into().unwrap()));
+        let code = match head[3] {
+            3 => word(payload.get(..4)),
+            7 => word(payload.get(4..8)),
+            _ => 0,
+        };
+        let stream = word(head.get(5..));
+        seen.push((head[3], stream, code));
+        if (head[3], stream) == last {
+            return;
+        }
+    }
 }

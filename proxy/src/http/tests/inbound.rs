@@ -29,7 +29,7 @@ pub(super) async fn pair(app: SocketAddr) -> (Sidecar, Sidecar) {
     )
 }
 
-fn mesh_peer() -> Security {
+pub(super) fn mesh_peer() -> Security {
     Security::Mtls {
         peer: id("client"),
         sidecar: true,
