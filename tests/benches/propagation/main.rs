@@ -17,7 +17,7 @@ use anyhow::{Context as _, bail, ensure};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tulle_control::{Args, Control};
+use tulle_control::{Args, Control, LimitArgs};
 use tulle_identity::{CaClientConfig, ca_client, control_channel};
 use tulle_proxy::config::{Config, Resolution, Snapshot};
 use tulle_proxy::xds::{XdsClient, XdsConfig, XdsMetrics, node_id};
@@ -66,6 +66,7 @@ fn arguments(place: &Path) -> Args {
         leaf_ttl: Duration::from_secs(24 * 3600),
         root_propagation: Duration::from_secs(60),
         log: "warn".to_owned(),
+        limits: LimitArgs::default(),
     }
 }
 
