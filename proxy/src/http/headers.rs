@@ -28,6 +28,15 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 
 /// How fields begin by which proxies tell apps, and each other, what they have found out or want done.
 const OF_PROXIES: [&str; 3] = ["x-forwarded-", "x-envoy-", "l5d-"];
+/// Those of them that say how a request reached the cluster. An ingress without a sidecar is a client outside the mesh, and
+/// an app that is not told that its client came by https sends it there again and again.
+const OF_INGRESS: [&str; 5] = [
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-proto",
+    "x-forwarded-scheme",
+];
 
 /// Makes of a client's request one that can be sent on: hop-by-hop headers are gone, the target has the form that
 /// the version wants. Returns whether the client asks for an upgrade, which then stays in the headers.
@@ -278,7 +287,8 @@ impl Provenance {
 fn strip_of_proxies(headers: &mut HeaderMap) {
     let of_proxies = |name: &&HeaderName| {
         let begins = |begin: &&str| name.as_str().starts_with(begin);
-        OF_PROXIES.iter().any(begins) || **name == FORWARDED
+        let of_proxy = OF_PROXIES.iter().any(begins) && !OF_INGRESS.contains(&name.as_str());
+        of_proxy || **name == FORWARDED
     };
     if !headers.keys().any(|name| of_proxies(&name)) {
         return;

@@ -13,7 +13,8 @@ use super::trim;
 const LOOK: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(12));
 /// Growth that is worth it, beyond the least that there ever was.
 const GROWTH: u64 = 4 << 20;
-/// A look waits this many times as long as giving back took, so that it never takes more than that share of the time.
+/// A look waits this many times as long as giving back took, within reason, so that it takes no more than a small share of the
+/// time. How long it took is what the clock says: on a machine with much to do that is mostly time of others.
 const SHARE: u32 = 200;
 
 /// Looks for ever.
@@ -31,7 +32,7 @@ pub async fn give_back_what_was_freed() {
         trim::trim();
         let (used, took) = (used(), begun.elapsed());
         tracing::trace!(before, used, ?took, "free memory was given back");
-        pause = next(pause, before.saturating_sub(used)).max(took * SHARE);
+        pause = next(pause, before.saturating_sub(used)).max((took * SHARE).min(LOOK.1));
     }
 }
 

@@ -115,7 +115,7 @@ impl Head {
              - Load, client's sidecar, server's sidecar and server in two pods: network namespaces on a bridge, the same \
              kernel rules capture for all. {place}. CPU is that of the two sidecars' processes.\n\
              - Ours: tulle-proxy {}, one worker, configured by its control plane, JSON access log to a pipe, metrics on.\n\
-             - The bare pair: the same crates ({}), no config, policy, telemetry or retry. The limit.\n\
+             - The bare pair: the same crates ({}), as they are: no config, policy, telemetry or retry, but no batching of frames either.\n\
              {envoy}{ztunnel}{tls}{unoptimized}{quick}",
             self.date,
             self.cpu,

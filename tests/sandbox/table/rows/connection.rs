@@ -120,9 +120,14 @@ fn spoofed() -> Vec<Row> {
             "!forwarded",
         ),
         inbound(
-            "a host, a scheme and a port before a proxy that is none",
+            "how an ingress without a sidecar was reached",
             "X-Forwarded-Host: b\r\nX-Forwarded-Proto: https\r\nx-forwarded-port: 443",
-            "!x-forwarded-host\n!x-forwarded-proto\n!x-forwarded-port",
+            "x-forwarded-host: b\nx-forwarded-proto: https\nx-forwarded-port: 443",
+        ),
+        inbound(
+            "what else a proxy that is none says of the way",
+            "X-Forwarded-Server: b\r\nx-forwarded-network: c",
+            "!x-forwarded-server\n!x-forwarded-network",
         ),
         inbound(
             "what Envoy tells an app",
