@@ -207,6 +207,8 @@ async fn row_15_a_head_that_does_not_end_ends_the_connection(mesh: &Mesh) -> any
         format!(
             "
 peer, sent = connect(to).listen(), 0
+# Nothing else may come within a head, such as the word on the settings.
+peer.until(lambda it: it.acks)
 peer.send(frame(HEADERS, END_STREAM, 1, head()))
 piece = {piece}
 while sent < 64 << 20 and peer.send(piece * 100) and not peer.closed:
