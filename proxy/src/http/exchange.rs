@@ -4,6 +4,7 @@
 //! dropped before, as a client that left.
 
 use std::cell::{Cell, RefCell};
+use std::fmt::Display;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -110,7 +111,7 @@ impl Connection {
     }
 
     /// Its client has reached a limit.
-    pub(super) fn reached(&self, limit: Limit, what: &str) {
+    pub(super) fn reached(&self, limit: Limit, what: impl Display) {
         let downstream = &*self.downstream;
         let limits = &self.worker.limits;
         limits.reached(limit, downstream.direction, downstream.into(), what);

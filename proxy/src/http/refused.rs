@@ -94,17 +94,10 @@ pub(super) fn malformed(
 
 /// Tells who holds a connection with a head that does not end.
 fn late(connection: &Connection) {
-    let downstream = &*connection.downstream;
     let what = "a head is refused that does not end in time";
-    let limits = &connection.worker.limits;
-    limits.reached(
-        Limit::HeadTime,
-        downstream.direction,
-        downstream.into(),
-        what,
-    );
+    connection.reached(Limit::HeadTime, what);
     let connections = &connection.worker.connections;
-    connections.refuse(downstream.direction, "slow_head");
+    connections.refuse(connection.downstream.direction, "slow_head");
     let (status, flag) = (StatusCode::REQUEST_TIMEOUT, ResponseFlag::StreamIdleTimeout);
     log(
         connection,
@@ -116,14 +109,12 @@ fn late(connection: &Connection) {
 
 /// Tells who sent a head that is too large.
 fn large(connection: &Connection) {
-    let downstream = &*connection.downstream;
     let bounds = connection.worker.settings.bounds;
     let what = format_args!(
         "a head with more than {} bytes or {} fields is refused",
         bounds.head, bounds.fields
     );
-    let limits = &connection.worker.limits;
-    limits.reached(Limit::Head, downstream.direction, downstream.into(), what);
+    connection.reached(Limit::Head, what);
 }
 
 fn log(connection: &Connection, status: StatusCode, flag: ResponseFlag, details: &'static str) {

@@ -96,10 +96,8 @@ where
 
 /// Tells how an HTTP/2 connection ended, if its client is to blame.
 fn tell_http2(connection: &Connection, calm: &Calm, error: &hyper::Error) {
-    let downstream = &*connection.downstream;
     if let Some(limit) = calm::limit(calm, error) {
-        let limits = &connection.worker.limits;
-        limits.reached(limit, downstream.direction, downstream.into(), error);
+        connection.reached(limit, error);
     } else if calm::broken(error).is_some() {
         refused::malformed(connection, None, Some(error));
     } else if is_unread(error) {
@@ -123,10 +121,8 @@ fn is_unread(error: &hyper::Error) -> bool {
 
 /// Tells who left its answers unread.
 fn tell_unread(connection: &Connection) {
-    let downstream = &*connection.downstream;
-    let limits = &connection.worker.limits;
     let what = "a connection is broken whose client does not read";
-    limits.reached(Limit::Unread, downstream.direction, downstream.into(), what);
+    connection.reached(Limit::Unread, what);
 }
 
 /// The connection as its task owns it: when that ends early, a tunnel that never began ends with it.

@@ -64,15 +64,8 @@ impl<F: Future<Output: 'static> + 'static> Executor<F> for Streams {
 }
 
 fn tell(connection: &Connection) {
-    let downstream = &*connection.downstream;
-    let limits = &connection.worker.limits;
     let what = "an answer is cut off that its client does not take";
-    limits.reached(
-        Limit::H2Flush,
-        downstream.direction,
-        downstream.into(),
-        what,
-    );
+    connection.reached(Limit::H2Flush, what);
 }
 
 /// A stream's wait for its window.

@@ -40,8 +40,5 @@ pub(super) async fn unused(connection: &Connection) -> Limit {
 
 /// Tells who held a connection for nothing.
 pub(super) fn tell(connection: &Connection, limit: Limit) {
-    let downstream = &*connection.downstream;
-    let limits = &connection.worker.limits;
-    let what = "a connection without requests is closed";
-    limits.reached(limit, downstream.direction, downstream.into(), what);
+    connection.reached(limit, "a connection without requests is closed");
 }
