@@ -1,7 +1,7 @@
 //! Programs that are not ours, as they run in pods.
 
 use tulle_tests::manifests::FILES;
-use tulle_tests::{App, app};
+use tulle_tests::{App, app, gate};
 
 /// nginx with the inside of one `server` block. It listens where that says.
 pub(crate) fn nginx(name: &str, server: &str) -> App {
@@ -28,6 +28,23 @@ pub(crate) fn nginx_of(name: &str, servers: &[&str]) -> App {
     app(name)
         .command(argv.into_iter().chain([format!("{FILES}/nginx.conf")]))
         .file("nginx.conf", config)
+}
+
+/// An Envoy with a bootstrap of its own, in YAML or JSON, that listens where that says.
+pub(crate) fn envoy_of(bootstrap: String) -> App {
+    let program = gate::envoy().unwrap_or_default().display().to_string();
+    let own = format!("{FILES}/envoy.yaml");
+    let argv = [
+        &program,
+        "-c",
+        &own,
+        "--concurrency",
+        "1",
+        "--disable-hot-restart",
+        "-l",
+        "error",
+    ];
+    app("envoy").command(argv).file("envoy.yaml", bootstrap)
 }
 
 /// A Python script; the arguments follow it.

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use tulle_runtime::names::{containers, variables};
-use tulle_tests::{Arena, Load, Mesh, app, eventually, progress, scaled};
+use tulle_tests::{Arena, Mesh, app, eventually, progress, scaled};
 
 use crate::attack::{Attack, Way};
+use crate::behaved::Behaved;
 use crate::limited::Limits;
 use crate::process::{Cgroup, Process};
 
@@ -67,80 +68,12 @@ async fn reached(arena: &Arena<'_>, limit: &str) -> anyhow::Result<f64> {
     Ok(metrics.sum("tulle_limits_reached_total", &labels))
 }
 
-/// A client that behaves: over HTTP/1 and HTTP/2, each on the connection that it has.
-struct Behaved<'a> {
-    arena: &'a Arena<'a>,
-    loads: [Load; 2],
-}
-
-impl<'a> Behaved<'a> {
-    async fn begin(arena: &'a Arena<'a>) -> anyhow::Result<Self> {
-        let url = "http://web:8080/";
-        // A machine that has much else to do makes requests late, not lost.
-        let one = ["--timeout", "10m", "--concurrency", "1"];
-        let http2 = ["--timeout", "10m", "--http2"];
-        // What is measured begins on connections that are there.
-        let warm = arena.load("client", url, 20, 0.5, &one).await?;
-        ensure!(warm.failed == 0, "before the attack: {}", warm.line());
-        let loads = [
-            arena.start_load("client", url, 20, 3_600.0, &one)?,
-            arena.start_load("client", url, 20, 3_600.0, &http2)?,
-        ];
-        eventually(DEADLINE, async || {
-            let metrics = arena.metrics("web").await?;
-            let seen = metrics.sum("istio_requests_total", &[("reporter", "destination")]);
-            let open = metrics.sum(
-                "tulle_downstream_connections_open",
-                &[("direction", "inbound")],
-            );
-            ensure!(
-                seen >= 30.0 && open >= 2.0,
-                "the client has only begun: {seen} requests, {open} connections"
-            );
-            Ok(())
-        })
-        .await?;
-        Ok(Self { arena, loads })
-    }
-
-    /// It has lost nothing.
-    async fn end(self, at_least: u64) -> anyhow::Result<()> {
-        for load in self.loads {
-            let summary = load.stop().await?;
-            ensure!(
-                summary.failed == 0,
-                "a client lost requests: {}\n{}{}",
-                summary.line(),
-                failures(self.arena, "client"),
-                failures(self.arena, "web")
-            );
-            ensure!(
-                summary.ok >= at_least,
-                "too few requests: {}",
-                summary.line()
-            );
-        }
-        Ok(())
-    }
-}
-
-/// What the sidecar of a pod says of requests like those of [`Behaved`] that failed, the first of them.
-fn failures(arena: &Arena<'_>, pod: &str) -> String {
-    const FIRST: usize = 5;
-    let log = arena.logs(pod, Some(containers::PROXY)).unwrap_or_default();
-    let failed = log
-        .lines()
-        .filter(|line| line.contains(r#""path":"/","#) && !line.contains(r#""response_code":200"#));
-    let lines = failed.take(FIRST).map(|line| format!("{pod}: {line}\n"));
-    lines.collect()
-}
-
 async fn row_24_six_thousand_connections_at_512_files_cost_a_client_nothing(
     mesh: &Mesh,
 ) -> anyhow::Result<()> {
     let arena = mesh.apply("flood", manifests()).await?;
     let sidecar = Process::of(&arena, "web")?;
-    let behaved = Behaved::begin(&arena).await?;
+    let behaved = Behaved::begin(&arena, 20).await?.begun().await?;
     let (cpu, begun) = (sidecar.cpu()?, Instant::now());
     let attack = Attack::begin(&arena, "attacker", Way::Silent, "web:8080", 6_000).await?;
     let opened = attack.opened();
@@ -196,7 +129,7 @@ async fn row_25_a_load_of_many_times_the_memory_is_shed_and_the_sidecar_lives(
         limit == MEMORY as f64,
         "the sidecar believes in {limit} bytes"
     );
-    let behaved = Behaved::begin(&arena).await?;
+    let behaved = Behaved::begin(&arena, 20).await?.begun().await?;
     let before = sidecar.memory()?;
     let attack = Attack::begin(
         &arena,
@@ -256,7 +189,7 @@ async fn confine(mesh: &Mesh, cgroup: &Cgroup) -> anyhow::Result<()> {
 async fn row_19_slow_clients_are_let_go_and_others_served(mesh: &Mesh) -> anyhow::Result<()> {
     const EACH: usize = 20;
     let arena = mesh.apply("slow", manifests()).await?;
-    let behaved = Behaved::begin(&arena).await?;
+    let behaved = Behaved::begin(&arena, 20).await?.begun().await?;
     let mut attacks = Vec::new();
     for way in [Way::Silent, Way::Head, Way::Body, Way::Unread] {
         attacks.push((

@@ -30,17 +30,15 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::either::Either;
-use tulle_identity::{
-    CaClientConfig, Identity, SpiffeId, TrustDomain, ca_client, mesh_server_name,
-};
+use tulle_identity::{Identity, SpiffeId, mesh_server_name};
 use tulle_proxy::conn::Direction;
 use tulle_proxy::net::{Reach, dial};
 use tulle_proxy::settings::Settings;
 use tulle_proxy::upstream::LocalExecutor;
 use tulle_runtime::env::Env;
-use tulle_runtime::names::{DEFAULT_TRUST_DOMAIN, PROXY_MARK, alpn, ports, variables};
-use tulle_runtime::tasks::Tasks;
+use tulle_runtime::names::{alpn, ports};
 
+use crate::who::Who;
 use crate::{cores, serve};
 
 /// Service account of the only peer.
@@ -57,23 +55,14 @@ pub(crate) fn run(env: Env) -> anyhow::Result<()> {
 }
 
 async fn sidecar(env: Env) -> anyhow::Result<()> {
-    let namespace = env.required::<String>(variables::POD_NAMESPACE);
-    let account = env.required::<String>(variables::SERVICE_ACCOUNT);
-    let control = env.required::<String>(variables::CONTROL_ADDRESS);
-    let mark = env.get::<bool>(variables::MARK_SOCKETS).unwrap_or(false);
-    let (namespace, account, control) =
-        env.finish_with(|| Some((namespace?, account?, control?)))?;
-    let domain = TrustDomain::new(DEFAULT_TRUST_DOMAIN)?;
-    let mut config = CaClientConfig::new(control, SpiffeId::new(&domain, &namespace, &account)?);
-    config.mark = mark.then_some(PROXY_MARK);
+    let who = Who::read(env)?;
     let settings = Settings {
-        socket_mark: config.mark,
+        socket_mark: who.mark,
         ..Settings::default()
     };
-    let identity = ca_client::start(config, ca_client::Metrics::default(), &Tasks::new()).await?;
     let pair = Rc::new(Pair {
-        identity,
-        peer: SpiffeId::new(&domain, &namespace, PEER)?,
+        identity: who.identity().await?,
+        peer: who.id(PEER)?,
         settings,
         hops: RefCell::default(),
     });

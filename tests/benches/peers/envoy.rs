@@ -9,13 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail, ensure};
-use tulle_identity::{CaClientConfig, SpiffeId, TrustDomain, ca_client};
 use tulle_runtime::env::Env;
-use tulle_runtime::names::{DEFAULT_TRUST_DOMAIN, PROXY_MARK, files, variables};
-use tulle_runtime::tasks::Tasks;
+use tulle_runtime::names::files;
 use tulle_tests::{gate, thin};
 
 use crate::cores;
+use crate::who::Who;
 use bootstrap::Place;
 
 /// The wheel that carries it.
@@ -134,34 +133,23 @@ pub(crate) fn pass() -> anyhow::Result<()> {
 
 /// Gets a certificate and writes it down; what the configuration depends on.
 async fn place(env: Env) -> anyhow::Result<Place> {
-    let namespace = env.required::<String>(variables::POD_NAMESPACE);
-    let account = env.required::<String>(variables::SERVICE_ACCOUNT);
-    let pod_ip = env.required::<String>(variables::POD_IP);
-    let control = env.required::<String>(variables::CONTROL_ADDRESS);
-    let mark = env.get::<bool>(variables::MARK_SOCKETS).unwrap_or(false);
-    let (namespace, account, pod_ip, control) =
-        env.finish_with(|| Some((namespace?, account?, pod_ip?, control?)))?;
-    let domain = TrustDomain::new(DEFAULT_TRUST_DOMAIN)?;
-    let mark = mark.then_some(PROXY_MARK);
-    let mut config = CaClientConfig::new(control, SpiffeId::new(&domain, &namespace, &account)?);
-    config.mark = mark;
-    let identity = ca_client::start(config, ca_client::Metrics::default(), &Tasks::new()).await?;
+    let who = Who::read(env)?;
+    let identity = who.identity().await?;
     let current = identity.current();
     let state = Path::new(files::STATE_DIR);
     let (chain, key) = (state.join("chain.pem"), state.join("key.pem"));
     std::fs::write(&chain, current.svid().chain_pem())?;
     std::fs::write(&key, current.svid().key().to_pem().as_bytes())?;
-    let id = |account| SpiffeId::new(&domain, &namespace, account);
     Ok(Place {
-        server: if account == crate::bare::PEER {
-            pod_ip.clone()
+        server: if who.account == crate::bare::PEER {
+            who.pod_ip.clone()
         } else {
             std::fs::read_to_string(thin::place().with_file_name(SERVER))?
         },
-        client_id: id(crate::systems::CLIENT)?,
-        server_id: id(crate::bare::PEER)?,
+        client_id: who.id(crate::systems::CLIENT)?,
+        server_id: who.id(crate::bare::PEER)?,
         chain,
         key,
-        mark,
+        mark: who.mark,
     })
 }

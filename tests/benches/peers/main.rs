@@ -24,6 +24,7 @@ mod starts;
 mod syscalls;
 mod systems;
 mod targets;
+mod who;
 mod wire;
 mod ztunnel;
 

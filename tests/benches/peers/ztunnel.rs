@@ -11,17 +11,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
-use tulle_identity::{CaClientConfig, SpiffeId, TrustDomain, ca_client};
 use tulle_runtime::env::Env;
-use tulle_runtime::names::{
-    CONTROL_DNS_NAME, DEFAULT_TRUST_DOMAIN, PROXY_MARK, annotations, files, ports, variables,
-};
-use tulle_runtime::tasks::Tasks;
+use tulle_runtime::names::{CONTROL_DNS_NAME, DEFAULT_TRUST_DOMAIN, annotations, files, ports};
 use tulle_sandbox::PodView;
 use tulle_tests::{App, Mesh, thin};
 
 use crate::bare::PEER;
 use crate::systems::{CLIENT, System};
+use crate::who::Who;
 use crate::{cores, serve};
 
 /// Where tunnels come in.
@@ -111,41 +108,23 @@ fn place(name: &str) -> PathBuf {
 /// Becomes it, as the sidecar of this pod. Returns only if that fails.
 pub(crate) fn run(env: Env) -> anyhow::Result<()> {
     cores::raise_descriptors()?;
-    let namespace = env.required::<String>(variables::POD_NAMESPACE);
-    let account = env.required::<String>(variables::SERVICE_ACCOUNT);
-    let control = env.required::<String>(variables::CONTROL_ADDRESS);
-    let mark = env.get::<bool>(variables::MARK_SOCKETS).unwrap_or(false);
-    let (namespace, account, control) =
-        env.finish_with(|| Some((namespace?, account?, control?)))?;
-    let mark = mark.then_some(PROXY_MARK);
-    let id = SpiffeId::new(
-        &TrustDomain::new(DEFAULT_TRUST_DOMAIN)?,
-        &namespace,
-        &account,
-    )?;
-    let mut config = CaClientConfig::new(control.clone(), id);
-    config.mark = mark;
+    let who = Who::read(env)?;
     // It keeps its own certificate to itself; the probe needs one.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let tasks = Tasks::new();
-    runtime.block_on(ca_client::start(
-        config,
-        ca_client::Metrics::default(),
-        &tasks,
-    ))?;
+    runtime.block_on(who.identity())?;
     wait_for(&place(WORKLOADS))?;
     let mut command = Command::new(place(PROGRAM));
     command
         .env(
             "PROXY_WORKLOAD_INFO",
-            format!("{namespace}/{account}/{account}"),
+            format!("{}/{1}/{1}", who.namespace, who.account),
         )
         .env("LOCAL_XDS_PATH", place(WORKLOADS))
-        .env("CA_ADDRESS", format!("https://{control}"))
+        .env("CA_ADDRESS", format!("https://{}", who.control))
         .envs(ALWAYS);
-    if let Some(mark) = mark {
+    if let Some(mark) = who.mark {
         command.env("PACKET_MARK", mark.to_string());
     }
     let error = command.exec();

@@ -4,13 +4,13 @@
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 use tulle_runtime::names::labels::INJECT;
-use tulle_tests::manifests::FILES;
-use tulle_tests::{App, Arena, Mesh, app, eventually, gate};
+use tulle_tests::{App, Arena, Mesh, app, eventually};
 
 use super::foreign::Foreign;
 use super::shapes::{hosted, inline_listener, listener, static_cluster};
 use super::{DEADLINE, OTHER, WEB, answers, ip};
 use crate::asker::Asker;
+use crate::foreign::envoy_of;
 use crate::place::Place;
 
 tulle_tests::cases! {
@@ -75,21 +75,7 @@ fn oracle() -> App {
         .map(|(port, table)| inline_listener(port, &table))
         .collect();
     let config = json!({ "static_resources": { "listeners": listeners } });
-    let program = gate::envoy().unwrap_or_default().display().to_string();
-    let own = format!("{FILES}/envoy.yaml");
-    let argv = [
-        &program,
-        "-c",
-        &own,
-        "--concurrency",
-        "1",
-        "--disable-hot-restart",
-        "-l",
-        "error",
-    ];
-    app("envoy")
-        .command(argv)
-        .file("envoy.yaml", config.to_string())
+    envoy_of(config.to_string())
         .port("http", 8080, 8080)
         .annotate(INJECT, "disabled")
 }

@@ -7,14 +7,13 @@ use anyhow::Context as _;
 use futures_util::future::join_all;
 use tokio::task::JoinSet;
 use tulle_runtime::names::labels::INJECT;
-use tulle_tests::manifests::FILES;
-use tulle_tests::{App, Arena, app, gate};
+use tulle_tests::{App, Arena, app};
 
 use super::backend::Lane;
 use super::client;
 use super::outcome::Outcome;
 use super::row::{End, Listener, Row};
-use crate::foreign::nginx_of;
+use crate::foreign::{envoy_of, nginx_of};
 use crate::place::Place;
 
 /// Rows that are played at a time, each on ports of its own.
@@ -109,21 +108,7 @@ pub(crate) fn envoy() -> App {
     let listeners: String = (0..LANES).map(envoy_listener).collect();
     let clusters: String = (0..LANES).map(envoy_cluster).collect();
     let config = format!("static_resources:\n  listeners:\n{listeners}  clusters:\n{clusters}");
-    let program = gate::envoy().unwrap_or_default().display().to_string();
-    let own = format!("{FILES}/envoy.yaml");
-    let argv = [
-        &program,
-        "-c",
-        &own,
-        "--concurrency",
-        "1",
-        "--disable-hot-restart",
-        "-l",
-        "error",
-    ];
-    app("envoy")
-        .command(argv)
-        .file("envoy.yaml", config)
+    envoy_of(config)
         .port("http", ORACLE, ORACLE)
         .annotate(INJECT, "disabled")
 }
