@@ -171,8 +171,8 @@ async fn attempt(
 pub async fn carry(
     worker: &Worker,
     mut record: ConnectionRecord,
-    mut client: IoStream,
-    mut server: IoStream,
+    client: IoStream,
+    server: IoStream,
     stop: impl Future<Output = &'static str>,
 ) -> (Moved, Result<(), RelayError>) {
     let session = worker.telemetry.connection_opened(&record);
@@ -181,21 +181,42 @@ pub async fn carry(
         session.sent(sent);
     };
     let idle = worker.settings.patience.tcp_idle;
-    let (moved, ended) = relay(&mut client, &mut server, tally, idle, stop).await;
+    let mut ends = Ends {
+        client,
+        server,
+        said_all: false,
+    };
+    let (moved, ended) = relay(&mut ends.client, &mut ends.server, tally, idle, stop).await;
+    ends.said_all = ended.is_ok();
+    drop(ends);
     if let Err(error) = &ended {
         record.flags.insert(error.flag());
         record.details = error.details();
         if matches!(error, RelayError::Idle) {
             tell_idle(worker, &record.downstream);
         }
-        reset(client.tcp());
-        reset(server.tcp());
     }
     record.bytes_received = moved.sent;
     record.bytes_sent = moved.received;
     record.duration = record.started.elapsed();
     worker.telemetry.connection(&record);
     (moved, ended)
+}
+
+/// The ends of an opaque connection. Whatever drops them before both have said all they had to say resets them.
+struct Ends {
+    client: IoStream,
+    server: IoStream,
+    said_all: bool,
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        if !self.said_all {
+            reset(self.client.tcp());
+            reset(self.server.tcp());
+        }
+    }
 }
 
 /// Tells whose connection was closed because nothing moved on it.

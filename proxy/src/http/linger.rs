@@ -43,6 +43,11 @@ impl<I> Linger<I> {
             lingering: None,
         }
     }
+
+    /// The stream.
+    pub(super) fn get_ref(&self) -> &I {
+        &self.io
+    }
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin> Linger<I> {

@@ -39,6 +39,9 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// would race with the peer's next request.
 const DRAIN_IDLE: Duration = Duration::from_secs(2);
 
+/// What hyper's HTTP/1 reads from and writes to.
+pub(super) type Client<I> = Guard<Linger<I>>;
+
 /// Serves the requests of one connection.
 ///
 /// # Errors
@@ -58,7 +61,7 @@ where
     match version {
         HttpVersion::Http1 => {
             let heads = refused::heads(&connection);
-            let (io, gate) = Guard::new(io, heads);
+            let (io, gate): (Client<I>, _) = Guard::new(io, heads);
             let connection = Owned(Rc::new(connection));
             let declined = Declined::default();
             let io = TokioIo::new(io);
@@ -180,7 +183,7 @@ async fn close_declined(offer: OnUpgrade) {
 
 async fn serve_http1<I>(
     connection: &Rc<Connection>,
-    io: TokioIo<I>,
+    io: TokioIo<Client<I>>,
     gate: Gate,
     declined: &Declined,
 ) -> Result<(), hyper::Error>

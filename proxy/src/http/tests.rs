@@ -15,6 +15,7 @@ mod refused;
 mod retry;
 mod slow;
 mod stalled;
+mod tunnels;
 mod upgrade;
 mod versions;
 mod windows;

@@ -198,6 +198,12 @@ impl<I> Guard<I> {
         (guard, gate)
     }
 
+    /// The stream that is guarded.
+    #[must_use]
+    pub fn get_ref(&self) -> &I {
+        &self.inner
+    }
+
     /// Looks at the bytes of `buf` from `start` on, and takes back what must not go on.
     fn scan(&mut self, buf: &mut ReadBuf<'_>, start: usize) {
         match self.scanner.scan(&buf.filled()[start..]) {
