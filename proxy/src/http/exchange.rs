@@ -285,7 +285,7 @@ impl Exchange {
             }
             RequestFailure::Overload => {
                 self.reached(Limit::Memory, "a large request is cut");
-                Failure::Overload
+                Failure::Cut
             }
             RequestFailure::Crowd => Failure::Crowd,
         }

@@ -61,9 +61,12 @@ pub(super) enum Failure {
     /// The request took too long.
     #[error("the request took longer than its route allows")]
     Timeout,
-    /// There is too much going on.
+    /// There is too much going on; nothing was sent.
     #[error("the sidecar has too much to do")]
     Overload,
+    /// Memory ran short while the request was on its way: its app may have got some of it.
+    #[error("the request is large, and memory is short")]
+    Cut,
     /// The client paused for too long.
     #[error("the client paused for too long in its request")]
     SlowBody,
@@ -199,6 +202,13 @@ impl Failure {
                 F::Overload,
                 L::DEBUG,
                 "the sidecar has too much to do",
+            ),
+            Self::Cut => (
+                S::SERVICE_UNAVAILABLE,
+                8,
+                F::Overload,
+                L::DEBUG,
+                "the request is large, and memory is short",
             ),
             Self::SlowBody => (
                 S::REQUEST_TIMEOUT,

@@ -1,14 +1,17 @@
 //! What happens to requests when there is too much going on, and that what was going on before goes on.
 
 use std::future::Future;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::Notify;
 
 use super::harness::*;
+use super::inbound::mesh_peer;
 use crate::conn::Direction;
 use crate::conn::HttpVersion::{self, Http1, Http2};
 use crate::overload::Victim;
@@ -192,6 +195,74 @@ fn a_peer_is_told_that_its_request_was_not_processed_so_that_it_goes_elsewhere()
                 assert_eq!(answer.status, StatusCode::OK, "{version:?}");
             }
             assert!(full.worker.limits.count(Limit::Memory, Direction::Inbound) > 0);
+        }
+    });
+}
+
+/// Sends half a request to an app, waits, and sends more of it: the status, and whether the answer says that the app never
+/// got the request.
+async fn upload(
+    io: DuplexStream,
+    version: HttpVersion,
+    half: impl Future<Output = ()>,
+) -> (u16, bool) {
+    const PIECE: &[u8] = &[b'x'; 20_000];
+    if version == Http1 {
+        let mut io = io;
+        let head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n";
+        io.write_all(head).await.unwrap();
+        io.write_all(PIECE).await.unwrap();
+        half.await;
+        io.write_all(PIECE).await.unwrap();
+        let head = read_head(&mut io).await;
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        return (status, head.contains("x-tulle-unprocessed"));
+    }
+    let (mut sender, connection) = h2::client::handshake(io).await.unwrap();
+    tokio::task::spawn_local(connection);
+    let request = http::Request::post("http://a/").body(()).unwrap();
+    let (response, mut body) = sender.send_request(request, false).unwrap();
+    body.send_data(PIECE.into(), false).unwrap();
+    half.await;
+    body.send_data(PIECE.into(), false).unwrap();
+    match response.await {
+        Ok(response) => (response.status().as_u16(), false),
+        Err(error) => (0, error.reason() == Some(h2::Reason::REFUSED_STREAM)),
+    }
+}
+
+#[test]
+fn what_an_app_may_have_got_half_of_is_never_told_as_not_processed() {
+    run(async {
+        for version in [Http1, Http2] {
+            let half = Rc::new(Notify::new());
+            let got = half.clone();
+            let app = app(version, move |request| {
+                let got = got.clone();
+                async move {
+                    let (mut body, mut read) = (request.into_body(), 0);
+                    while let Some(Ok(frame)) = body.frame().await {
+                        read += frame.data_ref().map_or(0, Bytes::len);
+                        if read == 20_000 {
+                            got.notify_one();
+                        }
+                    }
+                    Response::new(Full::default())
+                }
+            })
+            .await;
+            let sidecar = Sidecar::new(inbound(false));
+            let caller = || sidecar.caller(app, mesh_peer(), version);
+            let cut = upload(caller(), version, async {
+                half.notified().await;
+                sidecar.worker.overload.use_memory(92);
+            });
+            assert_eq!(cut.await, (503, false), "{version:?}");
+            assert_eq!(sidecar.record().await.flags.to_string(), "OM");
+            // What is refused at once is.
+            sidecar.worker.overload.use_memory(98);
+            let refused = upload(caller(), version, async {}).await;
+            assert!(refused.1, "{version:?}: {refused:?}");
         }
     });
 }
