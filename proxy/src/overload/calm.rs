@@ -19,20 +19,42 @@ const SHARE: u32 = 200;
 
 /// Looks for ever.
 pub async fn give_back_what_was_freed() {
-    let (mut least, mut pause) = (used(), LOOK.0);
+    let (mut growth, mut pause) = (Growth::default(), LOOK.0);
+    growth.is_worth_it(used());
     loop {
         tokio::time::sleep(pause).await;
         let before = used();
-        least = least.min(before);
-        if before - least < GROWTH {
+        if !growth.is_worth_it(before) {
             pause = LOOK.0;
             continue;
         }
         let begun = Instant::now();
         trim::trim();
-        let (used, took) = (used(), begun.elapsed());
-        tracing::trace!(before, used, ?took, "free memory was given back");
-        pause = next(pause, before.saturating_sub(used)).max((took * SHARE).min(LOOK.1));
+        let (after, took) = (used(), begun.elapsed());
+        tracing::trace!(before, after, ?took, "free memory was given back");
+        let given_back = before.zip(after);
+        let given_back = given_back.map_or(0, |(before, after)| before.saturating_sub(after));
+        pause = next(pause, given_back).max((took * SHARE).min(LOOK.1));
+    }
+}
+
+/// By how much the process has grown.
+#[derive(Debug, Default)]
+struct Growth {
+    /// The least that it ever used.
+    least: Option<u64>,
+}
+
+impl Growth {
+    /// Whether so much is by so much more than the least that giving back is worth it. What could not be read says nothing,
+    /// neither now nor later.
+    fn is_worth_it(&mut self, used: Option<u64>) -> bool {
+        let Some(used) = used else {
+            return false;
+        };
+        let least = self.least.map_or(used, |least| least.min(used));
+        self.least = Some(least);
+        used - least >= GROWTH
     }
 }
 
@@ -45,10 +67,9 @@ fn next(pause: Duration, given_back: u64) -> Duration {
     }
 }
 
-/// Bytes of this process that are in memory and no file's.
-fn used() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm");
-    statm.ok().and_then(|statm| resident(&statm)).unwrap_or(0)
+/// Bytes of this process that are in memory and no file's; `None`: that could not be read, as when files run out.
+fn used() -> Option<u64> {
+    resident(&std::fs::read_to_string("/proc/self/statm").ok()?)
 }
 
 #[cfg(test)]
@@ -63,5 +84,26 @@ mod tests {
             assert_eq!(pause, Duration::from_secs(seconds));
         }
         assert_eq!(next(pause, GROWTH), LOOK.0);
+    }
+
+    #[test]
+    fn what_could_not_be_read_makes_no_look_worth_it_nor_any_later_one() {
+        let least = 20 << 20;
+        for (before, used, worth_it) in [
+            (None, Some(least), false),
+            (None, None, false),
+            (Some(least), None, false),
+            (Some(least), Some(least + GROWTH - 1), false),
+            (Some(least), Some(least + GROWTH), true),
+            (Some(least + GROWTH), Some(least), false),
+        ] {
+            let mut growth = Growth::default();
+            growth.is_worth_it(before);
+            let what = format!("{before:?}, then {used:?}");
+            assert_eq!(growth.is_worth_it(used), worth_it, "{what}");
+            assert!(!growth.is_worth_it(Some(least)), "{what}");
+            assert!(!growth.is_worth_it(None), "{what}");
+            assert!(growth.is_worth_it(Some(least + GROWTH)), "{what}");
+        }
     }
 }

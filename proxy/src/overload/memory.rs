@@ -262,9 +262,12 @@ impl Memory {
         }
     }
 
-    /// What is used now, and how tight that is.
+    /// What is used now, and how tight that is. What cannot be read, as when files run out, is what it was before.
     fn look(&self, cached: u64) -> (u64, Level) {
-        let used = self.used().unwrap_or(0).saturating_sub(cached);
+        let Some(used) = self.used() else {
+            return (self.metrics.used.get(), self.pressure.level());
+        };
+        let used = used.saturating_sub(cached);
         self.metrics.used.set(used);
         (used, self.pressure.note(used, self.limit))
     }
@@ -288,7 +291,7 @@ impl Memory {
     /// Looks at how much of that the kernel would give up: slower, and it hardly changes.
     fn refresh(&self, cached: &mut (u64, Instant)) {
         let cache = self.cgroup.as_ref().and_then(Cgroup::cached);
-        *cached = (cache.unwrap_or(0), Instant::now());
+        *cached = (cache.unwrap_or(cached.0), Instant::now());
     }
 }
 
@@ -375,5 +378,26 @@ mod tests {
         let memory = Memory::find(&bounds, MemoryMetrics::default()).unwrap();
         assert_eq!(memory.limit(), 1 << 20);
         assert!(memory.used() > Some(0));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_what_it_was_before() {
+        let nowhere = Some(Cgroup::V2("/proc/self/nowhere".into()));
+        for (cgroup, keeps) in [(nowhere, true), (None, false)] {
+            let memory = Memory {
+                limit: 100 << 30,
+                cgroup,
+                pressure: Pressure::default(),
+                metrics: MemoryMetrics::default(),
+            };
+            memory.metrics.used.set(96 << 30);
+            memory.pressure.note(96, 100);
+            let before = (96 << 30, Level::Last);
+            assert_eq!(memory.look(0) == before, keeps);
+            assert_eq!(memory.pressure.level() == Level::Last, keeps);
+            let mut cached = (7, Instant::now());
+            memory.refresh(&mut cached);
+            assert_eq!(cached.0, 7);
+        }
     }
 }
