@@ -57,9 +57,7 @@ pub(crate) async fn serve_from(
     let mut seen = BytesMut::new();
     let carries = match look(&mut tcp, &mut seen, policy, original_dst, &worker).await {
         Ok(carries) => carries,
-        Err(error) => {
-            return tracing::debug!(client.addr = %peer, %error, "the peer's connection broke");
-        }
+        Err(unseen) => return unseen.tell(&tcp, downstream, &worker),
     };
     let transport = Transport::with_prefix(tcp, detect::replay(seen));
     match carries {
@@ -86,6 +84,46 @@ pub(crate) async fn serve_from(
     }
 }
 
+/// Why nothing is known of what a connection carries.
+enum Unseen {
+    /// It broke.
+    Broke(io::Error),
+    /// No ClientHello came in time where nothing else is accepted.
+    NoHello,
+    /// Neither end has said anything for as long as nothing may move.
+    Idle,
+}
+
+impl From<io::Error> for Unseen {
+    fn from(error: io::Error) -> Self {
+        Self::Broke(error)
+    }
+}
+
+impl Unseen {
+    /// Closes the connection and tells of it.
+    fn tell(self, tcp: &TcpStream, downstream: Downstream, worker: &Worker) {
+        let peer = downstream.peer;
+        match self {
+            Self::Broke(error) => {
+                tracing::debug!(client.addr = %peer, %error, "the peer's connection broke");
+            }
+            Self::NoHello => {
+                tracing::info!(client.addr = %peer, server.addr = %downstream.original_dst, "refused: no TLS in time, and the port is STRICT");
+                worker.connections.refuse(Direction::Inbound, "no_hello");
+                reset(tcp);
+            }
+            Self::Idle => {
+                tcp::tell_idle(worker, &downstream);
+                let record = ConnectionRecord::new(Rc::new(downstream));
+                let flag = ResponseFlag::StreamIdleTimeout;
+                tcp::failed(worker, record, flag, "idle_timeout");
+                reset(tcp);
+            }
+        }
+    }
+}
+
 /// Looks at the first bytes, because a peer's sidecar may call any port. Where plaintext is accepted the app may be the
 /// one that speaks first; then nobody waits for the client, but if it does speak first after all, it is heard.
 async fn look(
@@ -94,10 +132,10 @@ async fn look(
     policy: Policy,
     app: SocketAddr,
     worker: &Worker,
-) -> io::Result<Carries> {
+) -> Result<Carries, Unseen> {
     if !policy.plaintext {
         return match detect(tcp, seen, Some(GREETING)).await? {
-            Carries::Silence => Err(io::ErrorKind::TimedOut.into()),
+            Carries::Silence => Err(Unseen::NoHello),
             carries => Ok(carries),
         };
     }
@@ -119,10 +157,11 @@ async fn look(
             first = app.peek(&mut app_byte) => first.map(|_| false),
         }
     };
-    if !timeout(worker.settings.patience.tcp_idle, either).await?? {
+    let client_first = timeout(worker.settings.patience.tcp_idle, either).await;
+    if !client_first.map_err(|_| Unseen::Idle)?? {
         return Ok(Carries::Opaque);
     }
-    detect(tcp, seen, None).await
+    Ok(detect(tcp, seen, None).await?)
 }
 
 /// Ends TLS, and goes on with what the peer has announced.

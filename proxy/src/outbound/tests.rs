@@ -9,6 +9,7 @@ use tulle_identity::{CsrPolicy, Identity, IssueRequest, Issuer, Root, SpiffeId, 
 use tulle_runtime::drain::{self, Drain};
 
 mod ends;
+mod idle;
 mod trust;
 
 use super::*;
@@ -53,12 +54,16 @@ struct Sidecar {
 
 impl Sidecar {
     fn new(identity: Identity, snapshot: Snapshot) -> Self {
+        Self::with_settings(identity, snapshot, Settings::default())
+    }
+
+    fn with_settings(identity: Identity, snapshot: Snapshot, settings: Settings) -> Self {
         let (config, writer) = Config::new(snapshot);
         let (drain, watch) = drain::channel();
         let handles = Handles {
             config,
             identity,
-            settings: Arc::new(Settings::default()),
+            settings: Arc::new(settings),
             connections: Default::default(),
             limits: Default::default(),
             overload: Default::default(),
@@ -466,31 +471,6 @@ async fn an_app_that_does_not_listen_is_told_on_and_not_its_client() {
             (record.upstream, record.details),
             (Some(app), "connect_failure")
         );
-    })
-    .await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_inbound_client_that_says_nothing_is_not_waited_for_for_ever() {
-    local(async {
-        let (silent, app) = listen().await;
-        tokio::task::spawn_local(async move {
-            let mut kept = Vec::new();
-            while let Ok((tcp, _)) = silent.accept().await {
-                kept.push(tcp);
-            }
-        });
-        for (plaintext, seconds) in [(false, 10), (true, 3600)] {
-            let mesh = mesh(&Ca::new(), app, plaintext, None).await;
-            let mut client = TcpStream::connect(mesh.server_address).await.unwrap();
-            let begun = tokio::time::Instant::now();
-            assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
-            let took = begun.elapsed();
-            assert!(
-                took >= Duration::from_secs(seconds) && took < Duration::from_secs(seconds + 9),
-                "{took:?}"
-            );
-        }
     })
     .await;
 }
