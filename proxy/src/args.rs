@@ -62,6 +62,9 @@ Environment, optional:
   TULLE_MAX_FIELDS       most fields of one, 100 if not said
   TULLE_MEMORY_LIMIT     memory that the sidecar may use, such as 256Mi; the limit of its cgroup if not said
   TULLE_DISCOVERY        on-demand (default) or wildcard
+  TULLE_XDS_ADDRESS      a control plane of somebody else's for the config, as host:port; the mesh's own still issues the
+                         certificate; wildcard is the default of TULLE_DISCOVERY then
+  TULLE_XDS_NAME         who that must prove to be, a DNS name or a SPIFFE id; the name of the mesh's own if not said
   TULLE_UNDISCOVERED     refuse (default) or passthrough
   TULLE_APP_PROBES       the app's own probes by rewritten path, as JSON
   TULLE_MARK_SOCKETS     true where the sidecar has no user id of its own
@@ -178,6 +181,8 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use clap::CommandFactory as _;
 
     use super::*;
@@ -204,32 +209,30 @@ mod tests {
         capture(&["--dry-run"]).execute(nobody).unwrap();
     }
 
+    /// What `settings.rs` reads, and what it has others read for it. Limits are looked at there.
+    fn variables() -> BTreeSet<&'static str> {
+        let read = include_str!("settings.rs").split("variables::").skip(1);
+        let names = read.filter_map(|after| after.split(|c: char| !is_of_a_name(c)).next());
+        let mut names: BTreeSet<_> = names.filter(|name| !name.is_empty()).collect();
+        names.extend(["POD_NAMESPACE", "SERVICE_ACCOUNT", "TRUST_DOMAIN"]);
+        names
+    }
+
+    fn is_of_a_name(c: char) -> bool {
+        c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'
+    }
+
     #[test]
     fn help_lists_every_variable_that_is_read() {
         let mut cli = Cli::command();
-        let help = cli
-            .find_subcommand_mut("run")
-            .unwrap()
-            .render_help()
-            .to_string();
-        for name in [
-            variables::POD_NAME,
-            variables::POD_NAMESPACE,
-            variables::POD_IP,
-            variables::SERVICE_ACCOUNT,
-            variables::CONTROL_ADDRESS,
-            variables::TRUST_DOMAIN,
-            variables::CLUSTER_DOMAIN,
-            variables::LOG,
-            variables::ACCESS_LOG,
-            variables::WORKERS,
-            variables::DRAIN_DEADLINE,
-            variables::MARK_SOCKETS,
-            variables::DISCOVERY,
-            variables::UNDISCOVERED,
-            variables::APP_PROBES,
-        ] {
-            assert!(help.contains(name), "{name} in {help}");
+        let run = cli.find_subcommand_mut("run").unwrap();
+        let help = run.render_help().to_string();
+        let words: BTreeSet<_> = help.split(|c| !is_of_a_name(c)).collect();
+        let read = variables();
+        assert!(read.contains("XDS_NAME") && read.contains("POD_IP") && read.len() > 15);
+        for name in read {
+            let listed = words.contains(name) || words.contains(&*format!("TULLE_{name}"));
+            assert!(listed, "{name} in {help}");
         }
     }
 }

@@ -70,7 +70,7 @@ fn readme_has_every_variable_with_its_default() {
 #[test]
 fn readme_has_every_label() {
     let said: BTreeSet<_> = rows().into_iter().filter_map(|row| row.label).collect();
-    let counted: BTreeSet<_> = Limit::ALL.map(Limit::name).into();
+    let counted: BTreeSet<_> = Limit::ALL.iter().map(|limit| limit.name()).collect();
     assert_eq!(said, counted);
 }
 

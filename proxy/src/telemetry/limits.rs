@@ -22,99 +22,70 @@ use crate::conn::{Direction, Downstream};
 /// Between two lines about one limit.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Something that a peer can make grow only so far.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Limit {
-    /// Captured connections that are open: nothing more is accepted for now.
-    Connections,
-    /// Files that the process may open, used up all the same.
-    Files,
-    /// Requests in flight on a worker: more are refused.
-    Requests,
-    /// Memory: connections, and then requests, are refused.
-    Memory,
-    /// Bytes or fields of a head on HTTP/1: a request is refused with 414 or 431, an answer becomes 502.
-    Head,
-    /// Time that the head of an HTTP/1 request takes: it is refused.
-    HeadTime,
-    /// Time of a connection without a first request: it is closed.
-    FirstRequest,
-    /// Time of a connection without another request: it is closed.
-    Idle,
-    /// Time that a client pauses within a request's body: the request is refused.
-    Body,
-    /// Time that a client leaves its answer unread: the connection is broken.
-    Unread,
-    /// HTTP/2 streams that were reset before they were looked at.
-    H2PendingResets,
-    /// HTTP/2 streams that had to be reset or refused for what the peer sent on them.
-    H2LocalResets,
-    /// Requests that a client gave up.
-    H2GivenUp,
-    /// Control frames.
-    H2ControlFrames,
-    /// Pieces of a head on HTTP/2.
-    H2Continuations,
-    /// Decoded size of a head on HTTP/2, by so much that the connection ends.
-    H2HeaderList,
-    /// DATA frames with little or nothing in them.
-    H2DataFrames,
-    /// Time in which a client takes nothing of an answer on HTTP/2: it is cut off.
-    H2Flush,
-    /// Anything else that HTTP/2's library finds too much.
-    H2Flood,
+/// Makes limits of their names in metrics and logs.
+macro_rules! limits {
+    ($($(#[$about:meta])* $limit:ident = $name:literal,)*) => {
+        /// Something that a peer can make grow only so far.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Limit {
+            $($(#[$about])* $limit,)*
+        }
+
+        impl Limit {
+            /// Every one of them.
+            #[cfg(test)]
+            pub(crate) const ALL: &[Self] = &[$(Self::$limit),*];
+
+            /// Its name in metrics and logs.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$limit => $name,)*
+                }
+            }
+        }
+    };
 }
 
-impl Limit {
-    /// Every one of them.
-    #[cfg(test)]
-    pub(crate) const ALL: [Self; 19] = [
-        Self::Connections,
-        Self::Files,
-        Self::Requests,
-        Self::Memory,
-        Self::Head,
-        Self::HeadTime,
-        Self::FirstRequest,
-        Self::Idle,
-        Self::Body,
-        Self::Unread,
-        Self::H2PendingResets,
-        Self::H2LocalResets,
-        Self::H2GivenUp,
-        Self::H2ControlFrames,
-        Self::H2Continuations,
-        Self::H2HeaderList,
-        Self::H2DataFrames,
-        Self::H2Flush,
-        Self::H2Flood,
-    ];
-
-    /// Its name in metrics and logs.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Connections => "connections",
-            Self::Files => "files",
-            Self::Requests => "requests",
-            Self::Memory => "memory",
-            Self::Head => "head",
-            Self::HeadTime => "head_time",
-            Self::FirstRequest => "first_request",
-            Self::Idle => "idle",
-            Self::Body => "body",
-            Self::Unread => "unread",
-            Self::H2PendingResets => "h2_pending_resets",
-            Self::H2LocalResets => "h2_local_resets",
-            Self::H2GivenUp => "h2_given_up",
-            Self::H2ControlFrames => "h2_control_frames",
-            Self::H2Continuations => "h2_continuations",
-            Self::H2HeaderList => "h2_header_list",
-            Self::H2DataFrames => "h2_data_frames",
-            Self::H2Flush => "h2_flush",
-            Self::H2Flood => "h2_flood",
-        }
-    }
+limits! {
+    /// Captured connections that are open: nothing more is accepted for now.
+    Connections = "connections",
+    /// Files that the process may open, used up all the same.
+    Files = "files",
+    /// Requests in flight on a worker: more are refused.
+    Requests = "requests",
+    /// Memory: connections, and then requests, are refused.
+    Memory = "memory",
+    /// Bytes or fields of a head on HTTP/1: a request is refused with 414 or 431, an answer becomes 502.
+    Head = "head",
+    /// Time that the head of an HTTP/1 request takes: it is refused.
+    HeadTime = "head_time",
+    /// Time of a connection without a first request: it is closed.
+    FirstRequest = "first_request",
+    /// Time of a connection without another request: it is closed.
+    Idle = "idle",
+    /// Time that a client pauses within a request's body: the request is refused.
+    Body = "body",
+    /// Time that a client leaves its answer unread: the connection is broken.
+    Unread = "unread",
+    /// HTTP/2 streams that were reset before they were looked at.
+    H2PendingResets = "h2_pending_resets",
+    /// HTTP/2 streams that had to be reset or refused for what the peer sent on them.
+    H2LocalResets = "h2_local_resets",
+    /// Requests that a client gave up.
+    H2GivenUp = "h2_given_up",
+    /// Control frames.
+    H2ControlFrames = "h2_control_frames",
+    /// Pieces of a head on HTTP/2.
+    H2Continuations = "h2_continuations",
+    /// Decoded size of a head on HTTP/2, by so much that the connection ends.
+    H2HeaderList = "h2_header_list",
+    /// DATA frames with little or nothing in them.
+    H2DataFrames = "h2_data_frames",
+    /// Time in which a client takes nothing of an answer on HTTP/2: it is cut off.
+    H2Flush = "h2_flush",
+    /// Anything else that HTTP/2's library finds too much.
+    H2Flood = "h2_flood",
 }
 
 /// Who reached a limit.
