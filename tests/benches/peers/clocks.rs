@@ -3,6 +3,8 @@
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::systems::System;
+
 /// How far the two ways to take CPU time may differ: ticks of both sidecars' user and system time, and threads that ended.
 const TICKS: f64 = 0.08;
 
@@ -119,6 +121,47 @@ impl Memory {
             rss: self.rss.max(other.rss),
         }
     }
+}
+
+/// Memory of a sidecar that carries nothing any more.
+#[derive(Debug, Serialize)]
+pub(crate) struct Rested {
+    pub(crate) system: System,
+    /// Beside another of its kind, which shares its program text.
+    #[serde(flatten)]
+    pub(crate) memory: Memory,
+    /// PSS as it would be if nobody shared it.
+    pub(crate) alone: u64,
+}
+
+impl Rested {
+    /// Of one of a system's two: half of what both have.
+    pub(crate) fn of(system: System, pids: &[u32]) -> anyhow::Result<Self> {
+        let alone = pids.iter().map(|pid| alone(*pid));
+        Ok(Self {
+            system,
+            memory: Memory::sum(pids)?.half(),
+            alone: alone.sum::<anyhow::Result<u64>>()? / 2,
+        })
+    }
+}
+
+/// PSS with the whole of what a process has of its own program in memory.
+fn alone(pid: u32) -> anyhow::Result<u64> {
+    let program = std::fs::read_link(format!("/proc/{pid}/exe"))?;
+    let program = program.to_string_lossy();
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+    let (mut own, mut kilobytes) = (false, 0);
+    for line in maps.lines() {
+        let (name, rest) = line.split_once(' ').unwrap_or((line, ""));
+        if !name.ends_with(':') {
+            // FROM-TO rwxp OFFSET DEVICE INODE PATH
+            own = rest.ends_with(&*program);
+        } else if name == if own { "Rss:" } else { "Pss:" } {
+            kilobytes += number(line, name)?;
+        }
+    }
+    Ok(kilobytes << 10)
 }
 
 /// The number on the line that begins with this name.

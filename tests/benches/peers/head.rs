@@ -9,7 +9,7 @@ use crate::cores::Cores;
 use crate::plan::Plan;
 use crate::probe::Found;
 use crate::systems::System;
-use crate::ztunnel::CAVEAT;
+use crate::{linkerd, ztunnel};
 
 /// The head of a report.
 #[derive(Debug, Default, Serialize)]
@@ -24,8 +24,8 @@ pub(crate) struct Head {
     tulle: String,
     /// Versions of the crates that the bare pair is made of, and ours with them.
     crates: Vec<String>,
-    envoy: Option<String>,
-    ztunnel: Option<String>,
+    #[serde(flatten)]
+    peers: Versions,
     rounds: u32,
     window_ms: u64,
     /// Whether it was only to be seen that everything runs.
@@ -33,15 +33,20 @@ pub(crate) struct Head {
     pinned: Option<Cores>,
     /// What all sidecars agreed on.
     pub(crate) tls: Option<Found>,
+    /// Who agreed on something else with itself, and on what.
+    pub(crate) others: Vec<(System, String)>,
+}
+
+/// What peers say of themselves.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Versions {
+    pub(crate) envoy: Option<String>,
+    pub(crate) linkerd: Option<String>,
+    pub(crate) ztunnel: Option<String>,
 }
 
 impl Head {
-    pub(crate) fn of(
-        plan: &Plan,
-        cores: Option<Cores>,
-        envoy: Option<&Path>,
-        ztunnel: Option<String>,
-    ) -> Self {
+    pub(crate) fn of(plan: &Plan, cores: Option<Cores>, peers: Versions) -> Self {
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpuinfo.lines().find(|line| line.starts_with("model name"));
         let model = model.and_then(|line| line.split(": ").nth(1));
@@ -59,14 +64,34 @@ impl Head {
             optimized: !cfg!(debug_assertions),
             tulle: format!("{} ({tulle})", env!("CARGO_PKG_VERSION")),
             crates: crates(),
-            envoy: envoy.map(version),
-            ztunnel,
+            peers,
             rounds: plan.rounds,
             window_ms: plan.window,
             quick: plan.quick,
             pinned: cores,
             tls: None,
+            others: Vec::new(),
         }
+    }
+
+    /// What the sidecars agreed on, and who did not.
+    fn agreement(&self) -> String {
+        let Some(tls) = &self.tls else {
+            return String::new();
+        };
+        let who = if self.others.is_empty() {
+            "All the same"
+        } else {
+            "All that were not refused for it the same"
+        };
+        let mut text = format!(
+            "- {who}: mutual TLS, {}, {}, {}, {} leaf of one CA, full handshakes; read from the wire and probed.\n",
+            tls.version, tls.cipher, tls.group, tls.leaf
+        );
+        for (system, what) in &self.others {
+            text += &format!("- NOT THE SAME, refused: {}: {what}.\n", system.describe());
+        }
+        text
     }
 
     pub(crate) fn render(&self, systems: &[System]) -> String {
@@ -78,25 +103,7 @@ impl Head {
             ),
             None => "processes run where the kernel puts them".to_owned(),
         };
-        let tls = self.tls.as_ref().map_or_else(String::new, |tls| {
-            format!(
-                "- All the same: mutual TLS, {}, {}, {}, {} leaf of one CA, full handshakes; read from the wire and probed.\n",
-                tls.version, tls.cipher, tls.group, tls.leaf
-            )
-        });
-        let envoy = self.envoy.as_ref().map_or_else(String::new, |version| {
-            format!(
-                "- Envoy {version}: one worker; static clusters and the router as its only filter; JSON access log \
-                 with our keys to a pipe; metrics on; no retries; HTTP/1.1 between its sidecars where apps speak it, as ours \
-                 (as HTTP/2 it would cost Envoy less).\n"
-            )
-        });
-        let ztunnel = self.ztunnel.as_ref().map_or_else(String::new, |version| {
-            format!(
-                "- ztunnel {version}: dedicated to its pod, one worker; both pods from a file; certificates of the same CA; \
-                 JSON access log to a pipe; metrics on. {CAVEAT}\n"
-            )
-        });
+        let (tls, peers) = (self.agreement(), self.peers.render());
         let unoptimized = if self.optimized {
             ""
         } else {
@@ -116,7 +123,7 @@ impl Head {
              kernel rules capture for all. {place}. CPU is that of the two sidecars' processes.\n\
              - Ours: tulle-proxy {}, one worker, configured by its control plane, JSON access log to a pipe, metrics on.\n\
              - The bare pair: the same crates ({}), as they are: no config, policy, telemetry or retry, but no batching of frames either.\n\
-             {envoy}{ztunnel}{tls}{unoptimized}{quick}",
+             {peers}{tls}{unoptimized}{quick}",
             self.date,
             self.cpu,
             self.cores,
@@ -128,6 +135,34 @@ impl Head {
             self.tulle,
             self.crates.join(", "),
         )
+    }
+}
+
+impl Versions {
+    fn render(&self) -> String {
+        let mut text = String::new();
+        if let Some(version) = &self.envoy {
+            text += &format!(
+                "- Envoy {version}: one worker; static clusters and the router as its only filter; JSON access log \
+                 with our keys to a pipe; metrics on; no retries; HTTP/1.1 between its sidecars where apps speak it, as ours \
+                 (as HTTP/2 it would cost Envoy less).\n"
+            );
+        }
+        if let Some(version) = &self.linkerd {
+            text += &format!(
+                "- linkerd2-proxy {version}: one worker; certificates of the same CA; JSON access log to a pipe; metrics \
+                 on. {}\n",
+                linkerd::CAVEAT
+            );
+        }
+        if let Some(version) = &self.ztunnel {
+            text += &format!(
+                "- ztunnel {version}: dedicated to its pod, one worker; both pods from a file; certificates of the same CA; \
+                 JSON access log to a pipe; metrics on. {}\n",
+                ztunnel::CAVEAT
+            );
+        }
+        text
     }
 }
 
@@ -144,7 +179,7 @@ fn crates() -> Vec<String> {
 }
 
 /// What Envoy says of itself.
-fn version(program: &Path) -> String {
+pub(crate) fn version(program: &Path) -> String {
     let text = said(&program.to_string_lossy(), &["--version"]);
     let version = text.split("version: ").nth(1).unwrap_or(&text);
     let mut parts = version.split('/');

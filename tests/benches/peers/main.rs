@@ -1,18 +1,20 @@
-//! What a sidecar costs beside its peers, in the same topology: no proxy, a bare pair of the same crates, Envoy, and ztunnel
-//! where a binary of it is given.
+//! What a sidecar costs beside its peers, in the same topology: no proxy, a bare pair of the same crates, Envoy, and
+//! linkerd2-proxy and ztunnel where a binary is given.
 //!
-//! `cargo bench -p tulle-tests --bench peers [-- CELLS] [--systems ...] [--ztunnel PATH] [--rounds N] [--quick]`. A load generator and a
+//! `cargo bench -p tulle-tests --bench peers [-- CELLS] [--systems ...] [--linkerd PATH] [--ztunnel PATH] [--rounds N] [--quick]`. A load generator and a
 //! server, each in a pod, in a namespace for each system; the same kernel rules capture for all, all get their certificates
 //! from the same CA and agree on the same cryptography, and they take turns. This file says who runs what; `systems` brings
-//! the pods up, `load` and `serve` are the ends, `bare`, `envoy` and `ztunnel` are the peers, `measure` reads the clocks and refuses where
+//! the pods up, `load` and `serve` are the ends, `bare`, `envoy`, `linkerd` and `ztunnel` are the peers, `measure` reads the clocks and refuses where
 //! anything went wrong, `report` and `targets` do the sums; `alone` is about one sidecar by itself.
 
+mod again;
 mod alone;
 mod bare;
 mod clocks;
 mod cores;
 mod envoy;
 mod head;
+mod linkerd;
 mod load;
 mod measure;
 mod plan;
@@ -37,7 +39,7 @@ use tulle_runtime::names::variables;
 use tulle_tests::{Mesh, thin};
 
 use cores::Cores;
-use head::Head;
+use head::{Head, Versions};
 use measure::Arenas;
 use plan::{Cell, Plan};
 use report::Results;
@@ -74,6 +76,7 @@ fn role(arguments: &[String]) -> Option<anyhow::Result<()>> {
         [starts::ROLE, namespace] => Some(starts::run(namespace)),
         [probe::ROLE, server, namespace] => Some(probe::run(server, namespace)),
         [envoy::PASS] => Some(envoy::pass()),
+        [linkerd::ROLE] => Some(linkerd::stand_in()),
         ["proxy", "run"] => Some(sidecar()),
         _ => None,
     }
@@ -87,13 +90,18 @@ fn sidecar() -> anyhow::Result<()> {
         bare::run(env)
     } else if namespace == System::Envoy.namespace() {
         envoy::run(env)
+    } else if namespace == System::Linkerd.namespace() {
+        linkerd::run(env)
     } else if namespace == System::Ztunnel.namespace() {
         ztunnel::run(env)
     } else if namespace == System::Quiet.namespace() {
         thin::exec_as(&thin::place().with_file_name(System::Quiet.namespace()))
     } else if let Some((system, _)) = starts::PLACES.iter().find(|(_, place)| *place == namespace) {
-        if *system == System::Envoy {
-            envoy::prepare(env)?;
+        match system {
+            System::Envoy => envoy::prepare(env)?,
+            System::Linkerd => linkerd::prepare(env)?,
+            System::Ztunnel => ztunnel::prepare(env)?,
+            _ => {}
         }
         // Its place is kept for the sidecars that are started there.
         loop {
@@ -113,32 +121,30 @@ fn bench() -> anyhow::Result<()> {
     let envoy = plan.measures(System::Envoy);
     let envoy = envoy.then(|| envoy::find(plan.envoy.as_deref()));
     let envoy = envoy.transpose()?;
-    let ztunnel = plan.ztunnel.as_deref();
-    let version = ztunnel.map(ztunnel::version).transpose()?;
+    let versions = Versions {
+        envoy: envoy.as_deref().map(head::version),
+        linkerd: plan.linkerd.as_deref().map(linkerd::version).transpose()?,
+        ztunnel: plan.ztunnel.as_deref().map(ztunnel::version).transpose()?,
+    };
     tulle_tests::with_mesh(async |mesh| {
-        thin::install(plan.proxy.as_deref())?;
-        if let Some(envoy) = &envoy {
-            envoy::install(envoy)?;
-        }
-        if let Some(ztunnel) = ztunnel {
-            ztunnel::install(ztunnel)?;
-        }
-        if plan.measures(System::Quiet) {
-            thin::install_copy(System::Quiet.namespace())?;
-        }
+        install(&plan, envoy.as_deref())?;
         let cores = (!plan.no_pin).then(Cores::divide).transpose()?;
         if let Some(cores) = &cores {
             cores::keep_self(&cores.others()?)?;
         }
         let mut results = Results {
-            head: Head::of(&plan, cores.clone(), envoy.as_deref(), version),
+            head: Head::of(&plan, cores.clone(), versions),
             systems: plan.systems.clone(),
             ..Results::default()
         };
-        measure(mesh, &plan, cores, &mut results).await?;
+        // What was measured before something went wrong is not lost.
+        let measured = measure(mesh, &plan, cores, &mut results).await;
+        results.ended_by = measured.as_ref().err().map(|error| format!("{error:#}"));
+        results.complete = measured.is_ok();
         results.judge();
         println!("{}", results.render());
         eprintln!("as JSON: {}", results.save(plan.json.as_deref())?.display());
+        measured?;
         let (refused, missed) = (results.refused(), results.missed());
         ensure!(refused == 0, "{refused} measurements were refused");
         ensure!(missed == 0 || plan.quick, "{missed} targets were missed");
@@ -146,7 +152,25 @@ fn bench() -> anyhow::Result<()> {
     })
 }
 
-/// Measures everything that is wanted.
+/// Puts everything that is measured where pods find it.
+fn install(plan: &Plan, envoy: Option<&Path>) -> anyhow::Result<()> {
+    thin::install(plan.proxy.as_deref())?;
+    if let Some(envoy) = envoy {
+        envoy::install(envoy)?;
+    }
+    if let Some(linkerd) = &plan.linkerd {
+        linkerd::install(linkerd)?;
+    }
+    if let Some(ztunnel) = &plan.ztunnel {
+        ztunnel::install(ztunnel)?;
+    }
+    if plan.measures(System::Quiet) {
+        thin::install_copy(System::Quiet.namespace())?;
+    }
+    Ok(())
+}
+
+/// Measures everything that is wanted, and writes down what there is after each part.
 async fn measure(
     mesh: &Mesh,
     plan: &Plan,
@@ -155,33 +179,62 @@ async fn measure(
 ) -> anyhow::Result<()> {
     if plan.wants(Cell::Start) {
         results.starts = alone::start(mesh, plan).await?;
+        results.keep(plan);
     }
     if plan.wants_pods() {
         let mut arenas = Arenas::bring_up(mesh, plan, cores).await?;
-        results.head.tls = Some(arenas.probe().await?);
-        results.idle = arenas.idle().await?;
-        let kinds = plan.costs();
-        results.costs = arenas.costs(plan, &kinds).await;
-        if plan.wants(Cell::Latency) {
-            results.latency = arenas.latency(plan, &results.costs).await;
+        let measured = between_pods(&mut arenas, plan, results).await;
+        results.head.others = arenas.others();
+        measured?;
+        results.keep(plan);
+    }
+    if plan.wants(Cell::Idle) && plan.measures(System::Tulle) {
+        results.demo = Some(alone::idle(mesh).await?);
+    }
+    Ok(())
+}
+
+async fn between_pods(
+    arenas: &mut Arenas<'_>,
+    plan: &Plan,
+    results: &mut Results,
+) -> anyhow::Result<()> {
+    results.head.tls = Some(arenas.probe().await?);
+    results.idle = arenas.idle().await?;
+    let kinds = plan.costs();
+    arenas
+        .costs(plan, &kinds, |costs| {
+            results.costs = costs.to_vec();
+            results.keep(plan);
+        })
+        .await;
+    if plan.wants(Cell::Latency) {
+        let costs = results.costs.clone();
+        arenas
+            .latency(plan, &costs, |latency| {
+                results.latency = latency.to_vec();
+                results.keep(plan);
+            })
+            .await;
+    }
+    if plan.wants(Cell::Syscalls) {
+        results.syscalls = arenas.traced(plan, &kinds).await;
+        if results.syscalls.is_empty() {
+            let note = "System calls were not counted: that takes `perf`, and the right to use it.";
+            results.notes.push(note.to_owned());
         }
-        if plan.wants(Cell::Syscalls) {
-            results.syscalls = arenas.traced(plan, &kinds).await;
-            if results.syscalls.is_empty() {
-                let note =
-                    "System calls were not counted: that takes `perf`, and the right to use it.";
-                results.notes.push(note.to_owned());
-            }
-        }
-        if plan.wants(Cell::Held) {
-            results.held = Some(arenas.held(plan).await);
-        }
-        if !kinds.is_empty() {
-            results.notes.extend(arenas.logs().await?);
-        }
+        results.keep(plan);
     }
     if plan.wants(Cell::Idle) {
-        results.demo = Some(alone::idle(mesh).await?);
+        results.rested = arenas.rested(plan, &kinds).await?;
+        results.keep(plan);
+    }
+    if plan.wants(Cell::Held) {
+        results.held = Some(arenas.held(plan).await);
+        results.keep(plan);
+    }
+    if !kinds.is_empty() {
+        results.notes.extend(arenas.logs(&kinds).await?);
     }
     Ok(())
 }

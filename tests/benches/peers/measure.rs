@@ -15,7 +15,7 @@ use tulle_runtime::names::containers;
 use tulle_tests::Mesh;
 
 use crate::bare::PEER;
-use crate::clocks::{Clocks, Memory, Used, mib};
+use crate::clocks::{Clocks, Memory, Rested, Used, mib};
 use crate::cores::Cores;
 use crate::load::{self, Counted, Kind, Order};
 use crate::plan::Plan;
@@ -24,7 +24,7 @@ use crate::spread::Spread;
 use crate::syscalls::Counter;
 use crate::systems::{CLIENT, Pods, System};
 use crate::wire::{Hello, Wire};
-use crate::ztunnel;
+use crate::{linkerd, ztunnel};
 
 /// How long the load generator may take for a word.
 const WORD: Duration = Duration::from_secs(150);
@@ -77,7 +77,7 @@ impl Sample {
 }
 
 /// What was measured of a system under a load: a sample of each round, or nothing and why.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Column {
     pub(crate) system: System,
     pub(crate) refused: Option<String>,
@@ -87,7 +87,7 @@ pub(crate) struct Column {
 }
 
 /// A load under which all were measured.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Measured {
     pub(crate) kind: Kind,
     /// Requests a second, if that was fixed.
@@ -134,6 +134,10 @@ impl Column {
                 ("pss_bytes", self.spread(|sample| sample.memory.pss as f64)),
                 ("rss_bytes", self.spread(|sample| sample.memory.rss as f64)),
             ]);
+        }
+        if self.samples.iter().all(|sample| sample.syscalls.is_some()) {
+            let each = |sample: &Sample| sample.syscalls.unwrap_or_default() / sample.per_second();
+            summary.insert("syscalls", self.spread(each));
         }
         self.summary = summary;
     }
@@ -211,16 +215,64 @@ impl<'a> Arenas<'a> {
             .collect()
     }
 
+    /// Takes the memory of sidecars that have carried everything and carry nothing any more; a little of it is sent if
+    /// nothing was.
+    pub(crate) async fn rested(
+        &mut self,
+        plan: &Plan,
+        carried: &[Kind],
+    ) -> anyhow::Result<Vec<Rested>> {
+        if carried.is_empty() {
+            let some = [Kind::Http1, Kind::Grpc, Kind::Echo];
+            let mut measured = some.map(|kind| self.nothing(kind, None));
+            self.rounds(&mut measured, 1, plan.window(), |_| {}).await;
+            let refused = measured.iter().flat_map(|one| &one.columns);
+            for column in refused {
+                if let Some(why) = &column.refused {
+                    bail!("{}: {why}", column.system.describe());
+                }
+            }
+        }
+        sleep(IDLE).await;
+        let proxies = self.all.iter().filter(|pods| pods.system != System::Plain);
+        proxies
+            .map(|pods| Rested::of(pods.system, &pods.sidecars))
+            .collect()
+    }
+
+    /// Who has agreed on something else than it must, and on what.
+    pub(crate) fn others(&self) -> Vec<(System, String)> {
+        let mut others = BTreeSet::new();
+        for ((system, _), seen) in &self.seen {
+            let wrong = seen.iter().filter(|hello| hello.check().is_err());
+            others.extend(wrong.map(|hello| (*system, hello.to_string())));
+        }
+        others.into_iter().collect()
+    }
+
     /// Makes sure that those who log did; what a reader must know of it.
-    pub(crate) async fn logs(&self) -> anyhow::Result<Vec<String>> {
+    pub(crate) async fn logs(&self, kinds: &[Kind]) -> anyhow::Result<Vec<String>> {
         let mut notes = Vec::new();
-        let log = [System::Tulle, System::Envoy, System::Ztunnel];
+        let log = [
+            System::Tulle,
+            System::Envoy,
+            System::Linkerd,
+            System::Ztunnel,
+        ];
         for pods in self.all.iter().filter(|pods| log.contains(&pods.system)) {
             let who = pods.system.describe();
             for pod in [CLIENT, PEER] {
+                let context = || format!("{who} of {pod}");
                 if pods.system == System::Ztunnel {
                     let log = pods.arena.logs(pod, Some(containers::PROXY))?;
-                    ztunnel::check_log(&log).with_context(|| format!("{who} of {pod}"))?;
+                    ztunnel::check_log(&log).with_context(context)?;
+                    continue;
+                }
+                if pods.system == System::Linkerd {
+                    if pod == PEER && kinds.iter().any(|kind| kind.is_http()) {
+                        let log = pods.arena.logs(pod, Some(containers::PROXY))?;
+                        linkerd::check_log(&log).with_context(context)?;
+                    }
                     continue;
                 }
                 let lines = pods.arena.access_log(pod)?.len();
@@ -244,14 +296,24 @@ impl<'a> Arenas<'a> {
     }
 
     /// Measures every kind of load in every round.
-    pub(crate) async fn costs(&mut self, plan: &Plan, kinds: &[Kind]) -> Vec<Measured> {
+    pub(crate) async fn costs(
+        &mut self,
+        plan: &Plan,
+        kinds: &[Kind],
+        keep: impl FnMut(&[Measured]),
+    ) {
         let mut measured: Vec<_> = kinds.iter().map(|kind| self.nothing(*kind, None)).collect();
-        self.rounds(&mut measured, plan.rounds, plan.window()).await;
-        measured
+        let window = plan.window();
+        self.rounds(&mut measured, plan.rounds, window, keep).await;
     }
 
     /// Measures at fixed rates: a part of what one core can carry of the slower of ours and Envoy.
-    pub(crate) async fn latency(&mut self, plan: &Plan, costs: &[Measured]) -> Vec<Measured> {
+    pub(crate) async fn latency(
+        &mut self,
+        plan: &Plan,
+        costs: &[Measured],
+        keep: impl FnMut(&[Measured]),
+    ) {
         let mut measured = Vec::new();
         for cost in costs.iter().filter(|cost| Kind::PACED.contains(&cost.kind)) {
             let capacities = [System::Tulle, System::Envoy].map(|system| {
@@ -264,8 +326,8 @@ impl<'a> Arenas<'a> {
             }
         }
         let rounds = plan.rounds.saturating_mul(SHORT_TURNS);
-        self.rounds(&mut measured, rounds, plan.window() / 2).await;
-        measured
+        let window = plan.window() / 2;
+        self.rounds(&mut measured, rounds, window, keep).await;
     }
 
     /// Counts system calls, once.
@@ -290,7 +352,7 @@ impl<'a> Arenas<'a> {
     pub(crate) async fn held(&mut self, plan: &Plan) -> Measured {
         let mut measured = [self.nothing(Kind::Held, None)];
         let rounds = plan.rounds.min(HELD_ROUNDS);
-        self.rounds(&mut measured, rounds, SETTLE).await;
+        self.rounds(&mut measured, rounds, SETTLE, |_| {}).await;
         let [measured] = measured;
         measured
     }
@@ -311,7 +373,14 @@ impl<'a> Arenas<'a> {
         }
     }
 
-    async fn rounds(&mut self, measured: &mut [Measured], rounds: u32, window: Duration) {
+    /// Lets each round's end be known.
+    async fn rounds(
+        &mut self,
+        measured: &mut [Measured],
+        rounds: u32,
+        window: Duration,
+        mut keep: impl FnMut(&[Measured]),
+    ) {
         for round in 0..rounds {
             for one in &mut *measured {
                 let manner = Manner {
@@ -322,6 +391,7 @@ impl<'a> Arenas<'a> {
                 };
                 self.round(one, round as usize, rounds, manner).await;
             }
+            keep(measured);
         }
     }
 
@@ -407,11 +477,16 @@ impl<'a> Arenas<'a> {
         seen.extend(hellos);
         for hello in &*seen {
             ensure!(system != System::Plain, "a handshake without a proxy");
-            match hello.check() {
-                Err(error) if system == System::Ztunnel && hello.is_stronger() => {
-                    bail!("{error}; {}", ztunnel::ADVICE)
+            let advice = match system {
+                System::Linkerd if hello.is_stronger() => linkerd::ADVICE,
+                System::Ztunnel if hello.is_stronger() => ztunnel::ADVICE,
+                _ => {
+                    hello.check()?;
+                    continue;
                 }
-                checked => checked?,
+            };
+            if let Err(error) = hello.check() {
+                bail!("{error}; {advice}");
             }
         }
         ensure!(

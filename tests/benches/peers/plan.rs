@@ -41,6 +41,9 @@ pub(crate) struct Plan {
     /// layer 4 alone and tunnels connections through HTTP/2 CONNECT: a column to read with that in mind, and no target.
     #[arg(long)]
     pub(crate) ztunnel: Option<PathBuf>,
+    /// A linkerd2-proxy to measure as well: a column beside the others, and no target.
+    #[arg(long)]
+    pub(crate) linkerd: Option<PathBuf>,
     /// A `tulle-proxy` to measure instead of the one that is built.
     #[arg(long)]
     pub(crate) proxy: Option<PathBuf>,
@@ -74,7 +77,7 @@ pub(crate) enum Cell {
     Held,
     /// Time until a sidecar is ready.
     Start,
-    /// Memory of ours in a mesh that has more to it.
+    /// Memory once everything was carried, and of ours in a mesh that has more to it.
     Idle,
 }
 
@@ -103,13 +106,19 @@ impl Plan {
         if plan.quick {
             (plan.rounds, plan.window) = (1, 300);
         }
-        if plan.ztunnel.is_some() {
-            plan.systems.push(System::Ztunnel);
-        } else if plan.measures(System::Ztunnel) {
-            let what = "ztunnel is measured where --ztunnel names a binary of it";
-            Self::command()
-                .error(ErrorKind::MissingRequiredArgument, what)
-                .exit();
+        for (system, given, option) in [
+            (System::Linkerd, plan.linkerd.is_some(), "--linkerd"),
+            (System::Ztunnel, plan.ztunnel.is_some(), "--ztunnel"),
+        ] {
+            if given {
+                plan.systems.push(system);
+            } else if plan.measures(system) {
+                let name = system.namespace();
+                let what = format!("{name} is measured where {option} names a binary of it");
+                Self::command()
+                    .error(ErrorKind::MissingRequiredArgument, what)
+                    .exit();
+            }
         }
         plan.systems.sort();
         plan.systems.dedup();
@@ -144,7 +153,7 @@ impl Plan {
 
     /// Whether anything between two pods is wanted.
     pub(crate) fn wants_pods(&self) -> bool {
-        let pods = [Cell::Memory, Cell::Held];
+        let pods = [Cell::Memory, Cell::Held, Cell::Idle];
         !self.costs().is_empty() || pods.into_iter().any(|cell| self.wants(cell))
     }
 }

@@ -7,10 +7,11 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::alone::Idle;
-use crate::clocks::{Memory, mib};
+use crate::clocks::{Memory, Rested, mib};
 use crate::head::Head;
 use crate::load::Kind;
 use crate::measure::{Column, Measured, Sample};
+use crate::plan::Plan;
 use crate::spread::Spread;
 use crate::starts::Starts;
 use crate::systems::System;
@@ -23,6 +24,10 @@ const SHARED: &str =
 /// Everything that was measured.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Results {
+    /// Whether everything that was to be measured was.
+    pub(crate) complete: bool,
+    /// What went wrong, if that ended it before.
+    pub(crate) ended_by: Option<String>,
     pub(crate) head: Head,
     pub(crate) systems: Vec<System>,
     pub(crate) costs: Vec<Measured>,
@@ -30,6 +35,8 @@ pub(crate) struct Results {
     pub(crate) syscalls: Vec<Measured>,
     /// Of a sidecar, before anything was carried.
     pub(crate) idle: Vec<(System, Memory)>,
+    /// Of a sidecar, after everything was carried.
+    pub(crate) rested: Vec<Rested>,
     pub(crate) held: Option<Measured>,
     pub(crate) starts: Vec<(System, Starts)>,
     /// Ours in a mesh that has more to it.
@@ -61,6 +68,14 @@ impl Results {
         self.targets.iter().filter(missed).count()
     }
 
+    /// Writes down what there is so far. It costs nothing but what comes after it to lose it.
+    pub(crate) fn keep(&mut self, plan: &Plan) {
+        self.judge();
+        if let Err(error) = self.save(plan.json.as_deref()) {
+            eprintln!("what was measured so far is not kept: {error:#}");
+        }
+    }
+
     /// Writes it as JSON, into the target directory unless a place is given; where.
     pub(crate) fn save(&self, place: Option<&Path>) -> anyhow::Result<PathBuf> {
         let place = match place {
@@ -78,6 +93,9 @@ impl Results {
 
     pub(crate) fn render(&self) -> String {
         let mut text = self.head.render(&self.systems);
+        if let Some(why) = &self.ended_by {
+            text += &format!("- ENDED BEFORE ITS TIME: {why}\n");
+        }
         for note in &self.notes {
             text += &format!("- {note}\n");
         }
@@ -88,6 +106,9 @@ impl Results {
         }
         if !self.idle.is_empty() {
             text += &self.memory();
+        }
+        if !self.rested.is_empty() {
+            text += &rested(&self.rested);
         }
         if let Some(held) = &self.held {
             text += &self.held(held);
@@ -312,8 +333,41 @@ fn starts(starts: &[(System, Starts)]) -> String {
         };
         table.row(*system, &[show(&starts.new), show(&starts.again)]);
     }
+    let measured = |wanted| starts.iter().any(|(system, _)| *system == wanted);
+    let told = [
+        (
+            System::Tulle,
+            "ours asks its CA (in a new pod) and its control plane",
+        ),
+        (System::Envoy, "Envoy reads everything from files"),
+        (
+            System::Linkerd,
+            "linkerd2-proxy is ready once a stand-in in its pod has handed it its certificate; it keeps nothing, so each \
+             start is that of a new pod",
+        ),
+        (
+            System::Ztunnel,
+            "ztunnel is ready once it has read a file, and asks for its certificate later; it keeps nothing, so each start \
+             is that of a new pod",
+        ),
+    ];
+    let told = told.iter().filter(|(system, _)| measured(*system));
+    let told: Vec<_> = told.map(|(_, what)| *what).collect();
+    table.text + &format!("\nWhat they wait for: {}.\n", told.join("; "))
+}
+
+fn rested(rested: &[Rested]) -> String {
+    let columns = ["PSS", "of which own data", "RSS", "PSS alone"];
+    let title = "Memory of a sidecar, idle after all that was carried, MiB";
+    let mut table = Table::new(title, &columns);
+    for one in rested {
+        let memory = one.memory;
+        let row = [memory.pss, memory.anonymous, memory.rss, one.alone];
+        let row = row.map(|bytes| format!("{:.1}", mib(bytes)));
+        table.row(one.system, &row);
+    }
     table.text
-        + "\nEnvoy reads everything from files; ours asks its CA (in a new pod) and its control plane.\n"
+        + "\nAlone: with the whole of what it has of its program in memory, as if no other shared it.\n"
 }
 
 fn alone(demo: &Idle) -> String {

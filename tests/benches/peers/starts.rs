@@ -11,15 +11,19 @@ use tulle_runtime::names::{files, ports};
 use tulle_tests::thin;
 
 use crate::systems::System;
-use crate::{cores, envoy};
+use crate::{again, cores, envoy};
 
 /// Name of this role.
 pub(crate) const ROLE: &str = "bench-start";
 /// Starts of each kind.
 pub(crate) const NUMBER: usize = 10;
 /// Where the sidecars' own processes do nothing, of each system that is started.
-pub(crate) const PLACES: [(System, &str); 2] =
-    [(System::Tulle, "starts"), (System::Envoy, "starts-envoy")];
+pub(crate) const PLACES: [(System, &str); 4] = [
+    (System::Tulle, "starts"),
+    (System::Envoy, "starts-envoy"),
+    (System::Linkerd, "starts-linkerd"),
+    (System::Ztunnel, "starts-ztunnel"),
+];
 /// Between two looks.
 const LOOK: Duration = Duration::from_micros(500);
 /// How long to look.
@@ -65,46 +69,49 @@ pub(crate) fn run(namespace: &str) -> anyhow::Result<()> {
     cores::roam()?;
     let mut measured = Starts::default();
     for _ in 0..NUMBER {
-        if *system == System::Envoy {
+        match system {
             // A file says everything to it: it asks nobody, so it knows no first start.
-            wait(envoy::is_prepared)?;
-            measured.again.push(milliseconds(start(envoy::again())?));
-            continue;
+            System::Envoy => {
+                wait(envoy::is_prepared)?;
+                measured.again.push(start(envoy::again(), *system)?);
+            }
+            // They keep nothing: each start is as the first.
+            System::Linkerd | System::Ztunnel => {
+                wait(again::is_written)?;
+                measured.new.push(start(again::command()?, *system)?);
+            }
+            _ => {
+                for entry in std::fs::read_dir(files::STATE_DIR)? {
+                    std::fs::remove_file(entry?.path())?;
+                }
+                for times in [&mut measured.new, &mut measured.again] {
+                    let mut sidecar = Command::new(thin::place());
+                    sidecar.arg("run");
+                    times.push(start(sidecar, *system)?);
+                }
+            }
         }
-        let sidecar = || {
-            let mut sidecar = Command::new(thin::place());
-            sidecar.arg("run");
-            sidecar
-        };
-        for entry in std::fs::read_dir(files::STATE_DIR)? {
-            std::fs::remove_file(entry?.path())?;
-        }
-        measured.new.push(milliseconds(start(sidecar())?));
-        measured.again.push(milliseconds(start(sidecar())?));
     }
     println!("{}", serde_json::to_string(&measured)?);
     Ok(())
 }
 
-fn milliseconds(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
-}
-
-fn start(mut sidecar: Command) -> anyhow::Result<Duration> {
+/// Milliseconds until it is ready.
+fn start(mut sidecar: Command, system: System) -> anyhow::Result<f64> {
     let began = Instant::now();
     let sidecar = sidecar.stdout(Stdio::null()).stderr(Stdio::null());
     let sidecar = sidecar.spawn().context("the sidecar cannot be started")?;
     let mut sidecar = Ended(sidecar);
     wait(|| {
         let running = sidecar.0.try_wait().is_ok_and(|status| status.is_none());
-        !running || ready()
+        !running || ready(system)
     })?;
     let time = began.elapsed();
     ensure!(sidecar.0.try_wait()?.is_none(), "it ended");
-    Ok(time)
+    Ok(time.as_secs_f64() * 1000.0)
 }
 
-fn wait(mut until: impl FnMut() -> bool) -> anyhow::Result<()> {
+pub(crate) fn wait(mut until: impl FnMut() -> bool) -> anyhow::Result<()> {
     let began = Instant::now();
     while !until() {
         ensure!(began.elapsed() < LOST, "it is not ready after {LOST:?}");
@@ -113,10 +120,15 @@ fn wait(mut until: impl FnMut() -> bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn ready() -> bool {
+fn ready(system: System) -> bool {
+    let (port, path) = match system {
+        System::Ztunnel => (ports::READINESS, "/healthz/ready"),
+        _ => (ports::ADMIN, "/ready"),
+    };
+    let request = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n");
     let ask = || {
-        let mut stream = TcpStream::connect(("127.0.0.1", ports::ADMIN))?;
-        stream.write_all(b"GET /ready HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")?;
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.write_all(request.as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         std::io::Result::Ok(answer.starts_with("HTTP/1.1 200 "))

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use tulle_runtime::names::{annotations, containers};
+use tulle_runtime::names::{annotations, containers, ports};
 use tulle_sandbox::PodView;
 use tulle_tests::{App, Arena, Mesh, app};
 
@@ -13,7 +13,7 @@ use crate::bare::PEER;
 use crate::cores::{self, Cores};
 use crate::load::Kind;
 use crate::probe::{self, Found};
-use crate::{envoy, serve, ztunnel};
+use crate::{envoy, linkerd, serve, ztunnel};
 
 /// The pod that the load comes from.
 pub(crate) const CLIENT: &str = "client";
@@ -32,6 +32,8 @@ pub(crate) enum System {
     Quiet,
     /// Envoy.
     Envoy,
+    /// linkerd2-proxy, if --linkerd names one.
+    Linkerd,
     /// ztunnel, if --ztunnel names one.
     Ztunnel,
 }
@@ -47,6 +49,7 @@ impl System {
             Self::Tulle => "tulle",
             Self::Quiet => "quiet",
             Self::Envoy => "envoy",
+            Self::Linkerd => "linkerd",
             Self::Ztunnel => "ztunnel",
         }
     }
@@ -58,6 +61,7 @@ impl System {
             Self::Tulle => "tulle-proxy",
             Self::Quiet => "tulle-proxy, no access log",
             Self::Envoy => "Envoy",
+            Self::Linkerd => "linkerd2-proxy",
             Self::Ztunnel => "ztunnel (L4 over HTTP/2 CONNECT)",
         }
     }
@@ -65,6 +69,7 @@ impl System {
     /// On which port the servers' sidecars shake hands with those of clients.
     pub(crate) fn handshakes(self, kind: Kind) -> u16 {
         match self {
+            Self::Linkerd => ports::INBOUND,
             Self::Ztunnel => ztunnel::HBONE,
             _ => kind.port(),
         }
@@ -104,6 +109,10 @@ impl<'a> Pods<'a> {
             .port("http2", serve::HTTP2, serve::HTTP2)
             .port("grpc", serve::GRPC, serve::GRPC)
             .port("tcp", serve::TCP, serve::TCP);
+        let server = match system {
+            System::Linkerd => linkerd::annotate_server(server),
+            _ => server,
+        };
         let arena = apply(
             mesh,
             system,
@@ -130,7 +139,7 @@ impl<'a> Pods<'a> {
         let host = match system {
             // They resolve no Service: they connect to where it would lead.
             System::Plain | System::Bare | System::Envoy | System::Ztunnel => server_ip.to_string(),
-            System::Tulle | System::Quiet => PEER.to_owned(),
+            System::Tulle | System::Quiet | System::Linkerd => PEER.to_owned(),
         };
         Ok(Self {
             system,
@@ -182,8 +191,11 @@ async fn apply<'a>(
         return Ok(arena);
     }
     let arena = mesh.apply(namespace, server).await?;
-    if system == System::Envoy {
-        envoy::tell(&arena.pod(PEER)?.ips.v4.to_string())?;
+    let address = arena.pod(PEER)?.ips.v4.to_string();
+    match system {
+        System::Envoy => envoy::tell(&address)?,
+        System::Linkerd => linkerd::tell(&address)?,
+        _ => {}
     }
     arena.add(client)?;
     arena.wait_ready().await?;

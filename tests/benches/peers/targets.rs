@@ -33,6 +33,9 @@ pub(crate) struct Target {
     /// `None`: not measured.
     pub(crate) is: Option<Spread>,
     pub(crate) reached: Option<bool>,
+    /// After the point: as many as the verdict needs.
+    #[serde(skip)]
+    digits: usize,
 }
 
 impl Target {
@@ -42,6 +45,7 @@ impl Target {
             bound: format!("at least {bound}"),
             is: ratio,
             reached: ratio.map(|ratio| ratio.median >= bound),
+            digits: ratio.map_or(DIGITS, |ratio| digits(ratio.median, bound, f64::ge)),
         }
     }
 
@@ -51,6 +55,7 @@ impl Target {
             bound: format!("at most {bound}"),
             is: ratio,
             reached: ratio.map(|ratio| ratio.median <= bound),
+            digits: ratio.map_or(DIGITS, |ratio| digits(ratio.median, bound, f64::le)),
         }
     }
 
@@ -60,9 +65,23 @@ impl Target {
             Some(false) => "MISSED",
             None => "not measured",
         };
-        let is = self.is.map_or_else(String::new, |ratio| ratio.show(2));
+        let is = self
+            .is
+            .map_or_else(String::new, |ratio| ratio.show(self.digits));
         format!("| {} | {} | {is} | {verdict} |", self.what, self.bound)
     }
+}
+
+/// Digits after the point, unless more are needed.
+const DIGITS: usize = 2;
+/// More say nothing.
+const MOST_DIGITS: usize = 6;
+
+/// How many are needed for what is shown not to contradict the verdict.
+fn digits(value: f64, bound: f64, reached: fn(&f64, &f64) -> bool) -> usize {
+    let shown = |digits: &usize| format!("{value:.digits$}").parse().unwrap_or(value);
+    let agrees = |digits: &usize| reached(&shown(digits), &bound) == reached(&value, &bound);
+    (DIGITS..MOST_DIGITS).find(agrees).unwrap_or(MOST_DIGITS)
 }
 
 /// All lines of what was to be measured.

@@ -4,7 +4,6 @@
 //! that stay. It asks the CA that the others ask, a file tells it both pods, and its log goes where theirs go.
 
 use std::net::Ipv4Addr;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -19,7 +18,7 @@ use tulle_tests::{App, Mesh, thin};
 use crate::bare::PEER;
 use crate::systems::{CLIENT, System};
 use crate::who::Who;
-use crate::{cores, serve};
+use crate::{again, cores, serve};
 
 /// Where tunnels come in.
 pub(crate) const HBONE: u16 = 15008;
@@ -67,10 +66,15 @@ pub(crate) async fn tell(mesh: &Mesh) -> anyhow::Result<()> {
         .wait_until(BUILD_UP, |pods| known(pods).iter().all(Option::is_some))
         .await?;
     let known = known(&mesh.sandbox.pods()).into_iter().flatten();
-    let workloads: Vec<_> = known.map(|(app, ip)| workload(app, ip)).collect();
-    let new = place(WORKLOADS).with_extension("new");
+    let namespace = System::Ztunnel.namespace();
+    let workloads = known.map(|(app, ip)| workload(namespace, app, ip));
+    write(&place(WORKLOADS), workloads.collect())
+}
+
+fn write(file: &Path, workloads: Vec<Value>) -> anyhow::Result<()> {
+    let new = file.with_extension("new");
     std::fs::write(&new, json!({ "workloads": workloads }).to_string())?;
-    Ok(std::fs::rename(new, place(WORKLOADS))?)
+    Ok(std::fs::rename(new, file)?)
 }
 
 fn address(pods: &[PodView], app: &str) -> Option<Ipv4Addr> {
@@ -82,8 +86,7 @@ fn address(pods: &[PodView], app: &str) -> Option<Ipv4Addr> {
 }
 
 /// As an Istio control plane would describe it, named after its service account.
-fn workload(app: &str, ip: Ipv4Addr) -> Value {
-    let namespace = System::Ztunnel.namespace();
+fn workload(namespace: &str, app: &str, ip: Ipv4Addr) -> Value {
     json!({
         "uid": format!("bench//Pod/{namespace}/{app}"),
         "name": app,
@@ -108,27 +111,40 @@ fn place(name: &str) -> PathBuf {
 /// Becomes it, as the sidecar of this pod. Returns only if that fails.
 pub(crate) fn run(env: Env) -> anyhow::Result<()> {
     cores::raise_descriptors()?;
+    prepare(env)?;
+    again::exec()
+}
+
+/// Waits until it is known what it is to be told, or knows of nobody else; writes down how it is started.
+pub(crate) fn prepare(env: Env) -> anyhow::Result<()> {
     let who = Who::read(env)?;
     // It keeps its own certificate to itself; the probe needs one.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(who.identity())?;
-    wait_for(&place(WORKLOADS))?;
-    let mut command = Command::new(place(PROGRAM));
-    command
-        .env(
+    let workloads = if who.namespace == System::Ztunnel.namespace() {
+        wait_for(&place(WORKLOADS))?;
+        place(WORKLOADS)
+    } else {
+        let own = Path::new(files::STATE_DIR).join(WORKLOADS);
+        let workload = workload(&who.namespace, &who.account, who.pod_ip.parse()?);
+        write(&own, vec![workload])?;
+        own
+    };
+    let mut variables = vec![
+        (
             "PROXY_WORKLOAD_INFO",
             format!("{}/{1}/{1}", who.namespace, who.account),
-        )
-        .env("LOCAL_XDS_PATH", place(WORKLOADS))
-        .env("CA_ADDRESS", format!("https://{}", who.control))
-        .envs(ALWAYS);
-    if let Some(mark) = who.mark {
-        command.env("PACKET_MARK", mark.to_string());
-    }
-    let error = command.exec();
-    bail!("ztunnel cannot be started: {error}")
+        ),
+        ("LOCAL_XDS_PATH", workloads.display().to_string()),
+        ("CA_ADDRESS", format!("https://{}", who.control)),
+    ];
+    variables.extend(who.mark.map(|mark| ("PACKET_MARK", mark.to_string())));
+    let always = ALWAYS.map(|(name, value)| (name, value.to_owned()));
+    let all = variables.into_iter().chain(always);
+    let all = all.map(|(name, value)| (name.to_owned(), value));
+    again::write(&place(PROGRAM), &[], all)
 }
 
 /// What it is told in every pod: one worker, the group that all use, and nothing that the others do not do.

@@ -111,6 +111,11 @@ impl Kind {
         }
     }
 
+    /// Whether it is made of requests that sidecars can read.
+    pub(crate) fn is_http(self) -> bool {
+        matches!(self, Self::Http1 | Self::Http2 | Self::Grpc)
+    }
+
     /// Whether it says anything without sidecars, where nobody shakes hands.
     pub(crate) fn has_plain(self) -> bool {
         !matches!(self, Self::Connect | Self::Held)
