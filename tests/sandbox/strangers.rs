@@ -24,6 +24,9 @@ tulle_tests::cases! {
 /// Name of the role.
 pub(crate) const ROLE: &str = "stranger";
 const MIB: u64 = 1 << 20;
+/// Connections that names are asked over, and requests under way on each.
+const CONNECTIONS: usize = 4;
+const UNDER_WAY: usize = 32;
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Runs the role: `names HOST:PORT FROM NUMBER` asks for so many hosts and paths, `raw HOST:PORT HEX` sends bytes.
@@ -36,33 +39,70 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     }
 }
 
+/// Asks over several connections, with some requests under way on each all the time.
 fn names(target: &str, from: usize, number: usize) -> anyhow::Result<()> {
+    let each = number.div_ceil(CONNECTIONS);
+    std::thread::scope(|scope| {
+        let parts = (from..from + number).step_by(each.max(1)).map(|first| {
+            let end = (first + each).min(from + number);
+            scope.spawn(move || names_in(target, first..end))
+        });
+        let parts: Vec<_> = parts.collect();
+        parts.into_iter().try_for_each(|part| {
+            part.join()
+                .map_err(|_| anyhow::anyhow!("a client panicked"))?
+        })
+    })
+}
+
+fn names_in(target: &str, range: std::ops::Range<usize>) -> anyhow::Result<()> {
     let mut tcp = TcpStream::connect(target)?;
     tcp.set_nodelay(true)?;
-    let mut buffer = vec![0; 64 * 1024];
-    for i in from..from + number {
-        let request = format!(
-            "GET /path-{i}?q={i} HTTP/1.1\r\nhost: host-{i}.example\r\nuser-agent: agent-{i}\r\nx-request-id: {i}\r\n\r\n"
-        );
-        tcp.write_all(request.as_bytes())?;
-        let mut seen = Vec::new();
-        // The answer says what was asked for.
-        while !seen.ends_with(b"}") && !seen.ends_with(b"}\n") {
-            let read = tcp.read(&mut buffer)?;
-            ensure!(
-                read > 0,
-                "closed after {i}: {}",
-                String::from_utf8_lossy(&seen)
-            );
-            seen.extend_from_slice(&buffer[..read]);
+    let (mut asked, mut buffer, mut seen) = (range.start, vec![0; 64 * 1024], Vec::new());
+    for answered in range.clone() {
+        // As many at once as fit; the next ones when half of them are answered.
+        if asked - answered <= UNDER_WAY / 2 {
+            let until = (answered + UNDER_WAY).min(range.end);
+            let requests: String = (asked..until).map(named).collect();
+            tcp.write_all(requests.as_bytes())?;
+            asked = until;
         }
-        ensure!(
-            seen.starts_with(b"HTTP/1.1 200 "),
-            "{}",
-            String::from_utf8_lossy(&seen)
-        );
+        let length = loop {
+            match answer(&seen)? {
+                Some(length) if length <= seen.len() => break length,
+                _ => {}
+            }
+            let read = tcp.read(&mut buffer)?;
+            let said = String::from_utf8_lossy(&seen);
+            ensure!(read > 0, "closed after {answered}: {said}");
+            seen.extend_from_slice(&buffer[..read]);
+        };
+        seen.drain(..length);
     }
+    ensure!(seen.is_empty(), "more came than was asked for");
     Ok(())
+}
+
+fn named(i: usize) -> String {
+    format!(
+        "GET /path-{i}?size=8&q={i} HTTP/1.1\r\nhost: host-{i}.example\r\nuser-agent: agent-{i}\r\nx-request-id: {i}\r\n\r\n"
+    )
+}
+
+/// How long the first answer is, once its head is there; it must be a good one.
+fn answer(seen: &[u8]) -> anyhow::Result<Option<usize>> {
+    let Some(end) = seen.windows(4).position(|end| end == b"\r\n\r\n") else {
+        return Ok(None);
+    };
+    let head = std::str::from_utf8(&seen[..end])?;
+    ensure!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        let is_length = name.eq_ignore_ascii_case("content-length");
+        is_length.then(|| value.trim().parse::<usize>().ok())?
+    });
+    let length = length.with_context(|| format!("no length: {head}"))?;
+    Ok(Some(end + 4 + length))
 }
 
 fn raw(target: &str, hex: &str) -> anyhow::Result<()> {
