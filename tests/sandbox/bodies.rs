@@ -18,7 +18,7 @@ tulle_tests::cases! {
 const BODY: usize = 256 << 20;
 const PIECE: usize = 64 << 10;
 /// How much a sidecar may need beside what it has, and how long everything may take.
-const GROWTH: u64 = 24 << 10;
+pub(crate) const GROWTH: u64 = 24 << 10;
 const PATIENCE: Duration = Duration::from_secs(100);
 const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  selector: {app: web}\n  \
     ports: [{name: http, port: 8080, targetPort: 8080}]";
@@ -96,7 +96,7 @@ async fn exchange(mut tcp: TcpStream) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn head(tcp: &mut TcpStream) -> anyhow::Result<String> {
+pub(crate) async fn head(tcp: &mut TcpStream) -> anyhow::Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(tcp.read_u8().await?);
@@ -116,7 +116,7 @@ async fn swallow(tcp: &mut TcpStream, mut left: usize) -> anyhow::Result<()> {
 }
 
 /// A line of what the kernel says of a sidecar's memory, in kilobytes.
-fn memory(arena: &Arena<'_>, app: &str, line: &str) -> anyhow::Result<u64> {
+pub(crate) fn memory(arena: &Arena<'_>, app: &str, line: &str) -> anyhow::Result<u64> {
     let pod = arena.pod(app)?;
     let sidecar = pod.container(containers::PROXY).and_then(|it| it.pid);
     let pid = sidecar.with_context(|| format!("{app} has no sidecar"))?;

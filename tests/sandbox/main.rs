@@ -11,6 +11,7 @@ mod behaved;
 mod bodies;
 mod certificate;
 mod control_plane;
+mod crossing;
 mod ends;
 mod envoy;
 mod floods;
@@ -87,6 +88,7 @@ fn main() -> ExitCode {
         table::cases(),
         h2spec::cases(),
         bodies::cases(),
+        crossing::cases(),
         ends::cases(),
         hellos::cases(),
         identities::cases(),
