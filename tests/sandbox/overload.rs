@@ -1,6 +1,6 @@
 //! Attacks on what a sidecar has little of: files, memory, patience. A client that behaves loses nothing meanwhile.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use tulle_runtime::names::{containers, variables};
@@ -20,6 +20,8 @@ tulle_tests::cases! {
 const MEMORY: u64 = 64 << 20;
 /// What may stay of it after an attack: what the allocator cannot give back.
 const RESIDUE: u64 = 6 << 20;
+/// CPU time that a flood of connections may cost, with what is served meanwhile, of a build without optimisation.
+const FLOOD: Duration = Duration::from_secs(2);
 const CGROUP: &str = "tulle-test-memory";
 
 /// What the sidecars of these tests get.
@@ -74,7 +76,7 @@ async fn row_24_six_thousand_connections_at_512_files_cost_a_client_nothing(
     let arena = mesh.apply("flood", manifests()).await?;
     let sidecar = Process::of(&arena, "web")?;
     let behaved = Behaved::begin(&arena, 20).await?.begun().await?;
-    let (cpu, begun) = (sidecar.cpu()?, Instant::now());
+    let cpu = sidecar.cpu()?;
     let attack = Attack::begin(&arena, "attacker", Way::Silent, "web:8080", 6_000).await?;
     let opened = attack.opened();
     ensure!(opened.connected > 500, "an attack that is none: {opened:?}");
@@ -99,8 +101,8 @@ async fn row_24_six_thousand_connections_at_512_files_cost_a_client_nothing(
         reached(&arena, "files").await? == 0.0,
         "files ran out all the same"
     );
-    let (cpu, took) = (sidecar.cpu()? - cpu, begun.elapsed());
-    ensure!(cpu < took / 4, "the flood cost {cpu:?} of CPU in {took:?}");
+    let cpu = sidecar.cpu()? - cpu;
+    ensure!(cpu < FLOOD, "the flood cost {cpu:?}");
     attack.end().await?;
     // Whoever comes now is served.
     eventually(DEADLINE, async || {

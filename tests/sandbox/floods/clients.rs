@@ -15,6 +15,7 @@ tulle_tests::cases! {
     row_15_a_head_that_does_not_end_ends_the_connection ["python3"];
     row_16_frames_without_a_byte_are_not_passed_on ["python3"];
     row_16_control_frames_end_the_connection_though_their_answers_are_not_read ["python3"];
+    row_16_a_connection_ends_after_so_many_control_frames ["python3"];
 }
 
 /// `ENHANCE_YOUR_CALM`.
@@ -181,6 +182,7 @@ async fn row_14_provoked_resets_are_capped_and_cancel_what_they_began(
                 sent < Some(2 * GIVEN_UP),
                 "{side:?}: {provocation}: {outcome:?}"
             );
+            cheap(outcome)?;
         }
         let begun = counts(&siege).await?.0 - before;
         ensure!(begun < 4 * GIVEN_UP, "{side:?}: {begun} reached the app");
@@ -273,6 +275,60 @@ tell(peer.told(sent=sent // len({piece})))
         }
         siege.limited(side, "h2_control_frames").await?;
         siege.limited(side, "h2_data_frames").await?;
+    }
+    Ok(())
+}
+
+/// So many control frames of any kind are let pass beyond what requests need, and a new connection may send as many again.
+const CONTROL_FRAMES: u64 = 1_000;
+
+/// A thousand frames are nothing to end a connection for, and what goes on after twice as many ends it, whatever they are.
+async fn row_16_a_connection_ends_after_so_many_control_frames(mesh: &Mesh) -> anyhow::Result<()> {
+    const EACH: u64 = 100;
+    let kinds = [
+        "settings(window=65535)",
+        "frame(SETTINGS)",
+        "frame(PING, payload=bytes(8))",
+        "frame(PING, ACK, payload=bytes(8))",
+        "frame(PRIORITY, 0, 0x777, struct.pack('>IB', 0, 1))",
+        "grow(0, 1)",
+        "reset(1)",
+        "frame(0xbe, 0, 1, b'nobody knows')",
+    ];
+    // A request after each hundred is answered when they have been looked at.
+    let attacks = kinds.map(|piece| {
+        format!(
+            "
+peer, sent, begun = connect(to).listen(), 0, time.time()
+peer.send(get(1))
+peer.until(lambda it: 1 in it.ended)
+for stream in range(3, 1003, 2):
+    peer.send({piece} * {EACH} + get(stream))
+    if not peer.until(lambda it: stream in it.ended or it.closed) or stream not in peer.ended:
+        break
+    sent += {EACH}
+peer.gone()
+tell(peer.told(sent=sent, took=time.time() - begun))
+"
+        )
+    });
+    let siege = Siege::new(mesh, "row-16-number").await?;
+    for side in Side::ALL {
+        let outcomes = siege.stand(side, &attacks).await?;
+        for (outcome, piece) in outcomes.iter().zip(kinds) {
+            let code = &outcome.told["goaway"]["code"];
+            ensure!(*code == CALM, "{side:?}: {piece}: {outcome:?}");
+            let sent = outcome.told["sent"].as_u64().unwrap_or_default();
+            // A tenth more in each second, and a few for each request.
+            let took = outcome.told["took"].as_f64().unwrap_or_default();
+            let most = 2 * CONTROL_FRAMES + 5 * EACH + (took * 100.0) as u64;
+            ensure!(
+                (CONTROL_FRAMES..most).contains(&sent),
+                "{side:?}: {piece}: {sent} frames were taken: {outcome:?}"
+            );
+            cheap(outcome)?;
+        }
+        siege.limited(side, "h2_control_frames").await?;
     }
     Ok(())
 }
