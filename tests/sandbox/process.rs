@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use tulle_runtime::names::containers;
 use tulle_tests::Arena;
 
-/// The process of a sidecar.
+/// The process of a sidecar, or another one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Process(u32);
 
@@ -18,6 +18,11 @@ impl Process {
         let pod = arena.pod(pod_or_app)?;
         let sidecar = pod.container(containers::PROXY).context("no sidecar")?;
         Ok(Self(sidecar.pid.context("the sidecar does not run")?))
+    }
+
+    /// A process by its id.
+    pub(crate) fn with_id(id: u32) -> Self {
+        Self(id)
     }
 
     /// It is still the one that it was, and its pod is ready.

@@ -22,7 +22,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tulle_identity::{Identity, SpiffeId, TrustBundle};
 use tulle_runtime::env::Env;
 use tulle_runtime::names::{alpn, labels};
-use tulle_tests::{Arena, Load, Mesh, app, eventually, scaled};
+use tulle_tests::{Arena, Load, Mesh, app, eventually, progress, scaled};
 
 use crate::certificate::svid_of;
 use crate::mole::{Mole, PORT, burrow};
@@ -33,7 +33,8 @@ tulle_tests::cases! {
     row_32_roots_and_leaves_rotate_under_load_and_nothing_is_lost ["alone"];
 }
 
-/// What a control plane of these tests gets beside its usual arguments: a pair a line, where that file is.
+/// What a control plane of these tests gets beside its usual arguments, where that file is: a pair a line, arguments and
+/// variables of its environment.
 const ARGUMENTS: &str = "/run/tulle-test-control";
 const STATE: &str = "/run/tulle-test-ca";
 /// Set for the control plane itself, which must not be prepared again.
@@ -55,9 +56,13 @@ pub(crate) fn control(arguments: &[String]) -> Option<anyhow::Result<()>> {
 }
 
 fn become_control(arguments: &[String], more: &str) -> anyhow::Result<()> {
-    let mut argv = arguments.to_vec();
+    let (mut argv, mut variables) = (arguments.to_vec(), Vec::new());
     for line in more.lines() {
         let (name, value) = line.split_once(' ').context("an argument and its value")?;
+        if !name.starts_with("--") {
+            variables.push((name, value));
+            continue;
+        }
         match argv.iter().position(|argument| argument == name) {
             Some(at) => value.clone_into(&mut argv[at + 1]),
             None => argv.extend([name.to_owned(), value.to_owned()]),
@@ -65,17 +70,17 @@ fn become_control(arguments: &[String], more: &str) -> anyhow::Result<()> {
     }
     let mut command = Command::new("/proc/self/exe");
     command.arg0("tulle").args(argv).env(PREPARED, "yes");
+    command.envs(variables);
     Err(command.exec()).context("the control plane cannot be started")
 }
 
-/// Starts the control plane again, in haste or as it was.
-async fn restart(mesh: &Mesh, haste: bool) -> anyhow::Result<()> {
-    if haste {
-        let lines = HASTE.map(|(name, value)| format!("{name} {value}\n"));
-        std::fs::create_dir_all(STATE)?;
-        std::fs::write(ARGUMENTS, lines.concat())?;
-    } else {
+/// Starts the control plane again, with more arguments or variables, or as it was.
+pub(crate) async fn restart(mesh: &Mesh, with: &[(&str, &str)]) -> anyhow::Result<()> {
+    if with.is_empty() {
         std::fs::remove_file(ARGUMENTS)?;
+    } else {
+        let lines = with.iter().map(|(name, value)| format!("{name} {value}\n"));
+        std::fs::write(ARGUMENTS, lines.collect::<String>())?;
     }
     mesh.control.kill().await;
     mesh.control.resume().await;
@@ -86,9 +91,10 @@ async fn restart(mesh: &Mesh, haste: bool) -> anyhow::Result<()> {
 async fn row_32_roots_and_leaves_rotate_under_load_and_nothing_is_lost(
     mesh: &Mesh,
 ) -> anyhow::Result<()> {
-    restart(mesh, true).await?;
+    std::fs::create_dir_all(STATE)?;
+    restart(mesh, &HASTE).await?;
     let rotated = Box::pin(rotate(mesh)).await;
-    restart(mesh, false).await?;
+    restart(mesh, &[]).await?;
     rotated
 }
 
@@ -104,9 +110,11 @@ async fn rotate(mesh: &Mesh) -> anyhow::Result<()> {
     let mut old = Old::new(&arena).await?;
     let mole = Mole::start(&arena, "burrow", identity("burrow")?)?;
     let loads = loads(&arena)?;
-    for round in 0..scaled(2, 40) {
+    let rounds = scaled(2, 40);
+    for round in 0..rounds {
         let turned = turn(mesh, &arena, &mole).await;
         turned.with_context(|| format!("round {round}"))?;
+        progress("row 32, rounds", round + 1, rounds);
         if round == 0 {
             old.is_over(&arena).await?;
         }
