@@ -524,26 +524,33 @@ fn no_request_is_lost_while_the_only_peer_drains() {
 }
 
 #[test]
-fn a_new_svid_means_new_connections() {
+fn row_33_a_connection_that_was_made_with_another_certificate_of_ours_is_not_used() {
     run(async {
-        let ca = Ca::new();
-        let server = Sidecar::with_identity(inbound(false), ca.identity("reviews"));
-        let endpoints = meshed(&[server.listen(echo(Http1, "a").await).await], "reviews");
-        let snapshot = outbound(vec![route_to("c")], vec![cluster("c", endpoints)]);
-        let identity = ca.identity("client");
-        let client = Sidecar::with_identity(snapshot, identity.clone());
-        let mut sender = Client::new(client.client(Http1), Http1).await;
-        for expected in [1, 1] {
+        for version in [Http1, Http2] {
+            let ca = Ca::new();
+            let server = Sidecar::with_identity(inbound(false), ca.identity("reviews"));
+            let endpoints = meshed(&[server.listen(echo(version, "a").await).await], "reviews");
+            let snapshot = outbound(vec![route_to("c")], vec![cluster("c", endpoints)]);
+            let identity = ca.identity("client");
+            let client = Sidecar::with_identity(snapshot, identity.clone());
+            let mut sender = Client::new(client.client(version), version).await;
+            for expected in [1, 1] {
+                assert_eq!(sender.get("/").await.status, StatusCode::OK);
+                assert_eq!(client.worker.upstream.pooled(), expected);
+            }
+            // It cannot become another account's, so nothing changes ...
+            identity.rotate(ca.svid("other")).unwrap_err();
             assert_eq!(sender.get("/").await.status, StatusCode::OK);
-            assert_eq!(client.worker.upstream.pooled(), expected);
+            assert_eq!(client.worker.upstream.pooled(), 1);
+            // ... and what was replaced is shown to nobody again.
+            identity.rotate(ca.svid("client")).unwrap();
+            assert_eq!(sender.get("/").await.status, StatusCode::OK);
+            assert_eq!(
+                client.worker.upstream.pooled(),
+                2,
+                "{version:?}: the old one ends when it is looked at"
+            );
         }
-        identity.rotate(ca.svid("client")).unwrap();
-        assert_eq!(sender.get("/").await.status, StatusCode::OK);
-        assert_eq!(
-            client.worker.upstream.pooled(),
-            2,
-            "the old one ends when it is looked at"
-        );
     });
 }
 

@@ -61,6 +61,34 @@ async fn row_43_a_control_plane_that_is_gone_for_an_hour_is_tried_now_and_then()
 }
 
 #[tokio::test(start_paused = true)]
+async fn row_45_whoever_lost_the_control_plane_at_the_same_moment_comes_back_at_another() {
+    const HERD: usize = 500;
+    const SLOT: std::time::Duration = std::time::Duration::from_millis(100);
+    let (channel, attempts) = nobody();
+    let tasks = Tasks::new();
+    let mut configs = Vec::new();
+    for _ in 0..HERD {
+        let (config, writer) = Config::new(Snapshot::default());
+        let client = client(channel.clone(), writer, None);
+        tasks.spawn("xds", client.run(tasks.cancelled()));
+        configs.push(config);
+    }
+    // Half a minute in slots. All come in the first: that is what they lost it in.
+    let mut slots = Vec::new();
+    for _ in 0..300 {
+        let before = attempts.load(Ordering::Relaxed);
+        sleep(SLOT).await;
+        slots.push(attempts.load(Ordering::Relaxed) - before);
+    }
+    assert!(slots[0] >= HERD, "{slots:?}");
+    // After ten seconds each waits up to five: a twenty-fifth of them is expected in each slot.
+    let late = &slots[100..];
+    assert!(late.iter().all(|slot| *slot < HERD / 8), "{slots:?}");
+    let all: usize = late.iter().sum();
+    assert!(all > 4 * HERD, "they try no more: {slots:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn row_43_what_is_known_outlives_an_hour_of_streams_that_are_reset_and_changes_after_it() {
     let tasks = Tasks::new();
     let (mut server, mut session, config, _) = taught(&tasks).await;
