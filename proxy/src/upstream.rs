@@ -90,6 +90,11 @@ impl Target {
             .and_then(|endpoint| endpoint.mtls.as_ref())
     }
 
+    /// Whether it is another sidecar of ours.
+    fn is_sidecar(&self) -> bool {
+        self.identity().is_some() && !self.is_foreign()
+    }
+
     /// Whether the app itself ends mTLS, not a sidecar of ours.
     fn is_foreign(&self) -> bool {
         self.endpoint

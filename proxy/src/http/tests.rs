@@ -12,6 +12,7 @@ mod messages;
 mod outbound;
 mod overload;
 mod refused;
+mod resets;
 mod retry;
 mod slow;
 mod stalled;

@@ -13,8 +13,9 @@ use crate::io::{IoStream, Transport};
 use crate::net::{Reach, dial};
 use crate::worker::Worker;
 
-/// How long sent bytes may stay unacknowledged, or unread by the peer's kernel, before a connection counts as broken.
-const USER_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long sent bytes may stay unacknowledged, or unread by the peer's kernel, before a connection counts as broken that
+/// many requests share: by another sidecar, and by whoever else speaks HTTP/2.
+const USER_TIMEOUT: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(20));
 /// Idle time after which the kernel asks whether the peer is still there, how often then, and how many times.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(5), Duration::from_secs(1), 3);
 
@@ -47,8 +48,9 @@ pub(super) async fn connect(
 /// Has the kernel notice a peer that is gone, but never one that only takes its time.
 ///
 /// Another sidecar always reads an HTTP/2 connection, whatever its app does, so bytes that stay unacknowledged mean
-/// that it is gone. Every other peer may pause and let its window fill for as long as it likes, and the app of this
-/// pod cannot be gone without its socket saying so.
+/// that it is gone. Whoever else speaks HTTP/2 reads as well, as a rule, but gets more time, and is not sent a PING every few
+/// seconds. Every other peer may pause and let its window fill for as long as it likes, and the app of this pod cannot be
+/// gone without its socket saying so.
 fn expect_life(tcp: &TcpStream, target: &Target, version: HttpVersion) -> io::Result<()> {
     let socket = SockRef::from(tcp);
     if target.reach == Reach::App {
@@ -60,8 +62,10 @@ fn expect_life(tcp: &TcpStream, target: &Target, version: HttpVersion) -> io::Re
         .with_interval(interval)
         .with_retries(probes);
     socket.set_tcp_keepalive(&keepalive)?;
-    if version == HttpVersion::Http2 && target.identity().is_some() {
-        socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    if version == HttpVersion::Http2 {
+        let (sidecar, other) = USER_TIMEOUT;
+        let timeout = if target.is_sidecar() { sidecar } else { other };
+        socket.set_tcp_user_timeout(Some(timeout))?;
     }
     Ok(())
 }

@@ -105,8 +105,9 @@ pub(super) async fn http2(
     let (io, calm) = Frames::new(io, Whose::Server, limits.control_frames, patience);
     let (sender, mut connection) = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
-        // The app of this pod may pause; if it ends, its socket says so.
-        .keep_alive_interval((target.reach == Reach::Out).then_some(KEEP_ALIVE_INTERVAL))
+        // Others may take PINGs for an attack: servers of gRPC end connections for one every few seconds. If they are gone,
+        // the kernel says so.
+        .keep_alive_interval(target.is_sidecar().then_some(KEEP_ALIVE_INTERVAL))
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .max_concurrent_reset_streams(RESET_STREAMS)
         .max_local_error_reset_streams(limits.local_resets as usize)

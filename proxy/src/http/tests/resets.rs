@@ -1,0 +1,119 @@
+//! Apps that reset streams, as those of gRPC do with what is no call, and servers that count PINGs.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
+
+use super::harness::*;
+use super::inbound::mesh_peer;
+use crate::config::cluster::UpstreamHttp;
+use crate::conn::Direction;
+use crate::conn::HttpVersion::Http2;
+use crate::telemetry::Limit;
+
+/// An app that echoes what comes on `/stream`, and resets everything else.
+async fn picky() -> std::net::SocketAddr {
+    raw_app(|tcp| async move {
+        let mut connection = h2::server::handshake(tcp).await.unwrap();
+        while let Some(Ok((request, mut answer))) = connection.accept().await {
+            if request.uri().path() != "/stream" {
+                answer.send_reset(h2::Reason::INTERNAL_ERROR);
+                continue;
+            }
+            tokio::task::spawn_local(async move {
+                let mut body = request.into_body();
+                let mut echo = answer.send_response(Response::new(()), false).unwrap();
+                while let Some(Ok(data)) = body.data().await {
+                    echo.send_data(data, false).unwrap();
+                }
+            });
+        }
+    })
+    .await
+}
+
+#[test]
+fn a_stream_that_an_app_resets_ends_no_other() {
+    run(async {
+        let sidecar = Sidecar::new(inbound(false));
+        let io = sidecar.caller(picky().await, mesh_peer(), Http2);
+        let (mut sender, connection) = h2::client::handshake(io).await.unwrap();
+        tokio::task::spawn_local(connection);
+        let request = Request::post("http://a/stream").body(()).unwrap();
+        let (answer, mut body) = sender.send_request(request, false).unwrap();
+        let mut echo = answer.await.unwrap().into_body();
+        // More than h2 would bear of streams that it has to reset itself.
+        for _ in 0..1_100 {
+            let get = Request::get("http://a/").body(()).unwrap();
+            let (answer, _) = sender.send_request(get, true).unwrap();
+            assert_eq!(answer.await.unwrap().status(), 503);
+        }
+        body.send_data(Bytes::from_static(b"still here"), false)
+            .unwrap();
+        assert_eq!(echo.data().await.unwrap().unwrap(), "still here");
+        assert_eq!(sidecar.worker.upstream.pooled(), 1);
+        for limit in Limit::ALL {
+            let reached = sidecar.worker.limits.count(*limit, Direction::Inbound);
+            assert_eq!(reached, 0, "{limit:?}");
+        }
+    });
+}
+
+/// Heads of frames up to the second request, from a connection that is quiet in between: their kinds.
+async fn kinds(mut tcp: tokio::net::TcpStream, begun: Rc<Notify>) -> Vec<u8> {
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    tcp.write_all(&settings).await.unwrap();
+    tcp.read_exact(&mut [0; 24]).await.unwrap();
+    let (mut kinds, mut requests) = (Vec::new(), 0);
+    while requests < 2 {
+        let mut head = [0; 9];
+        tcp.read_exact(&mut head).await.unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        tcp.read_exact(&mut vec![0; length as usize]).await.unwrap();
+        kinds.push(head[3]);
+        if head[3] == 1 {
+            requests += 1;
+            begun.notify_one();
+        }
+    }
+    kinds
+}
+
+#[test]
+fn who_is_no_sidecar_gets_no_pings_however_quiet_a_stream_is() {
+    run_still(async {
+        let begun = Rc::new(Notify::new());
+        let (seen, mut sees) = tokio::sync::mpsc::unbounded_channel();
+        let notify = begun.clone();
+        let app = raw_app(move |tcp| {
+            let (seen, begun) = (seen.clone(), notify.clone());
+            async move {
+                let _ = seen.send(kinds(tcp, begun).await);
+            }
+        })
+        .await;
+        let mut cluster = cluster("c", plain(&[app]));
+        cluster.http = UpstreamHttp::Http2;
+        let sidecar = Sidecar::new(outbound(vec![route_to("c")], vec![cluster]));
+        let io = sidecar.client(Http2);
+        let (mut sender, connection) = h2::client::handshake(io).await.unwrap();
+        tokio::task::spawn_local(connection);
+        let mut ask = || {
+            let request = Request::post("http://a/").body(()).unwrap();
+            sender.send_request(request, false).unwrap()
+        };
+        let _first = ask();
+        begun.notified().await;
+        for _ in 0..60 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            tokio::task::yield_now().await;
+        }
+        let _second = ask();
+        let kinds = sees.recv().await.unwrap();
+        assert!(!kinds.contains(&6), "{kinds:?}");
+    });
+}
