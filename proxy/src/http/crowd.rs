@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 
 use super::exchange::Connection;
+use super::refused;
 use crate::retry::Waiting;
 use crate::telemetry::Limit;
 
@@ -44,6 +45,10 @@ pub(super) async fn relieve(connection: &Connection) {
     pieces.watch(connection.worker.settings.http2.connection_window);
     loop {
         pieces.stop().await;
+        refused::tell_http2(connection, calm);
+        if !pieces.are_too_many() {
+            continue;
+        }
         if connection.crowd.take() > 0 {
             let what = "requests are given up of which too many small pieces wait";
             connection.reached(Limit::H2DataFrames, what);

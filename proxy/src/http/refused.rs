@@ -1,4 +1,4 @@
-//! Heads of HTTP/1 that are refused before there is a request: what is answered, and who is told.
+//! Heads that are refused before there is a request: what is answered, and who is told.
 //!
 //! Of each one line of the access log tells, as it tells of requests, and a metric: `tulle_limits_reached_total` of what is
 //! too large, `tulle_downstream_connections_refused_total` of what is wrong or late. [`crate::io::Guard`] finds most of it,
@@ -11,7 +11,7 @@ use super::exchange::Connection;
 use super::headers;
 use super::local_reply::{self, Failure};
 use crate::conn::Direction;
-use crate::io::{Gate, Heads, Refusal};
+use crate::io::{Calm, Gate, Heads, Refusal};
 use crate::telemetry::{Limit, RefusedHead, ResponseFlag};
 
 /// What heads may be on a connection.
@@ -70,6 +70,18 @@ pub(super) fn tell(connection: &Connection, gate: &Gate, error: Option<&hyper::E
         malformed(connection, None, error);
         let (flag, details) = (ResponseFlag::DownstreamProtocolError, "malformed request");
         log(connection, StatusCode::BAD_REQUEST, flag, details);
+    }
+}
+
+/// Tells of heads on HTTP/2 that its library has refused by itself, with 431 whatever of them is too large.
+pub(super) fn tell_http2(connection: &Connection, calm: &Calm) {
+    for _ in 0..calm.take_refused() {
+        let what = "a head is refused that is too large for HTTP/2";
+        connection.reached(Limit::H2HeaderList, what);
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        let details = "the head of the request is too large";
+        let flag = ResponseFlag::DownstreamProtocolError;
+        log(connection, status, flag, details);
     }
 }
 

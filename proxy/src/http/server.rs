@@ -89,6 +89,7 @@ where
                 served = serve_http2(connection.clone(), TokioIo::new(io)) => served,
                 () = relieve(&connection) => Ok(()),
             };
+            refused::tell_http2(&connection, &calm);
             if let Err(error) = &served {
                 tell_http2(&connection, &calm, error);
             }

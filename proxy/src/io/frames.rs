@@ -12,6 +12,7 @@
 mod batch;
 mod budget;
 mod pieces;
+mod refusals;
 mod scan;
 mod stall;
 
@@ -30,6 +31,7 @@ use tulle_runtime::limits::MAX_HEADER_LIST;
 use batch::Batch;
 use budget::Budget;
 pub use pieces::Pieces;
+use refusals::{Refusals, STATUS};
 use scan::{DATA, GOAWAY, HEAD, HEADERS, RST_STREAM, Scanner};
 use stall::Stall;
 
@@ -75,6 +77,8 @@ struct Shared {
     pieces: Pieces,
     /// Streams that h2 reset for what the peer sent.
     faults: AtomicU32,
+    /// Heads that h2 refused by itself, and of which nobody has been told.
+    refused: AtomicU32,
 }
 
 impl Calm {
@@ -94,6 +98,13 @@ impl Calm {
     #[must_use]
     pub fn faults(&self) -> u32 {
         self.0.faults.load(Ordering::Relaxed)
+    }
+
+    /// How many heads of requests h2 has refused by itself since the last time: they were larger than they may be.
+    /// [`Pieces::stop`] resolves for them too.
+    #[must_use]
+    pub fn take_refused(&self) -> u32 {
+        self.0.refused.swap(0, Ordering::Relaxed)
     }
 
     /// Why the connection had to end, if it had to.
@@ -127,6 +138,7 @@ pub struct Frames<I> {
     /// What is given to h2 instead of what the peer sends.
     instead: Option<Bytes>,
     stall: Stall,
+    refusals: Refusals,
     shared: Arc<Shared>,
 }
 
@@ -147,6 +159,7 @@ impl<I> Frames<I> {
             stop: false,
             instead: None,
             stall: Stall::new(patience),
+            refusals: Refusals::default(),
             shared: shared.clone(),
         };
         (frames, Calm(shared))
@@ -225,6 +238,11 @@ impl<I> Frames<I> {
         let mut at = 0;
         while let Some((frame, next)) = self.sent.next(bytes, at) {
             self.budget.sent(frame);
+            let looks = || self.refusals.follow() || bytes.get(next) == Some(&STATUS);
+            if frame.kind == HEADERS && looks() && self.refusals.is_one(frame, &bytes[next..]) {
+                self.shared.refused.fetch_add(1, Ordering::Relaxed);
+                self.shared.pieces.call();
+            }
             if frame.kind == RST_STREAM && bytes[next..].get(..4).is_none_or(is_fault) {
                 self.shared.faults.fetch_add(1, Ordering::Relaxed);
             }

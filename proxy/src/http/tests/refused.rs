@@ -213,3 +213,42 @@ fn what_is_too_large_for_http2_is_told_by_what_is_too_large_of_it() {
         }
     });
 }
+
+#[test]
+fn a_head_that_is_too_large_on_http2_is_logged_and_counted_each_time() {
+    run(async {
+        let app = echo(Http2, "a").await;
+        for (path, field, status) in [
+            (20_000, 10, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+            (10, 20_000, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+            (10_000, 5_000, StatusCode::OK),
+        ] {
+            let sidecar = Sidecar::new(service(&[app]));
+            let io = sidecar.client(Http2);
+            let (mut sender, connection) = h2::client::handshake(io).await.unwrap();
+            tokio::task::spawn_local(connection);
+            let mut ask = |path, field| {
+                let uri = format!("http://reviews/{}", "t".repeat(path));
+                let request = Request::get(uri).header("x-large", "v".repeat(field));
+                let request = request.body(()).unwrap();
+                sender.send_request(request, true).unwrap().0
+            };
+            for _ in 0..3 {
+                assert_eq!(ask(path, field).await.unwrap().status(), status);
+                // What comes between changes how the next refusal is written.
+                assert_eq!(ask(10, 10).await.unwrap().status(), StatusCode::OK);
+            }
+            let refused = status != StatusCode::OK;
+            let details = "the head of the request is too large";
+            let expected = if refused {
+                vec![(status, details); 3]
+            } else {
+                vec![]
+            };
+            assert_eq!(sidecar.worker.telemetry.take_refused(), expected);
+            let limits = &sidecar.worker.limits;
+            let counted = limits.count(Limit::H2HeaderList, Direction::Outbound);
+            assert_eq!(counted, expected.len() as u64);
+        }
+    });
+}

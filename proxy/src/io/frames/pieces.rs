@@ -77,12 +77,19 @@ impl Pieces {
         }
     }
 
+    /// Whether there are too many, so that reading has stopped.
     #[inline]
-    pub(super) fn are_too_many(&self) -> bool {
+    #[must_use]
+    pub fn are_too_many(&self) -> bool {
         self.stopped.load(Relaxed)
     }
 
-    /// Resolves when there are too many, and reading has stopped.
+    /// Calls whoever waits for [`Pieces::stop`] for another reason.
+    pub(super) fn call(&self) {
+        self.stops.notify_one();
+    }
+
+    /// Resolves when there are too many, and reading has stopped; or when there is something else to see to.
     pub async fn stop(&self) {
         self.stops.notified().await;
     }
