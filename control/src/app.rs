@@ -26,6 +26,7 @@ use crate::ca::{
     Authority, CaError, CertificateService, DirectorySink, JwksReview, Metrics, Settings,
 };
 use crate::discovery::{Discovery, Limits};
+use crate::limit::Reached;
 use crate::source::{FileSource, SourceReport};
 use crate::store::{MeshSettings, Store};
 
@@ -37,6 +38,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 /// Streams on one connection: one for discovery, a few for certificates.
 const STREAMS: u32 = 64;
+/// What a client may send ahead on a stream and on a connection: all that one whose requests wait can pile up.
+const AHEAD: (u32, u32) = (64 << 10, 256 << 10);
 
 /// A control plane that serves.
 #[derive(Debug)]
@@ -131,11 +134,18 @@ pub(crate) async fn serve(
     let ending = CancellationToken::new();
     let mut registry = Registry::with_prefix("tulle");
     let ca_metrics = Metrics::register(&mut registry);
-    let handshakes = listener::Metrics::register(&mut registry);
+    let reached = Reached::register(&mut registry);
+    let handshakes = listener::Metrics::register(&mut registry, reached.clone());
     let gauges = admin::Gauges::register(&mut registry);
     let authority = authority(args, ca_metrics.clone()).context("cannot start the CA")?;
-    let (discovery, follow) =
-        Discovery::new(store, limits, &mut registry, tasks.clone(), ending.clone());
+    let (discovery, follow) = Discovery::new(
+        store,
+        limits,
+        &mut registry,
+        reached,
+        tasks.clone(),
+        ending.clone(),
+    );
     let certificates = certificates(args, &authority, &discovery, limits, ca_metrics);
     let control = Control {
         xds_address: listener.local_addr()?,
@@ -209,6 +219,8 @@ fn server(discovery: &Discovery, certificates: CertificateService) -> Router {
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
         .max_concurrent_streams(Some(STREAMS))
+        .initial_stream_window_size(Some(AHEAD.0))
+        .initial_connection_window_size(Some(AHEAD.1))
         .add_service(discovery.service())
         .add_service(certificates.into_service())
 }
@@ -283,4 +295,4 @@ async fn follow_bundle(mut bundle: watch::Receiver<Arc<str>>, discovery: Discove
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,6 +4,7 @@
 //! ([`index`]), and serves one [`session`] a stream, whose caller is whom TLS proved and nobody else ([`admission`]).
 //! An endpoint change goes to its subscribers at once, and touches nobody else.
 
+mod account;
 mod admission;
 mod catalog;
 #[cfg(feature = "fuzz")]
@@ -29,18 +30,21 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use tulle_identity::SpiffeId;
 use tulle_runtime::tasks::Tasks;
 use tulle_xds_proto::ResourceType;
 
 use crate::app::listener::Bounds;
+use crate::limit::{Gate, Reached};
 use crate::store::{Kind, ObjectKey, Store, Update, Updates, World};
 use crate::translate::{self, Affected, ClientKind, Overruled, ProxyView, ROOT_CA, Reach, Subject};
+use account::Accounts;
 use catalog::Catalog;
 use index::{Change, Index, Mailbox, StreamId};
 use metrics::Metrics;
 use resource::Name;
-use subscription::{Status, Subscription};
+use subscription::Subscription;
 
 /// Reads a `node.id`, for fuzz targets.
 #[cfg(feature = "fuzz")]
@@ -53,6 +57,10 @@ pub(crate) fn node_id(id: &str, domain: &str) -> Option<node::NodeId> {
 pub(crate) struct Limits {
     /// Explicit subscriptions of one type on one stream.
     pub(crate) subscriptions: usize,
+    /// Names that a client may ask for in a second, on average.
+    pub(crate) names_a_second: u32,
+    /// Names that it may ask for at once; more, where there is more.
+    pub(crate) names_at_once: u32,
     /// Open streams of one pod.
     pub(crate) streams_per_pod: usize,
     /// Bytes of resources in one response, unless a single one is larger.
@@ -67,6 +75,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             subscriptions: 10_000,
+            names_a_second: 2_000,
+            names_at_once: 50_000,
             streams_per_pod: 16,
             response_bytes: 1 << 20,
             pod_wait: Duration::from_secs(5),
@@ -82,6 +92,16 @@ pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     /// Its verified identity, if it showed one.
     pub(crate) id: Option<SpiffeId>,
+    /// Why it is told to go: it has more connections than its share.
+    pub(crate) over: Option<&'static str>,
+}
+
+impl Peer {
+    /// Refuses whatever comes over a connection that is one too many.
+    pub(crate) fn within_its_share(&self) -> Result<(), Status> {
+        self.over
+            .map_or(Ok(()), |why| Err(Status::resource_exhausted(why)))
+    }
 }
 
 /// The discovery server. Clones are the same server.
@@ -94,9 +114,13 @@ struct Shared {
     /// The world that the catalog has.
     worlds: watch::Sender<Arc<World>>,
     proxies: Mutex<BTreeMap<StreamId, Arc<Proxy>>>,
+    accounts: Accounts,
     next_stream: AtomicU64,
     limits: Limits,
     metrics: Metrics,
+    reached: Reached,
+    /// Lines about streams that end for what came over them.
+    ends_told: Gate,
     tasks: Tasks,
     /// Cancelled when streams should end.
     ending: CancellationToken,
@@ -135,7 +159,7 @@ pub(crate) struct ProxyStatus {
     build: String,
     connected_seconds: u64,
     /// By type: `CDS`, `EDS` ...
-    types: BTreeMap<&'static str, Status>,
+    types: BTreeMap<&'static str, subscription::Status>,
 }
 
 impl Discovery {
@@ -145,6 +169,7 @@ impl Discovery {
         store: &Store,
         limits: Limits,
         registry: &mut Registry,
+        reached: Reached,
         tasks: Tasks,
         ending: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
@@ -155,9 +180,12 @@ impl Discovery {
             index: Index::new(world.mesh().clone()),
             worlds: watch::Sender::new(world.clone()),
             proxies: Mutex::default(),
+            accounts: Accounts::new(limits),
             next_stream: AtomicU64::new(1),
             limits,
             metrics,
+            reached,
+            ends_told: Gate::default(),
             tasks,
             ending,
         }));

@@ -23,7 +23,8 @@ use crate::world::{NAMESPACE, client_ip};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(120);
-const MAX_RESPONSE: usize = 64 << 20;
+/// Largest response that is read.
+pub(crate) const MAX_RESPONSE: usize = 64 << 20;
 
 /// A variant of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +51,8 @@ impl Credentials {
         Ok(Self { issuer, bundle })
     }
 
-    fn channel(&self, address: SocketAddr, i: usize) -> anyhow::Result<Channel> {
+    /// A connection of a client's own.
+    pub(crate) fn channel(&self, address: SocketAddr, i: usize) -> anyhow::Result<Channel> {
         let domain = self.issuer.root().trust_domain();
         let id = SpiffeId::new(domain, NAMESPACE, &format!("web-{i}"))?;
         let svid = self.issuer.issue_svid(&IssueRequest::new(&id))?;
@@ -85,13 +87,7 @@ impl Client {
         let client = AggregatedDiscoveryServiceClient::new(credentials.channel(address, i)?);
         let client = client.max_decoding_message_size(MAX_RESPONSE);
         let (sender, counts) = watch::channel(Counts::default());
-        let node = Node {
-            id: format!(
-                "envoy~{}~web-{i}.{NAMESPACE}~{NAMESPACE}.svc.cluster.local",
-                client_ip(i)
-            ),
-            ..Node::default()
-        };
+        let node = node("envoy", i);
         let all = (0..services).map(|i| format!("outbound|80||s{i}.{NAMESPACE}.svc.cluster.local"));
         let asks = [
             (Cluster, Vec::new()),
@@ -145,6 +141,15 @@ impl Client {
         let counts = timeout(PATIENCE, waiting).await;
         counts.map_err(|_| anyhow::anyhow!("nothing comes: {:?}", self.begun))??;
         Ok(())
+    }
+}
+
+/// Who a client says it is.
+pub(crate) fn node(kind: &str, i: usize) -> Node {
+    let ip = client_ip(i);
+    Node {
+        id: format!("{kind}~{ip}~web-{i}.{NAMESPACE}~{NAMESPACE}.svc.cluster.local"),
+        ..Node::default()
     }
 }
 

@@ -1,12 +1,14 @@
 //! What a change costs the control plane when its clients want everything: CPU time by kind of change and by variant.
 //!
-//! `cargo bench -p tulle-control --bench wildcard [-- SERVICES CLIENTS]`: one control plane over a directory of manifests, a thousand Services of two pods each,
+//! `cargo bench -p tulle-control --bench wildcard [-- [--hostile] SERVICES CLIENTS]`: one control plane over a directory of manifests, a thousand Services of two pods each,
 //! and a hundred clients that ask as Envoys do (`*` of clusters and listeners, endpoints and routes by name), each over
 //! mutual TLS with a certificate of its own. Measured is the CPU time of the control plane's threads from before a file is
 //! written until every client has what follows from it; the clients have threads of their own and read no more of a
-//! response than they need.
+//! response than they need. At the end one client asks for everything over and over again, and another says how long its
+//! own questions take beside that; with `--hostile` nothing else is measured.
 
 mod client;
+mod hostile;
 mod world;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -37,9 +39,14 @@ fn main() -> anyhow::Result<()> {
     println!(
         "{services} Services, {streams} clients that want all; CPU time of the control plane, milliseconds"
     );
+    let only_hostile = std::env::args().any(|argument| argument == "--hostile");
     for variant in [Variant::Delta, Variant::Full] {
+        if only_hostile {
+            break;
+        }
         clients.block_on(measure(variant, address, place, services, streams))?;
     }
+    clients.block_on(hostile::measure(address, place, cpu))?;
     control.block_on(running.shutdown(Duration::from_secs(5)));
     Ok(())
 }

@@ -5,16 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -25,10 +23,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
-use tulle_identity::{ClientAuth, Identity, peer_id};
+use tulle_identity::{ClientAuth, Identity, SpiffeId, peer_id};
 use tulle_runtime::tasks::Tasks;
 
 use crate::discovery::Peer;
+use crate::limit::{Gate, Reached, Share, Shares};
 
 /// Handshakes at a time; more wait in the kernel's queue.
 const HANDSHAKES: usize = 1024;
@@ -44,6 +43,15 @@ const CONNECTIONS: usize = 16_384;
 const ANONYMOUS: usize = 1024;
 /// How long a connection without a client certificate lives: it is good for one certificate request.
 const ANONYMOUS_LIFE: Duration = Duration::from_secs(30);
+/// Connections of one client, which is an address and an identity: a node's worth of pods behind one address, all of one
+/// service account, each with a stream and a spare.
+const OF_CLIENT: usize = 1024;
+/// Connections without a client certificate from one address.
+const ANONYMOUS_OF_ADDRESS: usize = 128;
+/// How long a connection that is one too many lives: it is good for being told so.
+const REFUSED_LIFE: Duration = Duration::from_secs(2);
+/// Such connections at a time; more are closed at once.
+const REFUSED: usize = 64;
 /// Pause after accept has failed, as it does for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -55,11 +63,20 @@ pub(crate) struct Connection {
     peer: Peer,
     expires: Pin<Box<Sleep>>,
     /// The room that it takes, given back when it ends.
-    _places: Places,
+    _places: (OwnedSemaphorePermit, Place),
 }
 
-/// Room of one connection among all, and among those without a certificate if it is one of them.
-type Places = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+/// The room of a connection beside that among all.
+#[derive(Debug)]
+#[expect(dead_code, reason = "held until it is dropped")]
+enum Place {
+    /// Among those of its client, and of its identity.
+    Known(Share<(IpAddr, SpiffeId)>, Share<SpiffeId>),
+    /// Among those without a certificate, and of its address.
+    Anonymous(OwnedSemaphorePermit, Share<IpAddr>),
+    /// Among those that are told to go.
+    Refused(OwnedSemaphorePermit),
+}
 
 /// How many connections there may be, and how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,10 +85,18 @@ pub(crate) struct Bounds {
     pub(crate) connections: usize,
     /// Of these, connections without a client certificate; more are closed.
     pub(crate) anonymous: usize,
+    /// Connections of one identity at one address; more are refused.
+    pub(crate) of_client: usize,
+    /// Connections of one identity, wherever they come from; more are refused.
+    pub(crate) of_identity: usize,
+    /// Connections without a client certificate from one address; more are closed.
+    pub(crate) anonymous_of_address: usize,
     /// How long a connection without a client certificate lives.
     pub(crate) anonymous_life: Duration,
     /// Handshakes at a time; more wait in the kernel's queue.
     pub(crate) handshakes: usize,
+    /// Handshakes at a time with one address; more are closed.
+    pub(crate) handshakes_of_address: usize,
 }
 
 impl Default for Bounds {
@@ -79,38 +104,30 @@ impl Default for Bounds {
         Self {
             connections: CONNECTIONS,
             anonymous: ANONYMOUS,
+            of_client: OF_CLIENT,
+            of_identity: CONNECTIONS / 2,
+            anonymous_of_address: ANONYMOUS_OF_ADDRESS,
             anonymous_life: ANONYMOUS_LIFE,
             handshakes: HANDSHAKES,
+            handshakes_of_address: HANDSHAKES / 4,
         }
     }
 }
 
 /// What the port counts.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     failed: Counter,
-    reached: Family<Reached, Counter>,
-}
-
-/// A limit that was reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reached {
-    limit: &'static str,
+    reached: Reached,
 }
 
 impl Metrics {
     /// Registers every metric in `registry`.
-    pub(crate) fn register(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
+    pub(crate) fn register(registry: &mut Registry, reached: Reached) -> Self {
+        let failed = Counter::default();
         let help = "TLS handshakes of proxies that failed or took too long";
-        registry.register("xds_handshake_failures", help, metrics.failed.clone());
-        let help = "How often a limit on connections of proxies was reached, by limit";
-        registry.register("control_limits_reached", help, metrics.reached.clone());
-        metrics
-    }
-
-    fn reached(&self, limit: &'static str) {
-        self.reached.get_or_create(&Reached { limit }).inc();
+        registry.register("xds_handshake_failures", help, failed.clone());
+        Self { failed, reached }
     }
 }
 
@@ -129,7 +146,13 @@ pub(crate) fn accept(
         metrics,
         connections: Arc::new(Semaphore::new(bounds.connections)),
         anonymous: Arc::new(Semaphore::new(bounds.anonymous)),
-        anonymous_life: bounds.anonymous_life,
+        refused: Arc::new(Semaphore::new(REFUSED)),
+        bounds,
+        clients: Shares::default(),
+        identities: Shares::default(),
+        addresses: Shares::default(),
+        told: Gate::default(),
+        failures_told: Gate::default(),
         handshakes: Arc::new(Handshakes::new(bounds.handshakes)),
     });
     let (owner, cancelled) = (tasks.clone(), tasks.cancelled());
@@ -150,9 +173,10 @@ async fn accept_loop(
     tasks: &Tasks,
 ) {
     let handshakes = &acceptor.handshakes;
+    let handshaking_at = Shares::default();
     loop {
         handshakes
-            .room(|| acceptor.metrics.reached("handshakes"))
+            .room(|| acceptor.metrics.reached.count("handshakes"))
             .await;
         let place = take(&acceptor.connections, || acceptor.reached()).await;
         let (stream, address) = match listener.accept().await {
@@ -162,6 +186,13 @@ async fn accept_loop(
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
+        };
+        let Some(share) = handshaking_at.take(
+            address.ip().to_canonical(),
+            acceptor.bounds.handshakes_of_address,
+        ) else {
+            acceptor.over("handshakes_of_address", address, None);
+            continue;
         };
         let handshaking = Handshakes::begin(handshakes);
         let (acceptor, connections) = (acceptor.clone(), connections.clone());
@@ -180,10 +211,12 @@ async fn accept_loop(
                 Ok(connection) => drop(connections.send(Ok(connection)).await),
                 Err(error) => {
                     acceptor.metrics.failed.inc();
-                    tracing::info!(client.addr = %address, %error, "TLS handshake failed");
+                    if let Some(left_out) = acceptor.failures_told.pass() {
+                        tracing::info!(client.addr = %address, %error, left_out, "TLS handshake failed");
+                    }
                 }
             }
-            drop(handshaking);
+            drop((handshaking, share));
         });
     }
 }
@@ -272,14 +305,23 @@ struct Acceptor {
     metrics: Metrics,
     connections: Arc<Semaphore>,
     anonymous: Arc<Semaphore>,
-    anonymous_life: Duration,
+    refused: Arc<Semaphore>,
+    bounds: Bounds,
+    clients: Shares<(IpAddr, SpiffeId)>,
+    identities: Shares<SpiffeId>,
+    /// Of connections without a client certificate.
+    addresses: Shares<IpAddr>,
+    /// Lines about clients that have more than their share.
+    told: Gate,
+    /// Lines about handshakes that failed.
+    failures_told: Gate,
     handshakes: Arc<Handshakes>,
 }
 
 impl Acceptor {
     /// There is no room for another connection.
     fn reached(&self) {
-        self.metrics.reached("connections");
+        self.metrics.reached.count("connections");
         tracing::warn!(
             "proxies have as many connections as they may, and more wait; raise --max-connections or add a replica"
         );
@@ -293,28 +335,80 @@ impl Acceptor {
     ) -> io::Result<Connection> {
         stream.set_nodelay(true)?;
         let tls = TlsAcceptor::from(self.config()).accept(stream).await?;
-        let (id, life, anonymous) = match tls.get_ref().1.peer_certificates() {
+        let (id, life) = match tls.get_ref().1.peer_certificates() {
             Some([leaf, ..]) => {
                 let id = peer_id(std::slice::from_ref(leaf)).map_err(io::Error::other)?;
                 let left = not_after(leaf)?
                     .duration_since(SystemTime::now())
                     .unwrap_or_default();
-                (Some(id), left.min(LONGEST_LIFE), None)
+                (Some(id), left.min(LONGEST_LIFE))
             }
-            _ => {
-                let place = self.anonymous.clone().try_acquire_owned().map_err(|_| {
-                    self.metrics.reached("anonymous_connections");
-                    io::Error::other("too many connections without a client certificate")
-                })?;
-                (None, self.anonymous_life, Some(place))
-            }
+            _ => (None, self.bounds.anonymous_life),
         };
+        let (share, over) = match &id {
+            Some(id) => self.place(address, id)?,
+            None => (self.anonymous_place(address)?, None),
+        };
+        let life = if over.is_some() { REFUSED_LIFE } else { life };
         Ok(Connection {
             tls,
-            peer: Peer { address, id },
+            peer: Peer { address, id, over },
             expires: Box::pin(tokio::time::sleep(life)),
-            _places: (place, anonymous),
+            _places: (place, share),
         })
+    }
+
+    /// Room for a client with a certificate: among its own connections, or to be told that it has too many.
+    fn place(
+        &self,
+        address: SocketAddr,
+        id: &SpiffeId,
+    ) -> io::Result<(Place, Option<&'static str>)> {
+        // The address first: of thousands of pods with one identity, one that asks for too much costs the others nothing.
+        let client = (address.ip().to_canonical(), id.clone());
+        let (limit, why) = match self.clients.take(client, self.bounds.of_client) {
+            Some(client) => match self.identities.take(id.clone(), self.bounds.of_identity) {
+                Some(identity) => return Ok((Place::Known(client, identity), None)),
+                None => (
+                    "connections_of_identity",
+                    "this identity has as many connections as it may; close some, or use another replica",
+                ),
+            },
+            None => (
+                "connections_of_client",
+                "this client has as many connections as it may; close some, or use another replica",
+            ),
+        };
+        self.over(limit, address, Some(id));
+        let place = self.refused.clone().try_acquire_owned();
+        let place = place.map_err(|_| io::Error::other(why))?;
+        Ok((Place::Refused(place), Some(why)))
+    }
+
+    fn anonymous_place(&self, address: SocketAddr) -> io::Result<Place> {
+        let ip = address.ip().to_canonical();
+        let most = self.bounds.anonymous_of_address;
+        let Some(share) = self.addresses.take(ip, most) else {
+            self.over("anonymous_connections_of_address", address, None);
+            return Err(io::Error::other(
+                "too many connections without a client certificate from one address",
+            ));
+        };
+        let place = self.anonymous.clone().try_acquire_owned().map_err(|_| {
+            self.metrics.reached.count("anonymous_connections");
+            io::Error::other("too many connections without a client certificate")
+        })?;
+        Ok(Place::Anonymous(place, share))
+    }
+
+    /// Somebody has more than his share.
+    fn over(&self, limit: &'static str, address: SocketAddr, id: Option<&SpiffeId>) {
+        self.metrics.reached.count(limit);
+        if let Some(left_out) = self.told.pass() {
+            let id = id.map(ToString::to_string);
+            tracing::warn!(client.addr = %address, client.id = id, limit, left_out,
+                "a client has as many connections as it may, and is refused more");
+        }
     }
 
     fn config(&self) -> Arc<ServerConfig> {
@@ -353,9 +447,10 @@ impl AsyncRead for Connection {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.expires.as_mut().poll(cx).is_ready() {
-            let reason = match self.peer.id {
-                Some(_) => "the client certificate has expired",
-                None => "a connection without a client certificate has had its time",
+            let reason = match (self.peer.over, &self.peer.id) {
+                (Some(why), _) => why,
+                (None, Some(_)) => "the client certificate has expired",
+                (None, None) => "a connection without a client certificate has had its time",
             };
             return Poll::Ready(Err(io::Error::other(reason)));
         }

@@ -141,6 +141,7 @@ impl IstioCertificateService for CertificateService {
         self.metrics.requested();
         let peer = request.extensions().get::<Peer>().cloned();
         let peer = peer.ok_or_else(|| Status::internal("this connection has no peer"))?;
+        peer.within_its_share()?;
         let id = self.caller(request.metadata(), &peer).await.map_err(|refusal| {
             self.metrics.failed(refusal.reason());
             tracing::warn!(client.addr = %peer.address, reason = %refusal, "certificate request refused");

@@ -9,6 +9,7 @@ use tonic::Status;
 use tulle_identity::SpiffeId;
 use tulle_xds_proto::envoy::config::core::v3::{Node, node::UserAgentVersionType};
 
+use super::account::{Account, Client};
 use super::node::NodeId;
 use super::{Discovery, Peer};
 use crate::store::{ObjectKey, Pod, World};
@@ -24,6 +25,8 @@ pub(super) struct Admitted {
     pub(super) pod: ObjectKey,
     pub(super) view: Arc<ProxyView>,
     pub(super) id: SpiffeId,
+    /// What it may ask for.
+    pub(super) account: Arc<Account>,
     /// What software it says it is.
     pub(super) build: String,
 }
@@ -77,6 +80,10 @@ impl Discovery {
             (Finding::Fits, Some(pod)) => Ok(Admitted {
                 kind: claim.kind,
                 view: Arc::new(ProxyView::of_pod(&world, claim.kind, pod)),
+                account: self
+                    .0
+                    .accounts
+                    .of(Client::of(&world, peer.address.ip(), id, &key)),
                 pod: key,
                 id: id.clone(),
                 build: build(node),

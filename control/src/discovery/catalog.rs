@@ -20,6 +20,9 @@ use super::resource::{Encoded, Name};
 use crate::store::World;
 use crate::translate::{self, Affected, ProxyView, ROOT_CA, Reach, Subject};
 
+/// Names about one address or pod that are kept: any port of it may be asked for.
+const PORTS: usize = 64;
+
 /// The encoded resources.
 #[derive(Debug)]
 pub(crate) struct Catalog {
@@ -146,7 +149,11 @@ impl Catalog {
             return Some(encoded);
         }
         let shelf = state.entries.entry(kind).or_default();
+        let is_any_port = matches!(subject, Subject::Address(_) | Subject::Pod(_));
         let named = shelf.entry(subject).or_default();
+        if is_any_port && named.len() >= PORTS && !named.contains_key(name) {
+            named.clear();
+        }
         let views = named.entry(name.clone()).or_default();
         if let Some((_, known)) = views.iter().find(|(view, _)| *view == shared) {
             return Some(known.clone());

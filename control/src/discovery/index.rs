@@ -17,6 +17,9 @@ use super::resource::Name;
 use crate::store::MeshSettings;
 use crate::translate::{ClientKind, ProxyView, Reach, Subject};
 
+/// Names that one stream looks after before others have their turn.
+const A_TURN: usize = 256;
+
 /// A resource, whoever asks for it.
 pub(crate) type Key = (ResourceType, Name);
 
@@ -132,20 +135,12 @@ impl Index {
         names: impl IntoIterator<Item = Name>,
         mailbox: &Arc<Mailbox>,
     ) {
-        let view = mailbox.view();
-        let mut shelves = self.shelves.write();
-        let shelf = shelves.entry(kind).or_default();
-        let mut watched = mailbox.watched.lock();
-        let watched = watched.entry(kind).or_default();
-        for name in names {
+        self.in_turns(kind, names, mailbox, |shelf, watched, name, subject| {
             watched.insert(name.clone());
-            let subject = Subject::of(&self.mesh, kind, &name, &view);
             let named = shelf.named.entry(subject).or_default();
-            named
-                .entry(name)
-                .or_default()
-                .insert(mailbox.id, mailbox.clone());
-        }
+            let subscribers = named.entry(name).or_default();
+            subscribers.insert(mailbox.id, mailbox.clone());
+        });
     }
 
     /// It no longer wants to.
@@ -155,16 +150,10 @@ impl Index {
         names: impl IntoIterator<Item = Name>,
         mailbox: &Mailbox,
     ) {
-        let view = mailbox.view();
-        let mut shelves = self.shelves.write();
-        let shelf = shelves.entry(kind).or_default();
-        let mut watched = mailbox.watched.lock();
-        let watched = watched.entry(kind).or_default();
-        for name in names {
+        self.in_turns(kind, names, mailbox, |shelf, watched, name, subject| {
             watched.remove(&name);
-            let subject = Subject::of(&self.mesh, kind, &name, &view);
             let Some(named) = shelf.named.get_mut(&subject) else {
-                continue;
+                return;
             };
             if let Some(subscribers) = named.get_mut(&name) {
                 subscribers.remove(&mailbox.id);
@@ -174,6 +163,28 @@ impl Index {
             }
             if named.is_empty() {
                 shelf.named.remove(&subject);
+            }
+        });
+    }
+
+    /// Does something for each of the names; others may come between if there are many.
+    fn in_turns(
+        &self,
+        kind: ResourceType,
+        names: impl IntoIterator<Item = Name>,
+        mailbox: &Mailbox,
+        mut each: impl FnMut(&mut Shelf, &mut HashSet<Name>, Name, Subject),
+    ) {
+        let view = mailbox.view();
+        let mut names = names.into_iter().peekable();
+        while names.peek().is_some() {
+            let mut shelves = self.shelves.write();
+            let shelf = shelves.entry(kind).or_default();
+            let mut watched = mailbox.watched.lock();
+            let watched = watched.entry(kind).or_default();
+            for name in names.by_ref().take(A_TURN) {
+                let subject = Subject::of(&self.mesh, kind, &name, &view);
+                each(shelf, watched, name, subject);
             }
         }
     }

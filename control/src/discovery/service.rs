@@ -34,6 +34,7 @@ impl Discovery {
     ) -> Result<Response<Responses<V>>, Status> {
         let peer = request.extensions().get::<Peer>().cloned();
         let peer = peer.ok_or_else(|| Status::internal("this connection has no peer"))?;
+        peer.within_its_share()?;
         if peer.id.is_none() {
             self.0.metrics.refused("no_svid");
             return Err(Status::unauthenticated(

@@ -1,20 +1,23 @@
 //! One stream: takes the client's requests in, sends what is due, and keeps the books.
 //!
-//! A single task. It reads before it writes, it holds at most one response that the client has not taken, and it asks
+//! A single task. It reads before it writes, unless its client has asked for more than it may: then what comes next is
+//! left where it is until that is paid for, and whatever is owed goes out meanwhile. It holds at most one response that the client has not taken, and it asks
 //! for what changed only when there is room to send: so a slow client skips intermediate states and costs no memory.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tulle_xds_proto::ResourceType;
 
+use super::account::OpenStream;
 use super::admission::{Admitted, runs_as};
 use super::index::Mailbox;
 use super::metrics::Connected;
@@ -26,6 +29,12 @@ use crate::translate::{ClientKind, ProxyView};
 
 /// How long the first request may take.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// What a new stream costs, in names.
+const OPENING: usize = 50;
+/// Names that a client of the state-of-the-world variant wants as before, for the cost of one that it asks for.
+const RESTATED: usize = 32;
+/// How often a client may ask for all there is at once: clusters and listeners, and endpoints and routes of each, twice.
+const EVERYTHING: usize = 8;
 /// How long a client may take to make room for the status that ends its stream.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
@@ -46,8 +55,10 @@ pub(super) async fn serve<V: Variant>(
     };
     let Err(status) = ended else { return };
     let id = peer.id.as_ref().map(ToString::to_string);
-    tracing::info!(client.addr = %peer.address, client.id = id, code = ?status.code(), reason = status.message(),
-        "discovery stream ended");
+    if let Some(left_out) = discovery.0.ends_told.pass() {
+        tracing::info!(client.addr = %peer.address, client.id = id, code = ?status.code(), reason = status.message(),
+            left_out, "discovery stream ended");
+    }
     // Without room for the status the stream just ends.
     let _ = tokio::time::timeout(LAST_WORD, responses.send(Err(status))).await;
 }
@@ -65,20 +76,22 @@ async fn run<V: Variant>(
     };
     let admitted = discovery.admit(peer, V::node(&first)).await?;
     let mut session = Session::open(discovery.clone(), peer, admitted)?;
-    session.request(decode::<V>(discovery, first)?)?;
+    let mut requests = stream::iter([Ok(first)]).chain(requests);
     loop {
         let owing = session.is_owing();
+        let waits = session.waits_until();
         tokio::select! {
             // In this order: requests are read before anything is sent.
             biased;
             () = responses.closed() => return Ok(()),
-            request = requests.next() => match request {
+            request = requests.next(), if waits.is_none() => match request {
                 Some(request) => {
                     let request = received(discovery, request)?;
                     session.request(decode::<V>(discovery, request)?)?;
                 }
                 None => return Ok(()),
             },
+            () = paid(waits), if waits.is_some() => {}
             () = session.proxy.mailbox.rung() => session.collect()?,
             room = responses.reserve(), if owing => {
                 let Ok(room) = room else { return Ok(()) };
@@ -87,6 +100,16 @@ async fn run<V: Variant>(
                 }
             }
         }
+        // Each turn may be long; nobody has two of them in a row while others wait.
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Comes at a moment, or never.
+async fn paid(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -110,11 +133,27 @@ struct Session {
     discovery: Discovery,
     proxy: Arc<Proxy>,
     nonce: u64,
+    account: OpenStream,
+    /// Its client has asked for more than it may.
+    waits: bool,
     _connected: Connected,
 }
 
 impl Session {
     fn open(discovery: Discovery, peer: &Peer, admitted: Admitted) -> Result<Self, Status> {
+        let limit = discovery.0.limits.streams_per_pod;
+        let Some(account) = admitted.account.open(limit) else {
+            discovery.0.metrics.refused("too_many_streams");
+            if let Some(left_out) = admitted.account.streams_told.pass() {
+                tracing::warn!(proxy.id = %admitted.pod, client.addr = %peer.address, client.id = %admitted.id, limit, left_out,
+                    "a client has as many discovery streams as it may, and gets no more");
+            }
+            let client = &admitted.account.client;
+            return Err(Status::resource_exhausted(format!(
+                "{client} has {limit} streams open"
+            )));
+        };
+        account.pace.spend(OPENING);
         let id = discovery.new_stream();
         let proxy = Arc::new(Proxy {
             pod: admitted.pod,
@@ -126,29 +165,17 @@ impl Session {
             mailbox: Mailbox::new(id, admitted.view),
             subscriptions: Mutex::new(Subscriptions(BTreeMap::new())),
         });
-        {
-            let mut proxies = discovery.0.proxies.lock();
-            let limit = discovery.0.limits.streams_per_pod;
-            if proxies
-                .values()
-                .filter(|other| other.pod == proxy.pod)
-                .count()
-                >= limit
-            {
-                discovery.0.metrics.refused("too_many_streams");
-                return Err(Status::resource_exhausted(format!(
-                    "pod {} has {limit} streams open",
-                    proxy.pod
-                )));
-            }
-            proxies.insert(id, proxy.clone());
+        discovery.0.proxies.lock().insert(id, proxy.clone());
+        if let Some(left_out) = account.streams_told.pass() {
+            tracing::info!(proxy.id = %proxy.pod, client.addr = %proxy.address, client.id = %proxy.id, left_out, "proxy connected");
         }
-        tracing::info!(proxy.id = %proxy.pod, client.addr = %proxy.address, client.id = %proxy.id, "proxy connected");
         let connected = discovery.0.metrics.connected();
         let session = Self {
             discovery,
             proxy,
             nonce: 0,
+            account,
+            waits: false,
             _connected: connected,
         };
         // The pod may have changed between admission and registration.
@@ -165,12 +192,35 @@ impl Session {
             .any(Subscription::is_owing)
     }
 
+    /// Until when no more requests are taken; `None` if they are.
+    fn waits_until(&mut self) -> Option<Instant> {
+        let until = self.account.pace.waits_until();
+        let waited = std::mem::replace(&mut self.waits, until.is_some());
+        if let Some(until) = until
+            && !waited
+        {
+            self.discovery.0.reached.count("pace");
+            if let Some(left_out) = self.account.waits_told.pass() {
+                let proxy = &self.proxy;
+                let seconds = (until - Instant::now()).as_secs_f64();
+                tracing::warn!(proxy.id = %proxy.pod, client.addr = %proxy.address, client.id = %proxy.id, seconds, left_out,
+                    "a client asks for more than it may, and its requests wait");
+            }
+        }
+        until
+    }
+
     /// Takes a request in.
     fn request(&self, request: Incoming) -> Result<(), Status> {
         let (kind, discovery, proxy) = (request.kind, &self.discovery, &self.proxy);
         let (index, limit) = (&discovery.0.index, discovery.0.limits.subscriptions);
         let view = proxy.mailbox.view();
-        let all = || discovery.0.catalog.names(&view, kind);
+        let listed = Cell::new(0);
+        let all = || {
+            let all = discovery.0.catalog.names(&view, kind);
+            listed.set(all.len());
+            all
+        };
         let mut subscriptions = proxy.subscriptions.lock();
         let subscription = subscriptions
             .0
@@ -178,14 +228,20 @@ impl Session {
             .or_insert_with(|| Subscription::new(kind, limit));
         let ask = match request.change {
             Change::Delta(ask) => ask,
-            Change::Full(names, reply) => match subscription.restate(names, reply) {
-                Some(ask) => ask,
-                None => {
-                    discovery.0.metrics.expired_nonce(kind);
-                    return Ok(());
+            Change::Full(names, reply) => {
+                self.account.pace.spend(names.len() / RESTATED);
+                match subscription.restate(names, reply) {
+                    Some(ask) => ask,
+                    None => {
+                        self.account.pace.spend(1);
+                        discovery.0.metrics.expired_nonce(kind);
+                        return Ok(());
+                    }
                 }
-            },
+            }
         };
+        // A word on what we sent costs nothing, as long as we wait for it.
+        let (names, is_reply) = (ask.names(), ask.is_reply());
         let dropped = ask.unsubscribe.clone();
         // Watched before anything is looked up, so that no change falls between.
         index.watch(kind, ask.subscribe.iter().cloned(), &proxy.mailbox);
@@ -196,6 +252,10 @@ impl Session {
             discovery.0.metrics.refused("too_many_names");
             Status::resource_exhausted(error.to_string())
         })?;
+        let is_free = is_reply && matches!(verdict, Verdict::Accepted(_) | Verdict::Refused);
+        self.account.pace.allow(listed.get() * EVERYTHING);
+        let request = usize::from(!is_free);
+        self.account.pace.spend(request + names + listed.get());
         if kind.supports_wildcard() && !subscription.is_wildcard() {
             index.unwatch_all(kind, &proxy.mailbox);
         }
@@ -212,9 +272,11 @@ impl Session {
             Verdict::Stale => discovery.0.metrics.expired_nonce(kind),
             Verdict::Refused => {
                 discovery.0.metrics.rejected(kind);
-                let reason = subscription.status().last_error;
-                tracing::warn!(proxy.id = %proxy.pod, resource.type = kind.short_name(), reason,
-                    "a proxy refused its configuration and keeps what it had");
+                if let Some(left_out) = self.account.refusals_told(kind).pass() {
+                    let reason = subscription.status().last_error;
+                    tracing::warn!(proxy.id = %proxy.pod, resource.type = kind.short_name(), reason, left_out,
+                        "a proxy refused its configuration and keeps what it had");
+                }
             }
         }
         Ok(())
@@ -338,7 +400,9 @@ impl Drop for Session {
         let mailbox = &self.proxy.mailbox;
         shared.proxies.lock().remove(&mailbox.id());
         shared.index.leave(mailbox);
-        tracing::info!(proxy.id = %self.proxy.pod, client.addr = %self.proxy.address, "proxy disconnected");
+        if let Some(left_out) = self.account.streams_told.pass() {
+            tracing::info!(proxy.id = %self.proxy.pod, client.addr = %self.proxy.address, left_out, "proxy disconnected");
+        }
     }
 }
 

@@ -7,11 +7,15 @@ use crate::discovery::Limits;
 
 const CONNECTIONS: NonZeroU32 = NonZeroU32::new(16_384).unwrap();
 const ANONYMOUS: NonZeroU32 = NonZeroU32::new(1024).unwrap();
+const OF_CLIENT: NonZeroU32 = NonZeroU32::new(1024).unwrap();
+const ANONYMOUS_OF_ADDRESS: NonZeroU32 = NonZeroU32::new(128).unwrap();
+const NAMES_A_SECOND: NonZeroU32 = NonZeroU32::new(2_000).unwrap();
+const NAMES_AT_ONCE: NonZeroU32 = NonZeroU32::new(50_000).unwrap();
 const STREAMS_PER_POD: NonZeroU32 = NonZeroU32::new(16).unwrap();
 const SUBSCRIPTIONS: NonZeroU32 = NonZeroU32::new(10_000).unwrap();
 
-/// Limits on clients. Each is counted when it is reached: `tulle_control_limits_reached_total` for connections,
-/// `tulle_xds_refused_streams_total` for streams and subscriptions.
+/// Limits on clients. Each is counted when it is reached: `tulle_control_limits_reached_total` for connections and pace,
+/// `tulle_xds_refused_streams_total` for streams and subscriptions. A client is an address and an identity.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
@@ -22,6 +26,22 @@ pub struct LimitArgs {
     /// Of these, connections without a client certificate, each good for one certificate request; more are closed.
     #[arg(long, value_name = "NUMBER", default_value_t = ANONYMOUS)]
     pub max_anonymous_connections: NonZeroU32,
+
+    /// Connections of one client; more are refused, as they are for an identity that has half of all connections.
+    #[arg(long, value_name = "NUMBER", default_value_t = OF_CLIENT)]
+    pub max_connections_per_client: NonZeroU32,
+
+    /// Connections without a client certificate from one address; more are closed.
+    #[arg(long, value_name = "NUMBER", default_value_t = ANONYMOUS_OF_ADDRESS)]
+    pub max_anonymous_connections_per_address: NonZeroU32,
+
+    /// Names that a client may ask for in a second on average, `*` counting as all there are; more requests wait.
+    #[arg(long, value_name = "NUMBER", default_value_t = NAMES_A_SECOND)]
+    pub max_names_per_second: NonZeroU32,
+
+    /// Names that a client may ask for at once before they do, or eight times all there are if that is more.
+    #[arg(long, value_name = "NUMBER", default_value_t = NAMES_AT_ONCE)]
+    pub max_names_at_once: NonZeroU32,
 
     /// Discovery streams that a pod may have open; more are refused.
     #[arg(long, value_name = "NUMBER", default_value_t = STREAMS_PER_POD)]
@@ -37,6 +57,10 @@ impl Default for LimitArgs {
         Self {
             max_connections: CONNECTIONS,
             max_anonymous_connections: ANONYMOUS,
+            max_connections_per_client: OF_CLIENT,
+            max_anonymous_connections_per_address: ANONYMOUS_OF_ADDRESS,
+            max_names_per_second: NAMES_A_SECOND,
+            max_names_at_once: NAMES_AT_ONCE,
             max_streams_per_pod: STREAMS_PER_POD,
             max_subscriptions: SUBSCRIPTIONS,
         }
@@ -49,10 +73,15 @@ impl LimitArgs {
         let number = |number: NonZeroU32| usize::try_from(number.get()).unwrap_or(usize::MAX);
         Limits {
             subscriptions: number(self.max_subscriptions),
+            names_a_second: self.max_names_per_second.get(),
+            names_at_once: self.max_names_at_once.get(),
             streams_per_pod: number(self.max_streams_per_pod),
             connections: Bounds {
                 connections: number(self.max_connections),
                 anonymous: number(self.max_anonymous_connections),
+                of_client: number(self.max_connections_per_client),
+                of_identity: number(self.max_connections).div_ceil(2),
+                anonymous_of_address: number(self.max_anonymous_connections_per_address),
                 ..Bounds::default()
             },
             ..Limits::default()

@@ -289,6 +289,29 @@ async fn a_request_about_an_older_response_is_counted_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_client_that_names_the_last_response_again_is_no_straggler() {
+    let (mut plane, mut client) = plane_and_client().await;
+    plane.writer.apply(vec![service("later", [10, 1, 0, 9])]);
+    client.want(Eds, &[CLUSTER]).await;
+    client.take().await;
+    // It has accepted the last response, and names it once more with each change of its mind.
+    client.want(Eds, &[CLUSTER, LATER]).await;
+    assert_eq!(client.take().await, ("EDS", names(&[LATER])));
+    client.want(Eds, &[CLUSTER]).await;
+    client.request(Eds, Some("refused after all")).await;
+    client.expect_silence().await;
+    let metrics = plane.admin("/metrics").await;
+    assert!(
+        !metrics.contains("tulle_xds_expired_nonce_total"),
+        "{metrics}"
+    );
+    assert!(
+        !metrics.contains("tulle_total_xds_rejects_total"),
+        "{metrics}"
+    );
+}
+
+#[tokio::test]
 async fn a_change_of_everything_comes_in_order_and_endpoints_follow_their_cluster() {
     let (mut plane, mut client) = plane_and_client().await;
     plane.writer.apply(vec![

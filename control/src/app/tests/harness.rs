@@ -11,7 +11,7 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use tempfile::TempDir;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -168,6 +168,16 @@ impl Plane {
         address: SocketAddr,
         svid: Option<Svid>,
     ) -> Result<Channel, tonic::transport::Error> {
+        self.channel_from(None, address, svid).await
+    }
+
+    /// The same from an address that is the test's choice.
+    pub(super) async fn channel_from(
+        &self,
+        from: Option<IpAddr>,
+        address: SocketAddr,
+        svid: Option<Svid>,
+    ) -> Result<Channel, tonic::transport::Error> {
         let bundle = self.bundle().await;
         let config = match svid {
             Some(svid) => Identity::new(svid, bundle).current().client_by_name(b"h2"),
@@ -176,7 +186,11 @@ impl Plane {
         // The scheme is http because the connector does the TLS.
         let endpoint = Endpoint::from_shared(format!("http://{CONTROL_DNS_NAME}")).expect("a URI");
         endpoint
-            .connect_with_connector(Connector { address, config })
+            .connect_with_connector(Connector {
+                from,
+                address,
+                config,
+            })
             .await
     }
 
@@ -251,7 +265,7 @@ impl Plane {
     }
 }
 
-pub(super) fn pod(namespace: &str, name: &str, account: &str, ip: [u8; 4]) -> Pod {
+pub(crate) fn pod(namespace: &str, name: &str, account: &str, ip: [u8; 4]) -> Pod {
     Pod {
         key: ObjectKey::new(namespace, name),
         uid: None,
@@ -342,6 +356,7 @@ pub(super) async fn exchange(address: SocketAddr, text: &str) -> String {
 
 #[derive(Clone)]
 struct Connector {
+    from: Option<IpAddr>,
     address: SocketAddr,
     config: Arc<ClientConfig>,
 }
@@ -356,9 +371,17 @@ impl tower_service::Service<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let Self { address, config } = self.clone();
+        let Self {
+            from,
+            address,
+            config,
+        } = self.clone();
         Box::pin(async move {
-            let stream = TcpStream::connect(address).await?;
+            let socket = TcpSocket::new_v4()?;
+            if let Some(from) = from {
+                socket.bind((from, 0).into())?;
+            }
+            let stream = socket.connect(address).await?;
             let name = CONTROL_DNS_NAME.try_into().expect("a DNS name");
             Ok(TokioIo::new(
                 TlsConnector::from(config).connect(name, stream).await?,

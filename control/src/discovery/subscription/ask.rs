@@ -26,10 +26,22 @@ pub(crate) struct Reply {
     pub(crate) error: Option<String>,
 }
 
+impl Ask {
+    /// Whether it is nothing but a word on an earlier response.
+    pub(crate) fn is_reply(&self) -> bool {
+        self.reply.is_some() && self.names() == 0
+    }
+
+    /// Names in it.
+    pub(crate) fn names(&self) -> usize {
+        self.subscribe.len() + self.unsubscribe.len() + self.initial_versions.len()
+    }
+}
+
 /// What a reply turned out to be.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// The request carried no reply.
+    /// The request carried no reply, or repeats the one on the last response.
     None,
     /// Accepted; the age of the oldest change in that response, if it carried one.
     Accepted(Option<Duration>),

@@ -1,0 +1,69 @@
+//! Log lines, as a test reads them.
+
+use std::fmt::{Debug, Write};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
+
+/// Everything that is logged, as long as it is the default subscriber.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lines(Arc<Mutex<Vec<Line>>>);
+
+/// One line: `key=value` for each field.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Line {
+    pub(super) text: String,
+}
+
+impl Lines {
+    /// Those that contain a text.
+    pub(super) fn with(&self, text: &str) -> Vec<Line> {
+        let lines = self.0.lock();
+        let with = lines.iter().filter(|line| line.text.contains(text));
+        with.cloned().collect()
+    }
+}
+
+impl Line {
+    /// The value of a field that is a number.
+    pub(super) fn number(&self, field: &str) -> u64 {
+        let mut words = self.text.split(' ');
+        let value = words.find_map(|word| word.strip_prefix(field)?.strip_prefix('='));
+        value
+            .and_then(|value| value.parse().ok())
+            .expect("a number")
+    }
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        write!(self.text, "{}={value:?} ", field.name()).expect("there is room");
+    }
+}
+
+impl Subscriber for Lines {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Line::default();
+        event.record(&mut line);
+        self.0.lock().push(line);
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}

@@ -1,0 +1,209 @@
+//! Discovery: what a client that asks for too much costs the others, and itself.
+
+use std::time::{Duration, Instant};
+
+use tonic::Code;
+use tulle_xds_proto::ResourceType::{Address, Cluster, Listener};
+
+use super::harness::*;
+use super::shop::*;
+use crate::discovery::Limits;
+
+const WAITS: &str = "tulle_control_limits_reached_total{limit=\"pace\"} ";
+
+/// A plane with two pods and a Service, whose clients may ask for so much.
+async fn plane(names_a_second: u32, names_at_once: u32) -> Plane {
+    let limits = Limits {
+        names_a_second,
+        names_at_once,
+        ..limits()
+    };
+    let mut plane = Plane::start_with(limits, |_| {}).await;
+    plane.pod("shop", "web-1", "web", IP);
+    plane.pod("shop", "other-1", "other", [10, 0, 0, 2]);
+    plane.writer.apply(vec![service("api", VIP)]);
+    plane
+}
+
+/// Waits until a client has to wait.
+async fn waits(plane: &Plane) {
+    while !plane.admin("/metrics").await.contains(WAITS) {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Names that nobody has, other ones each time.
+fn nobodys(round: usize, many: usize) -> Vec<String> {
+    let name = |i| format!("outbound|10.9.{}.{}|{}", i / 250, i % 250, round + 1);
+    (0..many).map(name).collect()
+}
+
+async fn ask(proxy: &mut Proxy, names: &[String]) {
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    proxy.subscribe(Listener, &names).await;
+}
+
+#[tokio::test]
+async fn who_asks_for_too_much_waits_and_still_hears_of_changes_and_nobody_else_waits() {
+    let mut plane = plane(1, 1_000).await;
+    let mut greedy = plane.proxy("shop", "web-1", "web", IP).await;
+    greedy.subscribe(Listener, &[LISTENER]).await;
+    greedy.take().await;
+    ask(&mut greedy, &nobodys(0, 5_000)).await;
+    assert_eq!(greedy.take().await.2.len(), 5_000, "it is answered first");
+    waits(&plane).await;
+    ask(&mut greedy, &nobodys(1, 1)).await;
+
+    let mut other = plane.proxy("shop", "other-1", "other", [10, 0, 0, 2]).await;
+    other.subscribe(Listener, &[LISTENER]).await;
+    other.take().await;
+    other.expect_silence().await;
+
+    plane
+        .writer
+        .apply(vec![delete(crate::store::Kind::Service, "api")]);
+    assert_eq!(greedy.take().await, ("LDS", vec![], names(&[LISTENER])));
+    let metrics = plane.admin("/metrics").await;
+    assert!(metrics.contains(&format!("{WAITS}1\n")), "{metrics}");
+
+    // A new stream makes it no richer.
+    let mut again = plane.proxy("shop", "web-1", "web", IP).await;
+    again.subscribe(Listener, &[LISTENER]).await;
+    while !plane
+        .admin("/metrics")
+        .await
+        .contains(&format!("{WAITS}2\n"))
+    {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn what_waits_is_answered_in_its_turn_and_nothing_is_lost() {
+    let plane = plane(2_000, 200).await;
+    let mut greedy = plane.proxy("shop", "web-1", "web", IP).await;
+    let began = Instant::now();
+    for round in 0..20 {
+        ask(&mut greedy, &nobodys(round, 100)).await;
+    }
+    let mut absent = 0;
+    while absent < 2_000 {
+        absent += greedy.take().await.2.len();
+    }
+    assert_eq!(absent, 2_000);
+    // 2,000 names and 200 of them in advance; the last request does not wait for its own.
+    assert!(
+        began.elapsed() >= Duration::from_millis(800),
+        "{:?}",
+        began.elapsed()
+    );
+    waits(&plane).await;
+}
+
+#[tokio::test]
+async fn asking_for_all_there_is_in_a_loop_counts_as_asking_for_each() {
+    let mut plane = plane(1, 100).await;
+    let services = (0..100).map(|i| service(&format!("s{i}"), [10, 1, 1, i]));
+    plane.writer.apply(services.collect());
+    let mut greedy = plane.proxy("shop", "web-1", "web", IP).await;
+    // That much is anybody's right, whatever the settings are: all of it, several times.
+    for _ in 0..4 {
+        greedy.subscribe(Cluster, &["*"]).await;
+        assert_eq!(greedy.take().await.1.len(), 101);
+        greedy.unsubscribe(Cluster, &["*"]).await;
+    }
+    let metrics = plane.admin("/metrics").await;
+    assert!(!metrics.contains(WAITS), "{metrics}");
+    for _ in 0..8 {
+        greedy.subscribe(Cluster, &["*"]).await;
+        greedy.unsubscribe(Cluster, &["*"]).await;
+    }
+    waits(&plane).await;
+}
+
+#[tokio::test]
+async fn a_client_that_asks_for_much_and_accepts_it_never_waits() {
+    let mut plane = plane(1, 10_100).await;
+    let mut honest = plane.proxy("shop", "web-1", "web", IP).await;
+    ask(&mut honest, &nobodys(0, 9_000)).await;
+    let mut absent = 0;
+    while absent < 9_000 {
+        absent += honest.take().await.2.len();
+    }
+    honest.subscribe(Address, &["/10.0.0.2"]).await;
+    assert_eq!(honest.take().await.0, "WDS");
+    // As many changes as it could not pay for if accepting them cost anything.
+    for i in 0..2_000_u32 {
+        let account = if i % 2 == 0 { "another" } else { "other" };
+        plane.pod("shop", "other-1", account, [10, 0, 0, 2]);
+        let response = honest.next().await.expect("the change");
+        honest.ack(&response).await;
+    }
+    let metrics = plane.admin("/metrics").await;
+    assert!(!metrics.contains(WAITS), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_a_few_times_and_counted_each_time() {
+    let lines = super::lines::Lines::default();
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    let (mut plane, mut proxy) = plane_and_proxy().await;
+    proxy.subscribe(Address, &["/10.0.0.2"]).await;
+    proxy.take().await;
+    for i in 0..40_u32 {
+        let account = if i % 2 == 0 { "another" } else { "other" };
+        plane.pod("shop", "other-1", account, [10, 0, 0, 2]);
+        let response = proxy.next().await.expect("the change");
+        proxy.nack(&response, "no").await;
+    }
+    let counted = "tulle_total_xds_rejects_total{type=\"WDS\"} 40\n";
+    while !plane.admin("/metrics").await.contains(counted) {
+        tokio::task::yield_now().await;
+    }
+    let told = lines.with("a proxy refused its configuration").len();
+    assert!((5..20).contains(&told), "{told} lines");
+    drop(proxy);
+    while lines.with("were left out").is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let all = [
+        lines.with("a proxy refused its"),
+        lines.with("were left out"),
+    ]
+    .concat();
+    let left_out: u64 = all.iter().map(|line| line.number("left_out")).sum();
+    assert_eq!(left_out + told as u64, 40);
+}
+
+#[tokio::test]
+async fn who_has_its_streams_open_is_told_so_by_name() {
+    let lines = super::lines::Lines::default();
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    let limits = Limits {
+        streams_per_pod: 1,
+        ..limits()
+    };
+    let mut plane = Plane::start_with(limits, |_| {}).await;
+    plane.pod("shop", "web-1", "web", IP);
+    let mut first = plane.proxy("shop", "web-1", "web", IP).await;
+    first.subscribe(Listener, &[LISTENER]).await;
+    first.take().await;
+    for _ in 0..20 {
+        let mut more = plane.proxy("shop", "web-1", "web", IP).await;
+        more.subscribe(Listener, &[LISTENER]).await;
+        let status = more.next().await.expect_err("one stream");
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert!(
+            status.message().contains("ns/shop/sa/web at 127.0.0.1"),
+            "{status:?}"
+        );
+    }
+    let told = lines.with("as many discovery streams as it may");
+    assert!((1..20).contains(&told.len()), "{told:?}");
+    assert!(
+        told[0]
+            .text
+            .contains("spiffe://cluster.local/ns/shop/sa/web"),
+        "{told:?}"
+    );
+}
