@@ -27,7 +27,7 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -115,6 +115,8 @@ struct Shared {
     worlds: watch::Sender<Arc<World>>,
     proxies: Mutex<BTreeMap<StreamId, Arc<Proxy>>>,
     accounts: Accounts,
+    /// For streams that have much to do: half of the cores, so that the others are free for who has little.
+    turns: Arc<Semaphore>,
     next_stream: AtomicU64,
     limits: Limits,
     metrics: Metrics,
@@ -181,6 +183,7 @@ impl Discovery {
             worlds: watch::Sender::new(world.clone()),
             proxies: Mutex::default(),
             accounts: Accounts::new(limits),
+            turns: Arc::new(Semaphore::new(turns())),
             next_stream: AtomicU64::new(1),
             limits,
             metrics,
@@ -267,6 +270,11 @@ impl Discovery {
     fn new_stream(&self) -> StreamId {
         StreamId(self.0.next_stream.fetch_add(1, Ordering::Relaxed))
     }
+}
+
+/// Streams that may have much to do at a time.
+fn turns() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
 }
 
 /// From one world to the next.

@@ -52,7 +52,7 @@ pub(crate) async fn measure(
         let behaved = Stream::open(address, &credentials, 0, "sidecar").await?;
         let mut streams = Vec::new();
         for _ in 0..if attack == Attack::None { 0 } else { STREAMS } {
-            streams.push(Stream::open(address, &credentials, 1, "envoy").await?);
+            streams.push(Stream::open(address, &credentials, attack as usize, "envoy").await?);
         }
         for (i, stream) in streams.into_iter().enumerate() {
             tasks.spawn_connection("hostile", async move {
@@ -62,9 +62,13 @@ pub(crate) async fn measure(
             });
         }
         let (before, began) = (cpu()?, Instant::now());
-        let mut took = behaved.ask_for(FOR).await?;
+        let mut took = Vec::new();
+        let ended = behaved.ask_for(FOR, &mut took).await;
         let used = (cpu()? - before) / began.elapsed().as_secs_f64() / 10.0;
         took.sort();
+        if took.is_empty() {
+            took.push(FOR);
+        }
         let at = |part: usize| took[(took.len() - 1) * part / 100].as_secs_f64() * 1e3;
         println!(
             "{attack:?}: {} answers, median {:.2}, p99 {:.2}, longest {:.2}; the control plane used {used:.0} % of a core",
@@ -73,6 +77,12 @@ pub(crate) async fn measure(
             at(99),
             at(100)
         );
+        if let Err(error) = ended {
+            println!(
+                "{attack:?}: its stream broke after {:.1?}: {error:#}",
+                began.elapsed()
+            );
+        }
         tasks.shutdown(Duration::from_secs(1)).await;
     }
     Ok(())
@@ -109,9 +119,9 @@ impl Stream {
         })
     }
 
-    /// Asks for one thing after the other for a while; returns how long each answer took.
-    async fn ask_for(mut self, time: Duration) -> anyhow::Result<Vec<Duration>> {
-        let (began, mut took) = (Instant::now(), Vec::new());
+    /// Asks for one thing after the other for a while, and notes how long each answer took.
+    async fn ask_for(mut self, time: Duration, took: &mut Vec<Duration>) -> anyhow::Result<()> {
+        let began = Instant::now();
         while began.elapsed() < time {
             let name = format!("outbound|{}|80", client_ip(took.len() % 2));
             let asked = Instant::now();
@@ -125,7 +135,7 @@ impl Stream {
             self.requests.send(ask(Listener, Vec::new(), names)).await?;
             sleep(PAUSE).await;
         }
-        Ok(took)
+        Ok(())
     }
 
     async fn attack(mut self, attack: Attack, i: usize) -> anyhow::Result<()> {

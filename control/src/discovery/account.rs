@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tulle_identity::SpiffeId;
 use tulle_xds_proto::ResourceType;
 
@@ -73,6 +74,8 @@ struct All {
 pub(super) struct Account {
     pub(super) client: Client,
     pub(super) pace: Pace,
+    /// For whoever of its streams has much to do.
+    pub(super) turn: Arc<Semaphore>,
     /// Open streams.
     streams: Mutex<usize>,
     /// Lines about streams that come and go, or would.
@@ -109,6 +112,7 @@ impl Accounts {
         let account = Arc::new(Account {
             client: client.clone(),
             pace: Pace::new(self.limits.names_a_second, self.limits.names_at_once),
+            turn: Arc::new(Semaphore::new(1)),
             streams: Mutex::new(0),
             streams_told: Gate::default(),
             waits_told: Gate::default(),

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::{Stream, StreamExt, stream};
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tulle_xds_proto::ResourceType;
@@ -33,6 +33,8 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 const OPENING: usize = 50;
 /// Names that a client of the state-of-the-world variant wants as before, for the cost of one that it asks for.
 const RESTATED: usize = 32;
+/// Names that are looked after without waiting for a turn.
+const FEW: usize = 64;
 /// How often a client may ask for all there is at once: clusters and listeners, and endpoints and routes of each, twice.
 const EVERYTHING: usize = 8;
 /// How long a client may take to make room for the status that ends its stream.
@@ -87,7 +89,9 @@ async fn run<V: Variant>(
             request = requests.next(), if waits.is_none() => match request {
                 Some(request) => {
                     let request = received(discovery, request)?;
-                    session.request(decode::<V>(discovery, request)?)?;
+                    let request = decode::<V>(discovery, request)?;
+                    let _turn = session.turn(session.is_much(&request)).await;
+                    session.request(request)?;
                 }
                 None => return Ok(()),
             },
@@ -95,12 +99,13 @@ async fn run<V: Variant>(
             () = session.proxy.mailbox.rung() => session.collect()?,
             room = responses.reserve(), if owing => {
                 let Ok(room) = room else { return Ok(()) };
+                let _turn = session.turn(session.owes_much()).await;
                 if let Some(response) = session.next_response::<V>() {
                     room.send(Ok(response));
                 }
             }
         }
-        // Each turn may be long; nobody has two of them in a row while others wait.
+        // Nobody does two things in a row while others wait.
         tokio::task::yield_now().await;
     }
 }
@@ -190,6 +195,31 @@ impl Session {
             .0
             .values()
             .any(Subscription::is_owing)
+    }
+
+    /// Waits for a turn, if there is `much` to do. Of one client's streams only one has a turn at a time, and all turns
+    /// together leave room for what is done in no time: who asks for little waits for nobody who asks for much.
+    async fn turn(&self, much: bool) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
+        if !much {
+            return None;
+        }
+        let own = self.account.turn.clone().acquire_owned().await.ok()?;
+        let one_of_all = self.discovery.0.turns.clone().acquire_owned().await.ok()?;
+        Some((own, one_of_all))
+    }
+
+    fn is_much(&self, request: &Incoming) -> bool {
+        let subscriptions = self.proxy.subscriptions.lock();
+        // Naming nothing at first means everything.
+        request.change.names() > FEW
+            || request.change.asks_for_all()
+            || !subscriptions.0.contains_key(&request.kind)
+    }
+
+    fn owes_much(&self) -> bool {
+        let subscriptions = self.proxy.subscriptions.lock();
+        let owing = subscriptions.0.values().filter(|it| it.is_owing());
+        owing.map(Subscription::size).sum::<usize>() > FEW
     }
 
     /// Until when no more requests are taken; `None` if they are.

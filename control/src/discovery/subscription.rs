@@ -17,7 +17,7 @@ use super::resource::{Encoded, Name, Version};
 pub(crate) use ask::{Ask, Reply, Verdict};
 
 /// The name that stands for "all resources of this type".
-const WILDCARD: &str = "*";
+pub(crate) const WILDCARD: &str = "*";
 /// How many responses may wait for their acknowledgement before the oldest is forgotten.
 const MAX_UNACKNOWLEDGED: usize = 16;
 /// Bytes of a name on average, at most: a few may be long, not all of them.
@@ -309,6 +309,11 @@ impl Subscription {
     /// Whether anything may have to be sent.
     pub(crate) fn is_owing(&self) -> bool {
         self.greet || !self.owed.is_empty()
+    }
+
+    /// How much there is to look at when something is owed.
+    pub(crate) fn size(&self) -> usize {
+        self.owed.len() + self.listed.len()
     }
 
     /// What to send next, at most `budget` bytes of resources (but at least one), or `None` if nothing is due now. `lookup`

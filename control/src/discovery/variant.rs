@@ -13,7 +13,7 @@ use tulle_xds_proto::envoy::service::discovery::v3::{
 use tulle_xds_proto::google::rpc;
 
 use super::resource::{Encoded, Name, Version};
-use super::subscription::{Ask, Batch, Reply};
+use super::subscription::{Ask, Batch, Reply, WILDCARD};
 
 /// Longest name of a resource.
 const MAX_NAME: usize = 1024;
@@ -32,6 +32,25 @@ pub(super) enum Change {
     Delta(Ask),
     /// From now on exactly these names.
     Full(Vec<Name>, Option<Reply>),
+}
+
+impl Change {
+    /// Names in it.
+    pub(super) fn names(&self) -> usize {
+        match self {
+            Self::Delta(ask) => ask.names(),
+            Self::Full(names, _) => names.len(),
+        }
+    }
+
+    /// Whether it names all there is.
+    pub(super) fn asks_for_all(&self) -> bool {
+        let (Self::Delta(Ask {
+            subscribe: names, ..
+        })
+        | Self::Full(names, _)) = self;
+        names.iter().any(|name| &**name == WILDCARD)
+    }
 }
 
 /// One variant of the protocol.
