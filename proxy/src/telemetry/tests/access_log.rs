@@ -173,3 +173,21 @@ fn access_log_modes() {
             .contains("use json or off")
     );
 }
+
+#[test]
+fn a_pipe_takes_several_batches_in_before_anybody_reads_them() {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+    let (reader, writer) = io::pipe().unwrap();
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    let mut writer = &writer;
+    let batch = [b'x'; 64 * 1024];
+    io::Write::write_all(&mut writer, &batch).unwrap();
+    let full = io::Write::write(&mut writer, &batch).unwrap_err();
+    assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+    crate::telemetry::access_log::widen(writer);
+    for _ in 1..4 {
+        io::Write::write_all(&mut writer, &batch).unwrap();
+    }
+    drop(reader);
+}
