@@ -69,6 +69,19 @@ time.sleep(0.5)
         flood("/index.html", 200, 2_500),
         // Answered before its body has come.
         flood("/", 200, 1_000),
+        // From many connections, none of which has more than its share.
+        format!(
+            "{HELD}
+peers, sent = [connect(to).listen() for _ in range(8)], 0
+for peer in peers:
+    peer.send(get(1, b'/index.html', end=False))
+for _ in range(20):
+    for peer in peers:
+        if not peer.closed and peer.send(frame(DATA, 0, 1, b'x') * 2000):
+            sent += 2000
+time.sleep(0.5)
+{TOLD}"
+        ),
     ];
     let siege = Siege::of(mesh, "row-16-bytes", backend()).await?;
     spares(&siege, &attacks).await
