@@ -192,36 +192,4 @@ async fn quiet(drain: &DrainWatch, overload: &Overload) {
 }
 
 #[cfg(test)]
-mod tests {
-    use tulle_runtime::drain;
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_worker_ends_only_in_a_drain_and_after_the_last_connection() {
-        let (drain, watch) = drain::channel();
-        let overload = Overload::default();
-        let open = overload.count(Direction::Inbound);
-        open.set(1);
-        let begun = Instant::now();
-        let ending = quiet(&watch, &overload);
-        let closing = async {
-            sleep(Duration::from_secs(7)).await;
-            open.set(0);
-        };
-        let draining = async {
-            sleep(Duration::from_secs(3)).await;
-            tokio::time::timeout(
-                Duration::from_secs(60),
-                drain.drain(Duration::from_millis(1)),
-            )
-            .await
-        };
-        tokio::join!(ending, closing, draining).2.unwrap();
-        let took = begun.elapsed();
-        assert!(
-            took >= Duration::from_secs(8) && took < Duration::from_millis(8_200),
-            "{took:?}"
-        );
-    }
-}
+mod tests;
