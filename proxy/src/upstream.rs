@@ -9,6 +9,7 @@
 
 pub(crate) mod calm;
 mod connect;
+mod crowd;
 mod drive;
 mod error;
 mod form;

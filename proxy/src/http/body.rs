@@ -11,9 +11,13 @@ use tokio::time::Sleep;
 use super::exchange::Exchange;
 use super::stalls::{self, Said};
 use crate::balance::ActiveGuard;
+use crate::conn::HttpVersion;
 use crate::retry::{BudgetGuard, HEAVY};
 use crate::telemetry::{Limit, ResponseFlag};
 use crate::upstream::Lease;
+
+/// A piece of so many bytes makes up for what it costs beside them.
+const LARGE: usize = 256;
 
 /// A response body. While it comes from upstream it keeps the connection, the counters and the record alive.
 #[derive(Debug)]
@@ -67,6 +71,8 @@ impl ResponseBody {
             tail.complete();
             return Self(Kind::Empty);
         }
+        // It may never be asked for any: not if its client has no window for them.
+        stalls::note(Said::Piece(tail.comes_by(0)));
         Self(Kind::Upstream {
             body,
             tail: Some(tail),
@@ -84,9 +90,7 @@ impl Tail {
     }
 
     fn fail(mut self, flag: ResponseFlag, details: &'static str) {
-        self.exchange.record.flags.insert(flag);
-        self.exchange.record.details = details;
-        self.exchange.report();
+        self.exchange.note_end(flag, details);
     }
 
     /// Whether it has moved much, while memory is all but used up.
@@ -95,8 +99,21 @@ impl Tail {
         exchange.record.bytes_sent > HEAVY && exchange.worker().overload.cuts_transfers()
     }
 
+    /// Number of the shared connection by which a piece of that length comes, or 0: large ones crowd none. Where the client
+    /// has one answer at a time, what it may leave unread is known by it.
+    fn comes_by(&self, length: usize) -> usize {
+        let small = length < LARGE;
+        let connection = if small { self.lease.number() } else { 0 };
+        let client = &self.exchange.connection;
+        if client.version == HttpVersion::Http1 {
+            client.taking.comes_by(connection);
+        }
+        connection
+    }
+
     fn note(&mut self, frame: &Frame<Bytes>) {
         if let Some(data) = frame.data_ref() {
+            self.lease.took(data.len());
             let record = &mut self.exchange.record;
             record.bytes_sent += data.len() as u64;
             if record.grpc {
@@ -116,9 +133,10 @@ impl Body for ResponseBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
-        let polled = self.get_mut().poll_next(cx);
-        stalls::note(match polled {
-            Poll::Ready(Some(Ok(_))) => Said::Piece,
+        let this = self.get_mut();
+        let polled = this.poll_next(cx);
+        stalls::note(match &polled {
+            Poll::Ready(Some(Ok(frame))) => Said::Piece(this.comes_by(frame)),
             _ => Said::Nothing,
         });
         polled
@@ -141,7 +159,44 @@ impl Body for ResponseBody {
     }
 }
 
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if let Kind::Upstream { tail: Some(_), .. } = &self.0 {
+            self.abandon(|_| ());
+        }
+    }
+}
+
 impl ResponseBody {
+    /// By which shared connection, if this is a small piece of more.
+    fn comes_by(&self, frame: &Frame<Bytes>) -> usize {
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        match &self.0 {
+            Kind::Upstream {
+                tail: Some(tail), ..
+            } => tail.comes_by(length),
+            _ => 0,
+        }
+    }
+
+    /// Ends here, before the answer does.
+    #[cold]
+    fn abandon(&mut self, note: impl FnOnce(&mut Exchange)) {
+        if let Kind::Upstream {
+            body,
+            tail: Some(mut tail),
+        } = std::mem::replace(&mut self.0, Kind::Empty)
+        {
+            note(&mut tail.exchange);
+            tail.lease.abandon(body);
+        }
+    }
+
+    /// As [`Self::abandon`], for a reason.
+    fn cut(&mut self, flag: ResponseFlag, details: &'static str) {
+        self.abandon(|exchange| exchange.note_end(flag, details));
+    }
+
     fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
@@ -168,19 +223,15 @@ impl ResponseBody {
                 if !expired {
                     return Poll::Pending;
                 }
-                if let Some(open) = tail.take() {
-                    open.fail(ResponseFlag::UpstreamRequestTimeout, "response_timeout");
-                }
+                self.cut(ResponseFlag::UpstreamRequestTimeout, "response_timeout");
                 Poll::Ready(Some(Err(ResponseBodyError::Timeout)))
             }
             Poll::Ready(Some(Ok(frame))) => {
                 open.note(&frame);
                 if open.is_too_heavy() {
-                    if let Some(open) = tail.take() {
-                        open.exchange
-                            .reached(Limit::Memory, "a large response is cut");
-                        open.fail(ResponseFlag::Overload, "overload");
-                    }
+                    open.exchange
+                        .reached(Limit::Memory, "a large response is cut");
+                    self.cut(ResponseFlag::Overload, "overload");
                     return Poll::Ready(Some(Err(ResponseBodyError::Overload)));
                 }
                 if (frame.is_trailers() || body.is_end_stream())

@@ -25,6 +25,7 @@ use super::upgrade::Tunnel;
 use crate::conn::{Direction, Downstream, HttpVersion};
 use crate::grpc::Messages;
 use crate::io::Calm;
+use crate::overload::Taking;
 use crate::retry::{Replay, RequestFailure, grpc_status};
 use crate::route;
 use crate::telemetry::{Limit, RequestRecord, ResponseFlag, ResponseFlags, Who};
@@ -50,6 +51,8 @@ pub(super) struct Connection {
     /// Ends the connection if its client gives up too many requests; only HTTP/2 has it.
     calm: Option<Calm>,
     given_up: GivenUp,
+    /// Whether its client takes its answers, and where they come from; only HTTP/1 has it, which has one at a time.
+    pub(super) taking: Taking,
     /// Bodies on their way; only HTTP/2 has more than one.
     pub(super) crowd: Crowd,
     /// Rung when the connection should end, but what runs on it should not.
@@ -80,11 +83,18 @@ impl Connection {
             served: Cell::new(false),
             calm: None,
             given_up: GivenUp::default(),
+            taking: Taking::default(),
             crowd: Crowd::default(),
             unwanted: Notify::new(),
             why: Cell::new((Limit::H2GivenUp, "")),
             tunnel: RefCell::new(None),
         }
+    }
+
+    /// Where it is known whether its client takes its answers.
+    pub(super) fn known_by(mut self, taking: Taking) -> Self {
+        self.taking = taking;
+        self
     }
 
     /// Limits what its client may give up.
@@ -376,6 +386,13 @@ impl Exchange {
         if let Some(status) = grpc_status(headers) {
             self.record.grpc_status = u16::try_from(status).ok();
         }
+    }
+
+    /// The response was over before its end: hands the record over.
+    pub(super) fn note_end(&mut self, flag: ResponseFlag, details: &'static str) {
+        self.record.flags.insert(flag);
+        self.record.details = details;
+        self.report_once();
     }
 
     /// The response was over, well or not: hands the record over.

@@ -356,7 +356,9 @@ impl Won {
         let reading = async {
             let mut read = 0;
             while let Some(Ok(frame)) = body.frame().await {
-                read += frame.data_ref().map_or(0, bytes::Bytes::len);
+                let length = frame.data_ref().map_or(0, bytes::Bytes::len);
+                lease.took(length);
+                read += length;
                 if read > DISCARD_BYTES {
                     return false;
                 }

@@ -56,8 +56,9 @@ pub async fn serve<I>(
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let io = Linger::new(io, worker.newest.taking());
-    let connection = Connection::new(worker, downstream, version);
+    let taking = worker.newest.taking();
+    let io = Linger::new(io, taking.clone());
+    let connection = Connection::new(worker, downstream, version).known_by(taking);
     match version {
         HttpVersion::Http1 => {
             let heads = refused::heads(&connection);

@@ -27,8 +27,9 @@ thread_local! {
 /// What a body says when it is asked for more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Said {
-    /// Here is a piece.
-    Piece,
+    /// Here is a piece; or, before it was asked at all, there will be some. With the number of the shared connection by which
+    /// small ones come; else 0.
+    Piece(usize),
     /// There is nothing yet, or nothing any more.
     Nothing,
 }
@@ -49,8 +50,9 @@ impl<F: Future<Output: 'static> + 'static> Executor<F> for Streams {
         tokio::task::spawn_local(async move {
             let mut stream = pin!(stream);
             let (newest, downstream) = (&connection.worker.newest, &connection.downstream);
-            let wait = |cx: &Context<'_>| {
-                newest.waits(downstream.direction, downstream.peer, cx.waker().clone())
+            let wait = |cx: &Context<'_>, source| {
+                let waker = cx.waker().clone();
+                newest.waits(downstream.direction, downstream.peer, source, waker)
             };
             let mut stall = Stall::new(connection.worker.settings.patience.flush, wait);
             let ended = poll_fn(|cx| stall.poll(stream.as_mut(), cx)).await;
@@ -71,18 +73,19 @@ fn tell(connection: &Connection) {
 /// A stream's wait for its window.
 struct Stall<W> {
     patience: Duration,
-    waits: bool,
+    /// What it waits with.
+    waits: Option<usize>,
     timer: Option<Pin<Box<Sleep>>>,
     /// Makes a wait known.
     wait: W,
     waiting: Option<Waiting>,
 }
 
-impl<W: FnMut(&Context<'_>) -> Waiting> Stall<W> {
+impl<W: FnMut(&Context<'_>, usize) -> Waiting> Stall<W> {
     fn new(patience: Duration, wait: W) -> Self {
         Self {
             patience,
-            waits: false,
+            waits: None,
             timer: None,
             wait,
             waiting: None,
@@ -109,15 +112,18 @@ impl<W: FnMut(&Context<'_>) -> Waiting> Stall<W> {
         }
         if let Some(said) = SAID.take() {
             // Something has moved since the last turn.
-            self.waits = said == Said::Piece;
+            self.waits = match said {
+                Said::Piece(source) => Some(source),
+                Said::Nothing => None,
+            };
             self.timer = None;
             self.waiting = None;
         }
-        if !self.waits {
+        let Some(source) = self.waits else {
             return Poll::Pending;
-        }
+        };
         if self.waiting.is_none() {
-            self.waiting = Some((self.wait)(cx));
+            self.waiting = Some((self.wait)(cx, source));
         }
         let patience = self.patience;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(patience)));
@@ -136,9 +142,11 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(300);
 
-    fn known(newest: &Newest) -> impl FnMut(&Context<'_>) -> Waiting {
+    const A_PIECE: Said = Said::Piece(0);
+
+    fn known(newest: &Newest) -> impl FnMut(&Context<'_>, usize) -> Waiting {
         let peer = std::net::SocketAddr::from(([10, 1, 0, 9], 1));
-        move |cx| newest.waits(Direction::Inbound, peer, cx.waker().clone())
+        move |cx, source| newest.waits(Direction::Inbound, peer, source, cx.waker().clone())
     }
 
     /// A stream whose body says this in its turns, one after the other, and which then waits.
@@ -163,7 +171,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_who_takes_nothing_is_cut_off() {
-        const PIECE: Option<Said> = Some(Said::Piece);
+        const PIECE: Option<Said> = Some(A_PIECE);
         const NOTHING: Option<Said> = Some(Said::Nothing);
         let (short, long) = (PATIENCE / 2, PATIENCE * 10);
         assert!(ends(&[PIECE, None], long).await, "it takes nothing");
@@ -193,7 +201,7 @@ mod tests {
         let mut first = true;
         let mut stream = pin!(poll_fn(|_| {
             if std::mem::take(&mut first) {
-                note(Said::Piece);
+                note(A_PIECE);
             }
             Poll::<()>::Pending
         }));

@@ -305,7 +305,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Frames<I> {
         }
         if this.shared.pieces.are_too_many() {
             // Whoever runs this connection sees to them before it is read on.
-            cx.waker().wake_by_ref();
+            this.shared.pieces.wait(cx.waker());
             return Poll::Pending;
         }
         let start = buf.filled().len();

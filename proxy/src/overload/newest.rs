@@ -43,6 +43,8 @@ struct Stream {
     waker: Waker,
     /// When the wait began.
     since: u64,
+    /// Number of the shared connection by which small pieces come for it; 0: there is none.
+    source: usize,
     direction: Direction,
     peer: SocketAddr,
 }
@@ -106,14 +108,22 @@ impl Newest {
         own.map(|it| it.taking.clone()).unwrap_or_default()
     }
 
-    /// A stream waits for its client from now on; it is woken if it has to go.
-    pub(crate) fn waits(&self, direction: Direction, peer: SocketAddr, waker: Waker) -> Waiting {
+    /// A stream waits for its client from now on, with what comes by a connection with this number; it is woken if it has
+    /// to go.
+    pub(crate) fn waits(
+        &self,
+        direction: Direction,
+        peer: SocketAddr,
+        source: usize,
+        waker: Waker,
+    ) -> Waiting {
         let mut inner = self.0.borrow_mut();
         let (number, given_up) = (inner.number(), Rc::new(Cell::new(false)));
         let stream = Stream {
             given_up: given_up.clone(),
             waker,
             since: now(),
+            source,
             direction,
             peer,
         };
@@ -156,6 +166,40 @@ impl Newest {
                 tell(victim, connection.direction, connection.peer);
             }
         }
+    }
+
+    /// Gives some of those up whose clients take nothing of the small pieces that come for them by a connection with this
+    /// number, the longest first, and tells whose they were. False: there is nobody.
+    pub(crate) fn give_up_answers(
+        &self,
+        connection: usize,
+        mut tell: impl FnMut(Direction, SocketAddr),
+    ) -> bool {
+        let mut inner = self.0.borrow_mut();
+        let stuck = |it: &Stream| it.source == connection && is_long_ago(it.since);
+        let stuck = inner.waiting.iter().filter(|(_, it)| stuck(it));
+        let stuck: Vec<_> = stuck.map(|(number, _)| *number).collect();
+        let share = stuck.len().div_ceil(SHARE);
+        let streams = stuck.into_iter().take(share);
+        let streams: Vec<_> = streams.filter_map(|it| inner.waiting.remove(&it)).collect();
+        let unread = |it: &Connection| it.taking.is_by(connection) && it.taking.has_stopped();
+        let unread = inner.open.iter().filter(|(_, it)| unread(it));
+        let unread: Vec<_> = unread.map(|(number, _)| *number).collect();
+        let share = unread.len().div_ceil(SHARE);
+        let unread = unread.into_iter().take(share);
+        let connections: Vec<_> = unread.filter_map(|it| inner.open.remove(&it)).collect();
+        // Whoever is woken or aborted may look in here.
+        drop(inner);
+        for stream in &streams {
+            stream.given_up.set(true);
+            stream.waker.wake_by_ref();
+            tell(stream.direction, stream.peer);
+        }
+        for connection in &connections {
+            connection.task.abort();
+            tell(connection.direction, connection.peer);
+        }
+        !streams.is_empty() || !connections.is_empty()
     }
 
     /// So many connections: those whose clients take nothing, and if there are not enough, others, the last first.
@@ -321,7 +365,7 @@ mod tests {
     fn streams_that_wait_for_their_clients_go_first_and_the_longest_of_them() {
         let newest = Newest::default();
         let woken = Arc::new(Woken::default());
-        let wait = |port| newest.waits(Direction::Inbound, peer(port), waker(woken.clone()));
+        let wait = |port| newest.waits(Direction::Inbound, peer(port), 0, waker(woken.clone()));
         let mut waiting: Vec<_> = (1..=20).map(wait).collect();
         waiting.remove(0);
         newest.give_up(|_, _, _| panic!("they have only begun to wait"));
@@ -337,5 +381,42 @@ mod tests {
         assert!(gone[0] && gone[1]);
         drop(waiting);
         newest.give_up(|_, _, _| panic!("there is none left"));
+    }
+
+    #[tokio::test]
+    async fn only_who_takes_nothing_of_what_comes_by_a_connection_goes_for_it() {
+        LocalSet::new().run_until(crowding()).await;
+    }
+
+    async fn crowding() {
+        let newest = Newest::default();
+        let tasks = forty(&newest).await;
+        let wait = |port, source| {
+            let waker = futures_util::task::noop_waker();
+            newest.waits(Direction::Inbound, peer(port), source, waker)
+        };
+        let given_up = |connection| {
+            let mut told = Vec::new();
+            let any = newest.give_up_answers(connection, |_, peer| told.push(peer.port()));
+            assert_eq!(any, !told.is_empty());
+            told
+        };
+        let _waiting = [wait(1, 0), wait(2, 8), wait(3, 7), wait(4, 7)];
+        assert!(given_up(7).is_empty(), "they have only begun to wait");
+        std::thread::sleep(Duration::from_millis(150));
+        for expected in [3, 4] {
+            assert_eq!(given_up(7), [expected]);
+        }
+        assert!(given_up(7).is_empty());
+        for port in [5, 6, 9] {
+            tasks[port - 1].1.comes_by(if port == 9 { 8 } else { 7 });
+        }
+        assert!(given_up(7).is_empty(), "they take what there is");
+        tasks[4].1.stop();
+        tasks[8].1.stop();
+        assert_eq!(given_up(7), [5]);
+        yield_now().await;
+        let ended = tasks.iter().filter(|(task, _)| task.is_finished());
+        assert!(ended.count() == 1 && tasks[4].0.is_finished());
     }
 }

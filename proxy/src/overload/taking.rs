@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Instant;
 
@@ -13,18 +13,36 @@ const PATIENCE: u64 = 100;
 
 /// Since when a client has taken nothing of what it could have. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Taking(Arc<AtomicU64>);
+pub struct Taking(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    since: AtomicU64,
+    /// Which shared connection what there is for it comes by; 0: none.
+    source: AtomicUsize,
+}
 
 impl Taking {
     /// Whether something has been waiting for the client for too long.
     pub(super) fn has_stopped(&self) -> bool {
-        is_long_ago(self.0.load(Relaxed))
+        is_long_ago(self.0.since.load(Relaxed))
+    }
+
+    /// From now on what there is for the client comes by a connection with this number.
+    #[inline]
+    pub(crate) fn comes_by(&self, source: usize) {
+        self.0.source.store(source, Relaxed);
+    }
+
+    /// Whether it does.
+    pub(super) fn is_by(&self, source: usize) -> bool {
+        self.0.source.load(Relaxed) == source
     }
 
     /// As if the client had taken nothing for long.
     #[cfg(test)]
     pub(crate) fn stop(&self) {
-        self.0.store(1, Relaxed);
+        self.0.since.store(1, Relaxed);
     }
 }
 
@@ -57,7 +75,7 @@ impl Giving {
     fn change(&mut self) {
         self.waits = !self.waits;
         let since = if self.waits { now() } else { 0 };
-        self.taking.0.store(since, Relaxed);
+        self.taking.0.since.store(since, Relaxed);
     }
 }
 
@@ -82,9 +100,9 @@ mod tests {
         let taking = Taking::default();
         let mut giving = Giving::to(taking.clone());
         giving.note(&Poll::Ready(()));
-        assert_eq!(taking.0.load(Relaxed), 0);
+        assert_eq!(taking.0.since.load(Relaxed), 0);
         giving.note(&Poll::<()>::Pending);
-        let since = taking.0.load(Relaxed);
+        let since = taking.0.since.load(Relaxed);
         assert!(since > 0);
         assert!(!taking.has_stopped(), "it has only begun to wait");
         taking.stop();

@@ -12,6 +12,7 @@ use tokio::task::AbortHandle;
 use tulle_runtime::limits::Way;
 
 use super::calm;
+use super::crowd::{Load, relieve};
 use super::pool::{ConnectionGuard, Http2Connection, Idle};
 use super::{ConnectError, Target};
 use crate::conn::Direction;
@@ -119,11 +120,16 @@ pub(super) async fn http2(
         .await
         .map_err(ConnectError::Handshake)?;
     let max_streams = Rc::new(Cell::new(connection.current_max_send_streams()));
+    calm.pieces().watch(limits.connection_window);
+    let load = Rc::new(Load::new(calm.clone()));
+    let relieving = relieve(load.clone(), worker.newest.clone(), worker.limits.clone());
+    // A task of its own, which sleeps until there is something to see to: what drives the connection is woken for every request.
+    let relieving = Driver(Some(tokio::task::spawn_local(relieving).abort_handle()));
     let driven = max_streams.clone();
     let told = worker.limits.clone();
     let target = target.clone();
     tokio::task::spawn_local(async move {
-        let _guard = guard;
+        let (_guard, _relieving) = (guard, relieving);
         let ended = std::future::poll_fn(|cx| {
             let polled = Pin::new(&mut connection).poll(cx);
             driven.set(connection.current_max_send_streams());
@@ -138,7 +144,7 @@ pub(super) async fn http2(
     });
     Ok(Http2Connection {
         sender,
-        streams: Rc::default(),
+        load,
         max_streams,
         most: limits.streams_upstream(way),
         since: Cell::new(Instant::now()),

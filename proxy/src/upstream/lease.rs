@@ -1,6 +1,5 @@
 //! The right to send one request on a connection.
 
-use std::cell::Cell;
 use std::rc::{Rc, Weak};
 
 use futures_util::TryFutureExt as _;
@@ -9,6 +8,7 @@ use http::{HeaderMap, Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http2};
 
+use super::crowd::Load;
 use super::pool::{Freed, Idle, Shelf};
 use super::{SendError, UpstreamError};
 use crate::retry::RequestBody;
@@ -56,7 +56,7 @@ pub struct Http1Lease {
 #[derive(Debug)]
 pub struct Http2Lease {
     pub(super) sender: http2::SendRequest<RequestBody>,
-    pub(super) streams: Rc<Cell<usize>>,
+    pub(super) load: Rc<Load>,
     pub(super) freed: Freed,
     pub(super) reused: bool,
 }
@@ -95,6 +95,30 @@ impl Lease {
         }
     }
 
+    /// Number of the connection, if others share it; else 0.
+    #[must_use]
+    pub fn number(&self) -> usize {
+        match self {
+            Self::Http1(_) => 0,
+            Self::Http2(lease) => lease.load.number(),
+        }
+    }
+
+    /// So much of the answer was taken.
+    #[inline]
+    pub fn took(&self, length: usize) {
+        if let Self::Http2(lease) = self {
+            lease.load.took(length);
+        }
+    }
+
+    /// Nobody wants the rest of the answer.
+    pub fn abandon(self, answer: Incoming) {
+        if let Self::Http2(lease) = &self {
+            lease.load.abandon(answer);
+        }
+    }
+
     /// The exchange is over and both messages were complete: the connection may serve another one.
     pub fn release(self) {
         if let Self::Http1(mut lease) = self
@@ -117,8 +141,9 @@ impl Lease {
 
 impl Drop for Http2Lease {
     fn drop(&mut self) {
-        let left = self.streams.get() - 1;
-        self.streams.set(left);
+        let streams = &self.load.streams;
+        let left = streams.get() - 1;
+        streams.set(left);
         self.freed.stream(left == 0);
     }
 }

@@ -95,7 +95,7 @@ fn while_memory_is_short_requests_are_refused_and_what_was_accepted_before_is_fi
 }
 
 /// The app of this pod, connected as it is when connections are accepted: so that its connection can be given up.
-fn accepted(sidecar: &Sidecar, version: HttpVersion) -> DuplexStream {
+pub(super) fn accepted(sidecar: &Sidecar, version: HttpVersion) -> DuplexStream {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let worker = sidecar.worker.clone();
     let downstream = sidecar.downstream(SERVICE.into());

@@ -9,7 +9,9 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::task::Waker;
 
+use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
 use super::scan::{Frame, PADDED};
@@ -26,6 +28,8 @@ pub struct Pieces {
     /// Nothing is read until somebody has looked.
     stopped: AtomicBool,
     stops: Notify,
+    /// What reads the connection, while it has stopped.
+    reader: AtomicWaker,
 }
 
 impl Default for Pieces {
@@ -35,6 +39,7 @@ impl Default for Pieces {
             most: AtomicU32::new(u32::MAX),
             stopped: AtomicBool::new(false),
             stops: Notify::new(),
+            reader: AtomicWaker::new(),
         }
     }
 }
@@ -77,11 +82,23 @@ impl Pieces {
         }
     }
 
+    /// Whether so few are owed that reading may go on.
+    #[must_use]
+    pub fn are_few(&self) -> bool {
+        self.owed.load(Relaxed) <= self.most.load(Relaxed) / 2
+    }
+
     /// Whether there are too many, so that reading has stopped.
     #[inline]
     #[must_use]
     pub fn are_too_many(&self) -> bool {
         self.stopped.load(Relaxed)
+    }
+
+    /// Reading has stopped: whoever reads is woken when it goes on.
+    #[cold]
+    pub(super) fn wait(&self, reader: &Waker) {
+        self.reader.register(reader);
     }
 
     /// Calls whoever waits for [`Pieces::stop`] for another reason.
@@ -104,6 +121,7 @@ impl Pieces {
             self.most.store(u32::MAX, Relaxed);
         }
         self.stopped.store(false, Relaxed);
+        self.reader.wake();
         few
     }
 }

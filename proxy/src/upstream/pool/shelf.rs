@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use super::limits::Freed;
 use crate::io::Probe;
 use crate::retry::RequestBody;
+use crate::upstream::crowd::Load;
 use crate::upstream::drive::Driver;
 use crate::upstream::lease::{Http1Lease, Http2Lease};
 use crate::upstream::{ConnectError, Lease};
@@ -27,7 +28,7 @@ pub(in crate::upstream) struct Idle {
 #[derive(Debug)]
 pub(in crate::upstream) struct Http2Connection {
     pub(in crate::upstream) sender: http2::SendRequest<RequestBody>,
-    pub(in crate::upstream) streams: Rc<Cell<usize>>,
+    pub(in crate::upstream) load: Rc<Load>,
     /// Streams that its peer allows.
     pub(in crate::upstream) max_streams: Rc<Cell<usize>>,
     /// Streams that it carries at a time, whatever more its peer would allow.
@@ -98,11 +99,12 @@ impl Shelf {
     }
 
     fn lease_http2(&self, connection: &Http2Connection, reused: bool) -> Lease {
-        connection.streams.set(connection.streams.get() + 1);
+        let streams = &connection.load.streams;
+        streams.set(streams.get() + 1);
         connection.since.set(Instant::now());
         Lease::Http2(Http2Lease {
             sender: connection.sender.clone(),
-            streams: connection.streams.clone(),
+            load: connection.load.clone(),
             freed: self.freed.clone(),
             reused,
         })
@@ -143,7 +145,7 @@ impl Shelf {
         let mut shared = self.shared.borrow_mut();
         let unused = shared
             .iter()
-            .position(|connection| connection.streams.get() == 0);
+            .position(|connection| connection.load.streams.get() == 0);
         unused.map(|index| shared.swap_remove(index)).is_some()
     }
 
@@ -153,7 +155,8 @@ impl Shelf {
             !connection.sender.is_closed() && connection.since.elapsed() < timeout
         });
         self.shared.borrow_mut().retain(|connection| {
-            let used = connection.streams.get() > 0 || connection.since.get().elapsed() < timeout;
+            let used =
+                connection.load.streams.get() > 0 || connection.since.get().elapsed() < timeout;
             used && !connection.sender.is_closed()
         });
     }
@@ -175,12 +178,13 @@ impl Shelf {
 
 impl Http2Connection {
     fn has_room(&self) -> bool {
-        self.streams.get() < self.max_streams.get().min(self.most)
+        self.load.streams.get() < self.max_streams.get().min(self.most)
     }
 
-    /// Whether it is of any use: its peer has not closed it, nor allows no stream at all.
+    /// Whether it is of any use: its peer has not closed it, nor allows no stream at all, and it has not long to live.
     fn is_useful(&self) -> bool {
-        !self.sender.is_closed() && (self.max_streams.get() > 0 || self.streams.get() > 0)
+        let allowed = self.max_streams.get() > 0 || self.load.streams.get() > 0;
+        allowed && !self.sender.is_closed() && !self.load.is_worn()
     }
 }
 
