@@ -85,7 +85,7 @@ impl Head {
             "All that were not refused for it the same"
         };
         let mut text = format!(
-            "- {who}: mutual TLS, {}, {}, {}, {} leaf of one CA, full handshakes; read from the wire and probed.\n",
+            "- {who}: mutual TLS, {}, {}, {}, {} leaf, full handshakes; read from the wire and probed.\n",
             tls.version, tls.cipher, tls.group, tls.leaf
         );
         for (system, what) in &self.others {
@@ -150,7 +150,7 @@ impl Versions {
         }
         if let Some(version) = &self.linkerd {
             text += &format!(
-                "- linkerd2-proxy {version}: one worker; certificates of the same CA; JSON access log to a pipe; metrics \
+                "- linkerd2-proxy {version}: one worker; P-256 certificates of a CA for it alone; JSON access log to a pipe; metrics \
                  on. {}\n",
                 linkerd::CAVEAT
             );

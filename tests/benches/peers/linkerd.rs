@@ -1,16 +1,18 @@
 //! linkerd2-proxy in the place of the sidecar of both pods, where a binary of it is given.
 //!
 //! What its own control plane would tell it, a stand-in beside it in the pod does: policies for both directions, endpoints,
-//! profiles, as `answers` writes them, and the certificate, which is the one that the others get from the same CA. The
-//! stand-in is a process of its own and counts for nothing. The proxy's settings are those of its chart unless said.
+//! profiles, as `answers` writes them, and the certificate, of an `authority` of its own. The stand-in is a process of its
+//! own and counts for nothing. The proxy's settings are those of its chart unless said.
 
 mod answers;
+mod authority;
 mod stand_in;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, bail, ensure};
+use prost::Message;
 use serde_json::{Value, json};
 use tulle_identity::mesh_server_name;
 use tulle_runtime::env::Env;
@@ -21,7 +23,25 @@ use crate::bare::PEER;
 use crate::who::Who;
 use crate::{again, cores, serve};
 
+pub(crate) use authority::root;
 pub(crate) use stand_in::{ROLE, run as stand_in};
+
+/// What is negotiated with the port that everything comes in by, and said first then.
+pub(crate) const ALPN: &[u8] = b"transport.l5d.io/v1";
+
+/// As the client's sidecar says to which port of the app a connection goes.
+pub(crate) fn header(port: u16) -> Vec<u8> {
+    let message = Header { port: port.into() }.encode_to_vec();
+    let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+    [ALPN, b"\r\n\r\n", &length.to_be_bytes(), &message].concat()
+}
+
+/// `transport.l5d.io/v1` as far as it is used.
+#[derive(Clone, PartialEq, Message)]
+struct Header {
+    #[prost(int32, tag = "1")]
+    port: i32,
+}
 
 /// What to do about one that prefers another cipher than the others.
 pub(crate) const ADVICE: &str =
@@ -38,7 +58,7 @@ const SERVER: &str = "linkerd-server-ip";
 /// Puts it where pods find it.
 pub(crate) fn install(program: &Path) -> anyhow::Result<()> {
     thin::install_file(program, PROGRAM)?;
-    Ok(())
+    authority::create()
 }
 
 /// Tells the client's stand-in where the server is.
@@ -80,7 +100,8 @@ pub(crate) fn prepare(env: Env) -> anyhow::Result<()> {
         "linkerd2-proxy cannot mark its sockets: it needs a user of its own"
     );
     stand_in::start()?;
-    let roots = std::fs::read_to_string(files::CA_BUNDLE)?;
+    // The probe's certificate is of the others' CA.
+    let roots = authority::pem()? + &std::fs::read_to_string(files::CA_BUNDLE)?;
     let workload = json!({ "ns": who.namespace, "pod": pod }).to_string();
     let server_name = mesh_server_name();
     let mut variables = vec![

@@ -198,6 +198,9 @@ impl<'a> Arenas<'a> {
         let mut same = None;
         for pods in self.all.iter().filter(|pods| pods.system != System::Plain) {
             let found = pods.probe(self.mesh).await;
+            if found.is_err() {
+                eprintln!("{}", pods.arena.logs(PEER, Some(containers::PROXY))?);
+            }
             let found =
                 found.with_context(|| format!("{} is not probed", pods.system.describe()))?;
             found.check().with_context(|| pods.system.describe())?;

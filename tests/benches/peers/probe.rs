@@ -28,13 +28,13 @@ use tulle_identity::{Identity, SpiffeId, Svid, TrustBundle, TrustDomain, mesh_se
 use tulle_proxy::net::{Reach, dial};
 use tulle_proxy::settings::Settings;
 use tulle_runtime::env::Env;
-use tulle_runtime::names::{DEFAULT_TRUST_DOMAIN, PROXY_MARK, alpn, files, variables};
+use tulle_runtime::names::{DEFAULT_TRUST_DOMAIN, PROXY_MARK, alpn, files, ports, variables};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::bare::PEER;
 use crate::serve::{self, ECHO};
 use crate::systems::System;
-use crate::ztunnel;
+use crate::{linkerd, ztunnel};
 
 /// Name of this role.
 pub(crate) const ROLE: &str = "bench-probe";
@@ -81,6 +81,8 @@ struct Way {
     /// Address of the sidecar, or of the app if its connections are captured.
     address: SocketAddr,
     alpn: &'static [u8],
+    /// What is said first.
+    header: Vec<u8>,
     /// The app, if a tunnel leads there.
     tunnel: Option<SocketAddr>,
 }
@@ -92,12 +94,22 @@ impl Way {
             return Self {
                 address: SocketAddr::new(server, ztunnel::HBONE),
                 alpn: ztunnel::ALPN,
+                header: Vec::new(),
                 tunnel: Some(app),
+            };
+        }
+        if namespace == System::Linkerd.namespace() {
+            return Self {
+                address: SocketAddr::new(server, ports::INBOUND),
+                alpn: linkerd::ALPN,
+                header: linkerd::header(serve::TCP),
+                tunnel: None,
             };
         }
         Self {
             address: app,
             alpn: alpn::TCP,
+            header: Vec::new(),
             tunnel: None,
         }
     }
@@ -119,6 +131,7 @@ impl Way {
         match &self.tunnel {
             Some(app) => through_tunnel(stream, *app).await,
             None => {
+                stream.write_all(&self.header).await?;
                 stream.write_all(&SENT).await?;
                 stream.read_exact(&mut [0; SENT.len()]).await?;
                 Ok(())
@@ -159,12 +172,17 @@ async fn through_tunnel(
 async fn probe(server: &str, namespace: &str) -> anyhow::Result<Found> {
     let domain = TrustDomain::new(DEFAULT_TRUST_DOMAIN)?;
     let svid = fs::read_to_string(Path::new(files::STATE_DIR).join("svid.pem"))?;
-    let bundle = TrustBundle::from_pem(&fs::read(files::CA_BUNDLE)?)?;
+    let mut bundle = TrustBundle::from_pem(&fs::read(files::CA_BUNDLE)?)?;
+    if namespace == System::Linkerd.namespace() {
+        bundle = bundle.with(linkerd::root()?)?;
+    }
     let identity = Identity::new(Svid::from_pem(&svid)?, bundle);
     let peer = SpiffeId::new(&domain, namespace, PEER)?;
     let way = Way::of(server.parse()?, namespace);
-    let config = identity.current().client(&[peer], way.alpn);
-    let mut stream = way.connect(config).await.context("a handshake")?;
+    let mut config = ClientConfig::clone(&identity.current().client(&[peer], way.alpn));
+    // linkerd's sidecars know by the name what is meant for them, and ours do not need it.
+    config.enable_sni = namespace == System::Linkerd.namespace();
+    let mut stream = way.connect(Arc::new(config)).await.context("a handshake")?;
     way.there_and_back(&mut stream)
         .await
         .context("with a certificate")?;

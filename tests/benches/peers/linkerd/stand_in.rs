@@ -26,13 +26,11 @@ use prost::Message;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::task::{LocalSet, spawn_local};
-use tokio_rustls::rustls::pki_types::{PrivatePkcs8KeyDer, pem::PemObject as _};
-use tulle_identity::Identity;
 use tulle_proxy::upstream::LocalExecutor;
 use tulle_runtime::env::Env;
 use tulle_runtime::names::{files, ports};
 
-use super::{SERVER, answers, local, place};
+use super::{SERVER, answers, authority, local, place};
 use crate::bare::PEER;
 use crate::starts;
 use crate::systems::CLIENT;
@@ -75,10 +73,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
 
 async fn serve() -> anyhow::Result<()> {
     let who = Who::read(Env::process())?;
-    let stand_in = Rc::new(StandIn {
-        identity: who.identity().await?,
-        who,
-    });
+    // The probe needs one of the others' CA.
+    let _identity = who.identity().await?;
+    let stand_in = Rc::new(StandIn { who });
     let control = TcpListener::bind(SocketAddr::from(ADDRESS)).await?;
     let readiness = TcpListener::bind((Ipv4Addr::UNSPECIFIED, ports::READINESS)).await?;
     // Bound under another name, so that whoever sees it can connect.
@@ -118,7 +115,6 @@ async fn ready() -> Response<Empty<Bytes>> {
 
 struct StandIn {
     who: Who,
-    identity: Identity,
 }
 
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
@@ -179,16 +175,14 @@ impl StandIn {
     }
 
     fn certificate(&self) -> anyhow::Result<X509SvidResponse> {
-        let current = self.identity.current();
-        let svid = current.svid();
-        let key = PrivatePkcs8KeyDer::from_pem_slice(svid.key().to_pem().as_bytes())?;
-        let bundle = tulle_identity::TrustBundle::load(Path::new(files::CA_BUNDLE))?;
+        let id = self.who.id(&self.who.account)?;
+        let issued = authority::issue(&id)?;
         Ok(X509SvidResponse {
             svids: vec![X509Svid {
-                spiffe_id: svid.id().to_string(),
-                chain: svid.chain().iter().flat_map(|one| one.to_vec()).collect(),
-                key: key.secret_pkcs8_der().to_vec(),
-                bundle: bundle.roots().iter().flat_map(|one| one.to_vec()).collect(),
+                spiffe_id: id.to_string(),
+                chain: issued.leaf,
+                key: issued.pkcs8,
+                bundle: authority::root()?.to_vec(),
             }],
         })
     }
