@@ -5,6 +5,7 @@ mod certificates;
 mod files;
 mod full;
 pub(crate) mod harness;
+mod headless;
 mod lines;
 mod operators;
 mod pace;

@@ -13,7 +13,7 @@ use super::{ClientKind, ProxyView};
 use crate::store::policy::PolicyTarget;
 use crate::store::route::{Action, BackendTarget, RouteKind};
 use crate::store::service::Addressing;
-use crate::store::{EndpointSlice, Kind, ObjectKey, ObjectRef, Service, World};
+use crate::store::{EndpointSlice, Kind, ObjectKey, ObjectRef, World};
 
 /// The resources that may differ.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +45,17 @@ impl Affected {
             for world in [before, after] {
                 affected.add(world, reference);
             }
+            if reference.kind == Kind::EndpointSlice {
+                affected.add_endpoints(before, after, &reference.key);
+                affected.add_endpoints(after, before, &reference.key);
+            }
         }
+        // An address may have become another pod's: what is named after either may come or go.
+        let addresses = affected.addresses.iter();
+        let pods = addresses.flat_map(|ip| [before.pod_by_ip(*ip), after.pod_by_ip(*ip)]);
+        affected
+            .pods
+            .extend(pods.flatten().map(|pod| pod.key.clone()));
         affected
     }
 
@@ -155,19 +165,26 @@ impl Affected {
         let Some(slice) = world.slice(key) else {
             return;
         };
-        let service = slice.service_key();
-        if let Some(service) = world.service(&service) {
-            self.add_headless(service, slice);
-        }
-        self.service_endpoints.insert(service);
+        self.service_endpoints.insert(slice.service_key());
     }
 
-    /// Whoever wants all listeners gets those of a headless Service's endpoints.
-    fn add_headless(&mut self, service: &Service, slice: &EndpointSlice) {
-        if service.addressing == Addressing::Headless {
-            let addresses = slice.endpoints.iter().map(|endpoint| endpoint.address);
-            self.addresses.extend(addresses);
+    /// Whoever wants all listeners and clusters gets those of a headless Service's endpoints: adds the addresses that are
+    /// in `world` and not in another, of all endpoints if they have other ports.
+    fn add_endpoints(&mut self, world: &World, other: &World, key: &ObjectKey) {
+        let Some(slice) = world.slice(key) else {
+            return;
+        };
+        if !is_headless(world, slice) {
+            return;
         }
+        let alike = other.slice(key).filter(|other_slice| {
+            (&other_slice.service, &other_slice.ports) == (&slice.service, &slice.ports)
+                && is_headless(other, other_slice)
+        });
+        let kept = alike.into_iter().flat_map(|slice| addresses(slice));
+        let kept: HashSet<_> = kept.collect();
+        self.addresses
+            .extend(addresses(slice).filter(|address| !kept.contains(address)));
     }
 
     fn add_service(&mut self, world: &World, key: &ObjectKey) {
@@ -175,8 +192,10 @@ impl Affected {
             return;
         };
         self.addresses.extend(service.vips());
-        for slice in world.slices_of(key) {
-            self.add_headless(service, slice);
+        if service.addressing == Addressing::Headless {
+            let slices = world.slices_of(key);
+            self.addresses
+                .extend(slices.flat_map(|slice| addresses(slice)));
         }
         self.service_clusters.insert(key.clone());
         self.service_endpoints.insert(key.clone());
@@ -230,4 +249,13 @@ impl Affected {
             self.add_pod(world, &pod.key, false);
         }
     }
+}
+
+fn is_headless(world: &World, slice: &EndpointSlice) -> bool {
+    let service = world.service(&slice.service_key());
+    service.is_some_and(|service| service.addressing == Addressing::Headless)
+}
+
+fn addresses(slice: &EndpointSlice) -> impl Iterator<Item = IpAddr> {
+    slice.endpoints.iter().map(|endpoint| endpoint.address)
 }

@@ -28,6 +28,10 @@ pub fn names(world: &World, view: &ProxyView, resource: ResourceType) -> Vec<Str
             let headless = envoy::headless(world, service);
             names.extend(headless.map(|endpoint| endpoint.listener().format(world.mesh())));
         }
+        if resource == ResourceType::Cluster && view.kind == ClientKind::Envoy {
+            let headless = envoy::headless(world, service);
+            names.extend(headless.map(|endpoint| endpoint.cluster().format(world.mesh())));
+        }
     }
     names.extend(of_own_pod(world, view, resource));
     names.sort();
@@ -117,7 +121,7 @@ pub fn is_listed(world: &World, view: &ProxyView, resource: ResourceType, name: 
     }
 }
 
-/// What is about a Service as such.
+/// What is about a Service as such; what is about its endpoints is named after their pods.
 fn of_service(
     world: &World,
     kind: ClientKind,
@@ -135,12 +139,7 @@ fn of_service(
                 key: service.key.clone(),
                 port,
             };
-            let mut names: Vec<_> = called.map(|port| name(port).format(world.mesh())).collect();
-            if kind == ClientKind::Envoy {
-                let headless = envoy::headless(world, service);
-                names.extend(headless.map(|endpoint| endpoint.cluster().format(world.mesh())));
-            }
-            names
+            called.map(|port| name(port).format(world.mesh())).collect()
         }
         _ => Vec::new(),
     }
