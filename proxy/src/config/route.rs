@@ -24,6 +24,31 @@ pub struct RouteTable {
     pub hosts: Option<Box<VirtualHosts>>,
 }
 
+impl RouteTable {
+    /// What stands for a table that was refused: every request is answered 503.
+    #[must_use]
+    pub fn refused(name: Arc<str>) -> Self {
+        let route = Route {
+            name: "refused".into(),
+            matches: RouteMatch {
+                path: PathMatch::Prefix("/".into()),
+                method: None,
+                headers: Vec::new(),
+                query: Vec::new(),
+                grpc: false,
+            },
+            action: RouteAction::Respond(StatusCode::SERVICE_UNAVAILABLE),
+            request_headers: HeaderChanges::default(),
+            response_headers: HeaderChanges::default(),
+        };
+        Self {
+            name,
+            routes: vec![Arc::new(route)],
+            hosts: None,
+        }
+    }
+}
+
 /// One route.
 #[derive(Clone, Debug)]
 pub struct Route {

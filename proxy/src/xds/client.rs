@@ -34,6 +34,8 @@ const SWEEP: Duration = Duration::from_secs(60);
 /// How often unanswered subscriptions are looked at; after three looks they are given up, which is Envoy's 15 seconds.
 const LOOK: Duration = Duration::from_secs(5);
 const LOOKS: u32 = 3;
+/// What the node says that it can do: without it a server may give no resource a lifetime.
+const SUPPORTS_TTL: &str = "xds.config.supports-resource-ttl";
 /// Why a stream without a word is given up.
 const SILENT: &str = "the control plane takes questions but answers none";
 /// Changes are gathered for this long before they are saved.
@@ -131,6 +133,7 @@ impl XdsClient {
             id: config.node_id,
             cluster: config.node_cluster,
             user_agent_name: "tulle-proxy".to_owned(),
+            client_features: vec![SUPPORTS_TTL.to_owned()],
             ..Node::default()
         };
         Self {
@@ -256,6 +259,14 @@ impl XdsClient {
     }
 }
 
+/// Waits for a moment, or for ever.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
+    }
+}
+
 /// Waits for what is due first.
 async fn due(pace: Option<Instant>, silent: Option<Instant>, old: Instant) -> Due {
     let (mut at, mut due) = (old, Due::Age);
@@ -317,12 +328,8 @@ impl Core {
     /// Waits for one thing to do beside the stream, and does it. Nothing is lost when dropped while waiting.
     async fn attend_once(&mut self) {
         let save_at = self.save_at;
-        let save = async {
-            match save_at {
-                Some(at) => sleep_until(at).await,
-                None => pending().await,
-            }
-        };
+        let save = at(save_at);
+        let expire = at(self.state.expires());
         tokio::select! {
             ask = self.writer.asks.recv() => match ask {
                 Some(ask) => self.ask(ask),
@@ -336,6 +343,26 @@ impl Core {
             }
             _ = self.looks.tick() => self.look(),
             () = save => self.save(),
+            () = expire => self.expire(),
+        }
+    }
+
+    /// Takes away what its server has not renewed in time.
+    fn expire(&mut self) {
+        let expired = self.state.expire(Instant::now());
+        for (kind, name) in expired.iter().take(MAX_REPORTED) {
+            tracing::warn!(
+                resource.type = kind.short_name(),
+                resource.name = %name,
+                "the control plane gave it a lifetime and did not renew it; going on as if it did not exist"
+            );
+        }
+        let unsaid = expired.len().saturating_sub(MAX_REPORTED);
+        if unsaid > 0 {
+            tracing::warn!(unsaid, "more resources were not renewed");
+        }
+        if !expired.is_empty() && self.state.assemble() {
+            self.publish();
         }
     }
 

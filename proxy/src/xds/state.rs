@@ -13,6 +13,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use tokio::time::Instant;
 use tulle_xds_proto::ResourceType;
 use tulle_xds_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse,
@@ -241,6 +242,7 @@ impl State {
             ResourceType::Endpoints => {
                 let applied = self.endpoints.apply(response, decode::endpoints);
                 self.endpoints_confirmed(&applied);
+                self.endpoints_refused(&applied);
                 applied
             }
             ResourceType::Address => self
@@ -304,6 +306,42 @@ impl State {
         }
         absent.extend(endpoints);
         absent
+    }
+
+    /// Takes away what has had its time. Returns its types and names.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<(ResourceType, Arc<str>)> {
+        let listeners = self.listeners.expire(now).changed;
+        let routes = self.routes.expire(now).changed;
+        let clusters = self.clusters.expire(now);
+        self.clusters_changed(&clusters);
+        let endpoints = self.endpoints.expire(now);
+        self.endpoints_confirmed(&endpoints);
+        let workloads = self.workloads.expire(now).changed;
+        let all = [
+            (ResourceType::Listener, listeners),
+            (ResourceType::Route, routes),
+            (ResourceType::Cluster, clusters.changed),
+            (ResourceType::Endpoints, endpoints.changed),
+            (ResourceType::Address, workloads),
+        ];
+        let named = |(kind, names): (_, Vec<_>)| names.into_iter().map(move |name| (kind, name));
+        let expired: Vec<_> = all.into_iter().flat_map(named).collect();
+        if !expired.is_empty() {
+            self.resubscribe();
+        }
+        expired
+    }
+
+    /// When [`State::expire`] may have something to do.
+    pub(super) fn expires(&self) -> Option<Instant> {
+        let all = [
+            self.listeners.expires(),
+            self.routes.expires(),
+            self.clusters.expires(),
+            self.endpoints.expires(),
+            self.workloads.expires(),
+        ];
+        all.into_iter().flatten().min()
     }
 
     /// Everything known, as responses; [`State::import`] takes them.
@@ -404,6 +442,14 @@ impl State {
                 self.awaiting.insert(name.clone());
                 self.endpoints.want_again(eds);
             }
+        }
+    }
+
+    /// A cluster whose endpoints were refused has none, if it has had none before.
+    fn endpoints_refused(&mut self, applied: &Applied) {
+        for (eds, _) in &applied.rejected {
+            let users = self.eds_users.get(eds.as_str());
+            self.touched.extend(users.into_iter().flatten().cloned());
         }
     }
 

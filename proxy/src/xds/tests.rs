@@ -1,5 +1,6 @@
 //! The client against a scripted server: what a control plane sees, and what the data path gets.
 
+mod lifetime;
 mod patience;
 pub(super) mod resources;
 mod server;

@@ -1,17 +1,20 @@
 //! The delta protocol for one resource type: what is subscribed, what has been answered, what is to be said next.
 //!
 //! Knows names, versions, nonces and bytes; what the bytes mean is the decoder's business. A resource that does not
-//! decode keeps its last good answer and goes into the NACK by name.
+//! decode keeps its last good answer and goes into the NACK by name. One with a lifetime (TTL) that is not renewed is as
+//! good as removed.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tulle_xds_proto::ResourceType;
 use tulle_xds_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
 };
-use tulle_xds_proto::google::protobuf::Any;
+use tulle_xds_proto::google::protobuf::{self, Any};
 use tulle_xds_proto::google::rpc::Status;
 
 use super::decode::DecodeError;
@@ -33,6 +36,9 @@ const MAX_BYTES: usize = 16 * 1024 * 1024;
 const MAX_ACKS: usize = 1024;
 const MAX_ACK_BYTES: usize = 1024 * 1024;
 
+/// No lifetime is longer than this.
+const LONGEST_LIFE: Duration = Duration::from_secs(365 * 86_400);
+
 /// What a decoded resource takes.
 pub(super) trait Weight {
     /// Bytes of memory, about.
@@ -52,6 +58,8 @@ pub(super) struct Tracker<R> {
     ack_bytes: usize,
     /// Bytes that all that is kept takes, about.
     bytes: usize,
+    /// When something may expire; nothing does before.
+    expires: Option<Instant>,
     /// Nothing has been said on this stream yet.
     fresh: bool,
     /// The server has answered on some stream since the start.
@@ -67,6 +75,8 @@ struct Entry<R> {
     weight: usize,
     /// Looks at the connected stream, see [`Tracker::give_up`], that it has been unanswered for.
     unanswered: u32,
+    /// When it expires, if it does.
+    expires: Option<Instant>,
 }
 
 /// What the server has said about a name.
@@ -74,6 +84,8 @@ struct Entry<R> {
 pub(super) enum Answer<R> {
     /// Nothing yet.
     Waiting,
+    /// Something that was refused, and nothing good before it.
+    Refused,
     /// It does not exist.
     Removed,
     /// This.
@@ -110,6 +122,7 @@ impl<R: Weight> Tracker<R> {
             acks: VecDeque::new(),
             ack_bytes: 0,
             bytes: 0,
+            expires: None,
             fresh: true,
             answered: false,
         }
@@ -161,6 +174,7 @@ impl<R: Weight> Tracker<R> {
             raw: Vec::new(),
             weight: 0,
             unanswered: 0,
+            expires: None,
         };
         self.entries.insert(name.clone(), entry);
         self.unsubscribe.remove(name);
@@ -350,6 +364,53 @@ impl<R: Weight> Tracker<R> {
         applied
     }
 
+    /// Takes away what has had its time. Returns these names.
+    pub(super) fn expire(&mut self, now: Instant) -> Applied {
+        let mut applied = Applied::default();
+        if self.expires.is_none_or(|at| at > now) {
+            return applied;
+        }
+        let mut expired = Vec::new();
+        self.expires = None;
+        for (name, entry) in &self.entries {
+            match entry.expires {
+                Some(at) if at <= now => expired.push(name.clone()),
+                Some(at) => self.expires = Some(self.expires.map_or(at, |first| first.min(at))),
+                None => {}
+            }
+        }
+        for name in expired {
+            self.remove(&name, &mut applied);
+        }
+        applied
+    }
+
+    /// When [`Tracker::expire`] may have something to do.
+    pub(super) fn expires(&self) -> Option<Instant> {
+        self.expires
+    }
+
+    /// What is known under a name lives as long as its server says now, whatever it said before.
+    fn renew(&mut self, name: &str, ttl: Option<&protobuf::Duration>) {
+        if let Some(entry) = self.entries.get_mut(name)
+            && matches!(entry.answer, Answer::Known(_))
+        {
+            entry.expires = ttl.and_then(lifetime).map(|life| Instant::now() + life);
+            if let Some(at) = entry.expires {
+                self.expires = Some(self.expires.map_or(at, |first| first.min(at)));
+            }
+        }
+    }
+
+    /// What is refused counts as such where nothing good came before.
+    fn refused(&mut self, name: &str) {
+        if let Some(entry) = self.entries.get_mut(name)
+            && !matches!(entry.answer, Answer::Known(_))
+        {
+            entry.answer = Answer::Refused;
+        }
+    }
+
     /// `sent`: names of this response, with their contents' hashes.
     fn take(
         &mut self,
@@ -358,8 +419,11 @@ impl<R: Weight> Tracker<R> {
         sent: &mut HashMap<Arc<str>, u64>,
         applied: &mut Applied,
     ) {
+        let ttl = resource.ttl;
         // Without a body it is a heartbeat.
-        let Some(any) = resource.resource else { return };
+        let Some(any) = resource.resource else {
+            return self.renew(&resource.name, ttl.as_ref());
+        };
         if resource.name.is_empty() {
             let error = DecodeError::missing("name", "name the resource");
             return applied.refuse("(unnamed)", error);
@@ -384,6 +448,7 @@ impl<R: Weight> Tracker<R> {
             && any.type_url == self.kind.type_url()
         {
             entry.version = resource.version;
+            self.renew(&name, ttl.as_ref());
             applied.confirmed.push(name);
             return;
         }
@@ -394,7 +459,10 @@ impl<R: Weight> Tracker<R> {
             .has_room(&name, any.value.len())
             .then(|| decode(&name, &any));
         let decoded = match decoded {
-            Some(Err(error)) => return applied.refuse(&name, error),
+            Some(Err(error)) => {
+                self.refused(&name);
+                return applied.refuse(&name, error);
+            }
             Some(Ok(decoded)) => Some((any.value.len() + decoded.weight(), decoded)),
             None => None,
         };
@@ -409,10 +477,12 @@ impl<R: Weight> Tracker<R> {
             raw: any.value,
             weight,
             unanswered: 0,
+            expires: None,
         };
         let old = self.entries.insert(name.clone(), entry);
         self.bytes -= old.map_or(0, |old| old.weight);
         self.bytes += weight;
+        self.renew(&name, ttl.as_ref());
         applied.changed.push(name.clone());
         applied.confirmed.push(name);
     }
@@ -440,6 +510,7 @@ impl<R: Weight> Tracker<R> {
                 raw: Vec::new(),
                 weight: 0,
                 unanswered: 0,
+                expires: None,
             };
             self.entries.insert(name.clone(), entry);
         }
@@ -449,7 +520,7 @@ impl<R: Weight> Tracker<R> {
         applied.confirmed.push(name);
     }
 
-    /// Everything answered, as the response that would teach it to another client.
+    /// Everything answered that does not expire, as the response that would teach it to another client.
     pub(super) fn export(&self) -> DeltaDiscoveryResponse {
         let mut response = DeltaDiscoveryResponse {
             type_url: self.kind.type_url().to_owned(),
@@ -457,7 +528,8 @@ impl<R: Weight> Tracker<R> {
         };
         for (name, entry) in &self.entries {
             match entry.answer {
-                Answer::Waiting => {}
+                Answer::Waiting | Answer::Refused => {}
+                Answer::Known(_) if entry.expires.is_some() => {}
                 Answer::Removed => response.removed_resources.push(name.to_string()),
                 Answer::Known(_) => response.resources.push(Resource {
                     name: name.to_string(),
@@ -493,6 +565,14 @@ impl Ack {
         let reason = self.error.as_ref().map_or(0, |error| error.message.len());
         self.nonce.len() + reason
     }
+}
+
+/// How long a resource lives; `None`: as long as nothing else is said, as whatever is not above zero.
+fn lifetime(ttl: &protobuf::Duration) -> Option<Duration> {
+    let seconds = u64::try_from(ttl.seconds).ok()?;
+    let nanos = u32::try_from(ttl.nanos).ok()?.min(999_999_999);
+    let life = Duration::new(seconds, nanos).min(LONGEST_LIFE);
+    (!life.is_zero()).then_some(life)
 }
 
 /// A hash of what a resource holds.

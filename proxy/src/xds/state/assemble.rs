@@ -34,7 +34,7 @@ impl State {
         for (_, answer) in self.listeners.answers() {
             match answer {
                 Answer::Known(listener) => listener_names(listener, &mut routes, &mut clusters),
-                Answer::Waiting | Answer::Removed => {}
+                Answer::Waiting | Answer::Refused | Answer::Removed => {}
             }
         }
         // What is in use stays until what comes after it is ready.
@@ -92,7 +92,7 @@ impl State {
         for name in std::mem::take(&mut self.touched) {
             let spec = match self.clusters.answer(&name) {
                 Some(Answer::Known(spec)) => spec,
-                Some(Answer::Waiting) => continue,
+                Some(Answer::Waiting | Answer::Refused) => continue,
                 // By wildcard, what is removed is not even an entry.
                 Some(Answer::Removed) | None => {
                     changed |= self.snapshot.clusters.remove(&name).is_some();
@@ -105,7 +105,7 @@ impl State {
                 EndpointSource::Eds(_) if self.awaiting.contains(&name) => continue,
                 EndpointSource::Eds(eds) => match self.endpoints.answer(eds) {
                     Some(Answer::Known(set)) => &set.0,
-                    Some(Answer::Removed) => &[],
+                    Some(Answer::Removed | Answer::Refused) => &[],
                     Some(Answer::Waiting) | None => continue,
                 },
             };
@@ -122,6 +122,12 @@ impl State {
             match answer {
                 Answer::Waiting => {}
                 Answer::Removed => changed |= self.snapshot.routes.remove(name).is_some(),
+                Answer::Refused if self.snapshot.routes.contains_key(name) => {}
+                Answer::Refused => {
+                    let table = Arc::new(RouteTable::refused(name.clone()));
+                    self.snapshot.routes.insert(name.clone(), table);
+                    changed = true;
+                }
                 Answer::Known(table) => {
                     let old = self.snapshot.routes.get(name);
                     if old.is_some_and(|old| Arc::ptr_eq(old, table)) {
@@ -147,7 +153,7 @@ impl State {
         let mut next = Vec::new();
         for (name, answer) in self.listeners.answers() {
             match answer {
-                Answer::Waiting => {}
+                Answer::Waiting | Answer::Refused => {}
                 // Whoever deletes a pod may still want it to finish its work: the last `inbound` stays.
                 Answer::Removed if &**name == INBOUND => {}
                 Answer::Removed => {
@@ -207,7 +213,7 @@ impl State {
             let lookup = match self.workloads.answer(&asked.name) {
                 Some(Answer::Known(workload)) => Lookup::Known(workload.clone()),
                 Some(Answer::Removed) => Lookup::Unknown,
-                Some(Answer::Waiting) | None => continue,
+                Some(Answer::Waiting | Answer::Refused) | None => continue,
             };
             if self.snapshot.workloads.get(address) != Some(&lookup) {
                 self.snapshot.workloads.insert(*address, lookup);
@@ -233,7 +239,7 @@ impl State {
         }
         match self.clusters.answer(name) {
             Some(Answer::Removed) => true,
-            Some(Answer::Waiting | Answer::Known(_)) => false,
+            Some(Answer::Waiting | Answer::Refused | Answer::Known(_)) => false,
             None => self.clusters.is_wildcard() && self.clusters.is_answered(),
         }
     }

@@ -14,7 +14,7 @@ const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
 const ATTEMPTS: std::ops::Range<usize> = 700..2_900;
 
 /// A client of a server in memory; it has asked for `inbound`, and is in the middle of its first stream.
-async fn start(tasks: &Tasks) -> (ScriptedServer, Session, Config, XdsStatus) {
+pub(super) async fn start(tasks: &Tasks) -> (ScriptedServer, Session, Config, XdsStatus) {
     let mut server = ScriptedServer::in_memory(tasks);
     let (config, writer) = Config::new(Snapshot::default());
     let client = client(server.channel.clone(), writer, None);
@@ -28,14 +28,14 @@ async fn start(tasks: &Tasks) -> (ScriptedServer, Session, Config, XdsStatus) {
 }
 
 /// The same, and the destination is known.
-async fn taught(tasks: &Tasks) -> (ScriptedServer, Session, Config, XdsStatus) {
+pub(super) async fn taught(tasks: &Tasks) -> (ScriptedServer, Session, Config, XdsStatus) {
     let (server, mut session, config, status) = start(tasks).await;
     let (resolution, ()) = tokio::join!(config.resolve(destination()), teach(&mut session));
     assert!(matches!(resolution, Resolution::Known(_)));
     (server, session, config, status)
 }
 
-fn serves(config: &Config) -> bool {
+pub(super) fn serves(config: &Config) -> bool {
     let snapshot = config.load();
     let cluster = snapshot.cluster(SERVICE);
     snapshot.lookup(destination()).is_some()

@@ -20,7 +20,7 @@ use tulle_xds_proto::envoy::service::discovery::v3::aggregated_discovery_service
 use tulle_xds_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
 };
-use tulle_xds_proto::google::protobuf::Any;
+use tulle_xds_proto::google::protobuf::{self, Any};
 use tulle_xds_proto::prost::{Message, Name};
 use tulle_xds_proto::{ResourceType, pack};
 
@@ -207,6 +207,33 @@ impl Session {
 
     pub(in crate::xds) async fn remove(&mut self, kind: ResourceType, names: &[&str]) {
         self.send_any(kind, Vec::new(), names).await;
+    }
+
+    /// A resource that lives so many seconds, or only the word that it does.
+    pub(in crate::xds) async fn live(
+        &mut self,
+        kind: ResourceType,
+        name: &str,
+        resource: Option<Any>,
+        seconds: i64,
+    ) {
+        self.nonce += 1;
+        let ttl = protobuf::Duration { seconds, nanos: 0 };
+        let resource = Resource {
+            name: name.to_owned(),
+            version: "lives".to_owned(),
+            ttl: (seconds > 0).then_some(ttl),
+            resource,
+            ..Resource::default()
+        };
+        let response = DeltaDiscoveryResponse {
+            type_url: kind.type_url().to_owned(),
+            nonce: self.nonce.to_string(),
+            resources: vec![resource],
+            ..DeltaDiscoveryResponse::default()
+        };
+        let sent = self.responses.send(Ok(response)).await;
+        sent.expect("the client listens");
     }
 
     pub(in crate::xds) async fn send_any(
