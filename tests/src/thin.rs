@@ -55,11 +55,22 @@ fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
     Ok(std::fs::set_permissions(to, everybody)?)
 }
 
+/// The folder in which cargo has built a program, by cargo's own mark. A relative `CARGO_TARGET_DIR` means another one here,
+/// and everything would be built twice.
+fn target_dir(program: &Path) -> Option<PathBuf> {
+    let marked = |folder: &&Path| folder.join("CACHEDIR.TAG").is_file();
+    program.ancestors().find(marked).map(Path::to_owned)
+}
+
 fn build() -> anyhow::Result<PathBuf> {
     let env = Env::process();
     let output = Command::new(env.text("CARGO").unwrap_or("cargo"))
         .args(["build", "--release", "--package", "tulle-proxy"])
         .args(["--bin", "tulle-proxy", "--message-format", "json"])
+        .args(
+            target_dir(&std::env::current_exe()?)
+                .map(|dir| format!("--target-dir={}", dir.display())),
+        )
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stderr(Stdio::inherit())
         .output()
@@ -75,4 +86,20 @@ fn build() -> anyhow::Result<PathBuf> {
             .map(PathBuf::from)
     });
     built.context("cargo did not say where tulle-proxy is")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_built_where_this_program_was() {
+        let work = tempfile::tempdir().expect("a directory");
+        let target = work.path().join("target");
+        std::fs::create_dir_all(target.join("debug/deps")).expect("writable");
+        let program = target.join("debug/deps/sandbox-1");
+        assert_eq!(target_dir(&program), None, "nobody says that it is cargo's");
+        std::fs::write(target.join("CACHEDIR.TAG"), "").expect("writable");
+        assert_eq!(target_dir(&program), Some(target));
+    }
 }
