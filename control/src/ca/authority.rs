@@ -352,21 +352,30 @@ fn new_root(domain: &TrustDomain) -> Result<RootPem, CaError> {
 }
 
 /// The issuer of these roots: the present signer, with the others trusted beside it.
-fn issuer(roots: &Roots, leaf_ttl: Duration) -> Result<Issuer, CaError> {
-    let signer = Root::from_pem(&roots.signer().secret)?;
+pub(super) fn issuer(roots: &Roots, leaf_ttl: Duration) -> Result<Issuer, CaError> {
+    let signer = root(roots.signer())?;
     let mut others = Vec::new();
     for other in roots.others() {
-        let cert = CertificateDer::from_pem_slice(other.certificate.as_bytes());
-        others.push(cert.map_err(|error| tulle_identity::Error::Document {
-            what: "root",
-            reason: error.to_string(),
-        })?);
+        others.push(root(other)?.cert().clone());
     }
     let policy = CsrPolicy {
         default_ttl: leaf_ttl,
         max_ttl: leaf_ttl.max(LONGEST_REQUEST),
     };
     Ok(Issuer::new(signer, others, policy)?)
+}
+
+/// A root that is what it says: what it signs can be verified by the certificate that is published.
+fn root(pem: &RootPem) -> Result<Root, CaError> {
+    let root = Root::from_pem(&pem.secret)?;
+    let published: Vec<_> = CertificateDer::pem_slice_iter(pem.certificate.as_bytes()).collect();
+    match published.as_slice() {
+        [Ok(published)] if published == root.cert() => Ok(root),
+        _ => Err(CaError::Identity(tulle_identity::Error::Document {
+            what: "root",
+            reason: "its certificate is not the one that belongs to its key".to_owned(),
+        })),
+    }
 }
 
 fn own_svid(issuer: &Issuer, id: &SpiffeId, settings: &Settings) -> Result<Svid, CaError> {

@@ -74,8 +74,16 @@ impl Roots {
         }
     }
 
-    /// Whether what was read from disk makes sense.
-    pub(crate) fn is_sound(&self) -> bool {
+    /// What a file says, if it makes sense.
+    pub(crate) fn read(text: &str) -> Result<Self, String> {
+        let roots: Self = serde_json::from_str(text).map_err(|problem| problem.to_string())?;
+        if !roots.is_sound() {
+            return Err("the number of roots does not fit the stage of the rotation".to_owned());
+        }
+        Ok(roots)
+    }
+
+    fn is_sound(&self) -> bool {
         self.roots.len() == if self.stage == Stage::Steady { 1 } else { 2 }
     }
 
@@ -147,7 +155,10 @@ impl Roots {
             Stage::Switched {
                 since,
                 longest_leaf,
-            } => (since, Duration::from_secs(longest_leaf) + SKEW),
+            } => (
+                since,
+                Duration::from_secs(longest_leaf).saturating_add(SKEW),
+            ),
         };
         UNIX_EPOCH
             .checked_add(Duration::from_secs(since))?
@@ -247,6 +258,15 @@ mod tests {
         roots.begin(root("new"), at(0)).expect("steady");
         roots.advance(at(120), PROPAGATION, Duration::from_secs(10));
         assert_eq!(roots.due(PROPAGATION), Some(at(120 + 3605)));
+    }
+
+    #[test]
+    fn a_leaf_that_lives_for_ever_keeps_the_old_root_for_ever() {
+        let text = r#"{"roots": [{"certificate": "old", "secret": ""}, {"certificate": "new", "secret": ""}],
+            "stage": {"switched": {"since": 1, "longest_leaf": 18446744073709551615}}, "longest_leaf": 0}"#;
+        let mut roots = Roots::read(text).expect("two roots amid a rotation");
+        assert_eq!(roots.due(PROPAGATION), None);
+        assert!(!roots.advance(at(u64::from(u32::MAX)), PROPAGATION, LEAF));
     }
 
     #[test]

@@ -59,14 +59,7 @@ impl StateFile {
             reason,
         };
         let text = io::read_to_string(&mut file).map_err(|source| error(&self.path, source))?;
-        let roots: Roots =
-            serde_json::from_str(&text).map_err(|problem| broken(problem.to_string()))?;
-        if !roots.is_sound() {
-            return Err(broken(
-                "the number of roots does not fit the stage of the rotation".to_owned(),
-            ));
-        }
-        Ok(Some(roots))
+        Roots::read(&text).map(Some).map_err(broken)
     }
 
     /// Replaces what is saved; after a crash there is either the old or the new state.

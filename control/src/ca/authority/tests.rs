@@ -210,3 +210,33 @@ async fn a_state_of_another_trust_domain_is_refused_with_the_way_out() {
         "{error}"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_state_whose_certificates_are_not_those_of_its_keys_is_refused() {
+    let lab = Lab::new();
+    let file = lab.dir.path().join("state/ca.json");
+    drop(lab.open());
+    let good = std::fs::read_to_string(&file).expect("it was saved");
+    let mut state: serde_json::Value = serde_json::from_str(&good).expect("JSON");
+    let own = state["roots"][0]["certificate"].clone();
+    let own = own.as_str().expect("a text");
+    let foreign = new_root(&"cluster.local".parse().expect("a domain")).expect("a root");
+    let table = [
+        ("its own", own.to_owned(), true),
+        ("its own, with a note", format!("a root\n{own}"), true),
+        ("another's", foreign.certificate.clone(), false),
+        ("both", format!("{own}{}", foreign.certificate), false),
+        ("none", String::new(), false),
+    ];
+    for (name, certificate, taken) in table {
+        state["roots"][0]["certificate"] = certificate.into();
+        std::fs::write(&file, state.to_string()).expect("writable");
+        match lab.open_as("cluster.local") {
+            Ok(_) => assert!(taken, "{name} was taken"),
+            Err(error) => {
+                let error = error.to_string();
+                assert!(!taken && error.contains("ca.json"), "{name}: {error}");
+            }
+        }
+    }
+}
