@@ -103,8 +103,9 @@ fn connection_names(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     headers
         .get_all(CONNECTION)
         .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        // One word that is none does not hide the others.
+        .filter_map(|name| std::str::from_utf8(name).ok())
         .map(str::trim)
 }
 
@@ -333,6 +334,27 @@ mod tests {
         assert_eq!(&text[14..15], "4");
         assert!("89ab".contains(&text[19..20]));
         assert_ne!(id, request_id());
+    }
+
+    #[test]
+    fn what_connection_names_goes_whatever_stands_beside_it() {
+        for beside in [
+            &b"x-gone"[..],
+            b"x-gone, \xc3\xa9",
+            b"\xff,x-gone",
+            b"close ,\tX-Gone",
+        ] {
+            let request = http::Request::get("/")
+                .header("x-gone", "1")
+                .header(HOST, "a");
+            let mut parts = request.body(()).unwrap().into_parts().0;
+            let value = HeaderValue::from_bytes(beside).unwrap();
+            parts.headers.insert(CONNECTION, value);
+            let destination = SocketAddr::from(([10, 0, 0, 1], 80));
+            prepare_request(&mut parts, HttpVersion::Http1, destination).unwrap();
+            let left = parts.headers.contains_key("x-gone");
+            assert!(!left, "{}", beside.escape_ascii());
+        }
     }
 
     fn prepared(target: &str, version: HttpVersion) -> Option<String> {
