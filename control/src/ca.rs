@@ -4,6 +4,8 @@
 //! kept on disk by [`state`]), [`sink`] hands the trust bundle to those who mount it, [`service`] is the gRPC face.
 
 mod authority;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod metrics;
 mod roots;
 mod service;

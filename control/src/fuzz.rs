@@ -2,11 +2,14 @@
 //!
 //! Only with the feature `fuzz`, which no program has.
 
+pub use crate::ca::fuzz::CaState;
 pub use crate::discovery::fuzz::{Conversation, Told};
+
+use std::sync::Arc;
 
 use crate::ca::{Caller, JwksReview, TokenError};
 use crate::source::Problem;
-use crate::store::Event;
+use crate::store::{Event, MeshSettings};
 
 /// What the text of a manifest file says, and what is wrong with it.
 #[must_use]
@@ -20,6 +23,16 @@ pub fn manifest(text: &str, json: bool) -> (Vec<Event>, Vec<Problem>) {
 /// As [`TokenReview`](crate::ca::TokenReview).
 pub fn token(review: &JwksReview, jwks: &[u8], token: &str) -> Result<Caller, TokenError> {
     review.check_with(jwks, token)
+}
+
+/// Service (namespace and name) and port that the target of a gRPC channel means to a client of this namespace.
+#[must_use]
+pub fn grpc_target(
+    mesh: &MeshSettings,
+    namespace: &Arc<str>,
+    target: &str,
+) -> Option<(String, String, u16)> {
+    crate::translate::grpc_target(mesh, namespace, target)
 }
 
 /// Pod and namespace of a `node.id` in a cluster of this domain.

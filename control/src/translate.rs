@@ -35,6 +35,8 @@ pub use mtls::{Overruled, overruled};
 pub use name::ResourceName;
 pub use subject::{Reach, Subject};
 
+#[cfg(feature = "fuzz")]
+pub(crate) use grpc::target_of as grpc_target;
 use name::host as host_of;
 
 use crate::store::{ObjectKey, Pod, World};

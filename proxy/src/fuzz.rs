@@ -2,6 +2,7 @@
 //!
 //! Only with the feature `fuzz`, which no program has.
 
+pub use crate::http::fuzz as headers;
 pub use crate::xds::fuzz as xds;
 
 use crate::telemetry::{ConnectionRecord, RequestRecord};

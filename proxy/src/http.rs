@@ -8,6 +8,8 @@ mod body;
 mod crowd;
 mod exchange;
 mod forward;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod given_up;
 mod headers;
 mod inbound;

@@ -59,6 +59,18 @@ fn meaning(mesh: &MeshSettings, namespace: Option<&Arc<str>>, name: &str) -> Opt
         .or_else(|| target::parse(mesh, namespace, name).map(Meaning::Target))
 }
 
+/// What the target of a channel means, for fuzz targets: namespace, name and port.
+#[cfg(feature = "fuzz")]
+pub(crate) fn target_of(
+    mesh: &MeshSettings,
+    namespace: &Arc<str>,
+    target: &str,
+) -> Option<(String, String, u16)> {
+    let target = target::parse(mesh, Some(namespace), target)?;
+    let (namespace, name) = (&target.service.namespace, &target.service.name);
+    Some((namespace.to_string(), name.to_string(), target.port))
+}
+
 /// The listener of a name.
 pub(super) fn listener(world: &World, view: &ProxyView, name: &str) -> Option<Listener> {
     match meaning(world.mesh(), view.namespace.as_ref(), name)? {

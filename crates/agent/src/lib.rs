@@ -8,6 +8,8 @@ mod app;
 pub mod args;
 mod bootstrap;
 mod files;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod ready;
 mod relay;
 

@@ -6,6 +6,8 @@
 //! relay is taken for this pod, so it listens on loopback only, and only carries streams whose node is this pod.
 
 mod codec;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod listener;
 mod relayed;
 

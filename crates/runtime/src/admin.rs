@@ -150,6 +150,12 @@ impl AdminServer {
         );
     }
 
+    /// What a request gets, without a connection: for fuzz targets.
+    #[cfg(feature = "fuzz")]
+    pub async fn answer(&self, request: http::Request<Full<Bytes>>) -> Answer {
+        serve::answer(&self.routes, request).await
+    }
+
     fn route<F>(
         &mut self,
         method: Method,

@@ -132,7 +132,7 @@ impl Zone {
     }
 
     /// The answer to a message; `None` for what is none.
-    fn answer(&self, message: &[u8]) -> Option<Message> {
+    pub(crate) fn answer(&self, message: &[u8]) -> Option<Message> {
         let request = Message::from_vec(message).ok()?;
         if request.metadata.message_type != MessageType::Query {
             return None;
@@ -160,7 +160,7 @@ impl Zone {
         Some(answer)
     }
 
-    fn answer_udp(&self, message: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn answer_udp(&self, message: &[u8]) -> Option<Vec<u8>> {
         let answer = self.answer(message)?;
         let bytes = answer.to_vec().ok()?;
         if bytes.len() > UDP_SIZE {

@@ -10,6 +10,8 @@ mod cluster;
 mod dns;
 mod endpoints;
 mod error;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod host;
 mod key;
 mod kubelet;

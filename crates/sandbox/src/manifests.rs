@@ -172,6 +172,15 @@ impl Objects {
     }
 }
 
+/// What a file says, and what is wrong with it: for fuzz targets.
+#[cfg(feature = "fuzz")]
+pub(crate) fn objects(text: &str) -> (Vec<(&'static str, ObjectKey)>, Vec<(u64, String)>) {
+    let parsed = Parsed::update(Parsed::default(), text.to_owned());
+    let objects = parsed.objects.into_iter();
+    let named = objects.map(|(kind, key, _)| (kind, key)).collect();
+    (named, parsed.problems)
+}
+
 /// Manifests directly in the directory, by name; dot-files are somebody's temporary files.
 fn manifest_files(directory: &Path) -> Result<Vec<PathBuf>, Error> {
     let what = || format!("read directory {}", directory.display());

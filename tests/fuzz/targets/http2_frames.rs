@@ -1,16 +1,18 @@
 //! HTTP/2 frames: the layer under h2.
 //!
-//! The input is what a client sends, its preface included. While its peer is within limits, the layer changes nothing,
-//! however the bytes come. Who sends more control frames than it may is stopped between two frames, and what h2 gets
-//! from then on is a head that never ends.
+//! The input is what a client sends, its preface included; what follows the preface is what a server sends. While a peer is
+//! within limits, the layer changes nothing, however the bytes come. Who sends more control frames than its work is
+//! worth, which is counted here once more, is stopped at the frame that is one too many, or after it where its head is in
+//! h2's hands already, and what h2 gets from then on is a head that never ends. What h2 writes leaves as it is.
 
 #![no_main]
 
+use std::io::IoSlice;
 use std::pin::Pin;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tulle_fuzz::input::seed;
 use tulle_fuzz::wire::Wire;
 use tulle_proxy::io::{Ended, Frames, Whose};
@@ -19,82 +21,193 @@ const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
 const HEAD: usize = 9;
 /// A limit, of which as many again are forgiven at once.
 const LIMIT: u32 = 4;
+/// In less than this, time earns nothing at this limit.
+const NO_TIME: Duration = Duration::from_millis(2_400);
+/// Most bytes that are read at once.
+const BUFFER: usize = 512;
+/// What a head that never ends has at least.
+const ENDLESS: usize = 100;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const CONTINUATION: u8 = 9;
 
 tulle_fuzz::target!(|data: &[u8]| {
     let cut = 1 + (seed(data) % 61) as usize;
     for size in [1, cut, usize::MAX] {
-        let (passed, ended) = read(data, size, u32::MAX);
-        assert_eq!((passed.as_slice(), ended), (data, None), "pieces of {size}");
-        let (passed, ended) = read(data, size, LIMIT);
-        let Some(ended) = ended else {
-            assert_eq!(passed, data, "pieces of {size}");
-            continue;
-        };
-        assert_eq!(ended, Ended::ControlFrames);
-        let same = data
-            .iter()
-            .zip(&passed)
-            .take_while(|(one, other)| one == other)
-            .count();
-        let starts = starts(data);
-        let stopped = starts
-            .iter()
-            .any(|start| *start <= same && endless(&passed[*start..]));
-        assert!(stopped || passed == data, "stopped amid a frame");
-        assert!(
-            control(data) > LIMIT as usize,
-            "it sent no more than it may"
-        );
+        reads(data, Whose::Client, size);
+        if let Some(data) = data.get(PREFACE..) {
+            reads(data, Whose::Server, size);
+            writes(data, size);
+        }
     }
 });
 
-fn read(data: &[u8], size: usize, limit: u32) -> (Vec<u8>, Option<Ended>) {
-    let wire = Wire::new(data, size);
-    let (mut frames, calm) = Frames::new(wire, Whose::Client, limit, Duration::MAX);
-    let mut cx = Context::from_waker(std::task::Waker::noop());
+/// A frame.
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    start: usize,
+    kind: u8,
+    flags: u8,
+    length: usize,
+}
+
+impl Frame {
+    fn end(self) -> usize {
+        self.start + HEAD + self.length
+    }
+
+    fn is_control(self) -> bool {
+        ![DATA, HEADERS, CONTINUATION].contains(&self.kind)
+    }
+
+    fn leaves_open(self) -> bool {
+        [HEADERS, CONTINUATION].contains(&self.kind) && self.flags & 4 == 0
+    }
+
+    /// Control frames that its peer may send, or get, for it.
+    fn worth(self) -> usize {
+        match self.kind {
+            HEADERS => 4,
+            DATA if self.length > 0 => 3 + self.length / 1_024,
+            _ => 0,
+        }
+    }
+}
+
+fn reads(data: &[u8], whose: Whose, size: usize) {
+    let (passed, ended, _) = read(data, whose, size, u32::MAX);
+    assert_eq!((passed.as_slice(), ended), (data, None), "pieces of {size}");
+    let (passed, ended, took) = read(data, whose, size, LIMIT);
+    if took > NO_TIME {
+        return;
+    }
+    let begin = if whose == Whose::Client { PREFACE } else { 0 };
+    let frames = frames(data, begin);
+    let Some(at) = too_many(&frames) else {
+        assert_eq!((passed.as_slice(), ended), (data, None), "pieces of {size}");
+        return;
+    };
+    assert_eq!(ended, Some(Ended::ControlFrames), "pieces of {size}");
+    let last = frames[at];
+    let step = size.min(BUFFER);
+    let cut = last.start / step != (last.start + HEAD - 1) / step;
+    let open = at > 0 && frames[at - 1].leaves_open();
+    let stop = if cut || open { last.end() } else { last.start };
+    if stop > data.len() {
+        assert_eq!(passed, data, "pieces of {size}: nothing follows");
+        return;
+    }
+    assert_eq!(passed[..stop], data[..stop], "pieces of {size}");
+    assert!(endless(&passed[stop..]), "pieces of {size}: not stopped");
+}
+
+fn read(data: &[u8], whose: Whose, size: usize, limit: u32) -> (Vec<u8>, Option<Ended>, Duration) {
+    let begun = Instant::now();
+    let (mut frames, calm) = Frames::new(Wire::new(data, size), whose, limit, Duration::MAX);
+    let mut cx = Context::from_waker(Waker::noop());
     let mut passed = Vec::new();
     loop {
-        let mut buf = [0; 512];
+        let mut buf = [0; BUFFER];
         let mut buf = ReadBuf::new(&mut buf);
         let read = Pin::new(&mut frames).poll_read(&mut cx, &mut buf);
         assert!(matches!(read, Poll::Ready(Ok(()))), "{read:?}");
         if buf.filled().is_empty() {
-            return (passed, calm.ended());
+            return (passed, calm.ended(), begun.elapsed());
         }
         passed.extend_from_slice(buf.filled());
     }
 }
 
-/// Where frames begin.
-fn starts(data: &[u8]) -> Vec<usize> {
-    let mut starts = Vec::new();
-    let mut at = PREFACE;
-    while let Some([a, b, c]) = data.get(at..at + 3) {
-        starts.push(at);
-        at += HEAD + u32::from_be_bytes([0, *a, *b, *c]) as usize;
+/// All frames whose heads are whole.
+fn frames(data: &[u8], begin: usize) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    let mut start = begin;
+    while let Some([a, b, c, kind, flags, ..]) = data.get(start..start + HEAD) {
+        let frame = Frame {
+            start,
+            kind: *kind,
+            flags: *flags,
+            length: u32::from_be_bytes([0, *a, *b, *c]) as usize,
+        };
+        start = frame.end();
+        frames.push(frame);
     }
-    // Where the next one would.
-    starts.push(at);
-    starts
+    frames
 }
 
-/// Frames that are neither heads nor bodies.
-fn control(data: &[u8]) -> usize {
-    let kinds = starts(data)
-        .into_iter()
-        .filter_map(|start| data.get(start + 3));
-    kinds.filter(|kind| ![0, 1, 9].contains(*kind)).count()
+/// Which frame is one too many. What was earned counts when the limit is reached, and what is not needed then is lost.
+fn too_many(frames: &[Frame]) -> Option<usize> {
+    let limit = LIMIT as usize;
+    let (mut spent, mut earned) = (0, limit);
+    for (at, frame) in frames.iter().enumerate() {
+        earned += frame.worth();
+        spent += usize::from(frame.is_control());
+        if spent > limit {
+            spent = spent.saturating_sub(std::mem::take(&mut earned));
+            if spent > limit {
+                return Some(at);
+            }
+        }
+    }
+    None
 }
 
 /// Whether this is one HEADERS frame, and then nothing but CONTINUATION frames, all of them empty and none the last.
 fn endless(frames: &[u8]) -> bool {
-    let mut kinds = frames.chunks(HEAD).map(|head| {
-        (
-            head[3..].first().copied(),
-            head.len() == HEAD && head[4] & 4 == 0,
-        )
-    });
-    kinds.next() == Some((Some(1), true))
-        && kinds.len() > 100
-        && kinds.all(|kind| kind == (Some(9), true))
+    let piece = |kind| [0, 0, 0, kind, 0, 0, 0, 0, 1];
+    let (pieces, rest) = frames.as_chunks::<HEAD>();
+    let Some((first, more)) = pieces.split_first() else {
+        return false;
+    };
+    rest.is_empty()
+        && *first == piece(HEADERS)
+        && more.len() > ENDLESS
+        && more.iter().all(|frame| *frame == piece(CONTINUATION))
+}
+
+/// What is written leaves as it is; resets for what a peer did are counted.
+fn writes(data: &[u8], size: usize) {
+    let wire = Wire::new(&[], 1);
+    let output = wire.output.clone();
+    let (mut frames, calm) = Frames::new(wire, Whose::Client, LIMIT, Duration::MAX);
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut left = data;
+    let mut turns = 0;
+    while !left.is_empty() {
+        let (first, second) = left.split_at(size.min(left.len()).div_ceil(2));
+        let bufs = [first, &second[..first.len().min(second.len())]].map(IoSlice::new);
+        let Poll::Ready(Ok(written)) = Pin::new(&mut frames).poll_write_vectored(&mut cx, &bufs)
+        else {
+            panic!("it always takes some");
+        };
+        assert!(written > 0, "it always takes some");
+        left = &left[written..];
+        turns += 1;
+        if turns % 7 == 0 {
+            flush(&mut frames, &mut cx);
+        }
+    }
+    flush(&mut frames, &mut cx);
+    assert_eq!(*output.lock(), data, "pieces of {size}");
+    faults(data, calm.faults() as usize);
+}
+
+fn flush(frames: &mut Frames<Wire>, cx: &mut Context<'_>) {
+    // It waits for one turn, in which more may be written.
+    let first = Pin::new(&mut *frames).poll_flush(cx);
+    assert!(first.is_pending() || matches!(first, Poll::Ready(Ok(()))));
+    let second = Pin::new(frames).poll_flush(cx);
+    assert!(matches!(second, Poll::Ready(Ok(()))), "{second:?}");
+}
+
+/// A reset whose reason came in a piece of its own is taken for a fault.
+fn faults(data: &[u8], counted: usize) {
+    let resets = frames(data, 0).into_iter();
+    let resets = resets.filter(|frame| frame.kind == RST_STREAM);
+    let reason = |frame: &Frame| data.get(frame.start + HEAD..)?.first_chunk::<4>();
+    let sure = |frame: &Frame| matches!(reason(frame), Some([0, 0, 0, 1 | 3 | 5]));
+    let least = resets.clone().filter(sure).count();
+    assert!((least..=resets.count()).contains(&counted), "{counted}");
 }

@@ -1,10 +1,12 @@
-//! SPIFFE ids, trust domains, names of resources and node ids.
+//! SPIFFE ids, trust domains, names of resources, targets of gRPC channels and node ids.
 //!
 //! The input is one name. An id that is taken is the canonical form of its parts and of nothing else: it comes back from
 //! them byte for byte, and what only looks like it is refused. A resource or listener that has a name has one. Errors
 //! repeat a stranger's words cut and in printable characters.
 
 #![no_main]
+
+use std::sync::Arc;
 
 use tulle_control::store::MeshSettings;
 use tulle_control::translate::ResourceName;
@@ -21,6 +23,7 @@ tulle_fuzz::target!(|data: &[u8]| {
     spiffe_id(name);
     trust_domain(name);
     resource_name(name);
+    grpc_target(name);
     if let Some(address) = listener_address(name) {
         assert_eq!(listener_address(&listener_name(address)), Some(address));
     }
@@ -90,6 +93,20 @@ fn resource_name(name: &str) {
     let mesh = MeshSettings::default();
     if let Some(parsed) = ResourceName::parse(&mesh, name) {
         assert_eq!(parsed.format(&mesh), name);
+    }
+}
+
+/// Whatever way a port of a Service is named, its full name means the same.
+fn grpc_target(target: &str) {
+    let mesh = MeshSettings::default();
+    let own = Arc::from("shop");
+    let meant = tulle_control::fuzz::grpc_target(&mesh, &own, target);
+    if let Some((namespace, name, port)) = &meant {
+        assert!(*port > 0 && target.ends_with(&format!(":{port}")));
+        let dotted = target.starts_with(&format!("{name}.{namespace}"));
+        assert!(dotted || *own == **namespace && target == format!("{name}:{port}"));
+        let full = format!("{name}.{namespace}.svc.cluster.local:{port}");
+        assert_eq!(tulle_control::fuzz::grpc_target(&mesh, &own, &full), meant);
     }
 }
 

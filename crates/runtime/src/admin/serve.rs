@@ -66,7 +66,7 @@ pub(super) async fn accept_loop(
 }
 
 async fn serve_connection(stream: TcpStream, routes: Arc<Routes>, tasks: Tasks) {
-    let service = service_fn(move |request| {
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
         let routes = routes.clone();
         async move { Ok::<_, Infallible>(answer(&routes, request).await) }
     });
@@ -92,7 +92,11 @@ async fn serve_connection(stream: TcpStream, routes: Arc<Routes>, tasks: Tasks) 
     }
 }
 
-async fn answer(routes: &Routes, request: hyper::Request<Incoming>) -> Answer {
+pub(super) async fn answer<B>(routes: &Routes, request: hyper::Request<B>) -> Answer
+where
+    B: hyper::body::Body<Data = bytes::Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let (head, body) = request.into_parts();
     if let Err(reason) = check::admit(&head, &routes.hosts) {
         return text(StatusCode::FORBIDDEN, reason);
