@@ -4,17 +4,18 @@
 //! decode keeps its last good answer and goes into the NACK by name. One with a lifetime (TTL) that is not renewed is as
 //! good as removed.
 
+mod lifetime;
+
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 use tulle_xds_proto::ResourceType;
 use tulle_xds_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
 };
-use tulle_xds_proto::google::protobuf::{self, Any};
+use tulle_xds_proto::google::protobuf::Any;
 use tulle_xds_proto::google::rpc::Status;
 
 use super::decode::DecodeError;
@@ -35,9 +36,6 @@ const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// Acknowledgements that wait to be sent, and their bytes: with more, nothing is read until the server takes them.
 const MAX_ACKS: usize = 1024;
 const MAX_ACK_BYTES: usize = 1024 * 1024;
-
-/// No lifetime is longer than this.
-const LONGEST_LIFE: Duration = Duration::from_secs(365 * 86_400);
 
 /// What a decoded resource takes.
 pub(super) trait Weight {
@@ -364,44 +362,6 @@ impl<R: Weight> Tracker<R> {
         applied
     }
 
-    /// Takes away what has had its time. Returns these names.
-    pub(super) fn expire(&mut self, now: Instant) -> Applied {
-        let mut applied = Applied::default();
-        if self.expires.is_none_or(|at| at > now) {
-            return applied;
-        }
-        let mut expired = Vec::new();
-        self.expires = None;
-        for (name, entry) in &self.entries {
-            match entry.expires {
-                Some(at) if at <= now => expired.push(name.clone()),
-                Some(at) => self.expires = Some(self.expires.map_or(at, |first| first.min(at))),
-                None => {}
-            }
-        }
-        for name in expired {
-            self.remove(&name, &mut applied);
-        }
-        applied
-    }
-
-    /// When [`Tracker::expire`] may have something to do.
-    pub(super) fn expires(&self) -> Option<Instant> {
-        self.expires
-    }
-
-    /// What is known under a name lives as long as its server says now, whatever it said before.
-    fn renew(&mut self, name: &str, ttl: Option<&protobuf::Duration>) {
-        if let Some(entry) = self.entries.get_mut(name)
-            && matches!(entry.answer, Answer::Known(_))
-        {
-            entry.expires = ttl.and_then(lifetime).map(|life| Instant::now() + life);
-            if let Some(at) = entry.expires {
-                self.expires = Some(self.expires.map_or(at, |first| first.min(at)));
-            }
-        }
-    }
-
     /// What is refused counts as such where nothing good came before.
     fn refused(&mut self, name: &str) {
         if let Some(entry) = self.entries.get_mut(name)
@@ -565,14 +525,6 @@ impl Ack {
         let reason = self.error.as_ref().map_or(0, |error| error.message.len());
         self.nonce.len() + reason
     }
-}
-
-/// How long a resource lives; `None`: as long as nothing else is said, as whatever is not above zero.
-fn lifetime(ttl: &protobuf::Duration) -> Option<Duration> {
-    let seconds = u64::try_from(ttl.seconds).ok()?;
-    let nanos = u32::try_from(ttl.nanos).ok()?.min(999_999_999);
-    let life = Duration::new(seconds, nanos).min(LONGEST_LIFE);
-    (!life.is_zero()).then_some(life)
 }
 
 /// A hash of what a resource holds.
