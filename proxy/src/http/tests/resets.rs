@@ -71,7 +71,10 @@ async fn kinds(mut tcp: tokio::net::TcpStream, begun: Rc<Notify>) -> Vec<u8> {
     let (mut kinds, mut requests) = (Vec::new(), 0);
     while requests < 2 {
         let mut head = [0; 9];
-        tcp.read_exact(&mut head).await.unwrap();
+        if tcp.read_exact(&mut head).await.is_err() {
+            // Its PINGs were not answered.
+            break;
+        }
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
         tcp.read_exact(&mut vec![0; length as usize]).await.unwrap();
         kinds.push(head[3]);
