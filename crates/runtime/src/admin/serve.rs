@@ -1,5 +1,6 @@
 //! Connections of the admin server: bounded in number, in time and in bytes.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +12,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 
 use super::{Answer, Request, Route, Routes, check, text};
 use crate::tasks::Tasks;
 
-/// Open connections at a time; more wait in the kernel's queue.
+/// Open connections at a time. One more ends the oldest: whoever holds all of them must not keep a probe waiting.
 pub(super) const MAX_CONNECTIONS: usize = 64;
 /// Time for a request's head, and again for its body; also how long an idle connection stays.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,20 +36,27 @@ pub(super) async fn accept_loop(
     name: &'static str,
     tasks: Tasks,
 ) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let accept = async {
+        let mut open = VecDeque::<oneshot::Sender<()>>::new();
         loop {
-            let place = places
-                .clone()
-                .acquire_owned()
-                .await
-                .expect("the semaphore is never closed");
             match listener.accept().await {
                 Ok((stream, _)) => {
+                    if open.len() >= MAX_CONNECTIONS {
+                        open.retain(|it| !it.is_closed());
+                    }
+                    if open.len() >= MAX_CONNECTIONS
+                        && let Some(oldest) = open.pop_front()
+                    {
+                        let _ = oldest.send(());
+                    }
+                    let (place, taken) = oneshot::channel();
+                    open.push_back(place);
                     let connection = serve_connection(stream, routes.clone(), tasks.clone());
                     tasks.spawn_connection(name, async move {
-                        connection.await;
-                        drop(place);
+                        tokio::select! {
+                            () = connection => {}
+                            Ok(()) = taken => tracing::debug!("an admin connection made room for another"),
+                        }
                     });
                 }
                 Err(error) => {

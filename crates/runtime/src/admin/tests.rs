@@ -116,7 +116,7 @@ async fn a_port_in_use_is_reported_with_its_address() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_cap_wait_for_a_place() {
+async fn one_connection_too_many_ends_the_oldest_and_is_served() {
     let (address, _tasks) = server().await;
     let mut idle = Vec::new();
     for _ in 0..serve::MAX_CONNECTIONS {
@@ -128,19 +128,17 @@ async fn connections_beyond_the_cap_wait_for_a_place() {
         stream.read_u8().await.expect("it is being served");
         idle.push(stream);
     }
-    let mut late = TcpStream::connect(address)
-        .await
-        .expect("the kernel queues it");
-    late.write_all(b"GET /ready HTTP/1.0\r\n\r\n")
-        .await
-        .expect("the kernel takes it");
-    assert!(
-        tokio::time::timeout(Duration::from_millis(50), late.read_u8())
+    let late = exchange(address, "GET /ready HTTP/1.0\r\n\r\n").await;
+    assert!(late.starts_with("HTTP/1.0 200 "), "{late}");
+    let ends = |mut stream: TcpStream| async move {
+        let mut rest = Vec::new();
+        let ending = stream.read_to_end(&mut rest);
+        tokio::time::timeout(Duration::from_millis(50), ending)
             .await
-            .is_err()
-    );
-    idle.pop();
-    assert_eq!(late.read_u8().await.expect("now it is served"), b'H');
+            .is_ok()
+    };
+    assert!(ends(idle.remove(0)).await, "the oldest");
+    assert!(!ends(idle.remove(0)).await, "the next");
 }
 
 #[tokio::test]
