@@ -17,7 +17,7 @@ use crate::handover::serve_http;
 use crate::io::{IoStream, Transport};
 use crate::net::{Captured, Reach, dial, reset};
 use crate::tcp;
-use crate::telemetry::{ConnectionRecord, ResponseFlag};
+use crate::telemetry::{ConnectionRecord, Limit, ResponseFlag, Who};
 use crate::tls;
 use crate::worker::Worker;
 
@@ -90,6 +90,8 @@ enum Unseen {
     Broke(io::Error),
     /// No ClientHello came in time where nothing else is accepted.
     NoHello,
+    /// Nothing came in time where the client speaks first, in TLS or in HTTP.
+    NoRequest,
     /// Neither end has said anything for as long as nothing may move.
     Idle,
 }
@@ -112,6 +114,15 @@ impl Unseen {
                 tracing::info!(client.addr = %peer, server.addr = %downstream.original_dst, "refused: no TLS in time, and the port is STRICT");
                 worker.connections.refuse(Direction::Inbound, "no_hello");
                 reset(tcp);
+            }
+            Self::NoRequest => {
+                let who = Who {
+                    address: peer,
+                    id: None,
+                };
+                let what = "a connection without requests is closed";
+                let limits = &worker.limits;
+                limits.reached(Limit::FirstRequest, Direction::Inbound, who, what);
             }
             Self::Idle => {
                 tcp::tell_idle(worker, &downstream);
@@ -139,8 +150,16 @@ async fn look(
             carries => Ok(carries),
         };
     }
-    let silence = (!policy.declared_http).then_some(SILENCE);
-    let carries = detect(tcp, seen, silence).await?;
+    let first_request = worker.settings.patience.first_request;
+    let silence = if policy.declared_http {
+        first_request
+    } else {
+        SILENCE
+    };
+    let carries = detect(tcp, seen, Some(silence)).await?;
+    if carries == Carries::Silence && policy.declared_http {
+        return Err(Unseen::NoRequest);
+    }
     if carries != Carries::Silence {
         return Ok(carries);
     }

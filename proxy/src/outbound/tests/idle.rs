@@ -95,3 +95,26 @@ async fn an_inbound_client_that_says_nothing_is_not_waited_for_for_ever_and_coun
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_inbound_client_that_says_nothing_where_http_is_declared_is_closed_and_counted() {
+    local(async {
+        let mut snapshot = inbound_config(true);
+        let mut inbound = (**snapshot.inbound.as_ref().unwrap()).clone();
+        inbound.default.protocol = Protocol::Http(Arc::default());
+        snapshot.inbound = Some(Arc::new(inbound));
+        let sidecar = Sidecar::new(Ca::new().identity("web"), snapshot);
+        let begun = tokio::time::Instant::now();
+        let mut client = through(&sidecar, silent().await, Direction::Inbound).await;
+        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+        let (took, expected) = (
+            begun.elapsed(),
+            sidecar.worker.settings.patience.first_request,
+        );
+        let late = expected + Duration::from_secs(9);
+        assert!((expected..late).contains(&took), "{took:?}");
+        let limits = &sidecar.worker.limits;
+        assert_eq!(limits.count(Limit::FirstRequest, Direction::Inbound), 1);
+    })
+    .await;
+}
