@@ -98,7 +98,7 @@ impl Head {
         let place = match &self.pinned {
             Some(cores) => format!(
                 "both sidecars of a system on core {:?}, the load on {:?}, the server on {:?}, before others of the \
-                 machine where that is allowed",
+                 machine where that is allowed, for latency as processes of real time",
                 cores.sidecars, cores.load, cores.server
             ),
             None => "processes run where the kernel puts them".to_owned(),

@@ -16,7 +16,7 @@ use tulle_tests::Mesh;
 
 use crate::bare::PEER;
 use crate::clocks::{Clocks, Memory, Rested, Used, mib};
-use crate::cores::Cores;
+use crate::cores::{Cores, RealTime};
 use crate::load::{self, Counted, Kind, Order};
 use crate::plan::Plan;
 use crate::probe::Found;
@@ -444,6 +444,9 @@ impl<'a> Arenas<'a> {
         let pods = pods.context("it does not run")?;
         let wire = Wire::listen(pods.server_ip, system.handshakes(kind))?;
         let mut load = Running::start(pods, kind, manner, self.cores.as_ref())?;
+        let all = [Some(pods.server), load.child.id()].into_iter().flatten();
+        let first = self.cores.is_some() && manner.rate.is_some();
+        let _first = first.then(|| RealTime::new(pods.sidecars.iter().copied().chain(all)));
         load.word("begin").await?;
         let before = Clocks::read(&pods.sidecars)?;
         let hellos = wire.seen()?;

@@ -94,6 +94,8 @@ pub(crate) struct Pods<'a> {
     pub(crate) server_ip: Ipv4Addr,
     /// Processes of the sidecars, the client's first.
     pub(crate) sidecars: Vec<u32>,
+    /// Process of the server.
+    pub(crate) server: u32,
 }
 
 impl<'a> Pods<'a> {
@@ -127,14 +129,15 @@ impl<'a> Pods<'a> {
         if sidecars.len() != if system == System::Plain { 0 } else { 2 } {
             bail!("{} sidecars in {}", sidecars.len(), system.namespace());
         }
+        let mut apps = pods[1].containers.iter().filter(|one| !one.init);
+        let server = apps.find_map(|one| one.pid.filter(|pid| !sidecars.contains(pid)));
+        let server = server.context("the server does not run")?;
         if let Some(cores) = cores {
             for sidecar in &sidecars {
                 cores::keep(*sidecar, &cores.sidecars)?;
                 cores::prefer(*sidecar);
             }
-            let mut apps = pods[1].containers.iter().filter(|one| !one.init);
-            let server = apps.find_map(|one| one.pid.filter(|pid| !sidecars.contains(pid)));
-            cores::keep(server.context("the server does not run")?, &cores.server)?;
+            cores::keep(server, &cores.server)?;
         }
         let host = match system {
             // They resolve no Service: they connect to where it would lead.
@@ -147,6 +150,7 @@ impl<'a> Pods<'a> {
             host,
             server_ip,
             sidecars,
+            server,
         })
     }
 
