@@ -2,39 +2,54 @@
 //!
 //! A [`DrainWatch`] is the right to keep the process alive: whoever serves something holds a clone, stops accepting
 //! when [`DrainWatch::draining`] resolves, finishes what is open and lets the clone go. [`Drain::drain`] waits for all
-//! of them, up to a deadline.
+//! of them, up to a deadline; whoever must not be ended by the end of the process itself learns of that too.
 
 use std::future::pending;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+/// How long whoever has heard that the deadline has passed may take to let go.
+const LAST: Duration = Duration::from_millis(200);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Running,
+    Draining,
+    Over,
+}
+
 /// A drain that has not begun, and the watches of those who take part in it.
 #[must_use]
 pub fn channel() -> (Drain, DrainWatch) {
-    let (signal, watch) = watch::channel(false);
+    let (signal, watch) = watch::channel(Phase::Running);
     (Drain { signal }, DrainWatch { signal: watch })
 }
 
 /// The side that begins the drain. Dropped without one, it never begins.
 #[derive(Debug)]
 pub struct Drain {
-    signal: watch::Sender<bool>,
+    signal: watch::Sender<Phase>,
 }
 
 /// The side that keeps the process alive until it is done.
 #[derive(Clone, Debug)]
 pub struct DrainWatch {
-    signal: watch::Receiver<bool>,
+    signal: watch::Receiver<Phase>,
 }
 
 impl Drain {
-    /// Begins the drain and waits until every watch is dropped (true), or the deadline has passed (false).
+    /// Begins the drain and waits until every watch is dropped (true), or the deadline has passed (false) and those who
+    /// wait for that have had a moment to end.
     pub async fn drain(self, deadline: Duration) -> bool {
-        self.signal.send_replace(true);
-        tokio::time::timeout(deadline, self.signal.closed())
-            .await
-            .is_ok()
+        for (phase, patience) in [(Phase::Draining, deadline), (Phase::Over, LAST)] {
+            self.signal.send_replace(phase);
+            let ended = tokio::time::timeout(patience, self.signal.closed()).await;
+            if ended.is_ok() {
+                return phase == Phase::Draining;
+            }
+        }
+        false
     }
 
     /// One more watch.
@@ -50,14 +65,23 @@ impl DrainWatch {
     /// Whether the drain has begun.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        *self.signal.borrow()
+        *self.signal.borrow() >= Phase::Draining
     }
 
     /// Resolves when the drain begins.
     pub async fn draining(&self) {
+        self.reaches(Phase::Draining).await;
+    }
+
+    /// Resolves when the deadline has passed.
+    pub async fn over(&self) {
+        self.reaches(Phase::Over).await;
+    }
+
+    async fn reaches(&self, wanted: Phase) {
         let mut signal = self.signal.clone();
-        if signal.wait_for(|draining| *draining).await.is_err() {
-            // The drain was dropped: it can no longer begin.
+        if signal.wait_for(|phase| *phase >= wanted).await.is_err() {
+            // The drain was dropped: it comes to that no more.
             pending::<()>().await;
         }
     }
@@ -97,7 +121,17 @@ mod tests {
         let (drain, _watch) = channel();
         let started = tokio::time::Instant::now();
         assert!(!drain.drain(DEADLINE).await);
-        assert_eq!(started.elapsed(), DEADLINE);
+        assert_eq!(started.elapsed(), DEADLINE + LAST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_asks_learns_that_the_deadline_has_passed() {
+        let (drain, watch) = channel();
+        let started = tokio::time::Instant::now();
+        let ends = async move { watch.over().await };
+        let (in_time, ()) = tokio::join!(drain.drain(DEADLINE), ends);
+        assert!(!in_time);
+        assert_eq!(started.elapsed(), DEADLINE, "nobody is waited for any more");
     }
 
     #[tokio::test(start_paused = true)]

@@ -31,7 +31,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_se
 const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Starts the workers. They end by themselves after a drain has begun and the last connection is gone.
+/// Starts the workers. They end by themselves after a drain has begun and the last connection is gone, or when it is over.
 pub(super) fn start(
     handles: Handles,
     outbound: Vec<std::net::TcpListener>,
@@ -75,7 +75,8 @@ impl Thread {
         });
         let local = LocalSet::new();
         runtime.block_on(local.run_until(self.serve()));
-        // Whatever is left is past its deadline or has nobody to talk to; dropping it closes it.
+        // Whatever is left is past its deadline or has nobody to talk to; dropping it closes it, and resets what would look
+        // whole otherwise. The end of the process would not.
     }
 
     async fn serve(self) {
@@ -179,15 +180,22 @@ async fn serve(
     }
 }
 
-/// Resolves once a drain has begun and there has been no connection for a while.
+/// Resolves once a drain has begun and there has been no connection for a while, or its deadline has passed.
 async fn quiet(drain: &DrainWatch, overload: &Overload) {
     drain.draining().await;
     let mut since = Instant::now();
-    while since.elapsed() < QUIET {
-        sleep(LOOK).await;
-        if !overload.is_quiet() {
-            since = Instant::now();
+    let quiet = async {
+        while since.elapsed() < QUIET {
+            sleep(LOOK).await;
+            if !overload.is_quiet() {
+                since = Instant::now();
+            }
         }
+    };
+    tokio::select! {
+        biased;
+        () = quiet => {}
+        () = drain.over() => {}
     }
 }
 

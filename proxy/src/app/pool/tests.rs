@@ -12,32 +12,38 @@ use tulle_runtime::env::Env;
 use super::*;
 use crate::config::{Config, Snapshot};
 
-#[tokio::test(start_paused = true)]
-async fn a_worker_ends_only_in_a_drain_and_after_the_last_connection() {
+/// When a worker ends with a connection that ends so long after the start. The drain begins after three seconds.
+async fn ends(connection: Duration, deadline: Duration) -> (Duration, bool) {
     let (drain, watch) = drain::channel();
     let overload = Overload::default();
     let open = overload.count(Direction::Inbound);
     open.set(1);
     let begun = Instant::now();
-    let ending = quiet(&watch, &overload);
-    let closing = async {
-        sleep(Duration::from_secs(7)).await;
-        open.set(0);
+    let ending = async {
+        quiet(&watch, &overload).await;
+        drop(watch);
+        begun.elapsed()
     };
     let draining = async {
         sleep(Duration::from_secs(3)).await;
-        tokio::time::timeout(
-            Duration::from_secs(60),
-            drain.drain(Duration::from_millis(1)),
-        )
-        .await
+        drain.drain(deadline).await
     };
-    tokio::join!(ending, closing, draining).2.unwrap();
-    let took = begun.elapsed();
-    assert!(
-        took >= Duration::from_secs(8) && took < Duration::from_millis(8_200),
-        "{took:?}"
-    );
+    let closing = async {
+        sleep(connection).await;
+        open.set(0);
+    };
+    let (ended, in_time, ()) = tokio::join!(ending, draining, closing);
+    (ended, in_time)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_ends_only_in_a_drain_and_after_the_last_connection_or_the_deadline() {
+    let seconds = Duration::from_secs;
+    let (ended, in_time) = ends(seconds(7), seconds(25)).await;
+    let expected = Duration::from_millis(7_900)..Duration::from_millis(8_200);
+    assert!(in_time && expected.contains(&ended), "{ended:?}");
+    let (ended, in_time) = ends(seconds(100), seconds(25)).await;
+    assert_eq!((ended, in_time), (seconds(28), false));
 }
 
 /// Set for the process that runs out of files.

@@ -34,7 +34,7 @@ const SWITCH: &[u8] =
     b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nwelcome";
 
 /// Connects to a sidecar; also, the task that serves the connection.
-async fn connect(sidecar: &Sidecar, downstream: Downstream) -> (TcpStream, AbortHandle) {
+pub(super) async fn connect(sidecar: &Sidecar, downstream: Downstream) -> (TcpStream, AbortHandle) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
