@@ -72,6 +72,23 @@ impl IoStream {
     }
 }
 
+/// Can be made to end otherwise than in peace.
+pub trait Abrupt {
+    /// Has its end, when it is dropped, tell its peer that something went wrong.
+    fn abrupt(&self);
+}
+
+impl Abrupt for IoStream {
+    fn abrupt(&self) {
+        crate::net::reset(self.tcp());
+    }
+}
+
+#[cfg(test)]
+impl Abrupt for tokio::io::DuplexStream {
+    fn abrupt(&self) {}
+}
+
 impl From<TcpStream> for IoStream {
     fn from(tcp: TcpStream) -> Self {
         Self::Plain(Transport::new(tcp))

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
@@ -71,6 +72,7 @@ impl ResponseBody {
             tail.complete();
             return Self(Kind::Empty);
         }
+        tail.note_partial(true);
         // It may never be asked for any: not if its client has no window for them.
         stalls::note(Said::Piece(tail.comes_by(0)));
         Self(Kind::Upstream {
@@ -83,10 +85,18 @@ impl ResponseBody {
 impl Tail {
     /// The response is complete: so is the exchange, and the connection may serve another one.
     fn complete(self) {
+        self.note_partial(false);
         if self.exchange.replay.is_complete() {
             self.lease.release();
         }
         self.exchange.report();
+    }
+
+    /// To a client that knows no chunks the end of the connection may be that of the answer: until that is whole, it is a reset.
+    fn note_partial(&self, partial: bool) {
+        if self.exchange.record.version == Version::HTTP_10 {
+            self.exchange.connection.taking.is_partial(partial);
+        }
     }
 
     fn fail(mut self, flag: ResponseFlag, details: &'static str) {

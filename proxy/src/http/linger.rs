@@ -3,6 +3,7 @@
 //! A socket that is closed with unread bytes in it sends a reset, which can overtake an answer that the peer has not
 //! read yet. So the write side is closed first, and what the peer still sends is read and thrown away until it closes
 //! its side too, or for long enough. Whether a client takes what is written is noted here too, since everything passes.
+//! A connection whose end would be that of an answer, which is not whole, is reset.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -13,6 +14,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use crate::io::Abrupt;
 use crate::overload::{Giving, Taking};
 
 /// How long a peer may take to close its side.
@@ -22,7 +24,7 @@ const APPETITE: usize = 256 * 1024;
 
 /// A stream whose shutdown lingers, and of which is known whether its client takes what is written.
 #[derive(Debug)]
-pub(super) struct Linger<I> {
+pub(super) struct Linger<I: Abrupt> {
     io: I,
     giving: Giving,
     lingering: Option<Lingering>,
@@ -35,7 +37,7 @@ struct Lingering {
     until: Pin<Box<Sleep>>,
 }
 
-impl<I> Linger<I> {
+impl<I: Abrupt> Linger<I> {
     pub(super) fn new(io: I, taking: Taking) -> Self {
         Self {
             io,
@@ -50,7 +52,7 @@ impl<I> Linger<I> {
     }
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> Linger<I> {
+impl<I: AsyncRead + AsyncWrite + Abrupt + Unpin> Linger<I> {
     /// Reads until there is nothing left, or no patience.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(lingering) = &mut self.lingering else {
@@ -71,7 +73,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Linger<I> {
     }
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Linger<I> {
+impl<I: AsyncRead + Abrupt + Unpin> AsyncRead for Linger<I> {
     #[inline]
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -82,7 +84,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Linger<I> {
     }
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Linger<I> {
+impl<I: AsyncRead + AsyncWrite + Abrupt + Unpin> AsyncWrite for Linger<I> {
     #[inline]
     fn poll_write(
         mut self: Pin<&mut Self>,
@@ -127,6 +129,14 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Linger<I> {
             });
         }
         self.poll_linger(cx).map(Ok)
+    }
+}
+
+impl<I: Abrupt> Drop for Linger<I> {
+    fn drop(&mut self) {
+        if self.giving.is_partial() {
+            self.io.abrupt();
+        }
     }
 }
 

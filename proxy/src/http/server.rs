@@ -25,7 +25,7 @@ use super::linger::Linger;
 use super::stalls::Streams;
 use super::{inbound, outbound, refused, unused};
 use crate::conn::{Direction, Downstream, HttpVersion};
-use crate::io::{Calm, Frames, Gate, Guard, Heads, REFUSED, Whose};
+use crate::io::{Abrupt, Calm, Frames, Gate, Guard, Heads, REFUSED, Whose};
 use crate::settings::Bounds;
 use crate::telemetry::Limit;
 use crate::upstream::calm;
@@ -33,7 +33,8 @@ use crate::worker::Worker;
 
 /// A client's HTTP/2 connection is asked for a sign of life this often ...
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
-/// ... and is broken when none comes within this.
+/// ... and is broken when none comes within this, if it comes from another sidecar, which always reads. What anybody else
+/// has not read yet may be megabytes, before which no PING is answered: that has the time of what is left unread.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A draining HTTP/1 connection of a mesh peer is kept until it has been idle for this long: closing it earlier
 /// would race with the peer's next request.
@@ -54,7 +55,7 @@ pub async fn serve<I>(
     version: HttpVersion,
 ) -> Result<(), hyper::Error>
 where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    I: AsyncRead + AsyncWrite + Abrupt + Unpin + Send + 'static,
 {
     let taking = worker.newest.taking();
     let io = Linger::new(io, taking.clone());
@@ -190,7 +191,7 @@ async fn serve_http1<I>(
     declined: &Declined,
 ) -> Result<(), hyper::Error>
 where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    I: AsyncRead + AsyncWrite + Abrupt + Unpin + Send + 'static,
 {
     let late = is_draining(connection);
     let service =
@@ -243,11 +244,16 @@ where
         Direction::Outbound => Way::Near,
         Direction::Inbound => Way::Far,
     };
+    let keep_alive_timeout = if connection.downstream.is_mesh_peer() {
+        KEEP_ALIVE_TIMEOUT
+    } else {
+        connection.worker.settings.patience.unread
+    };
     let service = service_fn(|request| handle(connection.clone(), request));
     let serving = http2::Builder::new(Streams(connection.clone()))
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_timeout(keep_alive_timeout)
         .max_concurrent_streams(limits.max_streams)
         .max_pending_accept_reset_streams(pending_resets(&connection))
         .max_local_error_reset_streams(limits.local_resets as usize)

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Instant;
 
@@ -20,6 +20,8 @@ struct Shared {
     since: AtomicU64,
     /// Which shared connection what there is for it comes by; 0: none.
     source: AtomicUsize,
+    /// Whether the end of its connection would end an answer that is not whole.
+    partial: AtomicBool,
 }
 
 impl Taking {
@@ -32,6 +34,12 @@ impl Taking {
     #[inline]
     pub(crate) fn comes_by(&self, source: usize) {
         self.0.source.store(source, Relaxed);
+    }
+
+    /// Whether the end of its connection would end an answer that is not whole.
+    #[inline]
+    pub(crate) fn is_partial(&self, partial: bool) {
+        self.0.partial.store(partial, Relaxed);
     }
 
     /// Whether it does.
@@ -61,6 +69,12 @@ impl Giving {
             taking,
             waits: false,
         }
+    }
+
+    /// Whether the connection must not end in peace now.
+    #[must_use]
+    pub fn is_partial(&self) -> bool {
+        self.taking.0.partial.load(Relaxed)
     }
 
     /// Notes how a write ended, or that it did not.

@@ -119,6 +119,33 @@ fn row_27_what_an_app_cuts_never_looks_whole() {
 }
 
 #[test]
+fn row_27_what_an_app_cuts_never_looks_whole_to_a_client_that_knows_no_chunks() {
+    const WHOLE: &str =
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nwhole\r\n0\r\n\r\n";
+    run(async {
+        for (says, whole) in [
+            (HALF_CHUNKED, false),
+            (WHOLE, true),
+            ("HTTP/1.1 200 OK\r\n\r\nwhole", true),
+        ] {
+            let app = ends(ending(says, false, None)).await;
+            let mut only = cluster("c", plain(&[app]));
+            only.http = UpstreamHttp::Http1;
+            let sidecar = Sidecar::new(outbound(vec![route_to("c")], vec![only]));
+            let downstream = sidecar.downstream(SERVICE.into());
+            let (mut client, _) = super::tunnels::connect(&sidecar, downstream).await;
+            let request = b"GET / HTTP/1.0\r\nhost: a\r\n\r\n";
+            client.write_all(request).await.unwrap();
+            let mut answer = Vec::new();
+            let peace = client.read_to_end(&mut answer).await.is_ok();
+            let answer = String::from_utf8(answer).unwrap();
+            assert_eq!(peace, whole, "{says:?}: {answer:?}");
+            assert!(!whole || answer.ends_with("\r\n\r\nwhole"), "{answer:?}");
+        }
+    });
+}
+
+#[test]
 fn row_27_what_a_client_cuts_never_looks_whole() {
     run(async {
         for (begin, end, whole) in [

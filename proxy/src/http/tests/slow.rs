@@ -100,6 +100,41 @@ fn row_19_a_body_that_keeps_coming_is_waited_for_however_slow_it_is() {
 }
 
 #[test]
+fn an_http2_client_that_does_not_read_for_a_while_is_waited_for() {
+    const LENGTH: u32 = 4 << 20;
+    run_still(async {
+        let app = app(Http2, |_| async {
+            Response::new(Full::new(Bytes::from(vec![b'x'; LENGTH as usize])))
+        })
+        .await;
+        let sidecar = Sidecar::new(service(&[app]));
+        let mut client = h2::client::Builder::new();
+        client
+            .initial_window_size(LENGTH)
+            .initial_connection_window_size(LENGTH);
+        let io = sidecar.client(Http2);
+        let (mut sender, mut connection) = client.handshake::<_, Bytes>(io).await.unwrap();
+        let request = Request::get("http://reviews/").body(()).unwrap();
+        let (answer, _) = sender.send_request(request, true).unwrap();
+        let answer = tokio::select! {
+            biased;
+            answer = answer => answer.unwrap(),
+            ended = &mut connection => panic!("{ended:?}"),
+        };
+        for _ in 0..200 {
+            tokio::time::advance(SECOND).await;
+            tokio::task::yield_now().await;
+        }
+        tokio::task::spawn_local(connection);
+        let (mut body, mut read) = (answer.into_body(), 0);
+        while let Some(data) = body.data().await {
+            read += data.unwrap().len();
+        }
+        assert_eq!(read, LENGTH as usize);
+    });
+}
+
+#[test]
 fn row_19_a_client_that_was_answered_may_pause_in_its_body() {
     run_paused(async {
         let app = raw_app(|mut tcp| async move {
