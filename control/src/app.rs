@@ -17,7 +17,7 @@ use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tulle_runtime::admin::AdminServer;
 use tulle_runtime::drain::{self, Drain, DrainWatch};
-use tulle_runtime::names;
+use tulle_runtime::names::{self, agent};
 use tulle_runtime::tasks::Tasks;
 use tulle_runtime::{signals, trace};
 
@@ -36,8 +36,8 @@ pub use args::{Args, LimitArgs};
 const DRAIN: Duration = Duration::from_secs(5);
 /// How often a silent connection is asked whether anybody is there, and how long that may take.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
-/// Streams on one connection: one for discovery, a few for certificates.
-const STREAMS: u32 = 64;
+/// Streams on one connection: all that one pod may have for discovery, as an agent's relay brings them, a few for certificates.
+const STREAMS: u32 = agent::STREAMS + 28;
 /// What a client may send ahead on a stream and on a connection: all that one whose requests wait can pile up.
 const AHEAD: (u32, u32) = (64 << 10, 256 << 10);
 

@@ -32,6 +32,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tulle_identity::SpiffeId;
+use tulle_runtime::names::agent;
 use tulle_runtime::tasks::Tasks;
 use tulle_xds_proto::ResourceType;
 
@@ -77,7 +78,7 @@ impl Default for Limits {
             subscriptions: 10_000,
             names_a_second: 2_000,
             names_at_once: 50_000,
-            streams_per_pod: 16,
+            streams_per_pod: agent::STREAMS as usize,
             response_bytes: 1 << 20,
             pod_wait: Duration::from_secs(5),
             connections: Bounds::default(),

@@ -256,21 +256,21 @@ impl Session {
             .0
             .entry(kind)
             .or_insert_with(|| Subscription::new(kind, limit));
-        let ask = match request.change {
-            Change::Delta(ask) => ask,
+        let (ask, restated) = match request.change {
+            Change::Delta(ask) => (ask, 0),
             Change::Full(names, reply) => {
-                self.account.pace.spend(names.len() / RESTATED);
+                let restated = names.len() / RESTATED;
                 match subscription.restate(names, reply) {
-                    Some(ask) => ask,
+                    Some(ask) => (ask, restated),
                     None => {
-                        self.account.pace.spend(1);
+                        self.account.pace.spend(1 + restated);
                         discovery.0.metrics.expired_nonce(kind);
                         return Ok(());
                     }
                 }
             }
         };
-        // A word on what we sent costs nothing, as long as we wait for it.
+        // A word on what we sent costs nothing, as long as we wait for it, however many names it says again.
         let (names, is_reply) = (ask.names(), ask.is_reply());
         let dropped = ask.unsubscribe.clone();
         // Watched before anything is looked up, so that no change falls between.
@@ -278,14 +278,16 @@ impl Session {
         if kind.supports_wildcard() {
             index.watch_all(kind, &proxy.mailbox);
         }
-        let verdict = subscription.apply(ask, all).map_err(|error| {
+        let verdict = subscription.apply(ask, all);
+        let is_free = is_reply && matches!(verdict, Ok(Verdict::Accepted(_) | Verdict::Refused));
+        self.account.pace.allow(listed.get() * EVERYTHING);
+        let request = if is_free { 0 } else { 1 + restated };
+        // What is refused has been looked at, too.
+        self.account.pace.spend(request + names + listed.get());
+        let verdict = verdict.map_err(|error| {
             discovery.0.metrics.refused("too_many_names");
             Status::resource_exhausted(error.to_string())
         })?;
-        let is_free = is_reply && matches!(verdict, Verdict::Accepted(_) | Verdict::Refused);
-        self.account.pace.allow(listed.get() * EVERYTHING);
-        let request = usize::from(!is_free);
-        self.account.pace.spend(request + names + listed.get());
         if kind.supports_wildcard() && !subscription.is_wildcard() {
             index.unwatch_all(kind, &proxy.mailbox);
         }

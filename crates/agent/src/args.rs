@@ -15,7 +15,7 @@ use tulle_runtime::names::{
 };
 
 /// Streams that the relay carries at a time: as many as the control plane lets one pod have.
-const STREAMS: usize = 32;
+const STREAMS: usize = agent::STREAMS as usize;
 
 /// Flags of `tulle agent`.
 #[derive(Debug, clap::Args)]

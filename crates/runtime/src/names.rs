@@ -69,6 +69,9 @@ pub mod files {
 
 /// What `tulle agent` writes for clients that are not ours, and where they find it.
 pub mod agent {
+    /// Discovery streams of one pod: as many as the relay carries, and the control plane takes, unless told otherwise.
+    /// gRPC opens one for each target that it is given (gRFC A71).
+    pub const STREAMS: u32 = 100;
     /// Directory of the files unless told otherwise.
     pub const DIR: &str = "/var/run/secrets/tulle-state/agent";
     /// Certificate chain, leaf first.

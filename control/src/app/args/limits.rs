@@ -2,6 +2,8 @@
 
 use std::num::NonZeroU32;
 
+use tulle_runtime::names::agent;
+
 use crate::app::listener::Bounds;
 use crate::discovery::Limits;
 
@@ -11,7 +13,7 @@ const OF_CLIENT: NonZeroU32 = NonZeroU32::new(1024).unwrap();
 const ANONYMOUS_OF_ADDRESS: NonZeroU32 = NonZeroU32::new(128).unwrap();
 const NAMES_A_SECOND: NonZeroU32 = NonZeroU32::new(2_000).unwrap();
 const NAMES_AT_ONCE: NonZeroU32 = NonZeroU32::new(50_000).unwrap();
-const STREAMS_PER_POD: NonZeroU32 = NonZeroU32::new(16).unwrap();
+const STREAMS_PER_POD: NonZeroU32 = NonZeroU32::new(agent::STREAMS).unwrap();
 const SUBSCRIPTIONS: NonZeroU32 = NonZeroU32::new(10_000).unwrap();
 
 /// Limits on clients. Each is counted when it is reached: `tulle_control_limits_reached_total` for connections and pace,

@@ -144,6 +144,18 @@ async fn a_client_that_asks_for_much_and_accepts_it_never_waits() {
 }
 
 #[tokio::test]
+async fn who_is_refused_for_too_many_names_has_paid_for_them_when_it_comes_again() {
+    let plane = plane(1, 9_000).await;
+    let mut greedy = plane.proxy("shop", "web-1", "web", IP).await;
+    ask(&mut greedy, &nobodys(0, 10_001)).await;
+    let status = greedy.next().await.expect_err("too many");
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    let mut again = plane.proxy("shop", "web-1", "web", IP).await;
+    ask(&mut again, &nobodys(1, 1)).await;
+    waits(&plane).await;
+}
+
+#[tokio::test]
 async fn a_refusal_is_told_a_few_times_and_counted_each_time() {
     let lines = super::lines::Lines::default();
     let _guard = tracing::subscriber::set_default(lines.clone());
