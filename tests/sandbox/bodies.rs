@@ -1,15 +1,13 @@
 //! Bodies that are far larger than what anybody may hold: they pass both sidecars in both directions, and memory stays flat.
 
-use std::net::SocketAddr;
-
 use anyhow::{Context as _, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Duration, timeout};
 use tulle_runtime::names::containers;
-use tulle_tests::{Arena, Mesh, app};
+use tulle_tests::{Arena, Mesh};
 
-use crate::place::Place;
+use crate::ends::Pair;
 
 tulle_tests::cases! {
     bodies_of_256_megabytes_pass_both_ways_in_flat_memory ["alone"];
@@ -18,34 +16,34 @@ tulle_tests::cases! {
 const BODY: usize = 256 << 20;
 const PIECE: usize = 64 << 10;
 /// How much a sidecar may need beside what it has, and how long everything may take.
-pub(crate) const GROWTH: u64 = 24 << 10;
+const GROWTH: u64 = 24 << 10;
 const PATIENCE: Duration = Duration::from_secs(100);
-const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  selector: {app: web}\n  \
-    ports: [{name: http, port: 8080, targetPort: 8080}]";
 
 async fn bodies_of_256_megabytes_pass_both_ways_in_flat_memory(mesh: &Mesh) -> anyhow::Result<()> {
-    let manifests = app("web") + app("client") + SERVICE;
-    let arena = mesh.apply("bodies-large", manifests).await?;
-    let address = arena.exec("client", ["getent", "ahostsv4", "web"]).await?;
-    let address = address.ok()?;
-    let address = address.split_whitespace().next().context("no address")?;
-    let web = SocketAddr::new(address.parse()?, 8080);
-    let listener = Place::of(&arena, "web")?.listen(8080)?;
-    let client = Place::of(&arena, "client")?;
-    let before = [
-        memory(&arena, "client", "VmRSS")?,
-        memory(&arena, "web", "VmRSS")?,
-    ];
-    let passed = timeout(PATIENCE, async {
-        let serving = async { serve(listener.accept().await?.0).await };
-        tokio::try_join!(serving, exchange(client.connect(web).await?))
-    });
-    passed.await.context("the bodies did not pass in time")??;
-    let after = [
-        memory(&arena, "client", "VmHWM")?,
-        memory(&arena, "web", "VmHWM")?,
-    ];
-    for (before, after) in before.into_iter().zip(after) {
+    let pair = Pair::new(mesh, "bodies-large", "http").await?;
+    let both = async {
+        let serving = async { serve(pair.listener.accept().await?.0).await };
+        let calling = async { exchange(pair.connect().await?).await };
+        tokio::try_join!(serving, calling)?;
+        Ok(())
+    };
+    in_flat_memory(&pair.arena, PATIENCE, both).await
+}
+
+/// Has bodies pass between the apps `client` and `web` in time, while neither sidecar's memory grows.
+pub(crate) async fn in_flat_memory(
+    arena: &Arena<'_>,
+    patience: Duration,
+    bodies: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let memory = |line| {
+        let (client, web) = (memory(arena, "client", line)?, memory(arena, "web", line)?);
+        anyhow::Ok([client, web])
+    };
+    let before = memory("VmRSS")?;
+    let passed = timeout(patience, bodies).await;
+    passed.context("the bodies did not pass in time")??;
+    for (before, after) in before.into_iter().zip(memory("VmHWM")?) {
         ensure!(after < before + GROWTH, "{before} KB became {after} KB");
     }
     Ok(())
@@ -116,7 +114,7 @@ async fn swallow(tcp: &mut TcpStream, mut left: usize) -> anyhow::Result<()> {
 }
 
 /// A line of what the kernel says of a sidecar's memory, in kilobytes.
-pub(crate) fn memory(arena: &Arena<'_>, app: &str, line: &str) -> anyhow::Result<u64> {
+fn memory(arena: &Arena<'_>, app: &str, line: &str) -> anyhow::Result<u64> {
     let pod = arena.pod(app)?;
     let sidecar = pod.container(containers::PROXY).and_then(|it| it.pid);
     let pid = sidecar.with_context(|| format!("{app} has no sidecar"))?;

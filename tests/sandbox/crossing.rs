@@ -2,7 +2,6 @@
 //! byte, and neither sidecar holds more than it may.
 
 use std::future::ready;
-use std::net::SocketAddr;
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
@@ -10,13 +9,12 @@ use fastrand::Rng;
 use h2::{RecvStream, SendStream};
 use http::{Request, Response};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::time::{Duration, timeout};
-use tulle_tests::{Mesh, app, scaled};
+use tokio::time::Duration;
+use tulle_tests::{Mesh, scaled};
 
-use crate::bodies::{GROWTH, head, memory};
-use crate::place::Place;
+use crate::bodies::{head, in_flat_memory};
+use crate::ends::Pair;
 
 tulle_tests::cases! {
     large_bodies_cross_on_a_connection_of_http1 ["alone"];
@@ -82,54 +80,11 @@ impl Body {
     }
 }
 
-/// Both ends of one connection at once, between the apps of two pods.
-async fn cross(
-    mesh: &Mesh,
-    namespace: &str,
-    protocol: &str,
-    ends: impl AsyncFnOnce(TcpStream, Accepting) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let service = format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec:\n  selector: {{app: web}}\n  \
-         ports: [{{name: {protocol}, port: 8080, targetPort: 8080}}]"
-    );
-    let manifests = app("web") + app("client") + service.as_str();
-    let arena = mesh.apply(namespace, manifests).await?;
-    let address = arena.exec("client", ["getent", "ahostsv4", "web"]).await?;
-    let address = address.ok()?;
-    let address = address.split_whitespace().next().context("no address")?;
-    let web = SocketAddr::new(address.parse()?, 8080);
-    let listener = Accepting(Place::of(&arena, "web")?.listen(8080)?);
-    let client = Place::of(&arena, "client")?;
-    let before = [
-        memory(&arena, "client", "VmRSS")?,
-        memory(&arena, "web", "VmRSS")?,
-    ];
-    let passed = timeout(PATIENCE, ends(client.connect(web).await?, listener));
-    passed.await.context("the bodies did not pass in time")??;
-    let after = [
-        memory(&arena, "client", "VmHWM")?,
-        memory(&arena, "web", "VmHWM")?,
-    ];
-    for (before, after) in before.into_iter().zip(after) {
-        ensure!(after < before + GROWTH, "{before} KB became {after} KB");
-    }
-    Ok(())
-}
-
-/// Where the app is called; only once.
-struct Accepting(tokio::net::TcpListener);
-
-impl Accepting {
-    async fn accept(&self) -> anyhow::Result<TcpStream> {
-        Ok(self.0.accept().await?.0)
-    }
-}
-
 async fn large_bodies_cross_on_a_connection_of_http1(mesh: &Mesh) -> anyhow::Result<()> {
-    cross(mesh, "crossing-one", "http", async |client, listener| {
+    let pair = Pair::new(mesh, "crossing-one", "http").await?;
+    let both = async {
         let serving = async {
-            let mut tcp = listener.accept().await?;
+            let mut tcp = pair.listener.accept().await?.0;
             let said = head(&mut tcp).await?;
             ensure!(said.starts_with("POST / HTTP/1.1\r\n"), "{said}");
             let length = size();
@@ -145,7 +100,7 @@ async fn large_bodies_cross_on_a_connection_of_http1(mesh: &Mesh) -> anyhow::Res
             tokio::try_join!(sends(write, ANSWER, all.notified()), taking)
         };
         let calling = async {
-            let mut tcp = client;
+            let mut tcp = pair.connect().await?;
             let length = size();
             let request =
                 format!("POST / HTTP/1.1\r\nhost: web\r\ncontent-length: {length}\r\n\r\n");
@@ -158,8 +113,8 @@ async fn large_bodies_cross_on_a_connection_of_http1(mesh: &Mesh) -> anyhow::Res
         };
         tokio::try_join!(serving, calling)?;
         Ok(())
-    })
-    .await
+    };
+    in_flat_memory(&pair.arena, PATIENCE, both).await
 }
 
 /// Its last piece waits for something: an answer that is over before its request has been taken ends that too.
@@ -194,9 +149,10 @@ async fn takes<R: AsyncRead + Unpin>(mut read: R, seed: u64) -> anyhow::Result<R
 }
 
 async fn large_bodies_cross_on_a_connection_of_http2(mesh: &Mesh) -> anyhow::Result<()> {
-    cross(mesh, "crossing-two", "http2", async |client, listener| {
+    let pair = Pair::new(mesh, "crossing-two", "http2").await?;
+    let both = async {
         let serving = async {
-            let tcp = listener.accept().await?;
+            let tcp = pair.listener.accept().await?.0;
             let mut connection = h2::server::handshake(tcp).await?;
             let accepted = connection.accept().await.context("no request")?;
             let (request, mut respond) = accepted?;
@@ -221,14 +177,17 @@ async fn large_bodies_cross_on_a_connection_of_http2(mesh: &Mesh) -> anyhow::Res
             Ok(())
         };
         let calling = async {
-            let (mut sender, connection) = h2::client::handshake(client).await?;
+            let (mut sender, connection) = h2::client::handshake(pair.connect().await?).await?;
             let request = Request::post("http://web/").body(())?;
             let (answer, send) = sender.send_request(request, false)?;
             let exchange = async {
                 // The answer begins, and not a byte of the request's body has gone.
                 let answer = answer.await?;
                 ensure!(answer.status() == 200, "{}", answer.status());
-                tokio::try_join!(gives(send, REQUEST, ready(())), receives(answer.into_body(), ANSWER))?;
+                tokio::try_join!(
+                    gives(send, REQUEST, ready(())),
+                    receives(answer.into_body(), ANSWER)
+                )?;
                 Ok(())
             };
             tokio::select! {
@@ -238,8 +197,8 @@ async fn large_bodies_cross_on_a_connection_of_http2(mesh: &Mesh) -> anyhow::Res
         };
         tokio::try_join!(serving, calling)?;
         Ok(())
-    })
-    .await
+    };
+    in_flat_memory(&pair.arena, PATIENCE, both).await
 }
 
 /// As [`sends`].

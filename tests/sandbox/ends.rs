@@ -28,16 +28,16 @@ pub(crate) fn cases() -> Vec<tulle_tests::Case> {
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Two apps with a sidecar each, whose sockets are the test's own.
-struct Pair<'a> {
-    arena: Arena<'a>,
+pub(crate) struct Pair<'a> {
+    pub(crate) arena: Arena<'a>,
     client: Place,
-    listener: TcpListener,
+    pub(crate) listener: TcpListener,
     server: SocketAddr,
 }
 
 impl<'a> Pair<'a> {
     /// With a service `web` on a port of that name.
-    async fn new(mesh: &'a Mesh, namespace: &str, port: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn new(mesh: &'a Mesh, namespace: &str, port: &str) -> anyhow::Result<Self> {
         let service = format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec:\n  selector: {{app: web}}\n  \
              ports: [{{name: {port}, port: 8080, targetPort: 8080}}]"
@@ -55,7 +55,7 @@ impl<'a> Pair<'a> {
         })
     }
 
-    async fn connect(&self) -> anyhow::Result<TcpStream> {
+    pub(crate) async fn connect(&self) -> anyhow::Result<TcpStream> {
         self.client.connect(self.server).await
     }
 
