@@ -4,7 +4,6 @@
 //! [`Transport`], which replays the bytes that detection has read, reads ahead under TLS, and advertises vectored
 //! writes. Everything here is `Send`, because hyper's upgrades ask for it; nothing here is shared between workers.
 
-mod frames;
 mod guard;
 mod probe;
 mod transport;
@@ -17,12 +16,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
-pub use frames::{Calm, Ended, Frames, Pieces, Whose};
 #[cfg(feature = "fuzz")]
 pub(crate) use guard::message_ends;
 pub use guard::{Gate, Guard, Heads, REFUSED, Refusal, Refused};
 pub use probe::Probe;
 pub use transport::Transport;
+pub use tulle_http2_guard::{Calm, Ended, Frames, Pieces, Whose};
 
 /// How much is moved at a time of what only passes through. With what TLS adds it leaves as one segment of the largest
 /// size that the kernel's offload makes of any usual MTU, and not as that and a tiny one.

@@ -3,31 +3,31 @@
 //! Our own acceptor under tonic's server, so that each handshake uses the certificate and the roots of that moment, and
 //! each request knows who is on the other end.
 
+mod connection;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::Connected;
 use tulle_identity::{ClientAuth, Identity, SpiffeId, peer_id};
 use tulle_runtime::tasks::Tasks;
 
 use crate::discovery::Peer;
 use crate::limit::{Gate, Reached, Share, Shares};
+
+pub(crate) use connection::Connection;
+use connection::{Ends, Places};
 
 /// Handshakes at a time; more wait in the kernel's queue.
 const HANDSHAKES: usize = 1024;
@@ -52,19 +52,12 @@ const ANONYMOUS_OF_ADDRESS: usize = 128;
 const REFUSED_LIFE: Duration = Duration::from_secs(2);
 /// Such connections at a time; more are closed at once.
 const REFUSED: usize = 64;
+/// Control frames of HTTP/2 on a connection beyond what its messages need.
+const CONTROL_FRAMES: u32 = 1000;
+/// How long a client may take nothing of what waits for it: longer than it may leave a PING without an answer.
+const UNREAD: Duration = Duration::from_secs(60);
 /// Pause after accept has failed, as it does for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// A connection whose other end is known. It ends with the certificate that opened it, so that nobody lives on an identity
-/// that he could not show again.
-#[derive(Debug)]
-pub(crate) struct Connection {
-    tls: TlsStream<TcpStream>,
-    peer: Peer,
-    expires: Pin<Box<Sleep>>,
-    /// The room that it takes, given back when it ends.
-    _places: (OwnedSemaphorePermit, Place),
-}
 
 /// The room of a connection beside that among all.
 #[derive(Debug)]
@@ -97,6 +90,10 @@ pub(crate) struct Bounds {
     pub(crate) handshakes: usize,
     /// Handshakes at a time with one address; more are closed.
     pub(crate) handshakes_of_address: usize,
+    /// Control frames of HTTP/2 on a connection beyond what its messages need; one with more is ended.
+    pub(crate) control_frames: u32,
+    /// How long a client may take nothing of what waits for it.
+    pub(crate) unread: Duration,
 }
 
 impl Default for Bounds {
@@ -110,6 +107,8 @@ impl Default for Bounds {
             anonymous_life: ANONYMOUS_LIFE,
             handshakes: HANDSHAKES,
             handshakes_of_address: HANDSHAKES / 4,
+            control_frames: CONTROL_FRAMES,
+            unread: UNREAD,
         }
     }
 }
@@ -142,6 +141,7 @@ pub(crate) fn accept(
     let (connections, incoming) = mpsc::channel(1);
     let acceptor = Arc::new(Acceptor {
         identity,
+        ends: Ends::new(metrics.reached.clone()),
         config: Mutex::new(None),
         metrics,
         connections: Arc::new(Semaphore::new(bounds.connections)),
@@ -315,6 +315,7 @@ struct Acceptor {
     told: Gate,
     /// Lines about handshakes that failed.
     failures_told: Gate,
+    ends: Ends,
     handshakes: Arc<Handshakes>,
 }
 
@@ -350,12 +351,10 @@ impl Acceptor {
             None => (self.anonymous_place(address)?, None),
         };
         let life = if over.is_some() { REFUSED_LIFE } else { life };
-        Ok(Connection {
-            tls,
-            peer: Peer { address, id, over },
-            expires: Box::pin(tokio::time::sleep(life)),
-            _places: (place, share),
-        })
+        let peer = Peer { address, id, over };
+        let places: Places = (place, share);
+        let ends = self.ends.clone();
+        Ok(Connection::new(tls, peer, life, self.bounds, places, ends))
     }
 
     /// Room for a client with a certificate: among its own connections, or to be told that it has too many.
@@ -430,60 +429,4 @@ fn not_after(cert: &[u8]) -> io::Result<SystemTime> {
     let (_, cert) = x509_parser::parse_x509_certificate(cert).map_err(io::Error::other)?;
     let seconds = u64::try_from(cert.validity().not_after.timestamp()).unwrap_or(0);
     Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.expires.as_mut().poll(cx).is_ready() {
-            let reason = match (self.peer.over, &self.peer.id) {
-                (Some(why), _) => why,
-                (None, Some(_)) => "the client certificate has expired",
-                (None, None) => "a connection without a client certificate has had its time",
-            };
-            return Poll::Ready(Err(io::Error::other(reason)));
-        }
-        Pin::new(&mut self.tls).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tls).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tls).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.tls.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_shutdown(cx)
-    }
 }

@@ -11,12 +11,13 @@ const CONNECTIONS: NonZeroU32 = NonZeroU32::new(16_384).unwrap();
 const ANONYMOUS: NonZeroU32 = NonZeroU32::new(1024).unwrap();
 const OF_CLIENT: NonZeroU32 = NonZeroU32::new(1024).unwrap();
 const ANONYMOUS_OF_ADDRESS: NonZeroU32 = NonZeroU32::new(128).unwrap();
+const CONTROL_FRAMES: NonZeroU32 = NonZeroU32::new(1000).unwrap();
 const NAMES_A_SECOND: NonZeroU32 = NonZeroU32::new(2_000).unwrap();
 const NAMES_AT_ONCE: NonZeroU32 = NonZeroU32::new(50_000).unwrap();
 const STREAMS_PER_POD: NonZeroU32 = NonZeroU32::new(agent::STREAMS).unwrap();
 const SUBSCRIPTIONS: NonZeroU32 = NonZeroU32::new(10_000).unwrap();
 
-/// Limits on clients. Each is counted when it is reached: `tulle_control_limits_reached_total` for connections and pace,
+/// Limits on clients. Each is counted when it is reached: `tulle_control_limits_reached_total` for connections, their frames and pace,
 /// `tulle_xds_refused_streams_total` for streams and subscriptions. A client is an address and an identity.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Limits")]
@@ -36,6 +37,11 @@ pub struct LimitArgs {
     /// Connections without a client certificate from one address; more are closed.
     #[arg(long, value_name = "NUMBER", default_value_t = ANONYMOUS_OF_ADDRESS)]
     pub max_anonymous_connections_per_address: NonZeroU32,
+
+    /// Control frames of HTTP/2 (PING, SETTINGS and such) on a connection beyond what its messages need, and a tenth of
+    /// that in a second; one with more is ended.
+    #[arg(long, value_name = "NUMBER", default_value_t = CONTROL_FRAMES)]
+    pub max_control_frames: NonZeroU32,
 
     /// Names that a client may ask for in a second on average, `*` counting as all there are; more requests wait.
     #[arg(long, value_name = "NUMBER", default_value_t = NAMES_A_SECOND)]
@@ -61,6 +67,7 @@ impl Default for LimitArgs {
             max_anonymous_connections: ANONYMOUS,
             max_connections_per_client: OF_CLIENT,
             max_anonymous_connections_per_address: ANONYMOUS_OF_ADDRESS,
+            max_control_frames: CONTROL_FRAMES,
             max_names_per_second: NAMES_A_SECOND,
             max_names_at_once: NAMES_AT_ONCE,
             max_streams_per_pod: STREAMS_PER_POD,
@@ -84,6 +91,7 @@ impl LimitArgs {
                 of_client: number(self.max_connections_per_client),
                 of_identity: number(self.max_connections).div_ceil(2),
                 anonymous_of_address: number(self.max_anonymous_connections_per_address),
+                control_frames: self.max_control_frames.get(),
                 ..Bounds::default()
             },
             ..Limits::default()

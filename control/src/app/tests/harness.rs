@@ -194,6 +194,16 @@ impl Plane {
             .await
     }
 
+    /// A connection from that address without a certificate, on which nothing has been said.
+    pub(super) async fn bare(&self, from: IpAddr) -> TlsStream<TcpStream> {
+        let connector = Connector {
+            from: Some(from),
+            address: self.xds_address(),
+            config: Arc::new(anonymous(&self.bundle().await)),
+        };
+        connector.open().await.expect("it listens")
+    }
+
     /// Asks the CA for a certificate for a fresh key.
     pub(super) async fn certify(
         &self,
@@ -361,6 +371,18 @@ struct Connector {
     config: Arc<ClientConfig>,
 }
 
+impl Connector {
+    async fn open(self) -> std::io::Result<TlsStream<TcpStream>> {
+        let socket = TcpSocket::new_v4()?;
+        if let Some(from) = self.from {
+            socket.bind((from, 0).into())?;
+        }
+        let stream = socket.connect(self.address).await?;
+        let name = CONTROL_DNS_NAME.try_into().expect("a DNS name");
+        TlsConnector::from(self.config).connect(name, stream).await
+    }
+}
+
 impl tower_service::Service<Uri> for Connector {
     type Response = TokioIo<TlsStream<TcpStream>>;
     type Error = std::io::Error;
@@ -371,22 +393,8 @@ impl tower_service::Service<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let Self {
-            from,
-            address,
-            config,
-        } = self.clone();
-        Box::pin(async move {
-            let socket = TcpSocket::new_v4()?;
-            if let Some(from) = from {
-                socket.bind((from, 0).into())?;
-            }
-            let stream = socket.connect(address).await?;
-            let name = CONTROL_DNS_NAME.try_into().expect("a DNS name");
-            Ok(TokioIo::new(
-                TlsConnector::from(config).connect(name, stream).await?,
-            ))
-        })
+        let connector = self.clone();
+        Box::pin(async move { connector.open().await.map(TokioIo::new) })
     }
 }
 

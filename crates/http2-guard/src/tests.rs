@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 
 use http_body_util::Empty;
+use hyper::rt::Executor;
 use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -10,7 +11,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::task::LocalSet;
 
 use super::*;
-use crate::upstream::LocalExecutor;
 
 const LIMIT: u32 = 100;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,6 +29,16 @@ fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
 fn get(length: u8) -> Vec<u8> {
     let value = vec![b'x'; length.into()];
     [&b"\x82\x86\x84\x41\x01a\x00\x01x"[..], &[length], &value].concat()
+}
+
+/// Runs what hyper starts where its connection runs.
+#[derive(Clone)]
+struct LocalExecutor;
+
+impl<F: Future<Output: 'static> + 'static> Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        drop(tokio::task::spawn_local(future));
+    }
 }
 
 /// A server behind the layer, and a client that has said hello.

@@ -1,4 +1,4 @@
-//! The layer under hyper's HTTP/2, on both sides of the proxy.
+//! The layer under the library of HTTP/2: on both sides of a sidecar, and where the control plane is spoken to.
 //!
 //! h2 bounds most of what a peer can make grow, but answers control frames for as long as they come, and waits for ever
 //! for a peer that reads nothing. [`Frames`] follows the frames of both directions by their heads, in place. A peer that

@@ -69,6 +69,7 @@ impl Scanner {
     }
 
     /// Where in these bytes, from there on, the frame ends whose head came last, if no other head has begun.
+    #[inline]
     pub(super) fn end(&self, bytes: &[u8], from: usize) -> Option<usize> {
         let end = from + self.skip;
         (self.have == 0 && end <= bytes.len()).then_some(end)
@@ -76,6 +77,7 @@ impl Scanner {
 }
 
 impl Frame {
+    #[inline]
     fn parse(head: &[u8]) -> Self {
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
         Self {
@@ -86,6 +88,7 @@ impl Frame {
     }
 
     /// Whether a head's fields go on in the next frame.
+    #[inline]
     pub(super) fn leaves_open(self) -> bool {
         matches!(self.kind, HEADERS | CONTINUATION) && self.flags & END_HEADERS == 0
     }
