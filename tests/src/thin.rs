@@ -45,8 +45,16 @@ pub fn exec() -> anyhow::Result<()> {
 
 /// Becomes a copy of it.
 pub fn exec_as(program: &Path) -> anyhow::Result<()> {
-    let error = Command::new(program).arg("run").exec();
+    let error = command(program).exec();
     Err(error).with_context(|| format!("{} cannot be started", program.display()))
+}
+
+/// How a copy of it is started, as the sidecar.
+#[must_use]
+pub fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.arg("run");
+    command
 }
 
 fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
@@ -57,7 +65,8 @@ fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
 
 /// The folder in which cargo has built a program, by cargo's own mark. A relative `CARGO_TARGET_DIR` means another one here,
 /// and everything would be built twice.
-fn target_dir(program: &Path) -> Option<PathBuf> {
+#[must_use]
+pub fn target_dir(program: &Path) -> Option<PathBuf> {
     let marked = |folder: &&Path| folder.join("CACHEDIR.TAG").is_file();
     program.ancestors().find(marked).map(Path::to_owned)
 }

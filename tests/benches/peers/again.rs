@@ -8,6 +8,9 @@ use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use tulle_runtime::names::files;
 
+use crate::logs;
+use crate::systems::System;
+
 #[derive(Serialize, Deserialize)]
 struct Written {
     program: PathBuf,
@@ -49,9 +52,16 @@ pub(crate) fn command() -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// Becomes it. Returns only if that fails.
-pub(crate) fn exec() -> anyhow::Result<()> {
+/// Becomes it, as the sidecar of this system. Returns only if that fails.
+pub(crate) fn exec(system: System) -> anyhow::Result<()> {
     let mut command = command()?;
+    if let Some(into) = logs::read_by_another(system)? {
+        match system {
+            // Its access log goes where its errors go.
+            System::Linkerd => command.stderr(into),
+            _ => command.stdout(into),
+        };
+    }
     let error = command.exec();
     bail!(
         "{} cannot be started: {error}",

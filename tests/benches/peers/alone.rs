@@ -15,8 +15,9 @@ use tulle_runtime::names::containers;
 use tulle_sandbox::ObjectKey;
 use tulle_tests::{Load, Mesh, thin};
 
-use crate::clocks::Memory;
+use crate::clocks::{Memory, mib};
 use crate::plan::Plan;
+use crate::spread::Spread;
 use crate::starts::{self, Starts};
 use crate::systems::System;
 
@@ -117,10 +118,9 @@ pub(crate) async fn idle(mesh: &Mesh) -> anyhow::Result<Idle> {
         }
     }
     shared.sort_by_key(|memory| memory.pss);
-    let typical = shared.get(shared.len() / 2).copied();
+    ensure!(!shared.is_empty(), "no other sidecar runs");
     Ok(Idle {
-        number: shared.len(),
-        among_others: typical.context("no other sidecar runs")?,
+        among_others: shared,
         alone: alone.with_context(|| format!("the sidecar of {MEASURED} does not run"))?,
     })
 }
@@ -128,10 +128,19 @@ pub(crate) async fn idle(mesh: &Mesh) -> anyhow::Result<Idle> {
 /// Memory of an idle sidecar that has talked to a whole application.
 #[derive(Debug, Serialize)]
 pub(crate) struct Idle {
-    /// How many share their program text.
-    pub(crate) number: usize,
-    /// The median of these.
-    pub(crate) among_others: Memory,
+    /// Those that share their program text, by what they have.
+    pub(crate) among_others: Vec<Memory>,
     /// One by itself.
     pub(crate) alone: Memory,
+}
+
+impl Idle {
+    /// MiB of those among others.
+    pub(crate) fn pss(&self) -> Spread {
+        self.spread(|memory| memory.pss)
+    }
+
+    pub(crate) fn spread(&self, value: fn(&Memory) -> u64) -> Spread {
+        Spread::of(self.among_others.iter().map(|memory| mib(value(memory))))
+    }
 }

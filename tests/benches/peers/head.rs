@@ -9,7 +9,7 @@ use crate::cores::Cores;
 use crate::plan::Plan;
 use crate::probe::Found;
 use crate::systems::System;
-use crate::{linkerd, ztunnel};
+use crate::{linkerd, logs, ztunnel};
 
 /// The head of a report.
 #[derive(Debug, Default, Serialize)]
@@ -19,6 +19,10 @@ pub(crate) struct Head {
     cpu: String,
     cores: usize,
     rustc: String,
+    /// Who counts system calls and takes profiles, if anybody.
+    perf: String,
+    /// Of the load, the server, the bare pair and of how it was all measured.
+    bench: String,
     /// Whether this program, with the bare pair and the load, is optimized.
     optimized: bool,
     tulle: String,
@@ -50,9 +54,10 @@ impl Head {
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpuinfo.lines().find(|line| line.starts_with("model name"));
         let model = model.and_then(|line| line.split(": ").nth(1));
+        let bench = said("git", &["describe", "--always", "--dirty"]);
         let tulle = match &plan.proxy {
             Some(given) => format!("given: {}", given.display()),
-            None => said("git", &["describe", "--always", "--dirty"]),
+            None => bench.clone(),
         };
         Self {
             date: said("date", &["-u", "+%FT%TZ"]),
@@ -61,6 +66,8 @@ impl Head {
             // This process may keep to some of them.
             cores: cpuinfo.matches("processor\t").count(),
             rustc: said("rustc", &["--version"]),
+            perf: said("perf", &["--version"]),
+            bench,
             optimized: !cfg!(debug_assertions),
             tulle: format!("{} ({tulle})", env!("CARGO_PKG_VERSION")),
             crates: crates(),
@@ -117,11 +124,13 @@ impl Head {
         let names: Vec<_> = systems.iter().map(|system| system.describe()).collect();
         format!(
             "# What sidecars cost\n\n\
-             - {}; {}, {} cores, {}; {}\n\
+             - {}; {}, {} cores, {}; {}; {}; benchmark {}\n\
              - Systems, by turns: {}. {} rounds of {} ms each; medians, with least and most.\n\
              - Load, client's sidecar, server's sidecar and server in two pods: network namespaces on a bridge, the same \
              kernel rules capture for all. {place}. CPU is that of the two sidecars' processes.\n\
              - Ours: tulle-proxy {}, one worker, configured by its control plane, JSON access log to a pipe, metrics on.\n\
+             - Logs: pipes of one size, and one reader for all that counts the lines. Who has not written a line for each request \
+             (connection, where they are opaque) is refused; linkerd2-proxy, who lets some go, who has written none.\n\
              - The bare pair: the same crates ({}), as they are: no config, policy, telemetry or retry, but no batching of frames either.\n\
              {peers}{tls}{unoptimized}{quick}",
             self.date,
@@ -129,6 +138,12 @@ impl Head {
             self.cores,
             self.kernel,
             self.rustc,
+            if self.perf.is_empty() {
+                "no perf"
+            } else {
+                &self.perf
+            },
+            self.bench,
             names.join(", "),
             self.rounds,
             self.window_ms,
@@ -144,8 +159,9 @@ impl Versions {
         if let Some(version) = &self.envoy {
             text += &format!(
                 "- Envoy {version}: one worker; static clusters and the router as its only filter; JSON access log \
-                 with our keys to a pipe; metrics on; no retries; HTTP/1.1 between its sidecars where apps speak it, as ours \
-                 (as HTTP/2 it would cost Envoy less).\n"
+                 with our keys to a pipe, held back for {} ms at most as ours; metrics on; no retries; HTTP/1.1 between its sidecars where apps speak it, as ours \
+                 (as HTTP/2 it would cost Envoy less).\n",
+                logs::HELD_BACK_MS
             );
         }
         if let Some(version) = &self.linkerd {
@@ -174,7 +190,19 @@ fn crates() -> Vec<String> {
         let (version, _) = rest.split_once('"')?;
         Some(format!("{name} {version}"))
     };
-    let names = ["tokio", "hyper", "h2", "rustls", "aws-lc-rs"];
+    let names = [
+        "tokio",
+        "hyper",
+        "hyper-util",
+        "h2",
+        "http",
+        "httparse",
+        "bytes",
+        "rustls",
+        "tokio-rustls",
+        "aws-lc-rs",
+        "aws-lc-sys",
+    ];
     names.into_iter().filter_map(version).collect()
 }
 

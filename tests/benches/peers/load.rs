@@ -1,7 +1,8 @@
 //! The load, in a pod of the client: closed loops, or requests at times that are fixed beforehand.
 //!
 //! It says `begin` once everything is warm, counts until it says `end` with what it counted, and goes on until its input
-//! ends, so that whoever reads clocks at both words reads them under load. One thread on a core of its own. A request that
+//! ends, so that whoever reads clocks at both words reads them under load. Then it waits for the answers that are still to
+//! come, and says `sent` with everything that was, counted or not. One thread on a core of its own. A request that
 //! fails, or that is answered with anything but what is expected, is an error; the first of them are told.
 
 mod kind;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -28,7 +30,7 @@ pub(crate) const ROLE: &str = "bench-load";
 /// Time to connect and to be at speed.
 const WARM: Duration = Duration::from_millis(400);
 /// Time for the last requests to end.
-const END: Duration = Duration::from_millis(100);
+const END: Duration = Duration::from_secs(5);
 /// How long connections to hold may take to be there.
 const HELD: Duration = Duration::from_secs(120);
 
@@ -57,6 +59,13 @@ pub(crate) struct Counted {
     pub(crate) errors: Vec<String>,
 }
 
+/// Everything that was sent, from the first to the last.
+#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Sent {
+    pub(crate) requests: u64,
+    pub(crate) connections: u64,
+}
+
 /// What all connections share.
 struct Tally {
     /// Nothing new is to be sent.
@@ -65,6 +74,10 @@ struct Tally {
     since: Cell<Option<Instant>>,
     pace: Option<Pace>,
     units: Cell<f64>,
+    sent: Cell<Sent>,
+    /// Turns that were taken and not answered.
+    open: Cell<usize>,
+    closed: Notify,
     /// Connections that are held.
     held: Cell<usize>,
     latency: RefCell<Histogram<u64>>,
@@ -77,14 +90,37 @@ impl Tally {
         if self.over.get() {
             std::future::pending().await
         }
-        match &self.pace {
+        let turn = match &self.pace {
             None => Instant::now(),
             Some(pace) => pace.turn().await,
+        };
+        self.open.set(self.open.get() + 1);
+        turn
+    }
+
+    fn sends_request(&self) {
+        let mut sent = self.sent.get();
+        sent.requests += 1;
+        self.sent.set(sent);
+    }
+
+    fn opens_connection(&self) {
+        let mut sent = self.sent.get();
+        sent.connections += 1;
+        self.sent.set(sent);
+    }
+
+    /// Waits until every turn is answered.
+    async fn answered(&self) {
+        while self.open.get() > 0 {
+            self.closed.notified().await;
         }
     }
 
     /// Counts what has come.
     fn add(&self, units: f64, since: Instant) {
+        self.open.set(self.open.get() - 1);
+        self.closed.notify_one();
         if let Some(pace) = &self.pace {
             pace.answered();
         }
@@ -137,6 +173,9 @@ async fn load(order: Order) -> anyhow::Result<()> {
         since: Cell::new(None),
         pace,
         units: Cell::new(0.0),
+        sent: Cell::default(),
+        open: Cell::new(0),
+        closed: Notify::new(),
         held: Cell::new(0),
         latency: RefCell::new(Histogram::new_with_max(60_000_000_000, 3)?),
         errors: RefCell::default(),
@@ -170,7 +209,10 @@ async fn load(order: Order) -> anyhow::Result<()> {
     measure(&tally, order.window).await?;
     // Requests end before their connections do: so many streams reset at once look like an attack.
     tally.over.set(true);
-    sleep(END).await;
+    timeout(END, tally.answered())
+        .await
+        .context("the last requests are not answered")?;
+    println!("sent {}", serde_json::to_string(&tally.sent.get())?);
     std::process::exit(0)
 }
 

@@ -16,9 +16,11 @@ mod envoy;
 mod head;
 mod linkerd;
 mod load;
+mod logs;
 mod measure;
 mod plan;
 mod probe;
+mod profile;
 mod report;
 mod serve;
 mod spread;
@@ -30,10 +32,11 @@ mod who;
 mod wire;
 mod ztunnel;
 
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use tulle_runtime::env::Env;
 use tulle_runtime::names::variables;
 use tulle_tests::{Mesh, thin};
@@ -75,7 +78,7 @@ fn role(arguments: &[String]) -> Option<anyhow::Result<()>> {
         [load::ROLE, ..] => Some(load::run(&arguments[1..])),
         [starts::ROLE, namespace] => Some(starts::run(namespace)),
         [probe::ROLE, server, namespace] => Some(probe::run(server, namespace)),
-        [envoy::PASS] => Some(envoy::pass()),
+        [logs::ROLE, mark, must, file] => Some(logs::run(mark, must, file)),
         [linkerd::ROLE] => Some(linkerd::stand_in()),
         ["proxy", "run"] => Some(sidecar()),
         _ => None,
@@ -86,7 +89,14 @@ fn role(arguments: &[String]) -> Option<anyhow::Result<()>> {
 fn sidecar() -> anyhow::Result<()> {
     let env = Env::process();
     let namespace = env.text(variables::POD_NAMESPACE).unwrap_or_default();
-    if namespace == System::Bare.namespace() {
+    if namespace == System::Tulle.namespace() {
+        let mut sidecar = thin::command(&thin::place());
+        if let Some(into) = logs::read_by_another(System::Tulle)? {
+            sidecar.stdout(into);
+        }
+        let error = sidecar.exec();
+        bail!("the sidecar cannot be started: {error}")
+    } else if namespace == System::Bare.namespace() {
         bare::run(env)
     } else if namespace == System::Envoy.namespace() {
         envoy::run(env)
@@ -116,6 +126,7 @@ fn sidecar() -> anyhow::Result<()> {
 
 fn bench() -> anyhow::Result<()> {
     let plan = Plan::read();
+    let place = plan.place()?;
     cores::want_descriptors();
     // Outside of the node, which has no way to fetch anything.
     let envoy = plan.measures(System::Envoy);
@@ -135,19 +146,21 @@ fn bench() -> anyhow::Result<()> {
         let mut results = Results {
             head: Head::of(&plan, cores.clone(), versions),
             systems: plan.systems.clone(),
+            wanted: plan.wanted(),
             ..Results::default()
         };
         // What was measured before something went wrong is not lost.
-        let measured = measure(mesh, &plan, cores, &mut results).await;
+        let measured = measure(mesh, &plan, &place, cores, &mut results).await;
         results.ended_by = measured.as_ref().err().map(|error| format!("{error:#}"));
         results.complete = measured.is_ok();
         results.judge();
         println!("{}", results.render());
-        eprintln!("as JSON: {}", results.save(plan.json.as_deref())?.display());
+        results.save(&place)?;
+        eprintln!("as JSON: {}", place.display());
         measured?;
-        let (refused, missed) = (results.refused(), results.missed());
+        let refused = results.refused();
         ensure!(refused == 0, "{refused} measurements were refused");
-        ensure!(missed == 0 || plan.quick, "{missed} targets were missed");
+        ensure!(results.holds() || plan.quick, "{}", results.verdict);
         Ok(())
     })
 }
@@ -164,6 +177,9 @@ fn install(plan: &Plan, envoy: Option<&Path>) -> anyhow::Result<()> {
     if let Some(ztunnel) = &plan.ztunnel {
         ztunnel::install(ztunnel)?;
     }
+    for system in &plan.systems {
+        logs::install(*system)?;
+    }
     if plan.measures(System::Quiet) {
         thin::install_copy(System::Quiet.namespace())?;
     }
@@ -174,19 +190,20 @@ fn install(plan: &Plan, envoy: Option<&Path>) -> anyhow::Result<()> {
 async fn measure(
     mesh: &Mesh,
     plan: &Plan,
+    place: &Path,
     cores: Option<Cores>,
     results: &mut Results,
 ) -> anyhow::Result<()> {
     if plan.wants(Cell::Start) {
         results.starts = alone::start(mesh, plan).await?;
-        results.keep(plan);
+        results.keep(place);
     }
     if plan.wants_pods() {
         let mut arenas = Arenas::bring_up(mesh, plan, cores).await?;
-        let measured = between_pods(&mut arenas, plan, results).await;
+        let measured = between_pods(&mut arenas, plan, place, results).await;
         results.head.others = arenas.others();
         measured?;
-        results.keep(plan);
+        results.keep(place);
     }
     if plan.wants(Cell::Idle) && plan.measures(System::Tulle) {
         results.demo = Some(alone::idle(mesh).await?);
@@ -197,6 +214,7 @@ async fn measure(
 async fn between_pods(
     arenas: &mut Arenas<'_>,
     plan: &Plan,
+    place: &Path,
     results: &mut Results,
 ) -> anyhow::Result<()> {
     results.head.tls = Some(arenas.probe().await?);
@@ -205,7 +223,7 @@ async fn between_pods(
     arenas
         .costs(plan, &kinds, |costs| {
             results.costs = costs.to_vec();
-            results.keep(plan);
+            results.keep(place);
         })
         .await;
     if plan.wants(Cell::Latency) {
@@ -213,7 +231,7 @@ async fn between_pods(
         arenas
             .latency(plan, &costs, |latency| {
                 results.latency = latency.to_vec();
-                results.keep(plan);
+                results.keep(place);
             })
             .await;
     }
@@ -223,18 +241,25 @@ async fn between_pods(
             let note = "System calls were not counted: that takes `perf`, and the right to use it.";
             results.notes.push(note.to_owned());
         }
-        results.keep(plan);
+        results.keep(place);
     }
     if plan.wants(Cell::Idle) {
         results.rested = arenas.rested(plan, &kinds).await?;
-        results.keep(plan);
+        results.keep(place);
     }
     if plan.wants(Cell::Held) {
         results.held = Some(arenas.held(plan).await);
-        results.keep(plan);
+        results.keep(place);
     }
-    if !kinds.is_empty() {
-        results.notes.extend(arenas.logs(&kinds).await?);
+    results.judge();
+    let missed = results.missed_costs();
+    if !missed.is_empty() {
+        match arenas.profiles(plan, &missed).await {
+            Ok(profiles) => results.profiles = profiles,
+            Err(error) => results.notes.push(format!(
+                "No profile is kept beside what was missed: {error:#}."
+            )),
+        }
     }
     Ok(())
 }

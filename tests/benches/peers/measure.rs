@@ -15,11 +15,13 @@ use tulle_runtime::names::containers;
 use tulle_tests::Mesh;
 
 use crate::bare::PEER;
-use crate::clocks::{Clocks, Memory, Rested, Used, mib};
+use crate::clocks::{Clocks, Memory, Rested, Still, Used, mib};
 use crate::cores::{Cores, RealTime};
-use crate::load::{self, Counted, Kind, Order};
+use crate::load::{self, Counted, Kind, Order, Sent};
+use crate::logs::Log;
 use crate::plan::Plan;
 use crate::probe::Found;
+use crate::profile::{Profile, Profiler};
 use crate::spread::Spread;
 use crate::syscalls::Counter;
 use crate::systems::{CLIENT, Pods, System};
@@ -30,15 +32,23 @@ use crate::{linkerd, ztunnel};
 const WORD: Duration = Duration::from_secs(150);
 /// How long sidecars are left alone before their memory is taken.
 const IDLE: Duration = Duration::from_secs(3);
+/// How often it is taken, and the time between two looks.
+const LOOKS: usize = 5;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 /// The part of its capacity at which latency is measured.
 const LOAD: f64 = 0.3;
 /// Latency is measured in many short turns, this many a round: a pause of the machine itself, which is longer than most
 /// of what is measured, then spoils a few of them and not the median.
-const SHORT_TURNS: u32 = 4;
+pub(crate) const SHORT_TURNS: u32 = 4;
 /// Time for whoever counts system calls to begin and to end.
 const COUNTER_STARTS: Duration = Duration::from_millis(800);
 /// How often connections are held, at most, and how long they are left alone before memory is taken.
 const HELD_ROUNDS: u32 = 3;
+/// How often system calls are counted, at most.
+const COUNTED_ROUNDS: u32 = 3;
+/// How long a profile is taken.
+const PROFILE: Duration = Duration::from_secs(10);
+const QUICK_PROFILE: Duration = Duration::from_secs(1);
 const SETTLE: Duration = Duration::from_secs(2);
 
 /// One measurement.
@@ -209,13 +219,25 @@ impl<'a> Arenas<'a> {
         same.context("there are no sidecars")
     }
 
-    /// Takes the memory of sidecars that carry nothing yet: of one, half of that of two.
-    pub(crate) async fn idle(&self) -> anyhow::Result<Vec<(System, Memory)>> {
+    /// Takes the memory of sidecars that carry nothing, several times.
+    pub(crate) async fn idle(&self) -> anyhow::Result<Vec<Still>> {
         sleep(IDLE).await;
         let proxies = self.all.iter().filter(|pods| pods.system != System::Plain);
-        proxies
-            .map(|pods| Ok((pods.system, Memory::sum(&pods.sidecars)?.half())))
-            .collect()
+        let mut idle: Vec<_> = proxies
+            .map(|pods| {
+                let (system, looks) = (pods.system, Vec::new());
+                (pods, Still { system, looks })
+            })
+            .collect();
+        for look in 0..LOOKS {
+            if look > 0 {
+                sleep(BETWEEN_LOOKS).await;
+            }
+            for (pods, idle) in &mut idle {
+                idle.looks.push(Rested::of(&pods.sidecars)?);
+            }
+        }
+        Ok(idle.into_iter().map(|(_, idle)| idle).collect())
     }
 
     /// Takes the memory of sidecars that have carried everything and carry nothing any more; a little of it is sent if
@@ -224,7 +246,7 @@ impl<'a> Arenas<'a> {
         &mut self,
         plan: &Plan,
         carried: &[Kind],
-    ) -> anyhow::Result<Vec<Rested>> {
+    ) -> anyhow::Result<Vec<Still>> {
         if carried.is_empty() {
             let some = [Kind::Http1, Kind::Grpc, Kind::Echo];
             let mut measured = some.map(|kind| self.nothing(kind, None));
@@ -236,11 +258,7 @@ impl<'a> Arenas<'a> {
                 }
             }
         }
-        sleep(IDLE).await;
-        let proxies = self.all.iter().filter(|pods| pods.system != System::Plain);
-        proxies
-            .map(|pods| Rested::of(pods.system, &pods.sidecars))
-            .collect()
+        self.idle().await
     }
 
     /// Who has agreed on something else than it must, and on what.
@@ -251,51 +269,6 @@ impl<'a> Arenas<'a> {
             others.extend(wrong.map(|hello| (*system, hello.to_string())));
         }
         others.into_iter().collect()
-    }
-
-    /// Makes sure that those who log did; what a reader must know of it.
-    pub(crate) async fn logs(&self, kinds: &[Kind]) -> anyhow::Result<Vec<String>> {
-        let mut notes = Vec::new();
-        let log = [
-            System::Tulle,
-            System::Envoy,
-            System::Linkerd,
-            System::Ztunnel,
-        ];
-        for pods in self.all.iter().filter(|pods| log.contains(&pods.system)) {
-            let who = pods.system.describe();
-            for pod in [CLIENT, PEER] {
-                let context = || format!("{who} of {pod}");
-                if pods.system == System::Ztunnel {
-                    let log = pods.arena.logs(pod, Some(containers::PROXY))?;
-                    ztunnel::check_log(&log).with_context(context)?;
-                    continue;
-                }
-                if pods.system == System::Linkerd {
-                    if pod == PEER && kinds.iter().any(|kind| kind.is_http()) {
-                        let log = pods.arena.logs(pod, Some(containers::PROXY))?;
-                        linkerd::check_log(&log).with_context(context)?;
-                    }
-                    continue;
-                }
-                let lines = pods.arena.access_log(pod)?.len();
-                ensure!(
-                    lines > 0,
-                    "the sidecar of {pod} of {who} wrote no access log"
-                );
-                if pods.system == System::Envoy {
-                    continue;
-                }
-                let metrics = pods.arena.metrics(pod).await?;
-                let dropped = metrics.sum("tulle_access_log_dropped_lines", &[]);
-                if dropped > 0.0 {
-                    notes.push(format!(
-                        "The sidecar of {pod} of {who} dropped {dropped:.0} lines of its access log: its sink was too slow."
-                    ));
-                }
-            }
-        }
-        Ok(notes)
     }
 
     /// Measures every kind of load in every round.
@@ -333,7 +306,7 @@ impl<'a> Arenas<'a> {
         self.rounds(&mut measured, rounds, window, keep).await;
     }
 
-    /// Counts system calls, once.
+    /// Counts system calls.
     pub(crate) async fn traced(&mut self, plan: &Plan, kinds: &[Kind]) -> Vec<Measured> {
         let Some(counter) = Counter::find().await else {
             return Vec::new();
@@ -344,11 +317,42 @@ impl<'a> Arenas<'a> {
             counter: Some(&counter),
             ..Manner::default()
         };
-        for one in &mut measured {
-            one.columns.retain(|column| column.system != System::Plain);
-            self.round(one, 0, 1, manner).await;
+        let rounds = plan.rounds.min(COUNTED_ROUNDS);
+        for round in 0..rounds {
+            for one in &mut measured {
+                one.columns.retain(|column| column.system != System::Plain);
+                self.round(one, round as usize, rounds, manner).await;
+            }
         }
         measured
+    }
+
+    /// Takes profiles of ours under these loads, one after the other.
+    pub(crate) async fn profiles(
+        &self,
+        plan: &Plan,
+        kinds: &[Kind],
+    ) -> anyhow::Result<Vec<Profile>> {
+        let profiler = Profiler::find()?;
+        let mut ours = self.all.iter();
+        let ours = ours.find(|pods| pods.system == System::Tulle);
+        let ours = ours.context("ours does not run")?;
+        let time = if plan.quick { QUICK_PROFILE } else { PROFILE };
+        let mut profiles = Vec::new();
+        for kind in kinds {
+            eprintln!("profile of {} over {}", kind.name(), ours.system.describe());
+            let manner = Manner {
+                window: time + COUNTER_STARTS,
+                ..Manner::default()
+            };
+            let mut load = Running::start(ours, *kind, manner, self.cores.as_ref())?;
+            load.word("begin").await?;
+            profiler.record(*kind, &ours.sidecars, time).await?;
+            load.word("end ").await?;
+            load.stop().await?;
+            profiles.push(profiler.profile(*kind, time).await?);
+        }
+        Ok(profiles)
     }
 
     /// Measures memory while connections are held.
@@ -443,6 +447,7 @@ impl<'a> Arenas<'a> {
         let pods = self.all.iter().find(|pods| pods.system == system);
         let pods = pods.context("it does not run")?;
         let wire = Wire::listen(pods.server_ip, system.handshakes(kind))?;
+        let lines = Log::read(system)?;
         let mut load = Running::start(pods, kind, manner, self.cores.as_ref())?;
         let all = [Some(pods.server), load.child.id()].into_iter().flatten();
         let first = self.cores.is_some() && manner.rate.is_some();
@@ -461,12 +466,15 @@ impl<'a> Arenas<'a> {
         let end = load.word("end ").await?;
         let used = Clocks::read(&pods.sidecars)?.since(&before)?;
         let memory = Memory::sum(&pods.sidecars)?;
-        load.stop().await?;
         let counted: Counted = serde_json::from_str(&end)?;
         if let Some(error) = counted.errors.first() {
             bail!("the load met an error: {error}");
         }
         ensure!(counted.units > 0.0, "nothing was carried");
+        let sent = load.stop().await?;
+        if let Some(lines) = lines {
+            lines.check(kind, sent).await?;
+        }
         self.check(system, kind, hellos)?;
         Ok(Sample {
             counted,
@@ -548,10 +556,11 @@ impl Running {
             .to_owned())
     }
 
-    /// Ends the load by the end of its input.
-    async fn stop(mut self) -> anyhow::Result<()> {
+    /// Ends the load by the end of its input; what it has sent, with what it did not count.
+    async fn stop(mut self) -> anyhow::Result<Sent> {
         drop(self.child.stdin.take());
+        let sent = self.word("sent ").await?;
         timeout(WORD, self.child.wait()).await??;
-        Ok(())
+        Ok(serde_json::from_str(&sent)?)
     }
 }

@@ -1,10 +1,13 @@
 //! What to measure, from the command line.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, ValueEnum};
+use tulle_tests::thin;
 
 use crate::load::Kind;
 use crate::systems::System;
@@ -81,6 +84,17 @@ pub(crate) enum Cell {
     Idle,
 }
 
+/// What a run is to measure, of what there are targets for.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    pub(crate) costs: Vec<Kind>,
+    pub(crate) latency: Vec<Kind>,
+    pub(crate) memory: bool,
+    pub(crate) held: bool,
+    pub(crate) start: bool,
+    pub(crate) idle: bool,
+}
+
 impl Cell {
     fn kind(self) -> Option<Kind> {
         Some(match self {
@@ -149,6 +163,41 @@ impl Plan {
             return Kind::COSTS.to_vec();
         }
         Vec::new()
+    }
+
+    /// Where the report goes as JSON: a place that there is before anything is measured.
+    pub(crate) fn place(&self) -> anyhow::Result<PathBuf> {
+        let place = match &self.json {
+            Some(place) => place.clone(),
+            None => {
+                let program = std::env::current_exe()?;
+                let target = thin::target_dir(&program).with_context(|| {
+                    format!(
+                        "{} lies in no target directory of cargo, so there is no place for the report: run it as `cargo bench -p \
+                         tulle-tests --bench peers`, or name a file with --json",
+                        program.display()
+                    )
+                })?;
+                target.join("peers.json")
+            }
+        };
+        let file = File::options().create(true).append(true).open(&place);
+        file.with_context(|| format!("{} cannot be written", place.display()))?;
+        Ok(place)
+    }
+
+    /// What is to be judged.
+    pub(crate) fn wanted(&self) -> Wanted {
+        let costs = self.costs();
+        let paced = |kind: &&Kind| self.wants(Cell::Latency) && Kind::PACED.contains(kind);
+        Wanted {
+            latency: costs.iter().filter(paced).copied().collect(),
+            costs,
+            memory: self.wants_pods(),
+            held: self.wants(Cell::Held),
+            start: self.wants(Cell::Start),
+            idle: self.wants(Cell::Idle),
+        }
     }
 
     /// Whether anything between two pods is wanted.

@@ -1,21 +1,21 @@
 //! Writes down what was measured: Markdown for people, JSON for programs.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::alone::Idle;
-use crate::clocks::{Memory, Rested, mib};
+use crate::clocks::{Memory, Still, mib};
 use crate::head::Head;
 use crate::load::Kind;
 use crate::measure::{Column, Measured, Sample};
-use crate::plan::Plan;
+use crate::plan::Wanted;
+use crate::profile::Profile;
 use crate::spread::Spread;
 use crate::starts::Starts;
 use crate::systems::System;
-use crate::targets::{self, Target};
+use crate::targets::{self, Target, Verdict};
 
 /// Where connections are measured with their handshakes.
 const SHARED: &str =
@@ -34,16 +34,21 @@ pub(crate) struct Results {
     pub(crate) latency: Vec<Measured>,
     pub(crate) syscalls: Vec<Measured>,
     /// Of a sidecar, before anything was carried.
-    pub(crate) idle: Vec<(System, Memory)>,
+    pub(crate) idle: Vec<Still>,
     /// Of a sidecar, after everything was carried.
-    pub(crate) rested: Vec<Rested>,
+    pub(crate) rested: Vec<Still>,
     pub(crate) held: Option<Measured>,
     pub(crate) starts: Vec<(System, Starts)>,
     /// Ours in a mesh that has more to it.
     pub(crate) demo: Option<Idle>,
     /// What a reader must know beside the figures.
     pub(crate) notes: Vec<String>,
+    #[serde(skip)]
+    pub(crate) wanted: Wanted,
     pub(crate) targets: Vec<Target>,
+    pub(crate) verdict: String,
+    /// Of ours, under the loads whose target was missed.
+    pub(crate) profiles: Vec<Profile>,
 }
 
 impl Results {
@@ -54,6 +59,7 @@ impl Results {
         all.flat_map(|one| &mut one.columns)
             .for_each(Column::sum_up);
         self.targets = targets::all(self);
+        self.verdict = Verdict::count(&self.targets);
     }
 
     /// What was not measured because something went wrong.
@@ -63,32 +69,32 @@ impl Results {
         columns.filter(|column| column.refused.is_some()).count()
     }
 
-    pub(crate) fn missed(&self) -> usize {
-        let missed = |target: &&Target| target.reached == Some(false);
-        self.targets.iter().filter(missed).count()
+    /// The loads of which a target about what they cost was missed.
+    pub(crate) fn missed_costs(&self) -> Vec<Kind> {
+        let missed = self.targets.iter();
+        let missed = missed.filter(|target| target.verdict == Verdict::Missed);
+        let mut kinds: Vec<_> = missed.filter_map(|target| target.kind).collect();
+        kinds.dedup();
+        kinds
+    }
+
+    /// Whether every target that was to be measured was, and holds.
+    pub(crate) fn holds(&self) -> bool {
+        let mut verdicts = self.targets.iter().map(|target| target.verdict);
+        verdicts.all(|verdict| matches!(verdict, Verdict::Reached | Verdict::LeftOut))
     }
 
     /// Writes down what there is so far. It costs nothing but what comes after it to lose it.
-    pub(crate) fn keep(&mut self, plan: &Plan) {
+    pub(crate) fn keep(&mut self, place: &Path) {
         self.judge();
-        if let Err(error) = self.save(plan.json.as_deref()) {
+        if let Err(error) = self.save(place) {
             eprintln!("what was measured so far is not kept: {error:#}");
         }
     }
 
-    /// Writes it as JSON, into the target directory unless a place is given; where.
-    pub(crate) fn save(&self, place: Option<&Path>) -> anyhow::Result<PathBuf> {
-        let place = match place {
-            Some(place) => place.to_owned(),
-            None => {
-                // target/PROFILE/deps/PROGRAM
-                let program = std::env::current_exe()?;
-                let target = program.ancestors().nth(3);
-                target.context("no target directory")?.join("peers.json")
-            }
-        };
-        std::fs::write(&place, serde_json::to_string_pretty(self)?)?;
-        Ok(place)
+    /// Writes it as JSON.
+    pub(crate) fn save(&self, place: &Path) -> anyhow::Result<()> {
+        Ok(std::fs::write(place, serde_json::to_string_pretty(self)?)?)
     }
 
     pub(crate) fn render(&self) -> String {
@@ -125,6 +131,10 @@ impl Results {
             for target in &self.targets {
                 text += &(target.line() + "\n");
             }
+            text += &format!("\nVerdict: {}.\n", self.verdict);
+        }
+        for profile in &self.profiles {
+            text += &profile.render();
         }
         text
     }
@@ -139,21 +149,39 @@ impl Results {
                 "RSS",
             ],
         );
-        for (system, idle) in &self.idle {
-            let columns = self.costs.iter().filter_map(|one| one.column(*system));
-            let most = columns
-                .flat_map(|column| &column.samples)
-                .map(|sample| sample.memory)
-                .reduce(Memory::most);
-            let mut row = vec![mib(idle.pss), mib(idle.rss)];
-            // Of two sidecars together.
-            row.extend(most.map(|most| mib(most.pss) / 2.0));
-            row.extend(most.map(|most| mib(most.rss) / 2.0));
-            let row: Vec<_> = row.iter().map(|value| format!("{value:.1}")).collect();
-            table.row(*system, &row);
+        for idle in &self.idle {
+            let mut row = vec![
+                idle.spread(|look| look.memory.pss).show(1),
+                idle.spread(|look| look.memory.rss).show(1),
+            ];
+            let most = self.most(idle.system);
+            if !most.is_empty() {
+                for value in [|memory: &Memory| memory.pss, |memory: &Memory| memory.rss] {
+                    // Of two sidecars together.
+                    let rounds = most.iter().map(|most| mib(value(most)) / 2.0);
+                    row.push(Spread::of(rounds).show(1));
+                }
+            }
+            table.row(idle.system, &row);
         }
         table.text
-            + "\nPSS: two of each system share its program text; the bare pair shares that of the benchmark.\n"
+            + "\nPSS: two of each system share its program text; the bare pair shares that of the benchmark. Idle: several \
+               looks at the same processes; under load: the most in each round.\n"
+    }
+
+    /// The most that both sidecars had under any load, round by round.
+    fn most(&self, system: System) -> Vec<Memory> {
+        let columns = self.costs.iter().filter_map(|one| one.column(system));
+        let mut rounds: Vec<Memory> = Vec::new();
+        for column in columns {
+            for (round, sample) in column.samples.iter().enumerate() {
+                match rounds.get_mut(round) {
+                    Some(most) => *most = most.most(sample.memory),
+                    None => rounds.push(sample.memory),
+                }
+            }
+        }
+        rounds
     }
 
     fn held(&self, held: &Measured) -> String {
@@ -167,13 +195,10 @@ impl Results {
                 table.refused(column.system, why);
                 continue;
             }
-            let idle = self
-                .idle
-                .iter()
-                .find(|(system, _)| *system == column.system);
-            let idle = idle.map_or(0, |(_, memory)| memory.pss * 2);
+            let idle = self.idle.iter().find(|one| one.system == column.system);
+            let idle = idle.map_or(0.0, |idle| idle.spread(|look| look.memory.pss).median);
             let beyond = |sample: &Sample| {
-                sample.memory.pss.saturating_sub(idle) as f64 / 1024.0 / sample.counted.units
+                (mib(sample.memory.pss) - 2.0 * idle).max(0.0) * 1024.0 / sample.counted.units
             };
             let row = [
                 column.spread(|sample| mib(sample.memory.pss)).show(1),
@@ -310,8 +335,13 @@ fn syscalls(traced: &[Measured]) -> String {
     let systems = traced.first().into_iter().flat_map(|one| &one.columns);
     for system in systems.map(|column| column.system) {
         let each = |one: &Measured| {
-            let sample = one.column(system)?.samples.first()?;
-            Some(format!("{:.2}", sample.syscalls? / sample.per_second()))
+            let column = one.column(system)?;
+            let each = |sample: &Sample| sample.syscalls.map(|calls| calls / sample.per_second());
+            Some(
+                column
+                    .spread(|sample| each(sample).unwrap_or(f64::NAN))
+                    .show(2),
+            )
         };
         let row: Vec<_> = traced
             .iter()
@@ -356,15 +386,18 @@ fn starts(starts: &[(System, Starts)]) -> String {
     table.text + &format!("\nWhat they wait for: {}.\n", told.join("; "))
 }
 
-fn rested(rested: &[Rested]) -> String {
+fn rested(rested: &[Still]) -> String {
     let columns = ["PSS", "of which own data", "RSS", "PSS alone"];
     let title = "Memory of a sidecar, idle after all that was carried, MiB";
     let mut table = Table::new(title, &columns);
     for one in rested {
-        let memory = one.memory;
-        let row = [memory.pss, memory.anonymous, memory.rss, one.alone];
-        let row = row.map(|bytes| format!("{:.1}", mib(bytes)));
-        table.row(one.system, &row);
+        let row = [
+            one.spread(|look| look.memory.pss),
+            one.spread(|look| look.memory.anonymous),
+            one.spread(|look| look.memory.rss),
+            one.spread(|look| look.alone),
+        ];
+        table.row(one.system, &row.map(|spread| spread.show(1)));
     }
     table.text
         + "\nAlone: with the whole of what it has of its program in memory, as if no other shared it.\n"
@@ -374,16 +407,22 @@ fn alone(demo: &Idle) -> String {
     let mut text =
         "\n## Memory of our sidecar, idle after it has talked to the demo's application, MiB\n\n"
             .to_owned();
-    let mut line = |what: &str, memory: Memory| {
-        let (pss, own, rss) = (mib(memory.pss), mib(memory.anonymous), mib(memory.rss));
+    let mut line = |what: &str, [pss, own, rss]: [String; 3]| {
         // Writing to a String does not fail.
         let _ = writeln!(
             text,
-            "- {what}: PSS {pss:.2}, of which {own:.2} are its own data; RSS {rss:.2}"
+            "- {what}: PSS {pss}, of which {own} are its own data; RSS {rss}"
         );
     };
-    let others = format!("among {} that share their program text", demo.number);
-    line(&others, demo.among_others);
-    line("alone with its program text", demo.alone);
+    let number = demo.among_others.len();
+    let others = format!("among {number} that share their program text");
+    let values = [
+        |memory: &Memory| memory.pss,
+        |memory: &Memory| memory.anonymous,
+        |memory: &Memory| memory.rss,
+    ];
+    line(&others, values.map(|value| demo.spread(value).show(2)));
+    let one = values.map(|value| format!("{:.2}", mib(value(&demo.alone))));
+    line("alone with its program text", one);
     text
 }

@@ -24,14 +24,14 @@ impl Spread {
 
     /// For people. Of a single value there is no spread to tell.
     pub(crate) fn show(&self, digits: usize) -> String {
-        let Self {
-            least,
-            median,
-            most,
-        } = self;
-        if least == most {
-            return format!("{median:.digits$}");
+        let number = |value: f64| match value.is_infinite() {
+            true => "no bound".to_owned(),
+            false => format!("{value:.digits$}"),
+        };
+        let [least, median, most] = [self.least, self.median, self.most].map(number);
+        if self.least == self.most {
+            return median;
         }
-        format!("{median:.digits$} ({least:.digits$} to {most:.digits$})")
+        format!("{median} ({least} to {most})")
     }
 }

@@ -112,7 +112,7 @@ fn place(name: &str) -> PathBuf {
 pub(crate) fn run(env: Env) -> anyhow::Result<()> {
     cores::raise_descriptors()?;
     prepare(env)?;
-    again::exec()
+    again::exec(System::Ztunnel)
 }
 
 /// Waits until it is known what it is to be told, or knows of nobody else; writes down how it is started.
@@ -178,24 +178,6 @@ fn wait_for(file: &Path) -> anyhow::Result<()> {
         );
         std::thread::sleep(LOOK);
     }
-    Ok(())
-}
-
-/// Makes sure, by what it logged, that it logged, and that the client's carried nothing but by a tunnel.
-pub(crate) fn check_log(log: &str) -> anyhow::Result<()> {
-    let lines = log
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok());
-    let access = lines.filter(|line: &Value| line["scope"] == "access");
-    let mut carried = 0;
-    for line in access.filter(|line| line["message"] == "connection complete") {
-        ensure!(
-            line["dst.hbone_addr"].is_string(),
-            "it carried a connection without a tunnel: {line}"
-        );
-        carried += 1;
-    }
-    ensure!(carried > 0, "it wrote no access log");
     Ok(())
 }
 

@@ -36,13 +36,13 @@ pub(super) async fn connection(
     address: &str,
 ) -> anyhow::Result<Infallible> {
     match kind {
-        Kind::Http1 => over_http1(tally, connect(address).await?).await,
-        Kind::Http2 | Kind::Grpc => over_http2(kind, tally, connect(address).await?).await,
-        Kind::Echo => over_echo(tally, connect(address).await?).await,
-        Kind::Bulk => over_bulk(tally, connect(address).await?).await,
+        Kind::Http1 => over_http1(tally, connect(tally, address).await?).await,
+        Kind::Http2 | Kind::Grpc => over_http2(kind, tally, connect(tally, address).await?).await,
+        Kind::Echo => over_echo(tally, connect(tally, address).await?).await,
+        Kind::Bulk => over_bulk(tally, connect(tally, address).await?).await,
         Kind::Connect => loop {
             let turn = tally.turn().await;
-            let mut tcp = connect(address).await?;
+            let mut tcp = connect(tally, address).await?;
             there_and_back(&mut tcp).await?;
             tally.add(1.0, turn);
         },
@@ -54,7 +54,7 @@ pub(super) async fn connection(
 
 /// Opens a connection that stays for as long as this process.
 pub(super) async fn hold(tally: &Rc<Tally>, address: &str) -> anyhow::Result<()> {
-    let mut tcp = connect(address).await?;
+    let mut tcp = connect(tally, address).await?;
     there_and_back(&mut tcp).await?;
     tally.held.set(tally.held.get() + 1);
     let tally = tally.clone();
@@ -66,8 +66,9 @@ pub(super) async fn hold(tally: &Rc<Tally>, address: &str) -> anyhow::Result<()>
     Ok(())
 }
 
-async fn connect(address: &str) -> anyhow::Result<TcpStream> {
+async fn connect(tally: &Tally, address: &str) -> anyhow::Result<TcpStream> {
     let tcp = TcpStream::connect(address).await.context("connect")?;
+    tally.opens_connection();
     tcp.set_nodelay(true)?;
     Ok(tcp)
 }
@@ -78,6 +79,7 @@ async fn over_http1(tally: &Tally, tcp: TcpStream) -> anyhow::Result<Infallible>
     loop {
         let turn = tally.turn().await;
         sender.ready().await?;
+        tally.sends_request();
         let request = Request::get("/").header(HOST, "server");
         let response = sender.send_request(request.body(Empty::<Bytes>::new())?);
         take(response.await?, BODY, false).await?;
@@ -115,6 +117,7 @@ async fn stream(
             (Request::get("http://server/"), Bytes::new())
         };
         sender.ready().await?;
+        tally.sends_request();
         let response = sender.send_request(request.body(Full::new(message))?);
         let length = if rpc { MESSAGE.len() } else { BODY };
         take(response.await?, length, rpc).await?;
