@@ -78,7 +78,7 @@ pub(crate) fn keep_self(cores: &[usize]) -> anyhow::Result<()> {
 }
 
 /// Has the kernel run a process, all its threads, as soon as it has something to do, where that is allowed: what it
-/// waits for others of this machine, such as readers of logs, says nothing about a sidecar. All systems have that alike.
+/// waits for others of this machine says nothing about a sidecar. All systems have that alike.
 pub(crate) fn prefer(pid: u32) {
     const FIRST: i32 = -20;
     // Sessions are preferred apart from their threads.
@@ -128,7 +128,7 @@ fn schedule(pid: u32, how: &[&str]) {
     let _ = chrt.stdout(Stdio::null()).stderr(Stdio::null()).status();
 }
 
-fn children(pid: u32) -> Vec<u32> {
+pub(crate) fn children(pid: u32) -> Vec<u32> {
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
     let children = children.unwrap_or_default();
     let pids = children.split_whitespace();

@@ -136,6 +136,10 @@ impl<'a> Pods<'a> {
             for sidecar in &sidecars {
                 cores::keep(*sidecar, &cores.sidecars)?;
                 cores::prefer(*sidecar);
+                // Who reads its log keeps up with it.
+                cores::children(*sidecar)
+                    .into_iter()
+                    .for_each(cores::prefer);
             }
             cores::keep(server, &cores.server)?;
         }
