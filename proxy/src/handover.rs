@@ -15,9 +15,10 @@ use crate::worker::Worker;
 pub(crate) async fn serve_http(
     worker: Rc<Worker>,
     downstream: Downstream,
-    io: IoStream,
+    mut io: IoStream,
     version: HttpVersion,
 ) {
+    io.takes_in(worker.overload.intake());
     let (peer, original_dst) = (downstream.peer, downstream.original_dst);
     expect_reading(io.tcp(), worker.settings.patience.unread);
     if let Err(error) = http::serve(worker, downstream, io, version).await {

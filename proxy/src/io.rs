@@ -5,6 +5,7 @@
 //! writes. Everything here is `Send`, because hyper's upgrades ask for it; nothing here is shared between workers.
 
 mod guard;
+mod intake;
 mod probe;
 mod transport;
 
@@ -19,6 +20,7 @@ use tokio_rustls::{client, server};
 #[cfg(feature = "fuzz")]
 pub(crate) use guard::message_ends;
 pub use guard::{Gate, Guard, Heads, REFUSED, Refusal, Refused};
+pub use intake::Intake;
 pub use probe::Probe;
 pub use transport::Transport;
 pub use tulle_http2_guard::{Calm, Ended, Frames, Pieces, Whose};
@@ -52,6 +54,11 @@ impl IoStream {
     /// When the process has no file descriptor left.
     pub fn probe(&mut self) -> io::Result<Probe> {
         self.transport_mut().probe()
+    }
+
+    /// Reads no more from now on than may be taken in.
+    pub fn takes_in(&mut self, intake: Intake) {
+        self.transport_mut().takes_in(intake);
     }
 
     fn transport(&self) -> &Transport {

@@ -2,9 +2,10 @@
 //!
 //! At a limit what is open goes on, and what is new waits in the kernel until there is room again, which costs nothing,
 //! or is answered 503 if it is a request. Where memory is all but used up, those who hold it are given up before the kernel
-//! ends them all, in this order: whose clients do not take their answers, who moves much, who came last. Requests are
-//! refused only when that was not enough: first those of connections that have not had one served. So a client that
-//! behaves and was there before loses nothing. Looking costs a request one relaxed load. Files that the process may open
+//! ends them all, in this order: whose clients do not take their answers, those first that have many, who moves much, who
+//! came last. Requests are refused where many answers wait already, then those of connections that have not had one
+//! served, and all only when there is nobody left to give up. So a client that behaves and was there before loses
+//! nothing. Looking costs a request one relaxed load. Files that the process may open
 //! are shared out in advance, so that every connection that was accepted can have one upstream, and that the admin
 //! endpoint and the control plane are reached whatever happens on the data path.
 
@@ -22,6 +23,7 @@ use tokio::time::timeout;
 use tulle_runtime::backoff::Backoff;
 
 use crate::conn::Direction;
+use crate::io::Intake;
 use crate::net::Count;
 use crate::settings::Bounds;
 use crate::telemetry::Limit;
@@ -29,8 +31,8 @@ use crate::telemetry::Limit;
 pub use calm::give_back_what_was_freed;
 use memory::{Level, Pressure};
 pub use memory::{Memory, MemoryMetrics};
-pub(crate) use newest::Waiting;
-pub use newest::{Newest, Place, Victim};
+pub use newest::{Haste, Newest, Place, Victim};
+pub(crate) use newest::{Unread, Waiting};
 pub use taking::{Giving, Taking};
 
 /// Files that an accepted connection may need: itself, one upstream, and a duplicate of that to look at it by.
@@ -38,6 +40,8 @@ const FILES_PER_CONNECTION: u64 = 3;
 /// Files for everything that is no captured connection: the servers of the admin room, 64 connections each, the control
 /// plane, the workers' own ...
 const OWN_FILES: u64 = 256;
+/// What a request comes to use beside what is read for it, more or less.
+const REQUEST: usize = 16 << 10;
 /// How long nothing is accepted before the next look, at first and in the end, unless a connection closes.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
@@ -145,6 +149,18 @@ impl Overload {
         Admitted(self.pressure.clone())
     }
 
+    /// How much may be read of what peers send.
+    #[must_use]
+    pub fn intake(&self) -> Intake {
+        self.pressure.intake().clone()
+    }
+
+    /// There is another request: what it takes is not read for others.
+    #[inline]
+    pub fn begins_request(&self) {
+        self.pressure.intake().take(REQUEST);
+    }
+
     /// Why no connection may be accepted now.
     fn full(&self, direction: Direction) -> Option<Limit> {
         let (outbound, inbound) = (self.outbound.get(), self.inbound.get());
@@ -159,11 +175,30 @@ impl Overload {
         short.then_some(Limit::Memory)
     }
 
-    /// Whether memory is too short for another request on a connection that has had one served, or has not.
+    /// Whether memory is too short for another request on a connection that has had one served, or has not, and whose
+    /// client leaves so many answers unread.
+    pub(crate) fn refuses_requests(&self, served: bool, unread: &Unread) -> bool {
+        match self.pressure.level() {
+            Level::Normal => false,
+            Level::High | Level::Critical => unread.are_many(),
+            Level::Last => !served || unread.are_many(),
+            Level::Full => !served || unread.are_many() || self.pressure.is_futile(),
+        }
+    }
+
+    /// How much time there is to choose who has to go.
     #[must_use]
-    pub fn refuses_requests(&self, served: bool) -> bool {
-        let level = self.pressure.level();
-        level >= Level::Last && (!served || level >= Level::Full)
+    pub fn haste(&self) -> Haste {
+        match self.pressure.level() {
+            Level::Normal | Level::High => Haste::Little,
+            Level::Critical => Haste::Some,
+            Level::Last | Level::Full => Haste::Great,
+        }
+    }
+
+    /// Somebody was given up whose client takes nothing: what that had comes back.
+    pub fn has_helped(&self) {
+        self.pressure.has_helped();
     }
 
     /// Whether memory is too short for those that move much.
@@ -178,7 +213,7 @@ impl Overload {
         self.pressure.level() >= Level::High
     }
 
-    /// Resolves when memory is all but used up and somebody has to go, and again as long as it is.
+    /// Resolves when memory is short and somebody may have to go, and again as long as it is.
     pub async fn must_give_up(&self) {
         self.pressure.critical().await;
     }
@@ -187,6 +222,13 @@ impl Overload {
     #[cfg(test)]
     pub(crate) fn use_memory(&self, percent: u64) {
         self.pressure.note(percent, 100);
+    }
+
+    /// As if nobody could be given up but those who behave; for tests.
+    #[cfg(test)]
+    pub(crate) fn give_up_in_vain(&self) {
+        self.pressure.ring();
+        self.pressure.ring();
     }
 }
 
@@ -279,7 +321,8 @@ mod tests {
     async fn connections_wait_while_memory_is_short_and_requests_are_refused_when_it_is_shorter() {
         let overload = Overload::default();
         overload.use_memory(79);
-        let refuses = || [true, false].map(|served| overload.refuses_requests(served));
+        let unread = Unread::default();
+        let refuses = || [true, false].map(|served| overload.refuses_requests(served, &unread));
         assert!(overload.full(Direction::Inbound).is_none());
         assert_eq!(refuses(), [false, false]);
         overload.use_memory(85);
@@ -288,7 +331,21 @@ mod tests {
         overload.use_memory(95);
         assert_eq!(refuses(), [false, true]);
         overload.use_memory(98);
-        assert_eq!(refuses(), [true, true]);
+        assert_eq!(refuses(), [false, true]);
+        overload.pressure.ring();
+        overload.has_helped();
+        overload.pressure.ring();
+        assert_eq!(refuses(), [false, true], "those have gone that held it");
+        overload.pressure.ring();
+        assert_eq!(refuses(), [true, true], "nobody could be given up");
+        overload.has_helped();
+        overload.pressure.ring();
+        assert_eq!(refuses(), [false, true], "now somebody could");
+        overload.pressure.ring();
+        overload.use_memory(80);
+        overload.use_memory(98);
+        overload.pressure.ring();
+        assert_eq!(refuses(), [false, true], "it is tried anew");
         let freed = async {
             tokio::time::sleep(Duration::from_secs(7)).await;
             overload.use_memory(50);

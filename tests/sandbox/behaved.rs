@@ -77,7 +77,7 @@ impl<'a> Behaved<'a> {
 }
 
 /// What the sidecar of a pod says of requests like those of [`Behaved`] that failed, the first of them.
-fn failures(arena: &Arena<'_>, pod: &str) -> String {
+pub(crate) fn failures(arena: &Arena<'_>, pod: &str) -> String {
     const FIRST: usize = 5;
     let log = arena.logs(pod, Some(containers::PROXY)).unwrap_or_default();
     let failed = log

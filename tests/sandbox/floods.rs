@@ -11,6 +11,7 @@ mod gone;
 mod heads;
 mod servers;
 mod shared;
+pub(crate) mod short;
 mod siege;
 mod streams;
 
@@ -20,6 +21,7 @@ pub(crate) fn cases() -> Vec<tulle_tests::Case> {
         configured::cases(),
         heads::cases(),
         streams::cases(),
+        short::cases(),
         servers::cases(),
         shared::cases(),
         gone::cases(),

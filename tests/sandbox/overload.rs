@@ -8,6 +8,7 @@ use tulle_tests::{Arena, Mesh, app, eventually, progress, scaled};
 
 use crate::attack::{Attack, Way};
 use crate::behaved::Behaved;
+use crate::floods::short;
 use crate::limited::Limits;
 use crate::process::{Cgroup, Process};
 
@@ -17,7 +18,7 @@ tulle_tests::cases! {
     row_19_slow_clients_are_let_go_and_others_served;
 }
 
-const MEMORY: u64 = 64 << 20;
+pub(crate) const MEMORY: u64 = 64 << 20;
 /// What may stay of it after an attack: what the allocator cannot give back.
 const RESIDUE: u64 = 6 << 20;
 /// CPU time that a flood of connections may cost, with what is served meanwhile, of a build without optimisation.
@@ -25,7 +26,7 @@ const FLOOD: Duration = Duration::from_secs(2);
 const CGROUP: &str = "tulle-test-memory";
 
 /// What the sidecars of these tests get.
-pub(crate) const LIMITS: [Limits; 3] = [
+pub(crate) const LIMITS: [Limits; 4] = [
     Limits {
         namespace: "flood",
         app: "web",
@@ -38,6 +39,13 @@ pub(crate) const LIMITS: [Limits; 3] = [
         app: "web",
         files: None,
         cgroup: Some(CGROUP),
+        variables: &[],
+    },
+    Limits {
+        namespace: short::NAMESPACE,
+        app: "web",
+        files: None,
+        cgroup: Some(short::CGROUP),
         variables: &[],
     },
     Limits {
@@ -119,7 +127,8 @@ async fn row_25_a_load_of_many_times_the_memory_is_shed_and_the_sidecar_lives(
     mesh: &Mesh,
 ) -> anyhow::Result<()> {
     let cgroup = Cgroup::create(CGROUP, MEMORY)?;
-    let (arena, moved) = tokio::join!(mesh.apply("memory", manifests()), confine(mesh, &cgroup));
+    let applied = mesh.apply("memory", manifests());
+    let (arena, moved) = tokio::join!(applied, confine(mesh, "memory", &cgroup));
     moved?;
     let arena = arena?;
     let sidecar = Process::of(&arena, "web")?;
@@ -176,12 +185,12 @@ async fn row_25_a_load_of_many_times_the_memory_is_shed_and_the_sidecar_lives(
 }
 
 /// Puts the sidecar of `web` into a cgroup as soon as its process is there.
-async fn confine(mesh: &Mesh, cgroup: &Cgroup) -> anyhow::Result<()> {
+pub(crate) async fn confine(mesh: &Mesh, namespace: &str, cgroup: &Cgroup) -> anyhow::Result<()> {
     eventually(DEADLINE, async || {
         let pods = mesh.sandbox.pods();
         let pod = pods
             .iter()
-            .find(|pod| pod.key.namespace == "memory" && pod.key.name.starts_with("web"));
+            .find(|pod| pod.key.namespace == namespace && pod.key.name.starts_with("web"));
         let sidecar = pod.and_then(|pod| pod.container(containers::PROXY)?.pid);
         cgroup.add(sidecar.context("no sidecar yet")?)
     })

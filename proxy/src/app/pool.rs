@@ -15,7 +15,7 @@ use tulle_runtime::drain::DrainWatch;
 
 use crate::conn::Direction;
 use crate::net::{Acceptor, Captured};
-use crate::overload::{Admitted, Overload, Place, Victim};
+use crate::overload::{Admitted, Haste, Overload, Place, Victim};
 use crate::telemetry::{Limit, Who};
 use crate::worker::{Handles, Worker};
 use crate::{inbound, outbound, verified};
@@ -147,15 +147,29 @@ async fn accept(acceptor: Acceptor, direction: Direction, worker: Rc<Worker>) {
 async fn give_up(worker: Rc<Worker>) {
     loop {
         worker.overload.must_give_up().await;
-        worker.newest.give_up(|victim, direction, address| {
+        let haste = worker.overload.haste();
+        let tell = |direction, address, what: &str| {
             let who = Who { address, id: None };
-            let what = match victim {
-                Victim::Stream => "an answer is given up that its client does not take",
-                Victim::Unread => "a connection is given up whose client does not read",
-                Victim::Newest => "a connection is given up, of those that came last",
-            };
             worker.limits.reached(Limit::Memory, direction, who, what);
+        };
+        let mut any = worker.newest.give_up_streams(haste, |direction, address| {
+            let what = "an answer is given up that its client does not take";
+            tell(direction, address, what);
         });
+        if haste > Haste::Little {
+            any |= worker
+                .newest
+                .give_up_connections(any, |victim, direction, address| {
+                    let what = match victim {
+                        Victim::Unread => "a connection is given up whose client does not read",
+                        Victim::Newest => "a connection is given up, of those that came last",
+                    };
+                    tell(direction, address, what);
+                });
+        }
+        if any {
+            worker.overload.has_helped();
+        }
     }
 }
 

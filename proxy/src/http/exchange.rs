@@ -25,7 +25,7 @@ use super::upgrade::Tunnel;
 use crate::conn::{Direction, Downstream, HttpVersion};
 use crate::grpc::Messages;
 use crate::io::Calm;
-use crate::overload::Taking;
+use crate::overload::{Taking, Unread};
 use crate::retry::{Replay, RequestFailure, grpc_status};
 use crate::route;
 use crate::telemetry::{Limit, RequestRecord, ResponseFlag, ResponseFlags, Who};
@@ -53,6 +53,8 @@ pub(super) struct Connection {
     given_up: GivenUp,
     /// Whether its client takes its answers, and where they come from; only HTTP/1 has it, which has one at a time.
     pub(super) taking: Taking,
+    /// Answers that wait for the client; only HTTP/2 has more than one.
+    pub(super) unread: Unread,
     /// Bodies on their way; only HTTP/2 has more than one.
     pub(super) crowd: Crowd,
     /// Rung when the connection should end, but what runs on it should not.
@@ -84,6 +86,7 @@ impl Connection {
             calm: None,
             given_up: GivenUp::default(),
             taking: Taking::default(),
+            unread: Unread::default(),
             crowd: Crowd::default(),
             unwanted: Notify::new(),
             why: Cell::new((Limit::H2GivenUp, "")),
@@ -224,6 +227,7 @@ impl Exchange {
         connection.fresh.set(false);
         let requests = &connection.worker.requests;
         requests.set(requests.get() + 1);
+        connection.worker.overload.begins_request();
         let header = |name| request.headers.get(name).cloned();
         let authority = request.uri.authority();
         let record = Box::new(RequestRecord {
@@ -318,10 +322,9 @@ impl Exchange {
     /// Whether there is too much going on for this exchange, and what of.
     fn overload(&self) -> Result<(), Failure> {
         let worker = self.worker();
-        let limit = if worker
-            .overload
-            .refuses_requests(self.connection.served.get())
-        {
+        let connection = &self.connection;
+        let served = connection.served.get();
+        let limit = if worker.overload.refuses_requests(served, &connection.unread) {
             Limit::Memory
         } else if worker.requests.get() > worker.settings.bounds.requests {
             Limit::Requests

@@ -52,7 +52,8 @@ impl<F: Future<Output: 'static> + 'static> Executor<F> for Streams {
             let (newest, downstream) = (&connection.worker.newest, &connection.downstream);
             let wait = |cx: &Context<'_>, source| {
                 let waker = cx.waker().clone();
-                newest.waits(downstream.direction, downstream.peer, source, waker)
+                let (direction, peer) = (downstream.direction, downstream.peer);
+                newest.waits(direction, peer, source, &connection.unread, waker)
             };
             let mut stall = Stall::new(connection.worker.settings.patience.flush, wait);
             let ended = poll_fn(|cx| stall.poll(stream.as_mut(), cx)).await;
@@ -138,7 +139,7 @@ mod tests {
 
     use super::*;
     use crate::conn::Direction;
-    use crate::overload::Newest;
+    use crate::overload::{Newest, Unread};
 
     const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -146,7 +147,11 @@ mod tests {
 
     fn known(newest: &Newest) -> impl FnMut(&Context<'_>, usize) -> Waiting {
         let peer = std::net::SocketAddr::from(([10, 1, 0, 9], 1));
-        move |cx, source| newest.waits(Direction::Inbound, peer, source, cx.waker().clone())
+        let unread = Unread::default();
+        move |cx, source| {
+            let waker = cx.waker().clone();
+            newest.waits(Direction::Inbound, peer, source, &unread, waker)
+        }
     }
 
     /// A stream whose body says this in its turns, one after the other, and which then waits.

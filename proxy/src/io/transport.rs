@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::PIECE;
+use super::intake::{Intake, Reader};
 use super::probe::{Duplicate, Probe};
 
 /// How much one read takes from the kernel under TLS: what a relay writes at a time.
@@ -35,12 +36,19 @@ struct Ahead {
 impl Ahead {
     /// Reads from the kernel, into a buffer that is empty.
     #[inline]
-    fn poll_fill(&mut self, tcp: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_fill(
+        &mut self,
+        tcp: &mut TcpStream,
+        reader: &mut Reader,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(reader.poll_turn(tcp, cx))?;
         self.bytes = SPARE.take();
         self.bytes.resize(READ_AHEAD, 0);
         let mut large = ReadBuf::new(&mut self.bytes);
         let read = Pin::new(tcp).poll_read(cx, &mut large);
         (self.start, self.end) = (0, large.filled().len());
+        reader.took(self.end);
         self.give_back();
         read
     }
@@ -74,6 +82,7 @@ pub struct Transport {
     pending: Bytes,
     reads_ahead: bool,
     ahead: Ahead,
+    reader: Reader,
     duplicate: Option<Arc<Duplicate>>,
 }
 
@@ -92,6 +101,7 @@ impl Transport {
             pending: prefix,
             reads_ahead: false,
             ahead: Ahead::default(),
+            reader: Reader::default(),
             duplicate: None,
         }
     }
@@ -101,6 +111,11 @@ impl Transport {
     pub fn reading_ahead(mut self) -> Self {
         self.reads_ahead = true;
         self
+    }
+
+    /// Reads no more than may be taken in.
+    pub(super) fn takes_in(&mut self, intake: Intake) {
+        self.reader = Reader::of(intake);
     }
 
     /// The socket.
@@ -146,12 +161,16 @@ impl AsyncRead for Transport {
         }
         if !this.ahead.is_empty() || this.reads_ahead && buf.remaining() < READ_AHEAD {
             if this.ahead.is_empty() {
-                ready!(this.ahead.poll_fill(&mut this.tcp, cx))?;
+                ready!(this.ahead.poll_fill(&mut this.tcp, &mut this.reader, cx))?;
             }
             this.ahead.give(buf);
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut this.tcp).poll_read(cx, buf)
+        ready!(this.reader.poll_turn(&this.tcp, cx))?;
+        let before = buf.filled().len();
+        let read = Pin::new(&mut this.tcp).poll_read(cx, buf);
+        this.reader.took(buf.filled().len() - before);
+        read
     }
 }
 
@@ -256,6 +275,37 @@ mod tests {
         };
         let ((), seen) = tokio::join!(sending, receiving);
         assert!(seen == sent);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_read_beyond_what_may_be_taken_in_until_there_may_be_more() {
+        for ahead in [false, true] {
+            let (mut client, server) = pair().await;
+            client.write_all(&[7; 10]).await.unwrap();
+            let (intake, mut three) = (Intake::limited(), [0; 3]);
+            let mut transport = Transport::new(server);
+            transport.reads_ahead = ahead;
+            transport.takes_in(intake.clone());
+            intake.allow(1);
+            assert_eq!(transport.read(&mut three).await.unwrap(), 3, "{ahead}");
+            // What was read ahead is there already.
+            let mut rest = vec![0; if ahead { 7 } else { 0 }];
+            transport.read_exact(&mut rest).await.unwrap();
+            client.write_all(&[7; 10]).await.unwrap();
+            transport.tcp().readable().await.unwrap();
+            tokio::time::timeout(std::time::Duration::ZERO, intake.used_up())
+                .await
+                .expect("it is used up");
+            let more = async {
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+                assert_eq!(intake.left(), if ahead { -9 } else { -2 });
+                intake.allow(1);
+            };
+            let (read, ()) = tokio::join!(transport.read(&mut three), more);
+            assert_eq!(read.unwrap(), 3, "{ahead}");
+        }
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use super::cgroup::Cgroup;
 use super::trim;
+use crate::io::Intake;
 use crate::settings::Bounds;
 
 /// Shares of the limit, in percent, from which on nothing new is accepted, somebody has to go, and requests are refused:
@@ -27,6 +28,9 @@ const FULL: u64 = 98;
 /// what is left: else many would have been let in before any of them is seen to use something.
 const CONNECTION: u64 = 384 << 10;
 const SETTLED: Duration = Duration::from_secs(1);
+/// Share of what is left until somebody has to go that may be read until the next look, and what may be read anyhow.
+const INTAKE: u64 = 4;
+const LEAST_INTAKE: u64 = 32 << 10;
 /// How far below a share memory has to come before the share does not count any more.
 const RELIEF: u64 = 5;
 /// Between two looks, by the share of the limit that is used: the closer it comes, the less it can grow unseen.
@@ -36,7 +40,7 @@ const LOOKS: [(u64, Duration); 3] = [
     (0, Duration::from_millis(100)),
 ];
 /// Share of the limit from which on the allocator is made to give free memory back, and the time between two times. That
-/// takes microseconds when there is none, and never more than a hundredth of the time.
+/// takes microseconds when there is none, and never more than a hundredth of the time until memory is short.
 const GIVE_BACK: u64 = 50;
 const TRIM: Duration = Duration::from_millis(25);
 /// Between two times that somebody has to go: until then what the last ones had has come back.
@@ -71,7 +75,20 @@ struct Shared {
     room: AtomicU64,
     /// Rung at every look at which somebody has to go.
     critical: Notify,
+    /// What came of it when that happened while memory was about to end.
+    outcome: AtomicU8,
+    /// What may be read until the next look.
+    intake: Intake,
 }
+
+/// Nobody was asked to go, in time, since memory was not about to end.
+const UNTRIED: u8 = 0;
+/// Somebody has to go, and nobody has gone who takes nothing.
+const ASKED: u8 = 1;
+/// Somebody has.
+const HELPED: u8 = 2;
+/// When it was asked the last time, nobody had to give.
+const FUTILE: u8 = 3;
 
 impl Default for Shared {
     /// Of a process without a limit.
@@ -80,11 +97,25 @@ impl Default for Shared {
             level: AtomicU8::new(Level::Normal as u8),
             room: AtomicU64::new(u64::MAX),
             critical: Notify::new(),
+            outcome: AtomicU8::new(UNTRIED),
+            intake: Intake::default(),
         }
     }
 }
 
 impl Pressure {
+    /// Of a process that has one.
+    fn limited() -> Self {
+        Self(Arc::new(Shared {
+            intake: Intake::limited(),
+            ..Shared::default()
+        }))
+    }
+
+    pub(super) fn intake(&self) -> &Intake {
+        &self.0.intake
+    }
+
     #[inline]
     pub(super) fn level(&self) -> Level {
         match self.0.level.load(Relaxed) {
@@ -96,10 +127,33 @@ impl Pressure {
         }
     }
 
-    /// Resolves when memory is all but used up and no more can be given back, and again at the next look at which that is
+    /// Resolves when memory is short and no more can be given back, and again at the next look at which that is
     /// so.
     pub(super) async fn critical(&self) {
         self.0.critical.notified().await;
+    }
+
+    /// Has somebody go.
+    pub(super) fn ring(&self) {
+        let outcome = &self.0.outcome;
+        let next = match outcome.load(Relaxed) {
+            _ if self.level() < Level::Last => UNTRIED,
+            ASKED | FUTILE => FUTILE,
+            _ => ASKED,
+        };
+        // Whoever helps between the two looks helps the next time too.
+        outcome.store(next, Relaxed);
+        self.0.critical.notify_waiters();
+    }
+
+    /// Somebody has gone who takes nothing.
+    pub(super) fn has_helped(&self) {
+        self.0.outcome.store(HELPED, Relaxed);
+    }
+
+    /// Whether there was nobody to give up but those who behave.
+    pub(super) fn is_futile(&self) -> bool {
+        self.0.outcome.load(Relaxed) == FUTILE
     }
 
     /// Whether another connection may be accepted before some of those before it have settled.
@@ -142,6 +196,9 @@ impl Pressure {
         } else {
             Level::Normal
         };
+        if after < Level::Critical {
+            self.0.outcome.store(UNTRIED, Relaxed);
+        }
         self.0.level.store(after as u8, Relaxed);
         after
     }
@@ -200,7 +257,7 @@ impl Memory {
         Some(Self {
             limit,
             cgroup,
-            pressure: Pressure::default(),
+            pressure: Pressure::limited(),
             metrics,
         })
     }
@@ -227,10 +284,10 @@ impl Memory {
             }
             let (mut used, mut level) = self.look(cached.0);
             let share = used / (self.limit / 100).max(1);
-            let due = if level >= Level::Critical {
-                RELIEVED
-            } else {
-                pause
+            let due = match level {
+                Level::Normal => pause,
+                Level::High => RELIEVED.max(pause / 10),
+                Level::Critical | Level::Last | Level::Full => RELIEVED,
             };
             if share >= GIVE_BACK && trimmed.elapsed() >= due {
                 let begun = Instant::now();
@@ -243,9 +300,9 @@ impl Memory {
                 tracing::trace!(before, used, ?took, "free memory was given back");
             }
             // Nobody goes for memory that is only not given back yet.
-            if level >= Level::Critical && relieved < trimmed {
+            if level >= Level::High && relieved < trimmed {
                 relieved = Instant::now();
-                self.pressure.0.critical.notify_waiters();
+                self.pressure.ring();
             }
             if level >= Level::High && told.is_none_or(|told| told.elapsed() >= TELL) {
                 told = Some(Instant::now());
@@ -256,9 +313,26 @@ impl Memory {
                 let left = (self.limit / 100 * HIGH).saturating_sub(used) / CONNECTION;
                 self.pressure.0.room.store(left.max(1), Relaxed);
             }
-            let share = used / (self.limit / 100).max(1);
-            let look = LOOKS.iter().find(|(from, _)| share >= *from);
-            tokio::time::sleep(look.map_or(CACHE, |(_, look)| *look)).await;
+            self.pressure.intake().allow(self.allowance(used));
+            self.pause(used, level).await;
+        }
+    }
+
+    /// What may be read until the next look if so much is used.
+    fn allowance(&self, used: u64) -> u64 {
+        let left = (self.limit / 100 * CRITICAL).saturating_sub(used);
+        LEAST_INTAKE.max(left / INTAKE)
+    }
+
+    /// Until the next look, which comes early where there is room for what is read fast.
+    async fn pause(&self, used: u64, level: Level) {
+        let share = used / (self.limit / 100).max(1);
+        let look = LOOKS.iter().find(|(from, _)| share >= *from);
+        let pause = tokio::time::sleep(look.map_or(CACHE, |(_, look)| *look));
+        tokio::select! {
+            biased;
+            () = pause => {}
+            () = self.pressure.intake().used_up(), if level < Level::High => {}
         }
     }
 
@@ -378,6 +452,45 @@ mod tests {
         let memory = Memory::find(&bounds, MemoryMetrics::default()).unwrap();
         assert_eq!(memory.limit(), 1 << 20);
         assert!(memory.used() > Some(0));
+    }
+
+    #[test]
+    fn the_less_memory_is_left_the_less_may_be_read_until_the_next_look_but_never_nothing() {
+        let memory = Memory {
+            limit: 100 << 20,
+            cgroup: None,
+            pressure: Pressure::default(),
+            metrics: MemoryMetrics::default(),
+        };
+        for (used, allowed) in [
+            (10 << 20, 20 << 20),
+            (50 << 20, 10 << 20),
+            (86 << 20, 1 << 20),
+            (90 << 20, LEAST_INTAKE),
+            (200 << 20, LEAST_INTAKE),
+        ] {
+            assert_eq!(memory.allowance(used), allowed, "{used}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_look_comes_early_where_there_is_room_for_what_is_read_fast() {
+        let memory = Memory {
+            limit: 100 << 20,
+            cgroup: None,
+            pressure: Pressure::limited(),
+            metrics: MemoryMetrics::default(),
+        };
+        let paused = async |percent: u64, level, read: usize| {
+            let begun = tokio::time::Instant::now();
+            memory.pressure.intake().allow(10);
+            memory.pressure.intake().take(read);
+            memory.pause(percent << 20, level).await;
+            begun.elapsed()
+        };
+        assert_eq!(paused(10, Level::Normal, 9).await, LOOKS[2].1);
+        assert_eq!(paused(10, Level::Normal, 10).await, Duration::ZERO);
+        assert_eq!(paused(82, Level::High, 10).await, LOOKS[0].1);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Who holds memory on one worker, in the order in which it is taken from them when there is none left.
 //!
-//! First go streams and connections whose clients take nothing of what there is for them: that is where memory goes, and
-//! who behaves is never among them, however late it came. Then who came last: whoever was there before an attack is not
-//! its victim.
+//! First go the streams of connections on which many answers wait at once, all of them: a few such connections are enough
+//! to use up everything, and faster than anybody could be given up one by one. Then streams and connections whose clients
+//! take nothing of what there is for them: that is where memory goes, and who behaves is never among them, however late it
+//! came. Then who came last: whoever was there before an attack is not its victim.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -12,11 +13,15 @@ use std::task::Waker;
 
 use tokio::task::{AbortHandle, Id, try_id};
 
-use super::taking::{Taking, is_long_ago, now};
+use super::taking::{PATIENCE, Taking, has_waited, is_long_ago, now};
 use crate::conn::Direction;
 
 /// One in so many is given up at a time, at least one.
 const SHARE: usize = 16;
+/// Answers that may wait on a connection at once before they are given up together.
+const FEW: u32 = 32;
+/// How long each of more than these must have waited, in milliseconds: longer than a packet is on its way within a cluster.
+const MANY_PATIENCE: u64 = 20;
 
 /// Connections of a worker, and streams that wait for their clients. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -37,8 +42,28 @@ struct Connection {
     taking: Taking,
 }
 
+/// How many answers of a connection wait for its client. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Unread(Rc<Cell<u32>>);
+
+impl Unread {
+    /// Whether there are so many that they are given up together, and that there should not be more.
+    pub(crate) fn are_many(&self) -> bool {
+        self.0.get() > FEW
+    }
+
+    fn add(&self) {
+        self.0.set(self.0.get().saturating_add(1));
+    }
+
+    fn take(&self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
 #[derive(Debug)]
 struct Stream {
+    unread: Unread,
     given_up: Rc<Cell<bool>>,
     waker: Waker,
     /// When the wait began.
@@ -49,15 +74,35 @@ struct Stream {
     peer: SocketAddr,
 }
 
-/// What is given up, and why.
+/// Which connection is given up, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Victim {
-    /// A stream of HTTP/2 whose client does not take its answer.
-    Stream,
     /// A connection whose client takes nothing.
     Unread,
     /// One of the connections that came last.
     Newest,
+}
+
+/// How much time there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Haste {
+    /// Nothing new is accepted, but what is there goes on.
+    Little,
+    /// Somebody has to go.
+    Some,
+    /// Memory ends in a moment.
+    Great,
+}
+
+impl Haste {
+    /// How many go of so many who have held memory for too long.
+    fn share(self, count: usize) -> usize {
+        match self {
+            Self::Little => 0,
+            Self::Some => count.div_ceil(4),
+            Self::Great => count,
+        }
+    }
 }
 
 /// A place among the connections, given back when dropped.
@@ -72,6 +117,7 @@ pub struct Place {
 pub(crate) struct Waiting {
     newest: Newest,
     number: u64,
+    unread: Unread,
     given_up: Rc<Cell<bool>>,
 }
 
@@ -115,11 +161,14 @@ impl Newest {
         direction: Direction,
         peer: SocketAddr,
         source: usize,
+        unread: &Unread,
         waker: Waker,
     ) -> Waiting {
+        unread.add();
         let mut inner = self.0.borrow_mut();
         let (number, given_up) = (inner.number(), Rc::new(Cell::new(false)));
         let stream = Stream {
+            unread: unread.clone(),
             given_up: given_up.clone(),
             waker,
             since: now(),
@@ -131,6 +180,7 @@ impl Newest {
         Waiting {
             newest: self.clone(),
             number,
+            unread: unread.clone(),
             given_up,
         }
     }
@@ -145,27 +195,49 @@ impl Newest {
         }
     }
 
-    /// Gives up some of them, and tells what and whose they were.
-    pub fn give_up(&self, mut tell: impl FnMut(Victim, Direction, SocketAddr)) {
-        let inner = self.0.borrow();
-        let mut left = (inner.open.len() + inner.waiting.len()).div_ceil(SHARE);
+    /// Gives up streams whose clients take nothing, and tells whose they were: all of those of which there are many on a
+    /// connection, and, unless there is time, the longest of the others, more of them the greater the haste. Returns whether
+    /// there are such streams.
+    pub fn give_up_streams(
+        &self,
+        haste: Haste,
+        mut tell: impl FnMut(Direction, SocketAddr),
+    ) -> bool {
+        let mut inner = self.0.borrow_mut();
+        let (many, mut any) = inner.many(haste);
+        let others = inner.stuck(haste);
+        // Whoever is woken may look in here.
         drop(inner);
-        while left > 0 {
-            // Whoever is woken or aborted may look in here.
-            let stuck = self.0.borrow_mut().stuck();
-            let Some(stream) = stuck else { break };
+        any |= !others.is_empty();
+        for stream in many.into_iter().chain(others) {
             stream.given_up.set(true);
             stream.waker.wake();
-            tell(Victim::Stream, stream.direction, stream.peer);
-            left -= 1;
+            tell(stream.direction, stream.peer);
         }
-        for (number, victim) in self.last(left) {
+        any
+    }
+
+    /// Gives up some connections whose clients take nothing, and tells what and whose they were; where there are not
+    /// enough, and unless they are `spared`, others too. Returns whether there was one whose client takes nothing.
+    pub fn give_up_connections(
+        &self,
+        spared: bool,
+        mut tell: impl FnMut(Victim, Direction, SocketAddr),
+    ) -> bool {
+        let count = self.0.borrow().open.len().div_ceil(SHARE);
+        let mut any = false;
+        for (number, victim) in self.last(count) {
+            if victim == Victim::Newest && spared {
+                break;
+            }
             let connection = self.0.borrow_mut().open.remove(&number);
             if let Some(connection) = connection {
                 connection.task.abort();
                 tell(victim, connection.direction, connection.peer);
+                any |= victim == Victim::Unread;
             }
         }
+        any
     }
 
     /// Gives some of those up whose clients take nothing of the small pieces that come for them by a connection with this
@@ -242,10 +314,36 @@ impl Inner {
         self.next
     }
 
-    /// The stream that waits longest, if that is too long: one that goes well waits again and again.
-    fn stuck(&mut self) -> Option<Stream> {
-        let first = self.waiting.first_entry()?;
-        is_long_ago(first.get().since).then(|| first.remove())
+    /// The streams of connections on which many wait, as far as they have waited for long enough; and whether there is
+    /// such a connection.
+    fn many(&mut self, haste: Haste) -> (Vec<Stream>, bool) {
+        let patience = match haste {
+            Haste::Little => PATIENCE,
+            Haste::Some => MANY_PATIENCE,
+            Haste::Great => 0,
+        };
+        let mut any = false;
+        let many = self.waiting.iter().filter(|(_, it)| {
+            let many = it.unread.are_many();
+            any |= many;
+            many && has_waited(it.since, patience)
+        });
+        let many = many.map(|(number, _)| *number).collect();
+        (self.take(many), any)
+    }
+
+    /// The streams that have waited longest, if that is too long: one that goes well waits again and again.
+    fn stuck(&mut self, haste: Haste) -> Vec<Stream> {
+        let stuck = self.waiting.iter();
+        let stuck = stuck.take_while(|(_, it)| is_long_ago(it.since));
+        let mut stuck: Vec<_> = stuck.map(|(number, _)| *number).collect();
+        stuck.truncate(haste.share(stuck.len()));
+        self.take(stuck)
+    }
+
+    fn take(&mut self, streams: Vec<u64>) -> Vec<Stream> {
+        let streams = streams.into_iter();
+        streams.filter_map(|it| self.waiting.remove(&it)).collect()
     }
 }
 
@@ -264,6 +362,7 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
+        self.unread.take();
         self.newest.0.borrow_mut().waiting.remove(&self.number);
     }
 }
@@ -302,11 +401,29 @@ mod tests {
         SocketAddr::from(([10, 0, 0, 1], port))
     }
 
-    /// What is given up, and of which ports.
+    /// Which connections are given up, of which ports.
     fn given_up(newest: &Newest) -> Vec<(Victim, u16)> {
         let mut told = Vec::new();
-        newest.give_up(|victim, _, peer| told.push((victim, peer.port())));
+        let mut idle = false;
+        let any = newest.give_up_connections(false, |victim, _, peer| {
+            idle |= victim != Victim::Newest;
+            told.push((victim, peer.port()));
+        });
+        assert_eq!(any, idle);
         told
+    }
+
+    /// Of which ports streams are given up, and whether there are any such.
+    fn streams_given_up(newest: &Newest, haste: Haste) -> (Vec<u16>, bool) {
+        let mut told = Vec::new();
+        let any = newest.give_up_streams(haste, |_, peer| told.push(peer.port()));
+        (told, any)
+    }
+
+    /// A stream of a connection waits for its client.
+    fn wait(newest: &Newest, port: u16, unread: &Unread) -> Waiting {
+        let waker = futures_util::task::noop_waker();
+        newest.waits(Direction::Inbound, peer(port), 0, unread, waker)
     }
 
     #[tokio::test]
@@ -326,11 +443,11 @@ mod tests {
         assert_eq!(ended.iter().filter(|ended| **ended).count(), 4);
         assert!(ended[36..].iter().all(|ended| *ended));
         for _ in 0..40 {
-            newest.give_up(|_, _, _| ());
+            given_up(&newest);
         }
         yield_now().await;
         assert!(tasks.iter().all(|(task, _)| task.is_finished()));
-        newest.give_up(|_, _, _| panic!("there is none left"));
+        assert!(given_up(&newest).is_empty(), "there is none left");
     }
 
     #[tokio::test]
@@ -348,8 +465,24 @@ mod tests {
         assert_eq!(given_up(&newest), [unread(40), unread(7), unread(5)]);
         yield_now().await;
         assert!(tasks[39].0.is_finished() && !tasks[38].0.is_finished());
-        let last = [unread(2), (Victim::Newest, 39), (Victim::Newest, 38)];
+        let spared = newest.give_up_connections(true, |victim, _, peer| {
+            assert_eq!((victim, peer.port()), unread(2));
+        });
+        assert!(spared, "there was one");
+        let last = [39, 38, 37].map(|port| (Victim::Newest, port));
         assert_eq!(given_up(&newest), last);
+        assert!(!newest.give_up_connections(true, |_, _, _| panic!("they are spared")));
+    }
+
+    /// As if the streams of that port had waited for so many milliseconds, and no longer.
+    fn waited(newest: &Newest, port: u16, milliseconds: u64) {
+        let mut inner = newest.0.borrow_mut();
+        let waiting = inner.waiting.values_mut();
+        let own = waiting.filter(|it| it.peer == peer(port));
+        // What lies ahead has not been waited for at all.
+        own.for_each(|it| {
+            it.since = now() + 3_600_000 * u64::from(milliseconds == 0) - milliseconds
+        });
     }
 
     #[derive(Default)]
@@ -365,22 +498,57 @@ mod tests {
     fn streams_that_wait_for_their_clients_go_first_and_the_longest_of_them() {
         let newest = Newest::default();
         let woken = Arc::new(Woken::default());
-        let wait = |port| newest.waits(Direction::Inbound, peer(port), 0, waker(woken.clone()));
+        let wait = |port| {
+            let waker = waker(woken.clone());
+            newest.waits(Direction::Inbound, peer(port), 0, &Unread::default(), waker)
+        };
         let mut waiting: Vec<_> = (1..=20).map(wait).collect();
         waiting.remove(0);
-        newest.give_up(|_, _, _| panic!("they have only begun to wait"));
-        std::thread::sleep(Duration::from_millis(150));
+        (2..=20).for_each(|port| waited(&newest, port, 0));
+        let nobody = (Vec::new(), false);
+        assert_eq!(streams_given_up(&newest, Haste::Great), nobody);
+        (2..=20).for_each(|port| waited(&newest, port, PATIENCE));
+        assert_eq!(streams_given_up(&newest, Haste::Little), nobody);
         assert_eq!(
-            given_up(&newest),
-            [(Victim::Stream, 2), (Victim::Stream, 3)],
+            streams_given_up(&newest, Haste::Some),
+            ((2..=6).collect(), true),
             "the first has gone on"
         );
-        assert_eq!(woken.0.load(Relaxed), 2);
+        assert_eq!(woken.0.load(Relaxed), 5);
         let gone: Vec<_> = waiting.iter().map(Waiting::is_given_up).collect();
-        assert_eq!(gone.iter().filter(|gone| **gone).count(), 2);
-        assert!(gone[0] && gone[1]);
+        assert_eq!(gone, (2..=20).map(|port| port <= 6).collect::<Vec<_>>());
+        let all = (7..=20).collect();
+        assert_eq!(streams_given_up(&newest, Haste::Great), (all, true));
         drop(waiting);
-        newest.give_up(|_, _, _| panic!("there is none left"));
+        assert_eq!(streams_given_up(&newest, Haste::Great), nobody);
+    }
+
+    #[test]
+    fn where_many_answers_wait_all_of_them_go_the_sooner_the_greater_the_haste() {
+        for (haste, patience) in [
+            (Haste::Little, PATIENCE),
+            (Haste::Some, MANY_PATIENCE),
+            (Haste::Great, 0),
+        ] {
+            let newest = Newest::default();
+            let (few, many) = (Unread::default(), Unread::default());
+            let few_wait: Vec<_> = (0..FEW).map(|_| wait(&newest, 1, &few)).collect();
+            let many_wait: Vec<_> = (0..=FEW).map(|_| wait(&newest, 2, &many)).collect();
+            assert!(!few.are_many() && many.are_many());
+            waited(&newest, 1, 0);
+            waited(&newest, 2, 0);
+            if patience > 0 {
+                let early = streams_given_up(&newest, haste);
+                assert_eq!(early, (Vec::new(), true), "{haste:?}: they have only begun");
+                waited(&newest, 2, patience);
+            }
+            let all = vec![2; many_wait.len()];
+            assert_eq!(streams_given_up(&newest, haste), (all, true), "{haste:?}");
+            assert!(many_wait.iter().all(Waiting::is_given_up), "{haste:?}");
+            drop(many_wait);
+            assert!(!many.are_many(), "{haste:?}");
+            assert!(!few_wait.iter().any(Waiting::is_given_up), "{haste:?}");
+        }
     }
 
     #[tokio::test]
@@ -392,8 +560,8 @@ mod tests {
         let newest = Newest::default();
         let tasks = forty(&newest).await;
         let wait = |port, source| {
-            let waker = futures_util::task::noop_waker();
-            newest.waits(Direction::Inbound, peer(port), source, waker)
+            let (waker, unread) = (futures_util::task::noop_waker(), Unread::default());
+            newest.waits(Direction::Inbound, peer(port), source, &unread, waker)
         };
         let given_up = |connection| {
             let mut told = Vec::new();

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 /// How long a client must have taken nothing before that is held against it, in milliseconds. A download that goes well
 /// waits for its client again and again, for as long as its bytes are on their way.
-const PATIENCE: u64 = 100;
+pub(super) const PATIENCE: u64 = 100;
 
 /// Since when a client has taken nothing of what it could have. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -95,7 +95,12 @@ impl Giving {
 
 /// Whether a wait that began then is held against whoever is waited for; 0: there is none.
 pub(super) fn is_long_ago(since: u64) -> bool {
-    since != 0 && now().saturating_sub(since) >= PATIENCE
+    since != 0 && has_waited(since, PATIENCE)
+}
+
+/// Whether a wait that began then has lasted so many milliseconds.
+pub(super) fn has_waited(since: u64, patience: u64) -> bool {
+    now().saturating_sub(since) >= patience
 }
 
 /// Milliseconds by a clock of this process; the first is [`PATIENCE`] after 1.

@@ -42,7 +42,9 @@ pub(super) async fn connect(
             .await?)
     };
     let connected = tokio::time::timeout(target.cluster.connect_timeout, connecting);
-    connected.await.unwrap_or(Err(ConnectError::Timeout))
+    let mut io = connected.await.unwrap_or(Err(ConnectError::Timeout))?;
+    io.takes_in(worker.overload.intake());
+    Ok(io)
 }
 
 /// Has the kernel notice a peer that is gone, but never one that only takes its time.

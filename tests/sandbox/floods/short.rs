@@ -1,0 +1,75 @@
+//! Streams that nothing is taken of, where memory is short: rows 20 and 25 together.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use tulle_tests::{Mesh, app, eventually};
+
+use super::clients::backend;
+use super::siege::{PORT, Side, Siege, stranger};
+use crate::behaved::{Behaved, failures};
+use crate::overload::{MEMORY, confine};
+use crate::process::{Cgroup, Process};
+
+tulle_tests::cases! {
+    row_20_25_answers_that_nobody_takes_cost_nobody_else_a_request_where_memory_is_short ["alone", "python3"];
+}
+
+pub(crate) const NAMESPACE: &str = "row-20-25";
+pub(crate) const CGROUP: &str = "tulle-test-short";
+const DEADLINE: Duration = Duration::from_secs(20);
+/// What may be used of the memory, in percent: those who hold it go before anybody has to be refused.
+const MOST: u64 = 95;
+
+/// Three connections, each with a thousand requests of which no answer fits into its window.
+const ATTACK: &str = "
+peers = [connect(to, window=0).listen() for _ in range(3)]
+for first in range(1, 2001, 200):
+    for peer in peers:
+        peer.send(b''.join(get(stream, b'/big') for stream in range(first, first + 200, 2)))
+    time.sleep(0.05)
+time.sleep(5)
+tell(dict(resets=[len(peer.resets) for peer in peers], ends=[bool(peer.closed) for peer in peers]))
+";
+
+async fn row_20_25_answers_that_nobody_takes_cost_nobody_else_a_request_where_memory_is_short(
+    mesh: &Mesh,
+) -> anyhow::Result<()> {
+    let cgroup = Cgroup::create(CGROUP, MEMORY)?;
+    let manifests = backend() + app("client") + app("late") + stranger();
+    let (siege, moved) = tokio::join!(
+        Siege::with(mesh, NAMESPACE, manifests),
+        confine(mesh, NAMESPACE, &cgroup)
+    );
+    moved?;
+    let siege = siege?;
+    let sidecar = Process::of(&siege.arena, "web")?;
+    let behaved = Behaved::begin(&siege.arena, 25).await?;
+    let url = format!("http://web:{PORT}/");
+    let late = async {
+        // It has no connection yet, and comes in the middle of it.
+        eventually(DEADLINE, async || {
+            siege.counted(Side::Stranger, "memory").await
+        })
+        .await?;
+        let patient = ["--http2", "--timeout", "10m"];
+        siege.arena.load("late", &url, 25, 3.0, &patient).await
+    };
+    let (told, late) = tokio::join!(siege.ask(Side::Stranger, ATTACK), late);
+    let (told, late) = (told?, late?);
+    let reset = told["resets"].as_array().into_iter().flatten();
+    let reset: u64 = reset.filter_map(serde_json::Value::as_u64).sum();
+    ensure!(reset > 100, "an attack that is none: {told}");
+    ensure!(
+        late.failed == 0 && late.ok == late.sent && late.ok > 30,
+        "who came late lost requests: {}\n{}{}",
+        late.line(),
+        failures(&siege.arena, "late"),
+        failures(&siege.arena, "web")
+    );
+    ensure!(cgroup.kills()? == 0, "the kernel has killed it");
+    let peak = cgroup.peak()? * 100 / MEMORY;
+    ensure!(peak < MOST, "{peak} % of the memory were used");
+    behaved.end(100).await?;
+    sidecar.lives(&siege.arena, "web")
+}
