@@ -2,12 +2,13 @@
 //!
 //! At a limit what is open goes on, and what is new waits in the kernel until there is room again, which costs nothing,
 //! or is answered 503 if it is a request. Where memory is all but used up, those who hold it are given up before the kernel
-//! ends them all, in this order: whose clients do not take their answers, those first that have many, who moves much, who
-//! came last. Requests are refused where many answers wait already, then those of connections that have not had one
-//! served, and all only when there is nobody left to give up. So a client that behaves and was there before loses
-//! nothing. Looking costs a request one relaxed load. Files that the process may open
-//! are shared out in advance, so that every connection that was accepted can have one upstream, and that the admin
-//! endpoint and the control plane are reached whatever happens on the data path.
+//! ends them all, in this order: whose clients do not take their answers, those first that have many, whose app does not take
+//! their requests, who moves much, and, if there is nobody else, who came last. Requests are refused where many answers wait
+//! already, then those of connections that have not had one served, and all only when there is nobody left to give up.
+//! Until then no more is read than there is room for: a client that behaves waits for moments and loses nothing.
+//! Looking costs a request one relaxed load, and with a limit of memory an addition. Files that the process may open are
+//! shared out in advance, so that every connection that was accepted can have one upstream, and that the admin endpoint and
+//! the control plane are reached whatever happens on the data path.
 
 mod calm;
 mod cgroup;
@@ -16,10 +17,11 @@ mod newest;
 mod taking;
 mod trim;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tulle_runtime::backoff::Backoff;
 
 use crate::conn::Direction;
@@ -33,6 +35,7 @@ use memory::{Level, Pressure};
 pub use memory::{Memory, MemoryMetrics};
 pub use newest::{Haste, Newest, Place, Victim};
 pub(crate) use newest::{Unread, Waiting};
+pub(crate) use taking::Since;
 pub use taking::{Giving, Taking};
 
 /// Files that an accepted connection may need: itself, one upstream, and a duplicate of that to look at it by.
@@ -42,6 +45,9 @@ const FILES_PER_CONNECTION: u64 = 3;
 const OWN_FILES: u64 = 256;
 /// What a request comes to use beside what is read for it, more or less.
 const REQUEST: usize = 16 << 10;
+/// Between two looks at a client that only holds a connection. While there is no room for others that is also how long it
+/// may.
+pub(crate) const LOOK: Duration = Duration::from_secs(10);
 /// How long nothing is accepted before the next look, at first and in the end, unless a connection closes.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
@@ -207,10 +213,38 @@ impl Overload {
         self.pressure.level() >= Level::Critical
     }
 
-    /// Whether memory is so short that who only holds a connection should not.
+    /// Whether memory is short.
     #[must_use]
     pub fn is_short_of_memory(&self) -> bool {
         self.pressure.level() >= Level::High
+    }
+
+    /// Whether there is so little room that who only holds a connection should not: memory is short, or there are as many
+    /// connections as there may be.
+    #[must_use]
+    pub fn is_crowded(&self, direction: Direction) -> bool {
+        self.is_short_of_memory() || self.full(direction) == Some(Limit::Connections)
+    }
+
+    /// Waits for something from a client that does nothing but hold a connection, for as long as it may. `None`: its time is
+    /// up, or others need the room.
+    pub async fn wait_for<T>(
+        &self,
+        direction: Direction,
+        patience: Duration,
+        what: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut what = pin!(what);
+        let until = Instant::now() + patience;
+        loop {
+            let look = until.min(Instant::now() + LOOK);
+            if let Ok(done) = timeout_at(look, what.as_mut()).await {
+                return Some(done);
+            }
+            if look == until || self.is_crowded(direction) {
+                return None;
+            }
+        }
     }
 
     /// Resolves when memory is short and somebody may have to go, and again as long as it is.
@@ -224,6 +258,12 @@ impl Overload {
         self.pressure.note(percent, 100);
     }
 
+    /// As if there were as many connections as there may be; for tests.
+    #[cfg(test)]
+    pub(crate) fn fill(&self, direction: Direction) {
+        self.count(direction).set(self.room.each);
+    }
+
     /// As if nobody could be given up but those who behave; for tests.
     #[cfg(test)]
     pub(crate) fn give_up_in_vain(&self) {
@@ -235,8 +275,6 @@ impl Overload {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
-
-    use tokio::time::Instant;
 
     use super::*;
 
@@ -304,6 +342,27 @@ mod tests {
         overload
             .admit(Direction::Outbound, |_| panic!("there is room"))
             .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_only_holds_a_connection_is_waited_for_until_others_need_the_room() {
+        let patience = 10 * LOOK;
+        let overload = Overload::default();
+        let wait = async |direction| {
+            let begun = Instant::now();
+            let nothing = std::future::pending::<()>();
+            assert_eq!(overload.wait_for(direction, patience, nothing).await, None);
+            begun.elapsed()
+        };
+        overload.fill(Direction::Inbound);
+        assert_eq!(wait(Direction::Inbound).await, LOOK);
+        let ready = std::future::ready(7);
+        let heard = overload.wait_for(Direction::Inbound, patience, ready).await;
+        assert_eq!(heard, Some(7));
+        overload.inbound.set(0);
+        assert_eq!(wait(Direction::Inbound).await, patience);
+        overload.use_memory(80);
+        assert_eq!(wait(Direction::Outbound).await, LOOK);
     }
 
     #[test]

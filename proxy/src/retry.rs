@@ -20,7 +20,7 @@ use crate::config::cluster::ClusterState;
 use crate::config::route::RetryPolicy;
 use crate::upstream::UpstreamError;
 
-pub use replay::{HEAVY, Replay, RequestBody, RequestBodyError, RequestFailure, Waiting};
+pub use replay::{HEAVY, Replay, RequestBody, RequestBodyError, RequestFailure, Uploads, Waiting};
 pub use window::RetryWindow;
 
 /// Times that a pooled connection may turn out to be closed before the request counts as failed: these attempts

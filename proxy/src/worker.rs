@@ -12,6 +12,7 @@ use tulle_runtime::drain::DrainWatch;
 use crate::config::Config;
 use crate::net;
 use crate::overload::{Newest, Overload};
+use crate::retry::Uploads;
 use crate::settings::Settings;
 use crate::telemetry::{Hub, Limits, Telemetry};
 use crate::tls::Connector;
@@ -58,6 +59,8 @@ pub struct Worker {
     pub verified: Verified,
     /// Its captured connections, to give the newest up if it comes to that.
     pub newest: Newest,
+    /// The bodies of its requests, to give those up that do not move.
+    pub uploads: Uploads,
     /// Requests that are under way.
     pub requests: Cell<usize>,
     /// Takes what there is to tell about requests.
@@ -95,6 +98,7 @@ impl Worker {
             overload,
             verified: Verified::default(),
             newest: Newest::default(),
+            uploads: Uploads::default(),
             requests: Cell::new(0),
             telemetry: telemetry.map_or_else(Telemetry::default, Telemetry::new),
             upstream: Pools::default(),

@@ -26,7 +26,7 @@ const FLOOD: Duration = Duration::from_secs(2);
 const CGROUP: &str = "tulle-test-memory";
 
 /// What the sidecars of these tests get.
-pub(crate) const LIMITS: [Limits; 4] = [
+pub(crate) const LIMITS: [Limits; 5] = [
     Limits {
         namespace: "flood",
         app: "web",
@@ -42,7 +42,14 @@ pub(crate) const LIMITS: [Limits; 4] = [
         variables: &[],
     },
     Limits {
-        namespace: short::NAMESPACE,
+        namespace: short::ANSWERS,
+        app: "web",
+        files: None,
+        cgroup: Some(short::CGROUP),
+        variables: &[],
+    },
+    Limits {
+        namespace: short::REQUESTS,
         app: "web",
         files: None,
         cgroup: Some(short::CGROUP),

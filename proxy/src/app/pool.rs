@@ -156,6 +156,8 @@ async fn give_up(worker: Rc<Worker>) {
             let what = "an answer is given up that its client does not take";
             tell(direction, address, what);
         });
+        // Their exchanges tell of it.
+        any |= worker.uploads.give_up(haste);
         if haste > Haste::Little {
             any |= worker
                 .newest

@@ -1,7 +1,7 @@
 //! The body of a response on its way to the client, and what ends with it.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::Version;
@@ -230,11 +230,15 @@ impl ResponseBody {
                     .deadline
                     .as_mut()
                     .is_some_and(|at| at.as_mut().poll(cx).is_ready());
-                if !expired {
-                    return Poll::Pending;
+                if expired {
+                    self.cut(ResponseFlag::UpstreamRequestTimeout, "response_timeout");
+                    return Poll::Ready(Some(Err(ResponseBodyError::Timeout)));
                 }
-                self.cut(ResponseFlag::UpstreamRequestTimeout, "response_timeout");
-                Poll::Ready(Some(Err(ResponseBodyError::Timeout)))
+                ready!(open.exchange.replay.poll_given_up(cx));
+                open.exchange
+                    .reached(Limit::Memory, "a large request is cut");
+                self.cut(ResponseFlag::Overload, "overload");
+                Poll::Ready(Some(Err(ResponseBodyError::Overload)))
             }
             Poll::Ready(Some(Ok(frame))) => {
                 open.note(&frame);

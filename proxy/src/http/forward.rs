@@ -1,5 +1,6 @@
 //! Sends a request upstream, as often as it takes and its route allows, and answers with what came back.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, LazyLock};
@@ -63,6 +64,8 @@ enum Lost {
     TryTimeout,
     /// The request took too long.
     Timeout,
+    /// The request was given up because memory was short.
+    GivenUp,
 }
 
 /// Nothing is retried but what was not sent.
@@ -231,7 +234,7 @@ impl<'p> Attempts<'p> {
             }
             Err(Lost::Upstream(error)) => (self.retries.covers(error), error.is_unprocessed()),
             Err(Lost::TryTimeout) => (self.retries.cover_timeout(), false),
-            Err(Lost::Timeout) => (false, false),
+            Err(Lost::Timeout | Lost::GivenUp) => (false, false),
         };
         if !covered {
             return Next::Nothing;
@@ -263,10 +266,12 @@ impl<'p> Attempts<'p> {
         let all = self.deadline;
         let ends = all.into_iter().chain(this_try).min();
         target.ends = ends;
+        let body = exchange.replay.watched();
         tokio::select! {
             biased;
             outcome = self.send(exchange, target) => outcome.map_err(Lost::Upstream),
             () = expired(ends) => Err(if ends == all { Lost::Timeout } else { Lost::TryTimeout }),
+            () = poll_fn(|cx| body.poll_given_up(cx)) => Err(Lost::GivenUp),
         }
     }
 
@@ -378,6 +383,7 @@ impl From<Lost> for Failure {
         match lost {
             Lost::Upstream(error) => Self::Upstream(error),
             Lost::TryTimeout | Lost::Timeout => Self::Timeout,
+            Lost::GivenUp => Self::Cut,
         }
     }
 }
@@ -396,7 +402,7 @@ fn note_failure(target: &Target, outcome: &Result<Won, Lost>) {
             StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
         ),
         Err(Lost::Upstream(error)) => error.may_be_processed(),
-        Err(Lost::TryTimeout | Lost::Timeout) => false,
+        Err(Lost::TryTimeout | Lost::Timeout | Lost::GivenUp) => false,
     };
     if let (true, Some(endpoint)) = (failed, &target.endpoint) {
         balance::report_failed_response(endpoint, balance::now_ms());

@@ -19,6 +19,7 @@ mod slow;
 mod stalled;
 mod tunnels;
 mod upgrade;
+mod uploads;
 mod versions;
 mod windows;
 

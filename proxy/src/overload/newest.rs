@@ -3,7 +3,7 @@
 //! First go the streams of connections on which many answers wait at once, all of them: a few such connections are enough
 //! to use up everything, and faster than anybody could be given up one by one. Then streams and connections whose clients
 //! take nothing of what there is for them: that is where memory goes, and who behaves is never among them, however late it
-//! came. Then who came last: whoever was there before an attack is not its victim.
+//! came. Only where nobody else holds any, who came last: whoever was there before an attack is not its victim.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -96,7 +96,7 @@ pub enum Haste {
 
 impl Haste {
     /// How many go of so many who have held memory for too long.
-    fn share(self, count: usize) -> usize {
+    pub(crate) fn share(self, count: usize) -> usize {
         match self {
             Self::Little => 0,
             Self::Some => count.div_ceil(4),

@@ -93,6 +93,21 @@ impl Giving {
     }
 }
 
+/// A moment since when something has not moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Since(u64);
+
+impl Since {
+    pub(crate) fn now() -> Self {
+        Self(now())
+    }
+
+    /// Whether that is held against whoever it is waited for.
+    pub(crate) fn is_long_ago(self) -> bool {
+        is_long_ago(self.0)
+    }
+}
+
 /// Whether a wait that began then is held against whoever is waited for; 0: there is none.
 pub(super) fn is_long_ago(since: u64) -> bool {
     since != 0 && has_waited(since, PATIENCE)

@@ -7,6 +7,7 @@
 //! What the client has sent may also be taken before anybody asks for it ([`Waiting`]), where too many small pieces wait.
 
 mod ahead;
+mod uploads;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -25,6 +26,8 @@ use ahead::{Ahead, Said};
 use crate::grpc::Messages;
 use crate::io::Calm;
 use crate::worker::Worker;
+
+pub use uploads::Uploads;
 
 /// Pieces that are kept at most: each takes memory beside its bytes.
 const PIECES: usize = 1_024;
@@ -106,8 +109,12 @@ struct Shared {
     bytes: u64,
     /// Messages read from the client, if it is a gRPC call.
     messages: Option<Messages>,
-    /// The current attempt, waiting for the client.
+    /// The current attempt, waiting for the client; `None`: it has not asked for more since it was given something.
     waker: Option<Waker>,
+    /// The exchange, which ends if this body is given up.
+    exchange: Option<Waker>,
+    /// Where it is among the bodies of its worker.
+    place: Option<usize>,
     worker: Rc<Worker>,
     /// Whether the client may pause for as long as it likes: a call of gRPC, and every request that has an answer.
     patient: bool,
@@ -154,7 +161,7 @@ impl Replay {
         if source.is_end_stream() {
             return Self(None);
         }
-        Self(Some(Rc::new(RefCell::new(Shared {
+        let shared = Rc::new(RefCell::new(Shared {
             announced: source.size_hint(),
             source: Some(source),
             ahead: None,
@@ -170,11 +177,16 @@ impl Replay {
             bytes: 0,
             messages: grpc.then(Messages::default),
             waker: None,
+            exchange: None,
+            place: None,
             worker: worker.clone(),
             patient,
             pause: None,
             failure: None,
-        }))))
+        }));
+        let place = worker.uploads.enter(Rc::downgrade(&shared));
+        shared.borrow_mut().place = Some(place);
+        Self(Some(shared))
     }
 
     /// The body of a request that has none.
@@ -224,6 +236,21 @@ impl Replay {
     #[must_use]
     pub fn failure(&self) -> Option<RequestFailure> {
         self.0.as_ref().and_then(|shared| shared.borrow().failure)
+    }
+
+    /// The same body, to ask whether it was given up.
+    #[must_use]
+    pub fn watched(&self) -> Self {
+        Self(self.0.clone())
+    }
+
+    /// Ready when it was given up because memory was short.
+    #[inline]
+    pub fn poll_given_up(&self, cx: &Context<'_>) -> Poll<()> {
+        match &self.0 {
+            Some(shared) => shared.borrow_mut().poll_given_up(cx),
+            None => Poll::Pending,
+        }
     }
 
     /// Bytes read from the client so far.
@@ -326,7 +353,9 @@ impl Shared {
         if let Some(messages) = &mut self.messages {
             messages.note(data);
         }
-        let fits = self.kept_bytes + data.len() <= self.cap && self.kept.len() < PIECES;
+        let fits = self.kept_bytes + data.len() <= self.cap
+            && self.kept.len() < PIECES
+            && !self.worker.overload.is_short_of_memory();
         if fits && self.state == State::Kept {
             self.kept_bytes += data.len();
             self.kept.push_back(data.clone());
@@ -361,6 +390,17 @@ impl Shared {
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         }
         self.poll_source(cx)
+    }
+
+    fn poll_given_up(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if self.failure == Some(RequestFailure::Overload) {
+            return Poll::Ready(());
+        }
+        match &mut self.exchange {
+            Some(exchange) => exchange.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
     }
 
     fn fail(&mut self, why: RequestFailure) {
@@ -436,6 +476,7 @@ impl Shared {
                 Poll::Ready(Some(Err(RequestBodyError::Client(error))))
             }
             Poll::Ready(Some(Ok(frame))) => {
+                self.waker = None;
                 if let Some(pause) = &mut self.pause {
                     pause.moved = true;
                 }

@@ -239,12 +239,17 @@ fn row_48_where_all_endpoints_fail_retries_add_a_fifth_at_most() {
 }
 
 #[test]
-fn a_body_within_the_cap_is_replayed_and_a_longer_one_is_not() {
+fn a_body_within_the_cap_is_replayed_and_a_longer_one_is_not_nor_any_while_memory_is_short() {
     run(async {
-        for (cap, expected) in [(16, StatusCode::OK), (2, StatusCode::SERVICE_UNAVAILABLE)] {
+        for (cap, memory, expected) in [
+            (16, 79, StatusCode::OK),
+            (2, 79, StatusCode::SERVICE_UNAVAILABLE),
+            (16, 80, StatusCode::SERVICE_UNAVAILABLE),
+        ] {
             let endpoints = [closes(Rc::default()).await, echo(Http1, "a").await];
             let route = with_forward(|forward| forward.retry.max_replay_bytes = cap);
             let sidecar = sidecar(route, cluster("c", plain(&endpoints)));
+            sidecar.worker.overload.use_memory(memory);
             // Round robin begins with the first endpoint by address; find the one that closes.
             let closing_first = endpoints[0] < endpoints[1];
             let mut client = Client::new(sidecar.client(Http1), Http1).await;
@@ -252,7 +257,7 @@ fn a_body_within_the_cap_is_replayed_and_a_longer_one_is_not() {
                 client.get("/").await;
             }
             let answer = client.send(Method::PUT, "/", "a body").await;
-            assert_eq!(answer.status, expected, "cap {cap}");
+            assert_eq!(answer.status, expected, "cap {cap}, memory {memory}");
             if expected == StatusCode::OK {
                 assert_eq!(answer.body, "a body");
             }
