@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 use tulle_runtime::names::alpn;
 
 use crate::admission::{self, Policy};
@@ -150,16 +149,13 @@ async fn look(
             carries => Ok(carries),
         };
     }
-    let first_request = worker.settings.patience.first_request;
-    let silence = if policy.declared_http {
-        first_request
-    } else {
-        SILENCE
-    };
-    let carries = detect(tcp, seen, Some(silence)).await?;
-    if carries == Carries::Silence && policy.declared_http {
-        return Err(Unseen::NoRequest);
+    let (overload, patience) = (&worker.overload, &worker.settings.patience);
+    if policy.declared_http {
+        let first = detect(tcp, seen, None);
+        let carries = overload.wait_for(Direction::Inbound, patience.first_request, first);
+        return Ok(carries.await.ok_or(Unseen::NoRequest)??);
     }
+    let carries = detect(tcp, seen, Some(SILENCE)).await?;
     if carries != Carries::Silence {
         return Ok(carries);
     }
@@ -176,8 +172,8 @@ async fn look(
             first = app.peek(&mut app_byte) => first.map(|_| false),
         }
     };
-    let client_first = timeout(worker.settings.patience.tcp_idle, either).await;
-    if !client_first.map_err(|_| Unseen::Idle)?? {
+    let client_first = overload.wait_for(Direction::Inbound, patience.tcp_idle, either);
+    if !client_first.await.ok_or(Unseen::Idle)?? {
         return Ok(Carries::Opaque);
     }
     Ok(detect(tcp, seen, None).await?)

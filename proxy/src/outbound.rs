@@ -55,8 +55,7 @@ pub(crate) async fn serve_from(
         }
     };
     let mut seen = BytesMut::new();
-    let first = worker.settings.patience.first_request;
-    let carries = match look(&mut tcp, &mut seen, tcp_route.as_deref(), first).await {
+    let carries = match look(&mut tcp, &mut seen, tcp_route.as_deref(), &worker).await {
         Ok(Carries::Silence) if is_http(tcp_route.as_deref()) => {
             let who = Who {
                 address: peer,
@@ -116,11 +115,18 @@ async fn look(
     tcp: &mut TcpStream,
     seen: &mut BytesMut,
     listener: Option<&OutboundListener>,
-    first_request: Duration,
+    worker: &Worker,
 ) -> io::Result<Carries> {
     match listener.map(|listener| &listener.protocol) {
         Some(Protocol::Tcp(_)) => Ok(Carries::Opaque),
-        Some(Protocol::Http(_)) => detect(tcp, seen, Some(first_request)).await,
+        Some(Protocol::Http(_)) => {
+            let patience = worker.settings.patience.first_request;
+            let first = detect(tcp, seen, None);
+            let carries = worker
+                .overload
+                .wait_for(Direction::Outbound, patience, first);
+            carries.await.unwrap_or(Ok(Carries::Silence))
+        }
         Some(Protocol::Detect { .. }) | None => detect(tcp, seen, Some(SILENCE)).await,
     }
 }

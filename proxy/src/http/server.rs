@@ -108,6 +108,9 @@ fn tell_http2(connection: &Connection, calm: &Calm, error: &hyper::Error) {
         refused::malformed(connection, None, Some(error));
     } else if is_unread(error) {
         tell_unread(connection);
+    } else if error.is_timeout() {
+        let what = "a connection is broken whose client answers no PING";
+        connection.reached(Limit::H2KeepAlive, what);
     }
 }
 

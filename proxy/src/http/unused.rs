@@ -3,16 +3,11 @@
 //! One timer a connection, which a request never touches: it looks at how long the connection has been idle whenever it
 //! runs out.
 
-use std::time::Duration;
-
 use tokio::time::{Instant, sleep_until};
 
 use super::exchange::Connection;
+use crate::overload::LOOK;
 use crate::telemetry::Limit;
-
-/// Between two looks at a connection that has not brought a request yet. While memory is short that is also how long it
-/// may stay.
-const LOOK: Duration = Duration::from_secs(10);
 
 /// Resolves when a connection has been unused for as long as it may, and says which time is up.
 pub(super) async fn unused(connection: &Connection) -> Limit {
@@ -24,7 +19,8 @@ pub(super) async fn unused(connection: &Connection) -> Limit {
             return Limit::FirstRequest;
         }
         sleep_until(Instant::now() + left.min(LOOK)).await;
-        if connection.is_fresh() && connection.worker.overload.is_short_of_memory() {
+        let direction = connection.downstream.direction;
+        if connection.is_fresh() && connection.worker.overload.is_crowded(direction) {
             return Limit::FirstRequest;
         }
     }

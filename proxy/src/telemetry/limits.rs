@@ -84,6 +84,8 @@ limits! {
     H2DataFrames = "h2_data_frames",
     /// Time in which a client takes nothing of an answer on HTTP/2: it is cut off.
     H2Flush = "h2_flush",
+    /// Time in which a client answers no PING on HTTP/2: the connection is broken.
+    H2KeepAlive = "h2_keep_alive",
     /// Anything else that HTTP/2's library finds too much.
     H2Flood = "h2_flood",
 }

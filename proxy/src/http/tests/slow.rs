@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::harness::*;
+use super::inbound::mesh_peer;
 use crate::config::route::RouteAction;
 use crate::conn::Direction;
 use crate::conn::HttpVersion::{Http1, Http2};
@@ -209,20 +210,59 @@ fn row_19_a_connection_without_a_request_is_closed_and_one_without_another_reque
 }
 
 #[test]
-fn row_19_while_memory_is_short_a_connection_without_a_request_goes_sooner() {
+fn a_peer_that_answers_no_ping_is_given_up_and_told_of() {
+    run_paused(async {
+        for peer in [true, false] {
+            let sidecar = Sidecar::new(inbound(true));
+            let app = echo(Http2, "a").await;
+            let security = if peer {
+                mesh_peer()
+            } else {
+                crate::conn::Security::Plaintext
+            };
+            let mut silent = sidecar.caller(app, security, Http2);
+            let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+            silent.write_all(preface).await.unwrap();
+            let begun = Instant::now();
+            let _ = silent.read_to_end(&mut Vec::new()).await;
+            let took = begun.elapsed();
+            // It is told once the connection is over, which is after its client has seen the end of it.
+            sleep(3 * SECOND).await;
+            let count = |limit| sidecar.worker.limits.count(limit, Direction::Inbound);
+            let told = (count(Limit::H2KeepAlive), count(Limit::FirstRequest));
+            if peer {
+                about(took, Duration::from_secs(40));
+                assert_eq!(told, (1, 0));
+            } else {
+                // It has the time of what is left unread, and goes sooner because it asks for nothing.
+                about(took, Patience::default().first_request);
+                assert_eq!(told, (0, 1));
+            }
+        }
+    });
+}
+
+#[test]
+fn row_19_while_there_is_no_room_a_connection_without_a_request_goes_sooner() {
     run_paused(async {
         let app = echo(Http1, "a").await;
-        let sidecar = Sidecar::new(service(&[app]));
-        sidecar.worker.overload.use_memory(85);
-        let mut busy = Client::new(sidecar.client(Http1), Http1).await;
-        assert_eq!(busy.get("/").await.status, StatusCode::OK);
-        let (_, took) = until_closed(&mut sidecar.client(Http1)).await;
-        about(took, Duration::from_secs(10));
-        assert_eq!(
-            busy.get("/").await.status,
-            StatusCode::OK,
-            "who has sent something stays"
-        );
+        for full in [false, true] {
+            let sidecar = Sidecar::new(service(&[app]));
+            if full {
+                sidecar.worker.overload.fill(Direction::Outbound);
+            } else {
+                sidecar.worker.overload.use_memory(85);
+            }
+            let mut busy = Client::new(sidecar.client(Http1), Http1).await;
+            assert_eq!(busy.get("/").await.status, StatusCode::OK);
+            let (_, took) = until_closed(&mut sidecar.client(Http1)).await;
+            about(took, Duration::from_secs(10));
+            assert_eq!(
+                busy.get("/").await.status,
+                StatusCode::OK,
+                "who has sent something stays"
+            );
+        }
     });
 }
 

@@ -72,9 +72,14 @@ async fn an_opaque_connection_on_which_nothing_moves_is_reset_and_counted() {
 #[tokio::test(start_paused = true)]
 async fn an_inbound_client_that_says_nothing_is_not_waited_for_for_ever_and_counted() {
     local(async {
-        for (plaintext, seconds) in [(false, 10), (true, 3600)] {
+        for (plaintext, full, seconds) in
+            [(false, false, 10), (true, false, 3600), (true, true, 10)]
+        {
             let identity = Ca::new().identity("redis");
             let sidecar = Sidecar::new(identity, inbound_config(plaintext));
+            if full {
+                sidecar.worker.overload.fill(Direction::Inbound);
+            }
             let begun = tokio::time::Instant::now();
             let mut client = through(&sidecar, silent().await, Direction::Inbound).await;
             assert!(is_reset(&mut client).await);
@@ -103,18 +108,25 @@ async fn an_inbound_client_that_says_nothing_where_http_is_declared_is_closed_an
         let mut inbound = (**snapshot.inbound.as_ref().unwrap()).clone();
         inbound.default.protocol = Protocol::Http(Arc::default());
         snapshot.inbound = Some(Arc::new(inbound));
-        let sidecar = Sidecar::new(Ca::new().identity("web"), snapshot);
-        let begun = tokio::time::Instant::now();
-        let mut client = through(&sidecar, silent().await, Direction::Inbound).await;
-        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
-        let (took, expected) = (
-            begun.elapsed(),
-            sidecar.worker.settings.patience.first_request,
-        );
-        let late = expected + Duration::from_secs(9);
-        assert!((expected..late).contains(&took), "{took:?}");
-        let limits = &sidecar.worker.limits;
-        assert_eq!(limits.count(Limit::FirstRequest, Direction::Inbound), 1);
+        for full in [false, true] {
+            let sidecar = Sidecar::new(Ca::new().identity("web"), snapshot.clone());
+            if full {
+                sidecar.worker.overload.fill(Direction::Inbound);
+            }
+            let begun = tokio::time::Instant::now();
+            let mut client = through(&sidecar, silent().await, Direction::Inbound).await;
+            assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+            let took = begun.elapsed();
+            let expected = if full {
+                Duration::from_secs(10)
+            } else {
+                sidecar.worker.settings.patience.first_request
+            };
+            let late = expected + Duration::from_secs(9);
+            assert!((expected..late).contains(&took), "{took:?}");
+            let limits = &sidecar.worker.limits;
+            assert_eq!(limits.count(Limit::FirstRequest, Direction::Inbound), 1);
+        }
     })
     .await;
 }
