@@ -3,6 +3,7 @@
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
+use http::StatusCode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelSetEncoder};
 use tulle_identity::SpiffeId;
 
@@ -33,8 +34,32 @@ pub(super) enum Policy {
 /// What HTTP metrics have on top of the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct HttpLabels {
+    /// The status, below 10 the class of one that nobody has defined, or 0: unknown.
     pub(super) code: u16,
     pub(super) grpc_status: Option<u16>,
+}
+
+/// The largest status that gRPC knows, and what every other one stands for.
+const GRPC_STATUSES: u16 = 16;
+const GRPC_UNKNOWN: u16 = 2;
+/// What access logs say of a client that left.
+const CLIENT_LEFT: u16 = 499;
+
+impl HttpLabels {
+    /// Of a response. Whoever answers can think of a thousand codes: those that nobody has defined are one a class, and
+    /// statuses that gRPC does not know are what its clients take them for.
+    #[inline]
+    pub(super) fn of(status: StatusCode, grpc_status: Option<u16>) -> Self {
+        let code = status.as_u16();
+        let known = status.canonical_reason().is_some() || code == CLIENT_LEFT;
+        Self {
+            code: if known { code } else { code / 100 },
+            grpc_status: grpc_status.map(|status| match status {
+                0..=GRPC_STATUSES => status,
+                _ => GRPC_UNKNOWN,
+            }),
+        }
+    }
 }
 
 /// The labels of one series.
@@ -107,6 +132,9 @@ impl EncodeLabelSet for Labels {
         if let Some(http) = self.http {
             match http.code {
                 0 => out.label("response_code", UNKNOWN)?,
+                class @ 1..=9 => {
+                    out.label("response_code", Shown(&format_args!("{class}xx")))?;
+                }
                 code => out.label("response_code", u64::from(code))?,
             }
             if let Some(status) = http.grpc_status {

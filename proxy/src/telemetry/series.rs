@@ -85,10 +85,7 @@ impl Cache {
             passthrough: passes_through(record.cluster.as_deref(), record.upstream),
             flags: record.flags,
         };
-        let http = HttpLabels {
-            code: record.status.as_u16(),
-            grpc_status: record.grpc_status,
-        };
+        let http = HttpLabels::of(record.status, record.grpc_status);
         let key = HttpKey {
             hop: hop.key(),
             grpc: record.grpc,

@@ -261,6 +261,48 @@ fn outcomes_have_series_of_their_own() {
 }
 
 #[test]
+fn statuses_that_nobody_has_defined_have_a_series_a_class() {
+    let rig = Rig::new(Snapshot::default(), None);
+    let mut count = 0;
+    for code in 100..1_000 {
+        let status = StatusCode::from_u16(code).unwrap();
+        rig.telemetry.request(&RequestRecord {
+            status,
+            ..outbound()
+        });
+        count += usize::from(status.canonical_reason().is_none() && status != 499);
+    }
+    for status in 0..1_000 {
+        rig.telemetry.request(&RequestRecord {
+            grpc: true,
+            grpc_status: Some(status),
+            ..outbound()
+        });
+    }
+    let value = |label: (&str, &str)| {
+        let value = rig.value(
+            "istio_requests_total",
+            &[("request_protocol", "http"), label],
+        );
+        value.map_or(0, |value| value.parse::<usize>().unwrap())
+    };
+    for code in ["200", "404", "499", "503"] {
+        assert_eq!(value(("response_code", code)), 1, "{code}");
+    }
+    assert_eq!(value(("response_code", "299")), 0);
+    let classes = (1..=9).map(|class| value(("response_code", &format!("{class}xx"))));
+    assert_eq!(classes.sum::<usize>(), count);
+    let unknown = [("request_protocol", "grpc"), ("grpc_response_status", "2")];
+    let unknown = rig.value("istio_requests_total", &unknown);
+    assert_eq!(unknown.as_deref(), Some("984"));
+    let scrape = rig.scrape();
+    let series = scrape
+        .lines()
+        .filter(|line| line.starts_with("istio_requests_total{"));
+    assert!(series.count() < 100, "{scrape}");
+}
+
+#[test]
 fn messages_of_grpc_calls_are_counted_and_other_requests_have_none() {
     let rig = Rig::new(Snapshot::default(), None);
     let mut call = RequestRecord {
