@@ -4,8 +4,8 @@
 //! each request knows who is on the other end.
 
 mod connection;
+mod handshakes;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -16,10 +16,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
 use tulle_identity::{ClientAuth, Identity, SpiffeId, peer_id};
 use tulle_runtime::tasks::Tasks;
 
@@ -28,11 +26,14 @@ use crate::limit::{Gate, Reached, Share, Shares};
 
 pub(crate) use connection::Connection;
 use connection::{Ends, Places};
+use handshakes::Handshakes;
 
-/// Handshakes at a time; more wait in the kernel's queue.
+/// Handshakes at a time.
 const HANDSHAKES: usize = 1024;
-/// How long the oldest of them may keep others waiting: whoever says nothing must not keep out who does.
-const KEEPS_WAITING: Duration = Duration::from_secs(2);
+/// Handshakes at a time with one address: more than a node's worth of pods behind one address has in the same moment.
+const HANDSHAKES_OF_ADDRESS: usize = 32;
+/// How old a handshake must be to be given up for another one.
+const HANDSHAKE_GRACE: Duration = Duration::from_secs(2);
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A connection lives no longer than this, whatever its certificate says.
@@ -86,10 +87,12 @@ pub(crate) struct Bounds {
     pub(crate) anonymous_of_address: usize,
     /// How long a connection without a client certificate lives.
     pub(crate) anonymous_life: Duration,
-    /// Handshakes at a time; more wait in the kernel's queue.
+    /// Handshakes at a time; for one more, the oldest of the address that has most is given up.
     pub(crate) handshakes: usize,
-    /// Handshakes at a time with one address; more are closed.
+    /// Handshakes at a time with one address; for one more, its oldest is given up.
     pub(crate) handshakes_of_address: usize,
+    /// How old a handshake must be to be given up for another one.
+    pub(crate) handshake_grace: Duration,
     /// Control frames of HTTP/2 on a connection beyond what its messages need; one with more is ended.
     pub(crate) control_frames: u32,
     /// How long a client may take nothing of what waits for it.
@@ -106,7 +109,8 @@ impl Default for Bounds {
             anonymous_of_address: ANONYMOUS_OF_ADDRESS,
             anonymous_life: ANONYMOUS_LIFE,
             handshakes: HANDSHAKES,
-            handshakes_of_address: HANDSHAKES / 4,
+            handshakes_of_address: HANDSHAKES_OF_ADDRESS,
+            handshake_grace: HANDSHAKE_GRACE,
             control_frames: CONTROL_FRAMES,
             unread: UNREAD,
         }
@@ -153,7 +157,7 @@ pub(crate) fn accept(
         addresses: Shares::default(),
         told: Gate::default(),
         failures_told: Gate::default(),
-        handshakes: Arc::new(Handshakes::new(bounds.handshakes)),
+        full_told: Gate::default(),
     });
     let (owner, cancelled) = (tasks.clone(), tasks.cancelled());
     tasks.spawn("xds-listener", async move {
@@ -172,12 +176,13 @@ async fn accept_loop(
     connections: &mpsc::Sender<io::Result<Connection>>,
     tasks: &Tasks,
 ) {
-    let handshakes = &acceptor.handshakes;
-    let handshaking_at = Shares::default();
+    let bounds = acceptor.bounds;
+    let handshakes = Handshakes::new(
+        bounds.handshakes,
+        bounds.handshakes_of_address,
+        bounds.handshake_grace,
+    );
     loop {
-        handshakes
-            .room(|| acceptor.metrics.reached.count("handshakes"))
-            .await;
         let place = take(&acceptor.connections, || acceptor.reached()).await;
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -187,14 +192,12 @@ async fn accept_loop(
                 continue;
             }
         };
-        let Some(share) = handshaking_at.take(
-            address.ip().to_canonical(),
-            acceptor.bounds.handshakes_of_address,
-        ) else {
-            acceptor.over("handshakes_of_address", address, None);
+        let reached = |limit| acceptor.metrics.reached.count(limit);
+        let ip = address.ip().to_canonical();
+        let Some(handshaking) = handshakes.begin(ip, reached).await else {
+            acceptor.tell_over("handshakes_of_address", address, None);
             continue;
         };
-        let handshaking = Handshakes::begin(handshakes);
         let (acceptor, connections) = (acceptor.clone(), connections.clone());
         tasks.spawn_connection("xds-handshake", async move {
             let handshake =
@@ -203,7 +206,7 @@ async fn accept_loop(
                 biased;
                 ended = handshake => ended.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
                 () = handshaking.given_up.cancelled() => {
-                    Err(io::Error::other("others waited for its handshake to end"))
+                    Err(io::Error::other("given up for a newer one"))
                 }
             };
             match ended {
@@ -216,7 +219,7 @@ async fn accept_loop(
                     }
                 }
             }
-            drop((handshaking, share));
+            drop(handshaking);
         });
     }
 }
@@ -229,73 +232,6 @@ async fn take(places: &Arc<Semaphore>, tell: impl FnOnce()) -> OwnedSemaphorePer
     tell();
     let place = places.clone().acquire_owned().await;
     place.expect("the semaphore is never closed")
-}
-
-/// Handshakes that are going on.
-struct Handshakes {
-    most: usize,
-    /// When each began, and how to give it up; the oldest first.
-    open: Mutex<BTreeMap<u64, (Instant, CancellationToken)>>,
-    ended: Notify,
-}
-
-/// One of them, for as long as it lives.
-struct Handshaking {
-    all: Arc<Handshakes>,
-    number: u64,
-    given_up: CancellationToken,
-}
-
-impl Handshakes {
-    fn new(most: usize) -> Self {
-        Self {
-            most,
-            open: Mutex::default(),
-            ended: Notify::new(),
-        }
-    }
-
-    /// Waits for room, until one has ended or the oldest had to; if it has to wait, `tell` is told.
-    async fn room(&self, tell: impl FnOnce()) {
-        let mut tell = Some(tell);
-        while let Some((since, given_up)) = self.oldest_of_too_many() {
-            if let Some(tell) = tell.take() {
-                tell();
-            }
-            tokio::select! {
-                () = self.ended.notified() => {}
-                () = tokio::time::sleep_until(since + KEEPS_WAITING), if !given_up.is_cancelled() => {
-                    given_up.cancel();
-                }
-            }
-        }
-    }
-
-    fn oldest_of_too_many(&self) -> Option<(Instant, CancellationToken)> {
-        let open = self.open.lock();
-        let (_, oldest) = open.first_key_value()?;
-        (open.len() >= self.most).then(|| oldest.clone())
-    }
-
-    fn begin(all: &Arc<Self>) -> Handshaking {
-        let given_up = CancellationToken::new();
-        let mut open = all.open.lock();
-        let number = open.last_key_value().map_or(0, |(last, _)| last + 1);
-        open.insert(number, (Instant::now(), given_up.clone()));
-        Handshaking {
-            all: all.clone(),
-            number,
-            given_up,
-        }
-    }
-}
-
-impl Drop for Handshaking {
-    fn drop(&mut self) {
-        self.all.open.lock().remove(&self.number);
-        // Whoever comes to wait later finds the room, too.
-        self.all.ended.notify_one();
-    }
 }
 
 struct Acceptor {
@@ -315,17 +251,21 @@ struct Acceptor {
     told: Gate,
     /// Lines about handshakes that failed.
     failures_told: Gate,
+    /// Lines about there being no room for a connection.
+    full_told: Gate,
     ends: Ends,
-    handshakes: Arc<Handshakes>,
 }
 
 impl Acceptor {
     /// There is no room for another connection.
     fn reached(&self) {
         self.metrics.reached.count("connections");
-        tracing::warn!(
-            "proxies have as many connections as they may, and more wait; raise --max-connections or add a replica"
-        );
+        if let Some(left_out) = self.full_told.pass() {
+            tracing::warn!(
+                left_out,
+                "proxies have as many connections as they may, and more wait; raise --max-connections or add a replica"
+            );
+        }
     }
 
     async fn handshake(
@@ -403,6 +343,10 @@ impl Acceptor {
     /// Somebody has more than his share.
     fn over(&self, limit: &'static str, address: SocketAddr, id: Option<&SpiffeId>) {
         self.metrics.reached.count(limit);
+        self.tell_over(limit, address, id);
+    }
+
+    fn tell_over(&self, limit: &'static str, address: SocketAddr, id: Option<&SpiffeId>) {
         if let Some(left_out) = self.told.pass() {
             let id = id.map(ToString::to_string);
             tracing::warn!(client.addr = %address, client.id = id, limit, left_out,

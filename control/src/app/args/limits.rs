@@ -11,6 +11,8 @@ const CONNECTIONS: NonZeroU32 = NonZeroU32::new(16_384).unwrap();
 const ANONYMOUS: NonZeroU32 = NonZeroU32::new(1024).unwrap();
 const OF_CLIENT: NonZeroU32 = NonZeroU32::new(1024).unwrap();
 const ANONYMOUS_OF_ADDRESS: NonZeroU32 = NonZeroU32::new(128).unwrap();
+const HANDSHAKES: NonZeroU32 = NonZeroU32::new(1024).unwrap();
+const HANDSHAKES_OF_ADDRESS: NonZeroU32 = NonZeroU32::new(32).unwrap();
 const CONTROL_FRAMES: NonZeroU32 = NonZeroU32::new(1000).unwrap();
 const NAMES_A_SECOND: NonZeroU32 = NonZeroU32::new(2_000).unwrap();
 const NAMES_AT_ONCE: NonZeroU32 = NonZeroU32::new(50_000).unwrap();
@@ -37,6 +39,14 @@ pub struct LimitArgs {
     /// Connections without a client certificate from one address; more are closed.
     #[arg(long, value_name = "NUMBER", default_value_t = ANONYMOUS_OF_ADDRESS)]
     pub max_anonymous_connections_per_address: NonZeroU32,
+
+    /// TLS handshakes at a time; for one more, the oldest of the address that has most is given up.
+    #[arg(long, value_name = "NUMBER", default_value_t = HANDSHAKES)]
+    pub max_handshakes: NonZeroU32,
+
+    /// TLS handshakes at a time with one address; for one more, its oldest is given up, or the new one closed while all are new.
+    #[arg(long, value_name = "NUMBER", default_value_t = HANDSHAKES_OF_ADDRESS)]
+    pub max_handshakes_per_address: NonZeroU32,
 
     /// Control frames of HTTP/2 (PING, SETTINGS and such) on a connection beyond what its messages need, and a tenth of
     /// that in a second; one with more is ended.
@@ -67,6 +77,8 @@ impl Default for LimitArgs {
             max_anonymous_connections: ANONYMOUS,
             max_connections_per_client: OF_CLIENT,
             max_anonymous_connections_per_address: ANONYMOUS_OF_ADDRESS,
+            max_handshakes: HANDSHAKES,
+            max_handshakes_per_address: HANDSHAKES_OF_ADDRESS,
             max_control_frames: CONTROL_FRAMES,
             max_names_per_second: NAMES_A_SECOND,
             max_names_at_once: NAMES_AT_ONCE,
@@ -91,6 +103,8 @@ impl LimitArgs {
                 of_client: number(self.max_connections_per_client),
                 of_identity: number(self.max_connections).div_ceil(2),
                 anonymous_of_address: number(self.max_anonymous_connections_per_address),
+                handshakes: number(self.max_handshakes),
+                handshakes_of_address: number(self.max_handshakes_per_address),
                 control_frames: self.max_control_frames.get(),
                 ..Bounds::default()
             },

@@ -3,8 +3,10 @@
 //! Loopback has as many addresses as a test wants clients.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
-use tokio::net::TcpSocket;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpSocket, TcpStream};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tulle_xds_proto::ResourceType::Secret;
@@ -190,6 +192,16 @@ async fn connections_without_a_certificate_from_one_address_leave_room_for_those
     counted(&plane, "anonymous_connections_of_address").await;
 }
 
+/// A connection from that address on which nothing is ever said.
+async fn says_nothing(plane: &Plane, from: [u8; 4]) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket
+        .bind((IpAddr::from(from), 0).into())
+        .expect("loopback");
+    let connected = socket.connect(plane.xds_address()).await;
+    connected.expect("it listens")
+}
+
 #[tokio::test]
 async fn silent_connections_of_one_address_keep_nobody_elsewhere_waiting() {
     let plane = plane(bounded(Bounds {
@@ -200,20 +212,33 @@ async fn silent_connections_of_one_address_keep_nobody_elsewhere_waiting() {
     .await;
     let mut silent = Vec::new();
     for _ in 0..20 {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        socket
-            .bind((IpAddr::from(ONE), 0).into())
-            .expect("loopback");
-        silent.push(
-            socket
-                .connect(plane.xds_address())
-                .await
-                .expect("it listens"),
-        );
+        silent.push(says_nothing(&plane, ONE).await);
     }
     assert!(certified(&plane, TWO).await);
     counted(&plane, "handshakes_of_address").await;
     let metrics = plane.admin("/metrics").await;
     let full = "tulle_control_limits_reached_total{limit=\"handshakes\"}";
     assert!(!metrics.contains(full), "{metrics}");
+}
+
+#[tokio::test]
+async fn addresses_full_of_silent_connections_keep_nobody_elsewhere_waiting() {
+    let plane = plane(bounded(Bounds {
+        handshakes: 8,
+        handshakes_of_address: 2,
+        handshake_grace: Duration::ZERO,
+        ..Bounds::default()
+    }))
+    .await;
+    let mut silent = Vec::new();
+    for host in 10..14 {
+        silent.push(says_nothing(&plane, [127, 0, 0, host]).await);
+        silent.push(says_nothing(&plane, [127, 0, 0, host]).await);
+    }
+    assert!(certified(&plane, ONE).await);
+    counted(&plane, "handshakes").await;
+    // The first of them has made room.
+    let mut given_up = silent.remove(0);
+    let end = tokio::time::timeout(Duration::from_secs(5), given_up.read(&mut [0])).await;
+    assert!(matches!(end, Ok(Ok(0) | Err(_))), "{end:?}");
 }
