@@ -14,7 +14,6 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
-use tonic::transport::server::Router;
 use tulle_runtime::admin::AdminServer;
 use tulle_runtime::drain::{self, Drain, DrainWatch};
 use tulle_runtime::names::{self, agent};
@@ -23,12 +22,14 @@ use tulle_runtime::{signals, trace};
 
 use crate::admin;
 use crate::ca::{
-    Authority, CaError, CertificateService, DirectorySink, JwksReview, Metrics, Settings,
+    Authority, CaError, CertificateServer, CertificateService, DirectorySink, JwksReview, Metrics,
+    Settings,
 };
 use crate::discovery::{Discovery, Limits};
 use crate::limit::Reached;
 use crate::source::{FileSource, SourceReport};
 use crate::store::{MeshSettings, Store};
+use listener::Incoming;
 
 pub use args::{Args, LimitArgs};
 
@@ -40,6 +41,10 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from
 const STREAMS: u32 = agent::STREAMS + 28;
 /// What a client may send ahead on a stream and on a connection: all that one whose requests wait can pile up.
 const AHEAD: (u32, u32) = (64 << 10, 256 << 10);
+/// Streams on a connection whose client has shown no certificate, which is good for asking for one.
+const STRANGERS_STREAMS: u32 = 4;
+/// What such a client may send ahead: the largest request for a certificate, four times.
+const STRANGERS_AHEAD: (u32, u32) = (16 << 10, 64 << 10);
 
 /// A control plane that serves.
 #[derive(Debug)]
@@ -142,7 +147,7 @@ pub(crate) async fn serve(
         store,
         limits,
         &mut registry,
-        reached,
+        reached.clone(),
         tasks.clone(),
         ending.clone(),
     );
@@ -162,15 +167,9 @@ pub(crate) async fn serve(
         handshakes,
         limits.connections,
     );
-    let server = server(&discovery, certificates)
-        .serve_with_incoming_shutdown(ReceiverStream::new(incoming), ended(watch.clone(), ending));
-    tasks.spawn("xds-server", async move {
-        if let Err(error) = server.await {
-            tracing::error!(%error, "the server for proxies ended");
-        }
-        // Kept until the last connection has ended.
-        drop(watch);
-    });
+    let certificates = certificates.into_service(reached);
+    serve_clients(&tasks, incoming, &discovery, &certificates, &watch, &ending);
+    drop(watch);
     let registry = Arc::new(registry);
     admin::routes(
         &mut admin,
@@ -209,20 +208,47 @@ fn certificates(
         discovery.worlds(),
         args.trust_domain.clone(),
         limits.pod_wait,
+        limits.certificates,
         metrics,
     )
 }
 
-/// What proxies talk to.
-fn server(discovery: &Discovery, certificates: CertificateService) -> Router {
+/// Serves those who have shown a certificate and, with less room for each, those who have not.
+fn serve_clients(
+    tasks: &Tasks,
+    incoming: Incoming,
+    discovery: &Discovery,
+    certificates: &CertificateServer,
+    watch: &DrainWatch,
+    ending: &CancellationToken,
+) {
+    let known = ("xds-server", STREAMS, AHEAD);
+    let others = ("xds-strangers", STRANGERS_STREAMS, STRANGERS_AHEAD);
+    for (incoming, (name, streams, ahead)) in [(incoming.known, known), (incoming.others, others)] {
+        let router = server(streams, ahead)
+            .add_service(discovery.service())
+            .add_service(certificates.clone());
+        let watch = watch.clone();
+        let ended = ended(watch.clone(), ending.clone());
+        let server = router.serve_with_incoming_shutdown(ReceiverStream::new(incoming), ended);
+        tasks.spawn(name, async move {
+            if let Err(error) = server.await {
+                tracing::error!(%error, "the server for proxies ended");
+            }
+            // Kept until the last connection has ended.
+            drop(watch);
+        });
+    }
+}
+
+/// What clients talk to, on a connection with so many streams.
+fn server(streams: u32, ahead: (u32, u32)) -> Server {
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
-        .max_concurrent_streams(Some(STREAMS))
-        .initial_stream_window_size(Some(AHEAD.0))
-        .initial_connection_window_size(Some(AHEAD.1))
-        .add_service(discovery.service())
-        .add_service(certificates.into_service())
+        .max_concurrent_streams(Some(streams))
+        .initial_stream_window_size(Some(ahead.0))
+        .initial_connection_window_size(Some(ahead.1))
 }
 
 /// Takes the ports, before anything else is begun.

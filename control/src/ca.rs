@@ -1,9 +1,11 @@
 //! The certificate authority: who a workload is, and for how long.
 //!
 //! [`token`] says who the caller is, [`authority`] signs with the mesh's root and rotates it by overlap ([`roots`],
-//! kept on disk by [`state`]), [`sink`] hands the trust bundle to those who mount it, [`service`] is the gRPC face.
+//! kept on disk by [`state`]), [`sink`] hands the trust bundle to those who mount it, [`service`] is the gRPC face, and
+//! [`door`] keeps those who ask too much of it out.
 
 mod authority;
+mod door;
 #[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
 mod metrics;
@@ -16,8 +18,9 @@ mod token;
 use std::path::PathBuf;
 
 pub(crate) use authority::{Authority, LONGEST_STAGE, RotateError, Settings};
+pub(crate) use door::Requests;
 pub(crate) use metrics::Metrics;
-pub(crate) use service::CertificateService;
+pub(crate) use service::{CertificateServer, CertificateService};
 pub use sink::{BundleSink, DirectorySink};
 pub use token::{Caller, JwksReview, TokenError, TokenReview};
 

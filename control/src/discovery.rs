@@ -37,6 +37,7 @@ use tulle_runtime::tasks::Tasks;
 use tulle_xds_proto::ResourceType;
 
 use crate::app::listener::Bounds;
+use crate::ca::Requests;
 use crate::limit::{Gate, Reached};
 use crate::store::{Kind, ObjectKey, Store, Update, Updates, World};
 use crate::translate::{self, Affected, ClientKind, Overruled, ProxyView, ROOT_CA, Reach, Subject};
@@ -70,6 +71,8 @@ pub(crate) struct Limits {
     pub(crate) pod_wait: Duration,
     /// Connections that clients may have.
     pub(crate) connections: Bounds,
+    /// What a client may ask of the CA.
+    pub(crate) certificates: Requests,
 }
 
 impl Default for Limits {
@@ -82,6 +85,7 @@ impl Default for Limits {
             response_bytes: 1 << 20,
             pod_wait: Duration::from_secs(5),
             connections: Bounds::default(),
+            certificates: Requests::default(),
         }
     }
 }

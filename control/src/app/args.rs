@@ -187,6 +187,8 @@ mod tests {
             ("--max-handshakes", "0"),
             ("--max-handshakes-per-address", "0"),
             ("--max-control-frames", "0"),
+            ("--max-certificates-per-second", "0"),
+            ("--max-certificates-at-once", "0"),
             ("--max-names-per-second", "0"),
             ("--max-names-at-once", "0"),
             ("--root-propagation", "4381h"),

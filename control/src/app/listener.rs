@@ -30,10 +30,11 @@ use handshakes::Handshakes;
 
 /// Handshakes at a time.
 const HANDSHAKES: usize = 1024;
-/// Handshakes at a time with one address: more than a node's worth of pods behind one address has in the same moment.
-const HANDSHAKES_OF_ADDRESS: usize = 32;
-/// How old a handshake must be to be given up for another one.
-const HANDSHAKE_GRACE: Duration = Duration::from_secs(2);
+/// Handshakes at a time with one address. A node's worth of pods may be behind one, and come at once when a control plane is
+/// back: with 32, of a thousand that did most had not come in within half a minute.
+const HANDSHAKES_OF_ADDRESS: usize = 256;
+/// How old a handshake must be to be given up for another one: without a word from its client, and with.
+const HANDSHAKE_GRACE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(5));
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A connection lives no longer than this, whatever its certificate says.
@@ -91,8 +92,8 @@ pub(crate) struct Bounds {
     pub(crate) handshakes: usize,
     /// Handshakes at a time with one address; for one more, its oldest is given up.
     pub(crate) handshakes_of_address: usize,
-    /// How old a handshake must be to be given up for another one.
-    pub(crate) handshake_grace: Duration,
+    /// How old a handshake must be to be given up for another one: without a word from its client, and with.
+    pub(crate) handshake_grace: (Duration, Duration),
     /// Control frames of HTTP/2 on a connection beyond what its messages need; one with more is ended.
     pub(crate) control_frames: u32,
     /// How long a client may take nothing of what waits for it.
@@ -134,6 +135,34 @@ impl Metrics {
     }
 }
 
+/// Connections, by what their clients are good for.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    /// Of clients that have shown a certificate.
+    pub(crate) known: mpsc::Receiver<io::Result<Connection>>,
+    /// Of clients that may ask for one, or are told to go.
+    pub(crate) others: mpsc::Receiver<io::Result<Connection>>,
+}
+
+/// The other end of them.
+#[derive(Clone)]
+struct Accepted {
+    known: mpsc::Sender<io::Result<Connection>>,
+    others: mpsc::Sender<io::Result<Connection>>,
+}
+
+impl Accepted {
+    async fn hand_over(&self, connection: Connection) {
+        let to = if connection.is_known() {
+            &self.known
+        } else {
+            &self.others
+        };
+        // Nobody listens any more while the server is shutting down.
+        drop(to.send(Ok(connection)).await);
+    }
+}
+
 /// Accepts connections until the tasks are cancelled or the receiver is dropped.
 pub(crate) fn accept(
     listener: TcpListener,
@@ -141,8 +170,9 @@ pub(crate) fn accept(
     tasks: &Tasks,
     metrics: Metrics,
     bounds: Bounds,
-) -> mpsc::Receiver<io::Result<Connection>> {
-    let (connections, incoming) = mpsc::channel(1);
+) -> Incoming {
+    let ((known, served), (others, heard)) = (mpsc::channel(1), mpsc::channel(1));
+    let connections = Accepted { known, others };
     let acceptor = Arc::new(Acceptor {
         identity,
         ends: Ends::new(metrics.reached.clone()),
@@ -163,17 +193,20 @@ pub(crate) fn accept(
     tasks.spawn("xds-listener", async move {
         tokio::select! {
             () = cancelled => {}
-            () = connections.closed() => {}
+            () = connections.known.closed() => {}
             () = accept_loop(listener, acceptor, &connections, &owner) => {}
         }
     });
-    incoming
+    Incoming {
+        known: served,
+        others: heard,
+    }
 }
 
 async fn accept_loop(
     listener: TcpListener,
     acceptor: Arc<Acceptor>,
-    connections: &mpsc::Sender<io::Result<Connection>>,
+    connections: &Accepted,
     tasks: &Tasks,
 ) {
     let bounds = acceptor.bounds;
@@ -200,8 +233,13 @@ async fn accept_loop(
         };
         let (acceptor, connections) = (acceptor.clone(), connections.clone());
         tasks.spawn_connection("xds-handshake", async move {
-            let handshake =
-                tokio::time::timeout(HANDSHAKE, acceptor.handshake(stream, address, place));
+            let handshake = async {
+                // Not by readiness, which a socket that is new has for a moment.
+                stream.peek(&mut [0]).await?;
+                handshaking.spoke();
+                acceptor.handshake(stream, address, place).await
+            };
+            let handshake = tokio::time::timeout(HANDSHAKE, handshake);
             let ended = tokio::select! {
                 biased;
                 ended = handshake => ended.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
@@ -210,8 +248,7 @@ async fn accept_loop(
                 }
             };
             match ended {
-                // Nobody listens any more while the server is shutting down.
-                Ok(connection) => drop(connections.send(Ok(connection)).await),
+                Ok(connection) => connections.hand_over(connection).await,
                 Err(error) => {
                     acceptor.metrics.failed.inc();
                     if let Some(left_out) = acceptor.failures_told.pass() {

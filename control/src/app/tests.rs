@@ -11,6 +11,7 @@ mod lines;
 mod operators;
 mod pace;
 mod program;
+mod requests;
 mod shares;
 mod shop;
 mod sidecars;

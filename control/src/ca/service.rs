@@ -15,13 +15,15 @@ use tulle_xds_proto::istio::auth::istio_certificate_service_server::{
 };
 use tulle_xds_proto::istio::auth::{IstioCertificateRequest, IstioCertificateResponse};
 
+use super::door::{Clients, Door, Requests};
 use super::token::CachedReview;
 use super::{Authority, Caller, Metrics, TokenError, TokenReview};
 use crate::discovery::Peer;
+use crate::limit::Reached;
 use crate::store::{ObjectKey, Pod, World};
 
-/// Largest request: a CSR is about one kilobyte.
-const MAX_REQUEST: usize = 64 << 10;
+/// Largest request: a CSR is about one kilobyte, three with the largest key that is usual.
+const MAX_REQUEST: usize = 16 << 10;
 
 /// Issues certificates to pods.
 pub(crate) struct CertificateService {
@@ -32,7 +34,11 @@ pub(crate) struct CertificateService {
     /// How long a request waits for its pod to appear.
     pod_wait: Duration,
     metrics: Metrics,
+    clients: Arc<Clients>,
 }
+
+/// The service behind its door, to be added to a server whose connections carry a [`Peer`].
+pub(crate) type CertificateServer = Door<IstioCertificateServiceServer<CertificateService>>;
 
 /// Why a request is refused, for the log.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +90,7 @@ impl CertificateService {
         worlds: watch::Receiver<Arc<World>>,
         domain: TrustDomain,
         pod_wait: Duration,
+        requests: Requests,
         metrics: Metrics,
     ) -> Self {
         Self {
@@ -93,12 +100,19 @@ impl CertificateService {
             domain,
             pod_wait,
             metrics,
+            clients: Arc::new(Clients::new(requests)),
         }
     }
 
-    /// The service, to be added to a server whose connections carry a [`Peer`].
-    pub(crate) fn into_service(self) -> IstioCertificateServiceServer<Self> {
-        IstioCertificateServiceServer::new(self).max_decoding_message_size(MAX_REQUEST)
+    /// What is served; limits that are reached are counted in `reached`.
+    pub(crate) fn into_service(self, reached: Reached) -> CertificateServer {
+        Door {
+            clients: self.clients.clone(),
+            metrics: self.metrics.clone(),
+            reached,
+            service: IstioCertificateServiceServer::new(self)
+                .max_decoding_message_size(MAX_REQUEST),
+        }
     }
 
     /// Who is calling.
@@ -138,13 +152,14 @@ impl IstioCertificateService for CertificateService {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        self.metrics.requested();
         let peer = request.extensions().get::<Peer>().cloned();
         let peer = peer.ok_or_else(|| Status::internal("this connection has no peer"))?;
-        peer.within_its_share()?;
+        let client = self.clients.of(&peer);
         let id = self.caller(request.metadata(), &peer).await.map_err(|refusal| {
             self.metrics.failed(refusal.reason());
-            tracing::warn!(client.addr = %peer.address, reason = %refusal, "certificate request refused");
+            if let Some(left_out) = client.refusals_told.pass() {
+                tracing::warn!(client.addr = %peer.address, reason = %refusal, left_out, "certificate request refused");
+            }
             refusal.status()
         })?;
         let request = request.into_inner();
@@ -158,11 +173,15 @@ impl IstioCertificateService for CertificateService {
             )?)),
         };
         let issued = self.authority.issue(&request.csr, &id, asked).map_err(|error| {
-            tracing::warn!(client.addr = %peer.address, client.id = %id, error = error.full(), "certificate not issued");
+            if let Some(left_out) = client.refusals_told.pass() {
+                tracing::warn!(client.addr = %peer.address, client.id = %id, error = error.full(), left_out, "certificate not issued");
+            }
             self.refuse(&error)
         })?;
         self.metrics.issued();
-        tracing::info!(client.addr = %peer.address, client.id = %id, "certificate issued");
+        if let Some(left_out) = client.issued_told.pass() {
+            tracing::info!(client.addr = %peer.address, client.id = %id, left_out, "certificate issued");
+        }
         Ok(Response::new(IstioCertificateResponse {
             cert_chain: issued.pem_chain(),
         }))

@@ -1,8 +1,8 @@
 //! Who a bearer token says the caller is.
 //!
 //! [`TokenReview`] is the seam: a JWKS file checks tokens offline here, Kubernetes' TokenReview can do it elsewhere.
-//! A reviewer that cannot decide says so; nobody is let in by default, and no key is believed that is not in the
-//! file at this moment.
+//! A reviewer that cannot decide says so; nobody is let in by default, and no key is believed that has not been in the
+//! file within the last second.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -28,6 +28,8 @@ const ALGORITHMS: [Algorithm; 6] = [
 ];
 /// How far the clocks of issuer and verifier may differ.
 const LEEWAY: Duration = Duration::from_secs(5);
+/// How long what the keys' file says counts: bad tokens, which cost nothing, have it read no more often.
+const KEYS_FOR: Duration = Duration::from_secs(1);
 /// A token longer than this is not read.
 const MAX_TOKEN: usize = 16 * 1024;
 /// How long a verdict is believed without asking again.
@@ -67,13 +69,19 @@ pub trait TokenReview: Send + Sync + 'static {
     fn review<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Caller, TokenError>>;
 }
 
-/// Checks Kubernetes' bound service account tokens against a JWKS file, which is read anew for each check.
+/// Checks Kubernetes' bound service account tokens against a JWKS file, which is read anew for a check once a second.
 #[derive(Debug)]
 pub struct JwksReview {
     file: PathBuf,
+    /// What it said the last time, and when that was. Whoever finds it too old reads it while the others wait.
+    read: tokio::sync::Mutex<Option<(Instant, Keys)>>,
+    keep: Duration,
     issuer: String,
     audience: String,
 }
+
+/// The keys, or why there are none.
+type Keys = Result<Arc<JwkSet>, String>;
 
 impl JwksReview {
     /// Believes tokens of `issuer` for `audience`, signed with a key in `file`.
@@ -84,22 +92,38 @@ impl JwksReview {
     ) -> Self {
         Self {
             file: file.into(),
+            read: tokio::sync::Mutex::default(),
+            keep: KEYS_FOR,
             issuer: issuer.into(),
             audience: audience.into(),
         }
     }
 
-    async fn keys(&self) -> Result<JwkSet, TokenError> {
-        let unavailable = |reason: String| {
+    async fn keys(&self) -> Result<Arc<JwkSet>, TokenError> {
+        let mut read = self.read.lock().await;
+        let keys = match &*read {
+            Some((at, keys)) if at.elapsed() < self.keep => keys.clone(),
+            _ => {
+                let keys = self.read().await;
+                *read = Some((Instant::now(), keys.clone()));
+                keys
+            }
+        };
+        drop(read);
+        keys.map_err(|reason| {
             TokenError::Unavailable(format!(
                 "{reason} {}: provide a JWKS document with --jwks",
                 self.file.display()
             ))
-        };
-        let text = tokio::fs::read(&self.file)
-            .await
-            .map_err(|error| unavailable(format!("{error}:")))?;
-        serde_json::from_slice(&text).map_err(|error| unavailable(format!("{error} in")))
+        })
+    }
+
+    async fn read(&self) -> Keys {
+        let text = tokio::fs::read(&self.file).await;
+        let text = text.map_err(|error| format!("{error}:"))?;
+        serde_json::from_slice(&text)
+            .map(Arc::new)
+            .map_err(|error| format!("{error} in"))
     }
 
     /// Checks a token against a JWKS document, for fuzz targets.

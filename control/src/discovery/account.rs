@@ -8,7 +8,7 @@
 //!
 //! An account outlives its streams until all is paid for, so that coming back does not make a client any richer.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,11 +20,8 @@ use tulle_xds_proto::ResourceType;
 
 use super::Limits;
 use super::admission::runs_as;
-use crate::limit::{Gate, Pace};
+use crate::limit::{Gate, Kept, Pace};
 use crate::store::{ObjectKey, World};
-
-/// Accounts before they are looked through for some that are not needed any more.
-const FEW: usize = 1024;
 
 /// Who is charged.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -59,14 +56,7 @@ impl fmt::Display for Client {
 #[derive(Debug)]
 pub(super) struct Accounts {
     limits: Limits,
-    all: Mutex<All>,
-}
-
-#[derive(Debug, Default)]
-struct All {
-    accounts: HashMap<Client, Arc<Account>>,
-    /// With so many they are looked through.
-    many: usize,
+    all: Kept<Client, Account>,
 }
 
 /// What a client has, and what it owes.
@@ -93,23 +83,13 @@ impl Accounts {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,
-            all: Mutex::default(),
+            all: Kept::default(),
         }
     }
 
     /// The account of a client.
     pub(super) fn of(&self, client: Client) -> Arc<Account> {
-        let mut all = self.all.lock();
-        if let Some(account) = all.accounts.get(&client) {
-            return account.clone();
-        }
-        if all.accounts.len() >= all.many.max(FEW) {
-            // Whoever holds an account got it under this lock, so that a count of one stays one.
-            all.accounts
-                .retain(|_, account| Arc::strong_count(account) > 1 || !account.pace.is_even());
-            all.many = all.accounts.len() * 2;
-        }
-        let account = Arc::new(Account {
+        let make = || Account {
             client: client.clone(),
             pace: Pace::new(self.limits.names_a_second, self.limits.names_at_once),
             turn: Arc::new(Semaphore::new(1)),
@@ -117,14 +97,14 @@ impl Accounts {
             streams_told: Gate::default(),
             waits_told: Gate::default(),
             refusals_told: Mutex::default(),
-        });
-        all.accounts.insert(client, account.clone());
-        account
+        };
+        self.all
+            .of(&client, make, |account| !account.pace.is_even())
     }
 
     #[cfg(test)]
     fn len(&self) -> usize {
-        self.all.lock().accounts.len()
+        self.all.len()
     }
 }
 
@@ -179,6 +159,8 @@ mod tests {
     use super::*;
     use crate::app::tests::harness::pod;
     use crate::store::{Event, MeshSettings, Object, Store};
+
+    const FEW: usize = 1024;
 
     fn client(world: &World, address: [u8; 4], account: &str, claims: &str) -> Client {
         let id = format!("spiffe://cluster.local/ns/shop/sa/{account}");

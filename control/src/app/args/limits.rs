@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use tulle_runtime::names::agent;
 
 use crate::app::listener::Bounds;
+use crate::ca::Requests;
 use crate::discovery::Limits;
 
 const CONNECTIONS: NonZeroU32 = NonZeroU32::new(16_384).unwrap();
@@ -12,10 +13,12 @@ const ANONYMOUS: NonZeroU32 = NonZeroU32::new(1024).unwrap();
 const OF_CLIENT: NonZeroU32 = NonZeroU32::new(1024).unwrap();
 const ANONYMOUS_OF_ADDRESS: NonZeroU32 = NonZeroU32::new(128).unwrap();
 const HANDSHAKES: NonZeroU32 = NonZeroU32::new(1024).unwrap();
-const HANDSHAKES_OF_ADDRESS: NonZeroU32 = NonZeroU32::new(32).unwrap();
+const HANDSHAKES_OF_ADDRESS: NonZeroU32 = NonZeroU32::new(256).unwrap();
 const CONTROL_FRAMES: NonZeroU32 = NonZeroU32::new(1000).unwrap();
 const NAMES_A_SECOND: NonZeroU32 = NonZeroU32::new(2_000).unwrap();
 const NAMES_AT_ONCE: NonZeroU32 = NonZeroU32::new(50_000).unwrap();
+const CERTIFICATES_A_SECOND: NonZeroU32 = NonZeroU32::new(16).unwrap();
+const CERTIFICATES_AT_ONCE: NonZeroU32 = NonZeroU32::new(256).unwrap();
 const STREAMS_PER_POD: NonZeroU32 = NonZeroU32::new(agent::STREAMS).unwrap();
 const SUBSCRIPTIONS: NonZeroU32 = NonZeroU32::new(10_000).unwrap();
 
@@ -61,6 +64,14 @@ pub struct LimitArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = NAMES_AT_ONCE)]
     pub max_names_at_once: NonZeroU32,
 
+    /// Certificates that a client may ask for in a second on average, whether it gets them or not; more are refused.
+    #[arg(long, value_name = "NUMBER", default_value_t = CERTIFICATES_A_SECOND)]
+    pub max_certificates_per_second: NonZeroU32,
+
+    /// Certificates that a client may ask for at once before they are.
+    #[arg(long, value_name = "NUMBER", default_value_t = CERTIFICATES_AT_ONCE)]
+    pub max_certificates_at_once: NonZeroU32,
+
     /// Discovery streams that a pod may have open; more are refused.
     #[arg(long, value_name = "NUMBER", default_value_t = STREAMS_PER_POD)]
     pub max_streams_per_pod: NonZeroU32,
@@ -82,6 +93,8 @@ impl Default for LimitArgs {
             max_control_frames: CONTROL_FRAMES,
             max_names_per_second: NAMES_A_SECOND,
             max_names_at_once: NAMES_AT_ONCE,
+            max_certificates_per_second: CERTIFICATES_A_SECOND,
+            max_certificates_at_once: CERTIFICATES_AT_ONCE,
             max_streams_per_pod: STREAMS_PER_POD,
             max_subscriptions: SUBSCRIPTIONS,
         }
@@ -107,6 +120,11 @@ impl LimitArgs {
                 handshakes_of_address: number(self.max_handshakes_per_address),
                 control_frames: self.max_control_frames.get(),
                 ..Bounds::default()
+            },
+            certificates: Requests {
+                a_second: self.max_certificates_per_second.get(),
+                at_once: self.max_certificates_at_once.get(),
+                ..Requests::default()
             },
             ..Limits::default()
         }

@@ -57,6 +57,11 @@ impl Connection {
         }
     }
 
+    /// Whether its client has shown who it is, and may stay.
+    pub(super) fn is_known(&self) -> bool {
+        self.peer.id.is_some() && self.peer.over.is_none()
+    }
+
     /// An error once its time is up.
     fn expired(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if self.expires.as_mut().poll(cx).is_pending() {

@@ -2,8 +2,10 @@
 //!
 //! Whoever says nothing must not keep out who does. A handshake that has had its time is given up for a newer one: at the
 //! limit of an address its own oldest, at that of all the oldest of the address that holds most. One that has not is
-//! left alone: a crowd that comes at once ends its handshakes in no time, and cuts off none of its own.
+//! left alone, and who has said something has more time than who has not: a crowd that comes at once says hello at once,
+//! and cuts off none of its own, however long the hellos wait for their turn here.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,18 +21,25 @@ use tokio_util::sync::CancellationToken;
 pub(super) struct Handshakes {
     most: usize,
     of_address: usize,
-    /// How old one must be to be given up for another.
-    grace: Duration,
+    /// How old one must be to be given up for another: without a word from its client, and with.
+    grace: (Duration, Duration),
     open: Mutex<Open>,
     ended: Notify,
 }
 
-/// By address and number, which is their age: when each began, and how to give it up.
+/// By address and number, which is their age.
 #[derive(Debug, Default)]
 struct Open {
     last: u64,
     all: usize,
-    by_address: HashMap<IpAddr, BTreeMap<u64, (Instant, CancellationToken)>>,
+    by_address: HashMap<IpAddr, BTreeMap<u64, One>>,
+}
+
+/// From when on it may be given up, and how.
+#[derive(Debug)]
+struct One {
+    due: Instant,
+    given_up: CancellationToken,
 }
 
 /// One of them, for as long as it lives.
@@ -39,6 +48,7 @@ pub(super) struct Handshaking {
     all: Arc<Handshakes>,
     address: IpAddr,
     number: u64,
+    began: Instant,
     pub(super) given_up: CancellationToken,
 }
 
@@ -53,7 +63,8 @@ enum Room {
 }
 
 impl Handshakes {
-    pub(super) fn new(most: usize, of_address: usize, grace: Duration) -> Arc<Self> {
+    /// `grace` is how old one must be to be given up for another: without a word from its client, and with.
+    pub(super) fn new(most: usize, of_address: usize, grace: (Duration, Duration)) -> Arc<Self> {
         Arc::new(Self {
             most,
             of_address,
@@ -82,6 +93,7 @@ impl Handshakes {
                         all: self.clone(),
                         address,
                         number,
+                        began: Instant::now(),
                         given_up,
                     });
                 }
@@ -109,18 +121,16 @@ impl Handshakes {
         let mut limit = None;
         let own = open.by_address.get(&address);
         if own.is_some_and(|own| own.len() >= self.of_address) {
-            match open.oldest_of(address) {
-                Some((number, since)) if since + self.grace <= now => {
-                    open.give_up(address, number);
-                }
-                _ => return Room::No,
-            }
+            let Some(number) = own.and_then(|own| oldest_due(own, now)) else {
+                return Room::No;
+            };
+            open.give_up(address, number);
             limit = Some("handshakes_of_address");
         }
         if open.all >= self.most {
-            let Some((address, number)) = open.longest_of_most(now, self.grace) else {
-                let first = open.since();
-                return Room::Later(first.map_or(now, |first| first + self.grace));
+            let Some((address, number)) = open.oldest_of_most(now) else {
+                let first = open.by_address.values().flat_map(BTreeMap::values);
+                return Room::Later(first.map(|it| it.due).min().unwrap_or(now));
             };
             open.give_up(address, number);
             limit = limit.or(Some("handshakes"));
@@ -129,34 +139,24 @@ impl Handshakes {
         open.all += 1;
         let (number, given_up) = (open.last, CancellationToken::new());
         let of_address = open.by_address.entry(address).or_default();
-        of_address.insert(number, (now, given_up.clone()));
+        let one = One {
+            due: now + self.grace.0,
+            given_up: given_up.clone(),
+        };
+        of_address.insert(number, one);
         Room::For(number, given_up, limit)
     }
 }
 
 impl Open {
-    fn oldest_of(&self, address: IpAddr) -> Option<(u64, Instant)> {
-        let (number, (since, _)) = self.by_address.get(&address)?.first_key_value()?;
-        Some((*number, *since))
-    }
-
-    /// When the oldest of all began.
-    fn since(&self) -> Option<Instant> {
-        let oldest = self
-            .by_address
-            .values()
-            .filter_map(BTreeMap::first_key_value);
-        oldest.map(|(_, (since, _))| *since).min()
-    }
-
     /// The oldest of the address that has most, of those that have had their time.
-    fn longest_of_most(&self, now: Instant, grace: Duration) -> Option<(IpAddr, u64)> {
-        let oldest = self.by_address.iter().filter_map(|(address, all)| {
-            let (number, (since, _)) = all.first_key_value()?;
-            (*since + grace <= now).then_some((all.len(), *number, *address))
+    fn oldest_of_most(&self, now: Instant) -> Option<(IpAddr, u64)> {
+        let oldest = self.by_address.iter();
+        let oldest = oldest.filter_map(|(address, all)| {
+            let number = oldest_due(all, now)?;
+            Some((all.len(), Reverse(number), *address))
         });
-        let (_, number, address) =
-            oldest.max_by_key(|(many, number, _)| (*many, std::cmp::Reverse(*number)))?;
+        let (_, Reverse(number), address) = oldest.max()?;
         Some((address, number))
     }
 
@@ -168,12 +168,29 @@ impl Open {
 
     fn remove(&mut self, address: IpAddr, number: u64) -> Option<CancellationToken> {
         let of_address = self.by_address.get_mut(&address)?;
-        let (_, given_up) = of_address.remove(&number)?;
+        let one = of_address.remove(&number)?;
         if of_address.is_empty() {
             self.by_address.remove(&address);
         }
         self.all -= 1;
-        Some(given_up)
+        Some(one.given_up)
+    }
+}
+
+/// The oldest that has had its time.
+fn oldest_due(of_address: &BTreeMap<u64, One>, now: Instant) -> Option<u64> {
+    let due = of_address.iter().find(|(_, one)| one.due <= now);
+    due.map(|(number, _)| *number)
+}
+
+impl Handshaking {
+    /// Its client has said something.
+    pub(super) fn spoke(&self) {
+        let mut open = self.all.open.lock();
+        let one = open.by_address.get_mut(&self.address);
+        if let Some(one) = one.and_then(|all| all.get_mut(&self.number)) {
+            one.due = self.began + self.all.grace.1;
+        }
     }
 }
 
@@ -191,7 +208,8 @@ impl Drop for Handshaking {
 mod tests {
     use super::*;
 
-    const GRACE: Duration = Duration::from_secs(2);
+    const SILENT: Duration = Duration::from_secs(2);
+    const GRACE: (Duration, Duration) = (SILENT, Duration::from_secs(5));
 
     fn address(last: u8) -> IpAddr {
         [10, 0, 0, last].into()
@@ -220,7 +238,7 @@ mod tests {
     async fn four_addresses_full_of_silence_keep_a_fifth_from_nothing() {
         let all = Handshakes::new(8, 2, GRACE);
         let silent = begun(&all, &[(1, 2), (2, 2), (3, 2), (4, 2)]).await;
-        tokio::time::advance(GRACE).await;
+        tokio::time::advance(SILENT).await;
         let (now, told) = (Instant::now(), Mutex::new(Vec::new()));
         let tell = |limit| told.lock().push(limit);
         let fifth = all.begin(address(5), tell).await.expect("room");
@@ -241,7 +259,7 @@ mod tests {
     async fn who_holds_most_gives_way_before_who_is_older() {
         let all = Handshakes::new(4, 3, GRACE);
         let open = begun(&all, &[(1, 1), (2, 3)]).await;
-        tokio::time::advance(GRACE).await;
+        tokio::time::advance(SILENT).await;
         let _one = all.begin(address(3), |_| {}).await.expect("room");
         assert_eq!(given_up(&open), [1]);
     }
@@ -257,7 +275,7 @@ mod tests {
         assert_eq!((given_up(&open), Instant::now()), (vec![], began));
         // None does, until the oldest has had its time.
         let sixth = all.begin(address(6), tell).await;
-        assert_eq!((given_up(&open), began.elapsed()), (vec![0], GRACE));
+        assert_eq!((given_up(&open), began.elapsed()), (vec![0], SILENT));
         assert_eq!(*told.lock(), ["handshakes", "handshakes"]);
         drop((fifth, sixth));
     }
@@ -271,9 +289,22 @@ mod tests {
         let tell = |limit| told.lock().push(limit);
         assert!(all.begin(address(1), tell).await.is_none());
         assert_eq!(given_up(&open), [0; 0]);
-        tokio::time::advance(GRACE).await;
+        tokio::time::advance(SILENT).await;
         let _third = all.begin(address(1), tell).await.expect("room");
         assert_eq!(given_up(&open), [1], "its own, although another is older");
         assert_eq!(*told.lock(), ["handshakes_of_address"; 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_said_something_has_more_time() {
+        let all = Handshakes::new(2, 2, GRACE);
+        let open = begun(&all, &[(1, 2)]).await;
+        open[0].spoke();
+        tokio::time::advance(SILENT).await;
+        let _third = all.begin(address(2), |_| {}).await.expect("room");
+        assert_eq!(given_up(&open), [1], "the silent one, although it is newer");
+        tokio::time::advance(GRACE.1 - SILENT).await;
+        let _fourth = all.begin(address(2), |_| {}).await.expect("room");
+        assert_eq!(given_up(&open), [0, 1], "it has had its time, too");
     }
 }

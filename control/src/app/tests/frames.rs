@@ -18,16 +18,18 @@ const STRANGER: [u8; 4] = [127, 0, 0, 9];
 const SOON: Duration = Duration::from_secs(20);
 
 const HEAD: usize = 9;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
+pub(super) const SETTINGS: u8 = 4;
+pub(super) const PING: u8 = 6;
 const GOAWAY: u8 = 7;
-const ACK: u8 = 1;
+pub(super) const ACK: u8 = 1;
+/// What a client says first.
+pub(super) const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// `ENHANCE_YOUR_CALM`.
 const CALM: u32 = 11;
 
-fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
-    let length = u8::try_from(payload.len()).expect("a short one");
-    [&[0, 0, length, kind, flags, 0, 0, 0, 0], payload].concat()
+pub(super) fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let [_, a, b, c] = u32::try_from(payload.len()).expect("small").to_be_bytes();
+    [&[a, b, c, kind, flags, 0, 0, 0, 0], payload].concat()
 }
 
 fn ping() -> Vec<u8> {
@@ -35,7 +37,7 @@ fn ping() -> Vec<u8> {
 }
 
 /// Takes the first whole frame off: its kind, flags and payload.
-fn first(bytes: &mut Vec<u8>) -> Option<(u8, u8, Vec<u8>)> {
+pub(super) fn first(bytes: &mut Vec<u8>) -> Option<(u8, u8, Vec<u8>)> {
     let head = bytes.get(..HEAD)?;
     let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
     let (kind, flags) = (head[3], head[4]);
@@ -54,11 +56,7 @@ fn bounded(connections: Bounds) -> Limits {
 /// A connection of a stranger that has said hello.
 async fn hello(plane: &Plane) -> TlsStream<TcpStream> {
     let mut stream = plane.bare(STRANGER.into()).await;
-    let hello = [
-        &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..],
-        &frame(SETTINGS, 0, &[]),
-    ]
-    .concat();
+    let hello = [HELLO, &frame(SETTINGS, 0, &[])].concat();
     stream.write_all(&hello).await.expect("it reads");
     stream
 }

@@ -196,9 +196,14 @@ impl Plane {
 
     /// A connection from that address without a certificate, on which nothing has been said.
     pub(super) async fn bare(&self, from: IpAddr) -> TlsStream<TcpStream> {
+        self.bare_to(self.xds_address(), from).await
+    }
+
+    /// The same to another control plane with the same root.
+    pub(super) async fn bare_to(&self, address: SocketAddr, from: IpAddr) -> TlsStream<TcpStream> {
         let connector = Connector {
             from: Some(from),
-            address: self.xds_address(),
+            address,
             config: Arc::new(anonymous(&self.bundle().await)),
         };
         connector.open().await.expect("it listens")

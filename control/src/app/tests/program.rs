@@ -1,5 +1,7 @@
 //! The program: [`run`] in a process of its own, as `tulle control` starts it.
 
+mod strangers;
+
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;

@@ -32,7 +32,10 @@ impl Issuer {
     }
 
     pub(crate) fn review(&self) -> JwksReview {
-        JwksReview::new(self.file(), ISSUER, "tulle-ca")
+        JwksReview {
+            keep: Duration::ZERO,
+            ..JwksReview::new(self.file(), ISSUER, "tulle-ca")
+        }
     }
 
     /// A good token of pod `pod`, uid `uid`, in namespace `namespace`, under account `account`.
@@ -220,6 +223,42 @@ async fn row_38_without_its_keys_a_reviewer_lets_nobody_in_and_recovers() {
     }
     std::fs::write(issuer.file(), keys).expect("writable");
     review.review(&token).await.expect("the keys are back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn its_keys_are_read_once_a_second_whatever_tokens_come() {
+    let issuer = Issuer::new();
+    let token = issuer.token("shop", "web", "web-1", "u1");
+    let unknown = sign("k2", &new_key(), &claims("shop", "web", "web-1", "u1"));
+    let review = JwksReview::new(issuer.file(), ISSUER, "tulle-ca");
+    let keys = std::fs::read(issuer.file()).expect("written");
+    std::fs::remove_file(issuer.file()).expect("it is there");
+    let unavailable = review.review(&token).await;
+    assert!(
+        matches!(unavailable, Err(TokenError::Unavailable(_))),
+        "{unavailable:?}"
+    );
+    std::fs::write(issuer.file(), &keys).expect("writable");
+    // Nobody looks, however many ask.
+    for _ in 0..100 {
+        let still = review.review(&unknown).await;
+        assert!(
+            matches!(still, Err(TokenError::Unavailable(_))),
+            "{still:?}"
+        );
+    }
+    tokio::time::advance(KEYS_FOR).await;
+    review.review(&token).await.expect("the keys are back");
+    std::fs::remove_file(issuer.file()).expect("it is there");
+    review.review(&token).await.expect("read a moment ago");
+    let refused = review.review(&unknown).await;
+    assert!(
+        matches!(refused, Err(TokenError::Refused(_))),
+        "{refused:?}"
+    );
+    tokio::time::advance(KEYS_FOR).await;
+    let gone = review.review(&token).await;
+    assert!(matches!(gone, Err(TokenError::Unavailable(_))), "{gone:?}");
 }
 
 /// A reviewer that counts how often it is asked.

@@ -1,0 +1,162 @@
+//! The door of the CA: who may ask now, and how long a request may take, its body included.
+//!
+//! It stands before anything of a message is read. A client is an address, with the identity that its certificate proves if it
+//! shows one: those without a certificate share what their address may ask for.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, ready};
+use tokio::time::Instant;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::server::NamedService;
+use tulle_identity::SpiffeId;
+
+use super::Metrics;
+use crate::discovery::Peer;
+use crate::limit::{Gate, Kept, Pace, Reached};
+
+/// How much a client may ask of the CA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Requests {
+    /// In a second, on average.
+    pub(crate) a_second: u32,
+    /// At once.
+    pub(crate) at_once: u32,
+    /// How long one may take.
+    pub(crate) deadline: Duration,
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self {
+            a_second: 16,
+            at_once: 256,
+            deadline: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Those who ask.
+#[derive(Debug, Default)]
+pub(super) struct Clients {
+    requests: Requests,
+    all: Kept<(IpAddr, Option<SpiffeId>), Client>,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct Client {
+    pace: Pace,
+    /// Lines about what it asked for in vain.
+    pub(super) refusals_told: Gate,
+    /// Lines about what it got.
+    pub(super) issued_told: Gate,
+}
+
+impl Clients {
+    pub(super) fn new(requests: Requests) -> Self {
+        Self {
+            requests,
+            all: Kept::default(),
+        }
+    }
+
+    pub(super) fn of(&self, peer: &Peer) -> Arc<Client> {
+        let who = (peer.address.ip().to_canonical(), peer.id.clone());
+        let Requests {
+            a_second, at_once, ..
+        } = self.requests;
+        let make = || Client {
+            pace: Pace::new(a_second, at_once),
+            refusals_told: Gate::default(),
+            issued_told: Gate::default(),
+        };
+        self.all.of(&who, make, |client| !client.pace.is_even())
+    }
+}
+
+/// The door before a service whose connections carry a [`Peer`].
+#[derive(Clone, Debug)]
+pub(crate) struct Door<S> {
+    pub(super) service: S,
+    pub(super) clients: Arc<Clients>,
+    pub(super) metrics: Metrics,
+    pub(super) reached: Reached,
+}
+
+impl<S> Door<S> {
+    /// Lets one more request of a client in, or says why not.
+    fn pass(&self, peer: &Peer, client: &Client) -> Result<(), Status> {
+        self.metrics.requested();
+        peer.within_its_share()?;
+        let Some(until) = client.pace.waits_until() else {
+            client.pace.spend(1);
+            return Ok(());
+        };
+        self.metrics.failed("pace");
+        self.reached.count("certificates");
+        self.tell(peer, client, "it asks for more certificates than it may");
+        let left = (until - Instant::now()).as_secs_f64();
+        Err(Status::resource_exhausted(format!(
+            "this client asks for more certificates than it may; ask again in {left:.1} s"
+        )))
+    }
+
+    fn tell(&self, peer: &Peer, client: &Client, reason: &str) {
+        if let Some(left_out) = client.refusals_told.pass() {
+            let id = peer.id.as_ref().map(ToString::to_string);
+            tracing::warn!(client.addr = %peer.address, client.id = id, reason, left_out, "certificate request refused");
+        }
+    }
+
+    fn late(&self, peer: &Peer, client: &Client) -> Status {
+        self.metrics.failed("deadline");
+        self.reached.count("certificate_deadline");
+        self.tell(peer, client, "it took too long, its message included");
+        Status::deadline_exceeded("the request took too long")
+    }
+}
+
+impl<S> Service<http::Request<Body>> for Door<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible> + Clone,
+    S: Send + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.service.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let Some(peer) = request.extensions().get::<Peer>().cloned() else {
+            let status = Status::internal("this connection has no peer");
+            return ready(Ok(status.into_http())).boxed();
+        };
+        let client = self.clients.of(&peer);
+        if let Err(status) = self.pass(&peer, &client) {
+            return ready(Ok(status.into_http())).boxed();
+        }
+        let answer = self.service.call(request);
+        let (deadline, door) = (self.clients.requests.deadline, self.clone());
+        async move {
+            let answer = tokio::time::timeout(deadline, answer).await;
+            answer.unwrap_or_else(|_| Ok(door.late(&peer, &client).into_http()))
+        }
+        .boxed()
+    }
+}
+
+impl<S: NamedService> NamedService for Door<S> {
+    const NAME: &'static str = S::NAME;
+}
