@@ -255,7 +255,7 @@ impl Session {
         let subscription = subscriptions
             .0
             .entry(kind)
-            .or_insert_with(|| Subscription::new(kind, limit));
+            .or_insert_with(|| begin(kind, proxy.kind, limit));
         let (ask, restated) = match request.change {
             Change::Delta(ask) => (ask, 0),
             Change::Full(names, reply) => {
@@ -360,14 +360,10 @@ impl Session {
                     Asked::ByName => catalog.lookup(&view, kind, name),
                     Asked::AsOneOfAll => catalog.lookup_listed(&view, kind, name),
                 };
-                // Of a response with a route table that Envoy refuses, it takes those before it and none behind it: so each
-                // goes alone, and nobody's mistake costs another his update.
-                let alone = kind == ResourceType::Route && proxy.kind == ClientKind::Envoy;
-                let budget = if alone { 0 } else { limit };
                 let batch = if V::FULL {
-                    subscription.take_full(phase, budget, lookup)
+                    subscription.take_full(phase, limit, lookup)
                 } else {
-                    subscription.take(phase, budget, lookup)
+                    subscription.take(phase, limit, lookup)
                 };
                 let Some(batch) = batch else { continue };
                 *nonce += 1;
@@ -435,6 +431,17 @@ impl Drop for Session {
         if let Some(left_out) = self.account.streams_told.pass() {
             tracing::info!(proxy.id = %self.proxy.pod, client.addr = %self.proxy.address, left_out, "proxy disconnected");
         }
+    }
+}
+
+/// The conversation about one type with a client of a kind. Of a response with a route table that Envoy refuses, it takes
+/// those before it and none behind it: so what it refused comes again in parts, and nobody's mistake costs another his
+/// update. All of them alone at once would have it name all that it wants once for each.
+fn begin(kind: ResourceType, client: ClientKind, limit: usize) -> Subscription {
+    if kind == ResourceType::Route && client == ClientKind::Envoy {
+        Subscription::taking_apart(kind, limit)
+    } else {
+        Subscription::new(kind, limit)
     }
 }
 

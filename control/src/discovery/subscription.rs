@@ -20,6 +20,8 @@ pub(crate) use ask::{Ask, Reply, Verdict};
 pub(crate) const WILDCARD: &str = "*";
 /// How many responses may wait for their acknowledgement before the oldest is forgotten.
 const MAX_UNACKNOWLEDGED: usize = 16;
+/// Into how many responses a refused one is taken apart: few enough that all of their replies are waited for.
+const PARTS: usize = 12;
 /// Bytes of a name on average, at most: a few may be long, not all of them.
 const AVERAGE_NAME: usize = 128;
 /// How much of a client's error text is kept.
@@ -102,6 +104,10 @@ pub(crate) struct Subscription {
     named: bool,
     /// An answer is owed even if there is nothing to put into it: the client waits to hear that it has all.
     greet: bool,
+    /// A refusal may be about any one resource of a response, so that it says nothing about the others.
+    takes_apart: bool,
+    /// Resources in a response, at most.
+    together: usize,
     entries: HashMap<Name, Entry>,
     /// How many of the entries are explicit.
     explicit: usize,
@@ -167,6 +173,8 @@ impl Subscription {
             started: false,
             named: false,
             greet: false,
+            takes_apart: false,
+            together: usize::MAX,
             entries: HashMap::new(),
             explicit: 0,
             bytes: 0,
@@ -175,6 +183,15 @@ impl Subscription {
             since: None,
             unacknowledged: VecDeque::new(),
             status: Status::default(),
+        }
+    }
+
+    /// The same for a client that takes nothing of a response from the first resource on that it refuses: what it refused
+    /// comes again in smaller parts, until what is refused came alone.
+    pub(crate) fn taking_apart(kind: ResourceType, limit: usize) -> Self {
+        Self {
+            takes_apart: true,
+            ..Self::new(kind, limit)
         }
     }
 
@@ -308,7 +325,12 @@ impl Subscription {
 
     /// Whether anything may have to be sent.
     pub(crate) fn is_owing(&self) -> bool {
-        self.greet || !self.owed.is_empty()
+        (self.greet || !self.owed.is_empty()) && !self.waits()
+    }
+
+    /// Whether replies have to come first: while something is taken apart none may be forgotten.
+    fn waits(&self) -> bool {
+        self.together < usize::MAX && self.unacknowledged.len() >= MAX_UNACKNOWLEDGED
     }
 
     /// How much there is to look at when something is owed.
@@ -340,7 +362,8 @@ impl Subscription {
                     if !self.differs(&name, encoded.version) && owed == Owed::Change {
                         continue;
                     }
-                    if size + encoded.size() > budget && !batch.resources.is_empty() {
+                    let is_full = size + encoded.size() > budget && !batch.resources.is_empty();
+                    if is_full || batch.resources.len() >= self.together {
                         later.insert(name, owed);
                         break;
                     }
@@ -365,11 +388,13 @@ impl Subscription {
         if !due && !greets {
             if self.owed.is_empty() {
                 self.since = None;
+                self.together = usize::MAX;
             }
             return None;
         }
         self.greet = false;
         batch.since = if self.owed.is_empty() {
+            self.together = usize::MAX;
             self.since.take()
         } else {
             self.since
@@ -452,11 +477,18 @@ impl Subscription {
             return Verdict::Stale;
         };
         let refused = reply.error.is_some();
+        let apart = refused && self.takes_apart && sent.names.len() > 1;
+        if apart {
+            self.together = sent.names.len().div_ceil(PARTS);
+        }
         for (name, version) in &sent.names {
             if let Some(entry) = self.entries.get_mut(name)
                 && entry.held == Held::Version(*version)
             {
-                entry.rejected = refused;
+                entry.rejected = refused && !apart;
+                if apart {
+                    self.owe(name.clone(), Owed::Answer);
+                }
             }
         }
         if let Some(error) = reply.error {
@@ -584,6 +616,8 @@ impl Subscription {
     }
 }
 
+#[cfg(test)]
+mod apart;
 #[cfg(test)]
 mod model;
 #[cfg(test)]

@@ -379,15 +379,22 @@ async fn a_client_that_reconnects_gets_all_of_it_again() {
     assert_eq!(again.version_info, version);
 }
 
-#[tokio::test]
-async fn envoy_gets_each_route_table_alone_so_that_one_refused_costs_no_other() {
-    let (mut plane, mut ours) = plane_and_client().await;
-    plane.writer.apply(vec![service("later", [10, 1, 0, 9])]);
-    ours.want(Rds, &[CLUSTER, LATER]).await;
-    assert_eq!(ours.take().await, ("RDS", names(&[CLUSTER, LATER])));
+/// An Envoy as which the client's pod may speak.
+async fn envoy(plane: &Plane) -> Client {
     let id = node_id("shop", "web-1", IP).replace("sidecar~", "envoy~");
-    let mut envoy = Client::open_as(&plane, &id).await;
+    Client::open_as(plane, &id).await
+}
+
+#[tokio::test]
+async fn a_route_table_that_envoy_refuses_costs_no_other_its_update() {
+    let (mut plane, _) = plane_and_client().await;
+    plane.writer.apply(vec![service("later", [10, 1, 0, 9])]);
+    let mut envoy = envoy(&plane).await;
     envoy.want(Rds, &[CLUSTER, LATER]).await;
+    let both = envoy.next().await;
+    assert_eq!(summary(&both), ("RDS", names(&[CLUSTER, LATER])));
+    envoy.refuse(&both, "no such flag").await;
+    // It may be any of them: each comes again, alone.
     let first = envoy.next().await;
     assert_eq!(summary(&first), ("RDS", names(&[CLUSTER])));
     envoy.refuse(&first, "no such flag").await;
@@ -397,6 +404,41 @@ async fn envoy_gets_each_route_table_alone_so_that_one_refused_costs_no_other() 
     let shown: String = shown.split_whitespace().collect();
     let rejected = format!("\"rejected\":[\"{CLUSTER}\"],\"last_error\":\"nosuchflag\"");
     assert!(shown.contains(&rejected), "{shown}");
+}
+
+#[tokio::test]
+async fn an_envoy_names_all_that_it_wants_a_few_times_however_much_there_is() {
+    const SERVICES: u16 = 2_000;
+    let (mut plane, _) = plane_and_client().await;
+    let name = |i: u16| format!("s{i}");
+    let more = (0..SERVICES).map(|i| service(&name(i), [10, 2, (i >> 8) as u8, i as u8]));
+    plane.writer.apply(more.collect());
+    let of = |i: u16| format!("outbound|80||{}.shop.svc.cluster.local", name(i));
+    let wanted: Vec<String> = (0..SERVICES).map(of).collect();
+    let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
+    let mut envoy = envoy(&plane).await;
+    let began = std::time::Instant::now();
+    for kind in [Eds, Rds] {
+        envoy.want(kind, &wanted).await;
+        let (mut tables, mut said, mut responses) = (0, 0, 0);
+        while tables < wanted.len() {
+            let (_, names) = envoy.take().await;
+            tables += names.len();
+            // Each acceptance says again what it wants.
+            said += wanted.iter().map(|name| name.len() + 2).sum::<usize>();
+            responses += 1;
+        }
+        eprintln!(
+            "{kind:?}: {responses} responses, {said} bytes of replies, {:?}",
+            began.elapsed()
+        );
+        assert_eq!(tables, wanted.len());
+        assert!(
+            responses <= 5 && said < 1 << 20,
+            "{kind:?}: {responses} responses"
+        );
+    }
+    envoy.expect_silence().await;
 }
 
 #[tokio::test]
