@@ -25,6 +25,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tonic::server::StreamingService;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -38,6 +39,11 @@ use relayed::{Held, Relayed};
 
 /// How long a client may take for its first request, as at the control plane.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// Connections beside one for each stream, and streams of a connection beside all that may be relayed: so that what is
+/// too much comes so far that it can be refused.
+const SPARE: usize = 28;
+/// How long it takes until there may be another line about clients that wait.
+const LINE_EACH: Duration = Duration::from_secs(1);
 /// Longest request.
 const MAX_REQUEST: usize = 4 << 20;
 /// Longest response: a response of the control plane is about a megabyte, unless one resource alone is larger.
@@ -52,6 +58,7 @@ pub(crate) struct Metrics {
     streams: Gauge,
     relayed: Counter,
     refused: Family<Reason, Counter>,
+    waited: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -77,6 +84,11 @@ impl Metrics {
             "Discovery streams that were not relayed",
             metrics.refused.clone(),
         );
+        registry.register(
+            "relay_connections_waited",
+            "How often a connection to the relay had to wait until another one ended",
+            metrics.waited.clone(),
+        );
         metrics
     }
 
@@ -93,8 +105,11 @@ struct Shared {
     connect: Connect,
     /// This pod's node id without its kind.
     node: String,
+    streams: usize,
     places: Arc<Semaphore>,
     metrics: Metrics,
+    /// When a line about clients that wait was written last.
+    told: Mutex<Option<Instant>>,
     drain: Mutex<Option<DrainWatch>>,
 }
 
@@ -136,10 +151,30 @@ impl Relay {
         Self(Arc::new(Shared {
             connect,
             node,
+            streams: streams.min(Semaphore::MAX_PERMITS - SPARE),
+            told: Mutex::default(),
             places: Arc::new(Semaphore::new(streams.min(Semaphore::MAX_PERMITS))),
             metrics,
             drain: Mutex::new(Some(drain)),
         }))
+    }
+
+    /// Connections at a time, and streams of one of them: gRPC has a connection for each stream, Envoy one for all.
+    fn connections(&self) -> usize {
+        self.0.streams + SPARE
+    }
+
+    /// A client waits until another connection ends.
+    fn waits(&self) {
+        self.0.metrics.waited.inc();
+        let mut told = self.0.told.lock();
+        if told.is_none_or(|at| at.elapsed() >= LINE_EACH) {
+            *told = Some(Instant::now());
+            tracing::warn!(
+                connections = self.connections(),
+                "clients of this pod have as many connections open as the relay takes, and more wait; see --xds-streams"
+            );
+        }
     }
 
     /// From now on only the open streams keep the process alive.

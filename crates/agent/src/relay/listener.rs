@@ -12,16 +12,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tulle_runtime::tasks::Tasks;
 
 use super::Relay;
 use crate::args::XdsListen;
 
-/// Open connections at a time; more wait in the kernel's queue.
-const CONNECTIONS: usize = 64;
-/// Streams of one connection; the relay has a limit of its own over all.
-const CONNECTION_STREAMS: u32 = 128;
 /// Bytes of a request's head.
 const MAX_HEAD: u32 = 16 * 1024;
 /// Pause after accept has failed, as it does for want of file descriptors.
@@ -59,16 +55,12 @@ impl Listener {
         })
     }
 
-    /// Serves until the tasks are cancelled.
+    /// Serves until the tasks are cancelled. Connections beyond what the relay takes wait in the kernel's queue.
     pub(crate) async fn serve(self, relay: Relay, tasks: Tasks) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let places = Arc::new(Semaphore::new(relay.connections()));
         let accept = async {
             loop {
-                let place = places
-                    .clone()
-                    .acquire_owned()
-                    .await
-                    .expect("the semaphore is never closed");
+                let place = take(&places, &relay).await;
                 let relay = relay.clone();
                 let accepted = match &self {
                     Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
@@ -100,17 +92,28 @@ impl Listener {
     }
 }
 
+/// Waits for room; if it has to, it says so.
+async fn take(places: &Arc<Semaphore>, relay: &Relay) -> OwnedSemaphorePermit {
+    if let Ok(place) = places.clone().try_acquire_owned() {
+        return place;
+    }
+    relay.waits();
+    let place = places.clone().acquire_owned().await;
+    place.expect("the semaphore is never closed")
+}
+
 async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     relay: Relay,
 ) {
+    let streams = u32::try_from(relay.connections()).unwrap_or(u32::MAX);
     let service = service_fn(move |request| {
         let relay = relay.clone();
         async move { Ok::<_, Infallible>(relay.call(request).await) }
     });
     let served = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .max_concurrent_streams(CONNECTION_STREAMS)
+        .max_concurrent_streams(streams)
         .max_header_list_size(MAX_HEAD)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)

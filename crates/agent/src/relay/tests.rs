@@ -132,6 +132,7 @@ impl Running {
 
 struct Stage {
     control: Running,
+    listens: XdsListen,
     client: AggregatedDiscoveryServiceClient<Channel>,
     relay: Relay,
     drain: Drain,
@@ -155,7 +156,8 @@ impl Stage {
         let relay = Relay::new(NODE.to_owned(), streams, connect, metrics.clone(), watch);
         let tasks = Tasks::new();
         let listener = Listener::bind(&local).await.unwrap();
-        let uri = match listener.address().unwrap() {
+        let listens = listener.address().unwrap();
+        let uri = match &listens {
             XdsListen::Tcp(address) => format!("http://{address}"),
             XdsListen::Unix(path) => format!("unix://{}", path.display()),
         };
@@ -163,6 +165,7 @@ impl Stage {
         let channel = Endpoint::from_shared(uri).unwrap().connect_lazy();
         Self {
             control,
+            listens,
             client: AggregatedDiscoveryServiceClient::new(channel),
             relay,
             drain,
@@ -317,6 +320,25 @@ async fn more_streams_than_allowed_are_refused_and_those_that_are_open_go_on() {
     next(&mut answers).await.unwrap();
     requests.send(request("still", "")).await.unwrap();
     assert_eq!(next(&mut answers).await.unwrap().unwrap().nonce, "still");
+}
+
+#[tokio::test]
+async fn connections_that_have_to_wait_are_counted_and_served_once_one_has_ended() {
+    let mut stage = Stage::new(1).await;
+    let XdsListen::Tcp(address) = stage.listens.clone() else {
+        panic!("it listens on loopback");
+    };
+    let mut idle = Vec::new();
+    for _ in 0..stage.relay.connections() {
+        idle.push(tokio::net::TcpStream::connect(address).await.unwrap());
+    }
+    while stage.metrics.waited.get() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let opened = stage.open(own("one"));
+    let (opened, ()) = tokio::join!(opened, async { drop(idle.pop()) });
+    opened.unwrap();
+    assert!(stage.metrics.waited.get() <= 2);
 }
 
 #[tokio::test]
