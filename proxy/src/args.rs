@@ -52,6 +52,7 @@ Environment, optional:
                          how long an HTTP connection may be open without a first request, 5m if not said
   TULLE_IDLE_TIMEOUT     how long an HTTP connection may be open without another request, 1h if not said
   TULLE_BODY_TIMEOUT     how long a client may pause within the body of a request without an answer, 15m if not said
+  TULLE_BODY_RATE        bytes a second that such a body must bring over that time, 16 if not said; 0: only pauses count
   TULLE_UNREAD_TIMEOUT   how long an HTTP client may leave an answer unread, 15m if not said
   TULLE_FLUSH_TIMEOUT    how long a client may take nothing of an answer on HTTP/2, 5m if not said
   TULLE_TCP_IDLE_TIMEOUT how long nothing may move on an opaque connection, 1h if not said

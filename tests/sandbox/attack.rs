@@ -37,16 +37,22 @@ pub(crate) enum Way {
     Head,
     /// Stop within the body.
     Body,
+    /// Send a byte of a body now and then.
+    Drip,
     /// Ask for much and read nothing.
     Unread,
+    /// The same over HTTP/2, for several answers whose windows are open.
+    UnreadHttp2,
 }
 
 impl Way {
-    const ALL: [(Self, &'static str); 4] = [
+    const ALL: [(Self, &'static str); 6] = [
         (Self::Silent, "silent"),
         (Self::Head, "head"),
         (Self::Body, "body"),
+        (Self::Drip, "drip"),
         (Self::Unread, "unread"),
+        (Self::UnreadHttp2, "unread-http2"),
     ];
 
     fn name(self) -> &'static str {
@@ -156,7 +162,7 @@ async fn connect(way: Way, address: SocketAddr) -> std::io::Result<TcpStream> {
     } else {
         TcpSocket::new_v6()?
     };
-    if way == Way::Unread {
+    if matches!(way, Way::Unread | Way::UnreadHttp2) {
         socket.set_recv_buffer_size(4096)?;
     }
     socket.connect(address).await
@@ -166,29 +172,33 @@ async fn connect(way: Way, address: SocketAddr) -> std::io::Result<TcpStream> {
 async fn talk(way: Way, tcp: &mut TcpStream, seen: &mut Vec<u8>) {
     let head = |line: &str, fields: &str| format!("{line} HTTP/1.1\r\nhost: web\r\n{fields}\r\n");
     let begin = match way {
-        Way::Silent => String::new(),
-        Way::Head => "GET / HTTP/1.1\r\nhost: w".to_owned(),
-        Way::Body => head("POST /", "content-length: 1000\r\n") + "12345",
-        Way::Unread => head("GET /?size=2000000", ""),
+        Way::Silent => Vec::new(),
+        Way::Head => b"GET / HTTP/1.1\r\nhost: w".to_vec(),
+        Way::Body => (head("POST /", "content-length: 1000\r\n") + "12345").into_bytes(),
+        Way::Drip => head("POST /", "content-length: 1000\r\n").into_bytes(),
+        Way::Unread => head("GET /?size=2000000", "").into_bytes(),
+        Way::UnreadHttp2 => http2("/?size=2000000", 8),
     };
-    if tcp.write_all(begin.as_bytes()).await.is_err() {
+    if tcp.write_all(&begin).await.is_err() {
         return;
     }
     let (mut read, mut write) = tcp.split();
     let sending = async {
         match way {
-            Way::Head => {
+            Way::Head | Way::Drip => {
                 while write.write_all(b"e").await.is_ok() {
                     sleep(Duration::from_millis(200)).await;
                 }
             }
-            Way::Silent | Way::Body | Way::Unread => std::future::pending().await,
+            Way::Silent | Way::Body | Way::Unread | Way::UnreadHttp2 => {
+                std::future::pending().await
+            }
         }
     };
     let reading = async {
         match way {
-            Way::Unread => std::future::pending().await,
-            Way::Silent | Way::Head | Way::Body => {
+            Way::Unread | Way::UnreadHttp2 => std::future::pending().await,
+            Way::Silent | Way::Head | Way::Body | Way::Drip => {
                 let _ = read.read_to_end(seen).await;
             }
         }
@@ -197,6 +207,28 @@ async fn talk(way: Way, tcp: &mut TcpStream, seen: &mut Vec<u8>) {
         () = sending => {}
         () = reading => {}
     }
+}
+
+/// An HTTP/2 client's preface with windows as large as they can be, and so many requests for a path.
+fn http2(path: &str, requests: u8) -> Vec<u8> {
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        let length = (payload.len() as u32).to_be_bytes();
+        let head = [
+            length[1], length[2], length[3], kind, flags, 0, 0, 0, stream,
+        ];
+        [&head, payload].concat()
+    };
+    let text = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
+    // SETTINGS_INITIAL_WINDOW_SIZE, and a WINDOW_UPDATE of the connection by what is left of it.
+    let settings = frame(4, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]);
+    let window = frame(8, 0, 0, &[0x7f, 0xff, 0, 0]);
+    // GET, http, :authority and :path, whole and without a body.
+    let head = [&[0x82, 0x86, 0x01][..], &text("web"), &[0x04], &text(path)].concat();
+    let mut bytes = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &settings, &window].concat();
+    for number in 0..requests {
+        bytes.extend(frame(1, 5, 2 * number + 1, &head));
+    }
+    bytes
 }
 
 /// An attack that runs in a pod.

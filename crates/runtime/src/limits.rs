@@ -1,8 +1,8 @@
 //! How far a peer can make things grow, as whoever runs a sidecar decides.
 //!
 //! Names, readers and defaults in one place, because two programs must agree on them: the injector refuses a pod for a
-//! value that its sidecar could not read. The defaults are generous: whatever still moves is never ended, and what stands
-//! still only after long enough for nobody to have meant it. Nothing here says who a sidecar is or whom it trusts.
+//! value that its sidecar could not read. The defaults are generous: what moves is not ended, unless so little of it comes
+//! that it only holds its place, and what stands still only after long enough for nobody to have meant it. Nothing here says who a sidecar is or whom it trusts.
 
 mod bounds;
 mod http2;
@@ -18,7 +18,7 @@ use crate::env::Env;
 use crate::names::{annotations, variables};
 
 /// Every variable that is read here.
-pub const VARIABLES: [&str; 21] = [
+pub const VARIABLES: [&str; 22] = [
     variables::MAX_CONNECTIONS,
     variables::MAX_REQUESTS,
     variables::MAX_HEAD,
@@ -26,6 +26,7 @@ pub const VARIABLES: [&str; 21] = [
     variables::MEMORY_LIMIT,
     variables::REQUEST_HEAD_TIMEOUT,
     variables::BODY_TIMEOUT,
+    variables::BODY_RATE,
     variables::UNREAD_TIMEOUT,
     variables::FIRST_REQUEST_TIMEOUT,
     variables::IDLE_TIMEOUT,

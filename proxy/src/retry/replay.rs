@@ -7,6 +7,7 @@
 //! What the client has sent may also be taken before anybody asks for it ([`Waiting`]), where too many small pieces wait.
 
 mod ahead;
+mod pause;
 mod uploads;
 
 use std::cell::RefCell;
@@ -19,9 +20,9 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep, sleep};
 
 use ahead::{Ahead, Said};
+use pause::Pause;
 
 use crate::grpc::Messages;
 use crate::io::Calm;
@@ -41,7 +42,7 @@ pub enum RequestBodyError {
     /// It is large, and memory is short.
     #[error("the request body is large, and memory is short")]
     Overload,
-    /// The client paused for too long.
+    /// The client paused for too long, or sends too little.
     #[error("the client paused for too long in the request body")]
     Late,
     /// The exchange is over; nobody wants the rest.
@@ -118,16 +119,9 @@ struct Shared {
     worker: Rc<Worker>,
     /// Whether the client may pause for as long as it likes: a call of gRPC, and every request that has an answer.
     patient: bool,
-    /// The pause; it began with the wait, or when it was last looked at, if something came since.
+    /// The waits for the client, if there was one.
     pause: Option<Pause>,
     failure: Option<RequestFailure>,
-}
-
-/// A pause of the client. Bytes that come do not touch its timer.
-#[derive(Debug)]
-struct Pause {
-    ends: Pin<Box<Sleep>>,
-    moved: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -413,18 +407,11 @@ impl Shared {
         if self.patient {
             return Poll::Pending;
         }
-        let patience = self.worker.settings.patience.body;
-        let pause = self.pause.get_or_insert_with(|| Pause {
-            ends: Box::pin(sleep(patience)),
-            moved: false,
-        });
-        loop {
-            ready!(pause.ends.as_mut().poll(cx));
-            if !std::mem::take(&mut pause.moved) {
-                return Poll::Ready(());
-            }
-            pause.ends.as_mut().reset(Instant::now() + patience);
-        }
+        let patience = &self.worker.settings.patience;
+        let pause = self
+            .pause
+            .get_or_insert_with(|| Pause::new(patience, self.bytes));
+        pause.poll(cx, patience, self.bytes)
     }
 
     /// The next frame that was taken ahead, or that comes now.
@@ -478,7 +465,7 @@ impl Shared {
             Poll::Ready(Some(Ok(frame))) => {
                 self.waker = None;
                 if let Some(pause) = &mut self.pause {
-                    pause.moved = true;
+                    pause.interrupt();
                 }
                 if let Some(data) = frame.data_ref() {
                     if self.bytes >= HEAVY && self.worker.overload.cuts_transfers() {

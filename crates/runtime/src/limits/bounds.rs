@@ -18,6 +18,8 @@ pub struct Patience {
     pub idle: Duration,
     /// A client that pauses in the middle of a body, while its request has no answer yet.
     pub body: Duration,
+    /// Bytes a second that such a body must bring, counted over the time that it may pause.
+    pub body_rate: u32,
     /// An HTTP client that does not read its answer.
     pub unread: Duration,
     /// A client that takes nothing of an answer on HTTP/2.
@@ -34,6 +36,7 @@ impl Default for Patience {
             first_request: 5 * MINUTE,
             idle: 60 * MINUTE,
             body: 15 * MINUTE,
+            body_rate: 16,
             unread: 15 * MINUTE,
             flush: 5 * MINUTE,
             tcp_idle: 60 * MINUTE,
@@ -50,6 +53,7 @@ impl Patience {
             first_request: read(variables::FIRST_REQUEST_TIMEOUT, default.first_request),
             idle: read(variables::IDLE_TIMEOUT, default.idle),
             body: read(variables::BODY_TIMEOUT, default.body),
+            body_rate: number(env, variables::BODY_RATE, RATE).unwrap_or(default.body_rate),
             unread: read(variables::UNREAD_TIMEOUT, default.unread),
             flush: read(variables::FLUSH_TIMEOUT, default.flush),
             tcp_idle: read(variables::TCP_IDLE_TIMEOUT, default.tcp_idle),
@@ -57,6 +61,8 @@ impl Patience {
     }
 }
 
+/// Bytes a second, from none to what a slow line brings.
+const RATE: RangeInclusive<u32> = 0..=1_000_000;
 /// From what ordinary requests have, and hyper reads at least, to what one buffer can be.
 const HEAD: RangeInclusive<u64> = 8 << 10..=1 << 30;
 /// As many of anything as a machine can have.

@@ -18,7 +18,7 @@ use super::inbound::mesh_peer;
 use crate::config::route::RouteAction;
 use crate::conn::Direction;
 use crate::conn::HttpVersion::{Http1, Http2};
-use crate::settings::Patience;
+use crate::settings::{Patience, Settings};
 use crate::telemetry::Limit;
 use crate::upstream::LocalExecutor;
 
@@ -74,29 +74,62 @@ fn row_19_a_body_that_stops_coming_is_answered_408_and_told_who_sent_it() {
     });
 }
 
-#[test]
-fn row_19_a_body_that_keeps_coming_is_waited_for_however_slow_it_is() {
-    run_paused(async {
-        let app = echo(Http1, "a").await;
-        let sidecar = Sidecar::new(service(&[app]));
-        let mut client = sidecar.client(Http1);
-        let head =
-            b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\nconnection: close\r\n\r\n";
-        client.write_all(head).await.unwrap();
-        for _ in 0..100 {
-            sleep(Patience::default().body - SECOND).await;
-            client.write_all(b"x").await.unwrap();
+/// Sends a body of a hundred pieces of that many bytes with a pause before each, until it is refused. What comes back, how
+/// often the limit was counted, and how long it took.
+async fn drips(piece: usize, pause: Duration, rate: u32) -> (String, u64, Duration) {
+    let app = echo(Http1, "a").await;
+    let mut settings = Settings::default();
+    settings.patience.body_rate = rate;
+    let sidecar = Sidecar::with_settings(service(&[app]), settings);
+    let mut client = sidecar.client(Http1);
+    let length = 100 * piece;
+    let head = format!(
+        "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+    );
+    client.write_all(head.as_bytes()).await.unwrap();
+    let begun = Instant::now();
+    for _ in 0..100 {
+        sleep(pause).await;
+        if client.write_all(&vec![b'x'; piece]).await.is_err() {
+            break;
         }
-        let (answer, _) = until_closed(&mut client).await;
-        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-        assert!(answer.ends_with(&"x".repeat(100)), "{answer}");
-        assert_eq!(
-            sidecar
-                .worker
-                .limits
-                .count(Limit::Body, Direction::Outbound),
-            0
-        );
+    }
+    let (answer, _) = until_closed(&mut client).await;
+    let count = sidecar
+        .worker
+        .limits
+        .count(Limit::Body, Direction::Outbound);
+    (answer, count, begun.elapsed())
+}
+
+#[test]
+fn row_19_a_body_that_keeps_coming_is_waited_for_and_a_byte_now_and_then_is_not_enough() {
+    run_paused(async {
+        let patience = Patience::default();
+        let rate = patience.body_rate;
+        let least = patience.body.as_secs() as usize * rate as usize;
+        let almost = patience.body - SECOND;
+        for (piece, pause, rate, whole) in [
+            // A long pause after each piece, and little ones all the time, but enough together.
+            (least + 1_000, almost, rate, true),
+            (21 * rate as usize, SECOND * 20, rate, true),
+            // A byte now and then, where that is enough and where it is not.
+            (1, almost, 0, true),
+            (1, almost, rate, false),
+            (1, SECOND * 10, rate, false),
+            (9 * rate as usize, SECOND * 10, rate, false),
+        ] {
+            let (answer, count, took) = drips(piece, pause, rate).await;
+            let what = format!("{piece} bytes, {pause:?}, {rate} a second: {answer:.100}");
+            if whole {
+                assert!(answer.starts_with("HTTP/1.1 200 "), "{what}");
+                assert!(answer.ends_with(&"x".repeat(100 * piece)), "{what}");
+            } else {
+                assert!(answer.starts_with("HTTP/1.1 408 "), "{what}");
+                assert!(took <= 2 * patience.body + SECOND * 15, "{took:?}: {what}");
+            }
+            assert_eq!(count, u64::from(!whole), "{what}");
+        }
     });
 }
 
