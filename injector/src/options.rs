@@ -12,7 +12,7 @@ mod limits;
 mod resources;
 
 /// Annotations of ours that mean something; any other under `tulle.dev/` earns a warning.
-const KNOWN: [&str; 14] = [
+const KNOWN: [&str; 15] = [
     labels::INJECT,
     names::STATUS,
     names::EXCLUDE_INBOUND_PORTS,
@@ -21,6 +21,7 @@ const KNOWN: [&str; 14] = [
     names::LOG_LEVEL,
     names::NATIVE_SIDECAR,
     names::ACCESS_LOG,
+    names::INGRESS_HEADERS,
     names::XDS_ADDRESS,
     names::XDS_NAME,
     names::CPU_REQUEST,
@@ -40,6 +41,8 @@ pub(crate) struct Options {
     pub(crate) log: String,
     pub(crate) native_sidecar: bool,
     pub(crate) access_log: bool,
+    /// Whether apps get what clients outside the mesh say of how they were reached.
+    pub(crate) keep_ingress_headers: bool,
     /// Another control plane, and who it must be.
     pub(crate) xds_address: Option<String>,
     pub(crate) xds_name: Option<String>,
@@ -89,6 +92,13 @@ impl Options {
                 "write `json` or `off`",
             )?
             .unwrap_or(config.access_log),
+            keep_ingress_headers: choice(
+                names::INGRESS_HEADERS,
+                get(names::INGRESS_HEADERS),
+                ["keep", "strip"],
+                "write `strip` or `keep`",
+            )?
+            .unwrap_or(false),
             xds_address: get(names::XDS_ADDRESS)
                 .map(|value| host_and_port(names::XDS_ADDRESS, value))
                 .transpose()?,

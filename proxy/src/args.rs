@@ -67,6 +67,8 @@ Environment, optional:
                          certificate; wildcard is the default of TULLE_DISCOVERY then
   TULLE_XDS_NAME         who that must prove to be, a DNS name or a SPIFFE id; the name of the mesh's own if not said
   TULLE_UNDISCOVERED     refuse (default) or passthrough
+  TULLE_INGRESS_HEADERS  strip (default) or keep: X-Forwarded-Host, -Port, -Prefix, -Proto and -Scheme of clients outside
+                         the mesh, such as an ingress without a sidecar
   TULLE_APP_PROBES       the app's own probes by rewritten path, as JSON
   TULLE_MARK_SOCKETS     true where the sidecar has no user id of its own
 

@@ -36,6 +36,8 @@ pub struct Settings {
     pub socket_mark: Option<u32>,
     /// Whether connections to destinations that the control plane did not answer for pass through unencrypted.
     pub passthrough_undiscovered: bool,
+    /// Whether apps get what clients outside the mesh say of how they were reached: there is an ingress without a sidecar.
+    pub keep_ingress_headers: bool,
 }
 
 impl Default for Settings {
@@ -48,6 +50,7 @@ impl Default for Settings {
             http2: Http2::default(),
             socket_mark: None,
             passthrough_undiscovered: false,
+            keep_ingress_headers: false,
         }
     }
 }
@@ -164,6 +167,7 @@ fn settings(env: &Env) -> Settings {
         http2: limits.http2,
         socket_mark: or(env, variables::MARK_SOCKETS, || false).then_some(PROXY_MARK),
         passthrough_undiscovered: !choose(env, variables::UNDISCOVERED, "refuse", "passthrough"),
+        keep_ingress_headers: !choose(env, variables::INGRESS_HEADERS, "strip", "keep"),
     }
 }
 
@@ -208,6 +212,7 @@ mod tests {
         );
         assert_eq!(startup.settings.workers, 1);
         assert_eq!(startup.settings.socket_mark, None);
+        assert!(!startup.settings.keep_ingress_headers);
         assert!(
             startup.access_log && !startup.wildcard && !startup.settings.passthrough_undiscovered
         );
@@ -220,6 +225,7 @@ mod tests {
             (variables::ACCESS_LOG, "off"),
             (variables::DISCOVERY, "wildcard"),
             (variables::UNDISCOVERED, "passthrough"),
+            (variables::INGRESS_HEADERS, "keep"),
             (variables::DRAIN_DEADLINE, "3s"),
             (variables::REQUEST_HEAD_TIMEOUT, "7s"),
         ];
@@ -227,6 +233,7 @@ mod tests {
             Startup::from_env(Env::from_pairs(REQUIRED.into_iter().chain(chosen))).unwrap();
         assert_eq!(startup.settings.socket_mark, Some(PROXY_MARK));
         assert_eq!(startup.settings.drain_deadline, Duration::from_secs(3));
+        assert!(startup.settings.keep_ingress_headers);
         assert_eq!(startup.settings.patience.head, Duration::from_secs(7));
         assert!(
             !startup.access_log && startup.wildcard && startup.settings.passthrough_undiscovered

@@ -132,6 +132,8 @@ pub mod annotations {
     pub const NATIVE_SIDECAR: &str = "tulle.dev/native-sidecar";
     /// `json` (default) or `off`: access log on standard output.
     pub const ACCESS_LOG: &str = "tulle.dev/access-log";
+    /// `strip` (default) or `keep`: what an ingress without a sidecar says of how it was reached, such as X-Forwarded-Proto.
+    pub const INGRESS_HEADERS: &str = "tulle.dev/ingress-headers";
     /// `host:port` of a control plane other than Tulle's, from which the sidecar takes its config.
     pub const XDS_ADDRESS: &str = "tulle.dev/xds-address";
     /// Who that control plane must be: a SPIFFE id, or a DNS name in its certificate.
@@ -242,6 +244,8 @@ pub mod variables {
     pub const DISCOVERY: &str = "TULLE_DISCOVERY";
     /// `refuse` (default) or `passthrough`: what to do with a destination that the control plane did not answer for.
     pub const UNDISCOVERED: &str = "TULLE_UNDISCOVERED";
+    /// `strip` (default) or `keep`: X-Forwarded-Host, -Port, -Prefix, -Proto and -Scheme of clients outside the mesh.
+    pub const INGRESS_HEADERS: &str = "TULLE_INGRESS_HEADERS";
     /// The app's own probes by rewritten path, as JSON: what the kubelet's probes on the metrics port stand for.
     pub const APP_PROBES: &str = "TULLE_APP_PROBES";
 }

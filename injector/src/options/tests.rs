@@ -23,6 +23,7 @@ fn annotations_tune_the_sidecar() {
         ("tulle.dev/proxy-log-level", "info, tulle_proxy::http=debug"),
         ("tulle.dev/native-sidecar", "false"),
         ("tulle.dev/access-log", "off"),
+        ("tulle.dev/ingress-headers", "keep"),
         ("tulle.dev/xds-address", " config.infra.svc:18000"),
         (
             "tulle.dev/xds-name",
@@ -39,7 +40,7 @@ fn annotations_tune_the_sidecar() {
         .collect();
     assert_eq!(cidrs, ["10.0.0.0/8", "2001:db8::/32"]);
     assert_eq!(options.log, "info,tulle_proxy::http=debug");
-    assert!(!options.native_sidecar && !options.access_log);
+    assert!(!options.native_sidecar && !options.access_log && options.keep_ingress_headers);
     assert_eq!(
         options.xds_address.as_deref(),
         Some("config.infra.svc:18000")
@@ -54,6 +55,7 @@ fn annotations_tune_the_sidecar() {
 fn without_annotations_the_operators_settings_hold() {
     let options = Options::parse(None, &InjectorConfig::default()).expect("valid");
     assert!(options.native_sidecar && options.access_log && options.log == "info");
+    assert!(!options.keep_ingress_headers);
 }
 
 #[test]
@@ -113,6 +115,11 @@ fn bad_values_are_refused_by_annotation_value_and_remedy() {
         ),
         ("tulle.dev/native-sidecar", "yes", "write `true` or `false`"),
         ("tulle.dev/access-log", "", "write `json` or `off`"),
+        (
+            "tulle.dev/ingress-headers",
+            "true",
+            "write `strip` or `keep`",
+        ),
     ];
     for (name, value, remedy) in rows {
         let error = parse(&[(name, value)]).expect_err(name);

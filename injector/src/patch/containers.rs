@@ -178,6 +178,9 @@ fn environment(
     if let Some(name) = &options.xds_name {
         env.push(variable(variables::XDS_NAME, name));
     }
+    if options.keep_ingress_headers {
+        env.push(variable(variables::INGRESS_HEADERS, "keep"));
+    }
     let limits = options.limits.iter();
     env.extend(limits.map(|(name, value)| variable(name, value)));
     if config.mark_sockets {

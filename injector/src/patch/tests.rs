@@ -187,6 +187,7 @@ fn annotations_reach_the_capture_rules_and_the_sidecar() {
         "tulle.dev/exclude-outbound-cidrs": "192.0.2.0/24",
         "tulle.dev/proxy-log-level": "debug",
         "tulle.dev/access-log": "off",
+        "tulle.dev/ingress-headers": "keep",
         "tulle.dev/xds-address": "config.infra.svc:18000",
         "tulle.dev/xds-name": "config.infra.svc",
     });
@@ -207,6 +208,7 @@ fn annotations_reach_the_capture_rules_and_the_sidecar() {
     assert_eq!(init[0]["env"][0], address, "the rules are for this pod");
     assert_eq!(variable(&init[1], "TULLE_LOG"), Some("debug"));
     assert_eq!(variable(&init[1], "TULLE_ACCESS_LOG"), Some("off"));
+    assert_eq!(variable(&init[1], "TULLE_INGRESS_HEADERS"), Some("keep"));
     let foreign = Some("config.infra.svc:18000");
     assert_eq!(variable(&init[1], "TULLE_XDS_ADDRESS"), foreign);
     assert_eq!(
@@ -238,6 +240,7 @@ fn the_operators_settings_reach_the_sidecar() {
         ("TULLE_MARK_SOCKETS", Some("true")),
         ("TULLE_DRAIN_DEADLINE", Some("55s")),
         ("TULLE_APP_PROBES", None),
+        ("TULLE_INGRESS_HEADERS", None),
     ];
     for (name, expected) in rows {
         assert_eq!(variable(sidecar, name), expected, "{name}");

@@ -19,7 +19,7 @@ use tokio::time::Instant as TokioInstant;
 use super::body::ResponseBody;
 use super::crowd::Crowd;
 use super::given_up::GivenUp;
-use super::headers::{self, FORWARDED_FOR, Provenance, REQUEST_ID};
+use super::headers::{self, Believed, FORWARDED_FOR, Provenance, REQUEST_ID};
 use super::local_reply::{self, Failure};
 use super::upgrade::Tunnel;
 use crate::conn::{Direction, Downstream, HttpVersion};
@@ -71,7 +71,10 @@ impl Connection {
             &worker.identity.id(),
             downstream.peer.ip(),
             downstream.peer_id(),
-            downstream.is_mesh_peer(),
+            Believed::of(
+                downstream.is_mesh_peer(),
+                worker.settings.keep_ingress_headers,
+            ),
         );
         Self {
             worker,

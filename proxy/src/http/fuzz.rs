@@ -6,7 +6,7 @@ use http::HeaderMap;
 use http::request::Parts;
 use tulle_identity::SpiffeId;
 
-use super::headers::{self, Provenance};
+use super::headers::{self, Believed, Provenance};
 use crate::conn::HttpVersion;
 
 /// Makes of a request one that can be sent on; whether its client asks to switch protocols.
@@ -27,13 +27,15 @@ pub fn answered(headers: &mut HeaderMap, upgraded: bool) -> bool {
     headers::prepare_response(headers, upgraded)
 }
 
-/// Says who sent a request. `sidecar`: a client's word on who sent it to him is believed.
+/// Says who sent a request. `sidecar`: a client's word on who sent it to him is believed; `ingress`: on how it was reached.
 pub fn vouched(
     headers: &mut HeaderMap,
     own: &SpiffeId,
     client: IpAddr,
     peer: Option<&SpiffeId>,
     sidecar: bool,
+    ingress: bool,
 ) {
-    Provenance::new(own, client, peer, sidecar).apply(headers);
+    let believed = Believed::of(sidecar, ingress);
+    Provenance::new(own, client, peer, believed).apply(headers);
 }

@@ -28,8 +28,9 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 
 /// How fields begin by which proxies tell apps, and each other, what they have found out or want done.
 const OF_PROXIES: [&str; 3] = ["x-forwarded-", "x-envoy-", "l5d-"];
-/// Those of them that say how a request reached the cluster. An ingress without a sidecar is a client outside the mesh, and
-/// an app that is not told that its client came by https sends it there again and again.
+/// Those of them that say how a request reached the cluster. An ingress without a sidecar is a client outside the mesh, as
+/// anybody else is; an app that is not told that its client came by https sends it there again and again, so that a pod
+/// behind such an ingress may be set to believe all of them.
 const OF_INGRESS: [&str; 5] = [
     "x-forwarded-host",
     "x-forwarded-port",
@@ -232,8 +233,37 @@ fn absolute_form(request: &mut Parts) -> Result<(), Failure> {
 pub(super) struct Provenance {
     forwarded_for: HeaderValue,
     client_cert: Option<HeaderValue>,
-    /// Whether the client is a sidecar of the mesh: what it passes on is believed.
-    trusted: bool,
+    believed: Believed,
+}
+
+/// What of a client's own word is passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Believed {
+    /// All: it is a sidecar of the mesh.
+    All,
+    /// How it was reached, which an ingress would say.
+    Ingress,
+    Nothing,
+}
+
+impl Believed {
+    /// A sidecar of the mesh, or anybody else.
+    pub(super) fn of(sidecar: bool, keep_ingress_headers: bool) -> Self {
+        match (sidecar, keep_ingress_headers) {
+            (true, _) => Self::All,
+            (false, true) => Self::Ingress,
+            (false, false) => Self::Nothing,
+        }
+    }
+
+    /// Whether a field of that name, of those that only a proxy may say, is.
+    fn includes(self, name: &HeaderName) -> bool {
+        match self {
+            Self::All => true,
+            Self::Ingress => OF_INGRESS.contains(&name.as_str()),
+            Self::Nothing => false,
+        }
+    }
 }
 
 impl Provenance {
@@ -241,14 +271,14 @@ impl Provenance {
         own: &SpiffeId,
         client: IpAddr,
         peer: Option<&SpiffeId>,
-        trusted: bool,
+        believed: Believed,
     ) -> Self {
         let value = |text: String| HeaderValue::try_from(text).ok();
         Self {
             forwarded_for: value(client.to_canonical().to_string())
                 .unwrap_or_else(|| HeaderValue::from_static("unknown")),
             client_cert: peer.and_then(|peer| value(format!("By={own};URI={peer}"))),
-            trusted,
+            believed,
         }
     }
 
@@ -256,8 +286,9 @@ impl Provenance {
     /// through by name for that.
     pub(super) fn apply(&self, headers: &mut HeaderMap) {
         let mut way = Vec::new();
-        if !self.trusted {
-            strip_of_proxies(headers);
+        let trusted = self.believed == Believed::All;
+        if !trusted {
+            strip_of_proxies(headers, self.believed);
         } else {
             for before in headers.get_all(FORWARDED_FOR) {
                 way.extend_from_slice(before.as_bytes());
@@ -278,18 +309,17 @@ impl Provenance {
             Some(cert) => headers.insert(CLIENT_CERT, cert.clone()),
             None => headers.remove(CLIENT_CERT),
         };
-        if !self.trusted || !headers.contains_key(REQUEST_ID) {
+        if !trusted || !headers.contains_key(REQUEST_ID) {
             headers.insert(REQUEST_ID, request_id());
         }
     }
 }
 
-/// Removes what only a proxy may say.
-fn strip_of_proxies(headers: &mut HeaderMap) {
+/// Removes what only a proxy may say, unless it is believed.
+fn strip_of_proxies(headers: &mut HeaderMap, believed: Believed) {
     let of_proxies = |name: &&HeaderName| {
         let begins = |begin: &&str| name.as_str().starts_with(begin);
-        let of_proxy = OF_PROXIES.iter().any(begins) && !OF_INGRESS.contains(&name.as_str());
-        of_proxy || **name == FORWARDED
+        (OF_PROXIES.iter().any(begins) || **name == FORWARDED) && !believed.includes(name)
     };
     if !headers.keys().any(|name| of_proxies(&name)) {
         return;
@@ -354,6 +384,56 @@ mod tests {
             prepare_request(&mut parts, HttpVersion::Http1, destination).unwrap();
             let left = parts.headers.contains_key("x-gone");
             assert!(!left, "{}", beside.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn row_12_how_an_ingress_was_reached_is_believed_of_sidecars_and_where_there_is_one() {
+        let own = SpiffeId::parse("spiffe://cluster.local/ns/a/sa/web").unwrap();
+        let client = IpAddr::from([10, 1, 2, 3]);
+        for (sidecar, keep, left) in [
+            (false, false, &["my-own"][..]),
+            (false, true, &["my-own", "x-forwarded-proto"]),
+            (
+                true,
+                false,
+                &[
+                    "forwarded",
+                    "l5d-dst",
+                    "my-own",
+                    "x-envoy-a",
+                    "x-forwarded-proto",
+                ],
+            ),
+            (
+                true,
+                true,
+                &[
+                    "forwarded",
+                    "l5d-dst",
+                    "my-own",
+                    "x-envoy-a",
+                    "x-forwarded-proto",
+                ],
+            ),
+        ] {
+            let said = [
+                "x-forwarded-proto",
+                "x-envoy-a",
+                "l5d-dst",
+                "forwarded",
+                "my-own",
+            ];
+            let said = said.map(|name| (HeaderName::from_static(name), HeaderValue::from(1)));
+            let mut headers = HeaderMap::from_iter(said);
+            let believed = Believed::of(sidecar, keep);
+            Provenance::new(&own, client, None, believed).apply(&mut headers);
+            assert!(
+                headers.remove(FORWARDED_FOR).is_some() && headers.remove(REQUEST_ID).is_some()
+            );
+            let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+            names.sort_unstable();
+            assert_eq!(names, left, "{sidecar} {keep}");
         }
     }
 

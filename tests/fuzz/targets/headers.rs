@@ -3,7 +3,8 @@
 //! The first byte of the input says how a message came, and from whom; then come a request's method and target and its
 //! fields, or an answer's fields alone, a line each. What is sent on has nothing in it that belonged to the hop on which
 //! it came, and all else is as it was. A request names one host, the one that it is for. An app hears who its client
-//! is from its own sidecar alone: nobody else's word on it is left, except what another sidecar said of the way.
+//! is from its own sidecar alone: nobody else's word on it is left, except what another sidecar said of the way, and where the
+//! pod is behind an ingress what that says of how it was reached.
 
 #![no_main]
 
@@ -256,8 +257,9 @@ fn vouched(came: &HeaderMap, how: u8) {
         1 => (Some(&*PEER), false),
         _ => (Some(&*PEER), true),
     };
+    let ingress = how & 32 == 32;
     let mut told = came.clone();
-    headers::vouched(&mut told, &OWN, client, peer, sidecar);
+    headers::vouched(&mut told, &OWN, client, peer, sidecar, ingress);
     let cert = peer.map(|peer| format!("By={};URI={peer}", *OWN));
     let certs = values(&told, "x-forwarded-client-cert");
     assert_eq!(certs, cert.iter().map(String::as_bytes).collect::<Vec<_>>());
@@ -280,22 +282,22 @@ fn vouched(came: &HeaderMap, how: u8) {
     }
     for name in told.keys().map(HeaderName::as_str) {
         let ours = ["x-forwarded-for", "x-forwarded-client-cert"].contains(&name);
-        assert!(sidecar || ours || !of_proxies(name), "{name}");
+        assert!(sidecar || ours || !of_proxies(name, ingress), "{name}");
     }
     for name in came.keys().map(HeaderName::as_str) {
         let ours = ["x-forwarded-for", "x-forwarded-client-cert"].contains(&name);
         let replaced = ours || !believed && name == "x-request-id";
-        if !replaced && (sidecar || !of_proxies(name)) {
+        if !replaced && (sidecar || !of_proxies(name, ingress)) {
             assert_eq!(values(came, name), values(&told, name), "{name}");
         }
     }
 }
 
-/// Whether only a proxy may say it.
-fn of_proxies(name: &str) -> bool {
+/// Whether only a proxy may say it, and none that may be one has.
+fn of_proxies(name: &str, ingress: bool) -> bool {
     let begins = ["x-forwarded-", "x-envoy-", "l5d-"];
     let begins = begins.iter().any(|begin| name.starts_with(begin));
-    (begins || name == "forwarded") && !OF_INGRESS.contains(&name)
+    (begins || name == "forwarded") && !(ingress && OF_INGRESS.contains(&name))
 }
 
 fn id(text: &str) -> SpiffeId {

@@ -120,9 +120,9 @@ fn spoofed() -> Vec<Row> {
             "!forwarded",
         ),
         inbound(
-            "how an ingress without a sidecar was reached",
-            "X-Forwarded-Host: b\r\nX-Forwarded-Proto: https\r\nx-forwarded-port: 443",
-            "x-forwarded-host: b\nx-forwarded-proto: https\nx-forwarded-port: 443",
+            "how an ingress that nobody spoke of was reached",
+            "X-Forwarded-Host: b\r\nX-Forwarded-Proto: https\r\nx-forwarded-port: 443\r\nX-FORWARDED-PREFIX: /a\r\nx-forwarded-scheme: https",
+            "!x-forwarded-host\n!x-forwarded-proto\n!x-forwarded-port\n!x-forwarded-prefix\n!x-forwarded-scheme",
         ),
         inbound(
             "what else a proxy that is none says of the way",
