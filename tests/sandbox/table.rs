@@ -2,10 +2,12 @@
 //!
 //! Each row is played against our outbound and our inbound listener, with raw clients and a backend that records every
 //! byte, and against Envoy and nginx as oracles. Where an oracle deviates the row says how and why, and fails when that
-//! is no longer so. `table/rows` has the rows by subject.
+//! is no longer so: in what it passes and refuses (`table/deviations`), and where it agrees with us on that in statuses,
+//! fields and the connection's end (`table/details`). `table/rows` has the rows by subject.
 
 mod backend;
 mod client;
+mod details;
 mod deviations;
 mod fuzz;
 mod message;
@@ -13,6 +15,8 @@ mod outcome;
 mod row;
 mod rows;
 mod subject;
+
+use std::collections::HashMap;
 
 use anyhow::ensure;
 use tokio::sync::OnceCell;
@@ -33,6 +37,7 @@ tulle_tests::cases! {
     row_12_what_only_a_proxy_may_say_is_taken_out_or_overwritten;
     row_21_what_is_too_large_is_refused;
     the_rest_of_the_table_holds;
+    the_table_has_as_many_rows_as_were_promised;
     mutated_rows_never_become_another_request;
     envoy_agrees_where_the_table_says_so ["envoy"];
     nginx_agrees_where_the_table_says_so ["nginx"];
@@ -80,17 +85,34 @@ async fn the_rest_of_the_table_holds(mesh: &Mesh) -> anyhow::Result<()> {
     class(mesh, 0).await
 }
 
-/// What was wrong with rows of a failure class, played once for all classes.
-type Wrong = Vec<(u8, String)>;
+/// Rows that there are at least.
+const ROWS: usize = 150;
+
+async fn the_table_has_as_many_rows_as_were_promised(_: &Mesh) -> anyhow::Result<()> {
+    let rows = rows::all().len();
+    ensure!(rows >= ROWS, "{rows} rows");
+    Ok(())
+}
+
+/// What became of the rows, played once for all.
+#[derive(Debug, Default)]
+struct Ours {
+    /// What was wrong with rows of a failure class.
+    wrong: Vec<(u8, String)>,
+    /// The details of each row, by name.
+    details: HashMap<&'static str, String>,
+}
+
+static OURS: OnceCell<Ours> = OnceCell::const_new();
 
 async fn class(mesh: &Mesh, class: u8) -> anyhow::Result<()> {
-    static WRONG: OnceCell<Wrong> = OnceCell::const_new();
     ensure!(
         rows::all().iter().any(|row| row.class == class),
         "no row covers {class}"
     );
-    let wrong = WRONG.get_or_try_init(|| play_ours(mesh)).await?;
-    let wrong: Vec<_> = wrong
+    let ours = OURS.get_or_try_init(|| play_ours(mesh)).await?;
+    let wrong: Vec<_> = ours
+        .wrong
         .iter()
         .filter(|(of, _)| *of == class)
         .map(|(_, why)| why.as_str())
@@ -99,10 +121,10 @@ async fn class(mesh: &Mesh, class: u8) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn play_ours(mesh: &Mesh) -> anyhow::Result<Wrong> {
+async fn play_ours(mesh: &Mesh) -> anyhow::Result<Ours> {
     let arena = mesh.apply("table-ours", subject::manifests()).await?;
     let (outbound, inbound) = subject::ours(&arena).await?;
-    let mut wrong = Vec::new();
+    let mut ours = Ours::default();
     for (listener, subject) in [(Listener::Outbound, outbound), (Listener::Inbound, inbound)] {
         let mut rows = rows::all();
         rows.retain(|row| is_for(row, listener));
@@ -111,11 +133,14 @@ async fn play_ours(mesh: &Mesh) -> anyhow::Result<Wrong> {
                 let name = row.name;
                 let summary = outcome.summary();
                 let line = format!("{listener:?}, {name} (RFC {}): {why} [{summary}]", row.rfc);
-                wrong.push((row.class, line));
+                ours.wrong.push((row.class, line));
             }
+            // What an oracle adds about its client our inbound listener does as well; the outbound one adds nothing.
+            let details = outcome.details(row);
+            ours.details.entry(row.name).or_insert(details);
         }
     }
-    Ok(wrong)
+    Ok(ours)
 }
 
 async fn mutated_rows_never_become_another_request(mesh: &Mesh) -> anyhow::Result<()> {
@@ -129,22 +154,25 @@ async fn mutated_rows_never_become_another_request(mesh: &Mesh) -> anyhow::Resul
 
 async fn envoy_agrees_where_the_table_says_so(mesh: &Mesh) -> anyhow::Result<()> {
     let arena = mesh.apply("table-envoy", subject::envoy().yaml()).await?;
-    agrees(&arena, "envoy", deviations::ENVOY).await
+    agrees(&arena, "envoy", deviations::ENVOY, details::ENVOY).await
 }
 
 async fn nginx_agrees_where_the_table_says_so(mesh: &Mesh) -> anyhow::Result<()> {
     let arena = mesh.apply("table-nginx", subject::nginx().yaml()).await?;
-    agrees(&arena, "nginx", deviations::NGINX).await
+    agrees(&arena, "nginx", deviations::NGINX, details::NGINX).await
 }
 
 async fn agrees(
     arena: &tulle_tests::Arena<'_>,
     oracle: &str,
     deviations: &[Deviation],
+    details: &[Deviation],
 ) -> anyhow::Result<()> {
+    let ours = OURS.get_or_try_init(|| play_ours(arena.mesh())).await?;
     let subject = subject::oracle(arena, oracle)?;
     let rows = rows::all();
     let mut wrong = deviations::unknown(deviations, &rows);
+    wrong.extend(deviations::unknown(details, &rows));
     for (row, outcome) in rows.iter().zip(subject.play(&rows).await?) {
         let agreed = outcome::expected(row);
         let deviates = deviations::of(deviations, row.name);
@@ -157,6 +185,15 @@ async fn agrees(
             ));
         } else if deviates == Some(&agreed) {
             wrong.push(format!("{}: it does not deviate any more", row.name));
+        } else if deviates.is_none() {
+            let ours = ours.details.get(row.name).map_or("", String::as_str);
+            let theirs = outcome.details(row);
+            let said = deviations::of(details, row.name);
+            if theirs != said.unwrap_or(ours) {
+                wrong.push(format!("(\"{}\", {theirs:?}), // ours: {ours:?}", row.name));
+            } else if said == Some(ours) {
+                wrong.push(format!("{}: its details do not deviate any more", row.name));
+            }
         }
     }
     ensure!(wrong.is_empty(), "{oracle}:\n{}", wrong.join("\n"));

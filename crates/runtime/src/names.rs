@@ -202,10 +202,10 @@ pub mod variables {
     pub const IDLE_TIMEOUT: &str = "TULLE_IDLE_TIMEOUT";
     /// How long a client may pause in the middle of a request body that its request waits for, such as `15m`.
     pub const BODY_TIMEOUT: &str = "TULLE_BODY_TIMEOUT";
-    /// How long an HTTP client may leave an answer unread, such as `15m`.
-    pub const UNREAD_TIMEOUT: &str = "TULLE_UNREAD_TIMEOUT";
     /// Bytes a second that such a body must bring, counted over that time, such as `16`; 0: only pauses count.
     pub const BODY_RATE: &str = "TULLE_BODY_RATE";
+    /// How long an HTTP client may leave an answer unread, such as `15m`.
+    pub const UNREAD_TIMEOUT: &str = "TULLE_UNREAD_TIMEOUT";
     /// How long an opaque connection may be open with nothing moving, such as `1h`.
     pub const TCP_IDLE_TIMEOUT: &str = "TULLE_TCP_IDLE_TIMEOUT";
     /// Captured connections that may be open at a time in each direction.

@@ -30,8 +30,8 @@ pub(crate) struct Heard {
     pub(crate) probed: bool,
 }
 
-/// Plays a row's client. `probes` says whether the connection's end matters.
-pub(crate) async fn play(row: &Row, tcp: TcpStream, lane: &Lane, probes: bool) -> Heard {
+/// Plays a row's client against a proxy of ours, or an oracle.
+pub(crate) async fn play(row: &Row, tcp: TcpStream, lane: &Lane, ours: bool) -> Heard {
     let mut client = Client {
         tcp,
         bytes: Vec::new(),
@@ -71,8 +71,12 @@ pub(crate) async fn play(row: &Row, tcp: TcpStream, lane: &Lane, probes: bool) -
         let _ = timeout(row.lingers, more).await;
     }
     let mut probed = false;
+    let responses = client.responses().0;
+    // After a switch the probe would be the other protocol's.
+    let answered = responses.len() == expected && responses.iter().all(|it| it.status() != 101);
     match row.end {
-        End::Open | End::Closed if probes => {
+        // An oracle that has not answered all yet would answer the probe no sooner.
+        End::Open | End::Closed if ours || answered => {
             client.send(PROBE).await;
             let more = expected + 1;
             client

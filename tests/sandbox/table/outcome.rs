@@ -2,6 +2,7 @@
 
 use super::backend::{Record, Rest};
 use super::client::Heard;
+use super::message::Message;
 use super::row::{End, Expected, Row};
 
 /// What a subject made of a row.
@@ -20,26 +21,43 @@ impl Outcome {
             .responses
             .iter()
             .map(|response| response.status());
-        let requests = self.record.requests.iter();
         summary(
             statuses.collect(),
-            requests
+            self.requests()
+                .iter()
                 .map(|request| (request.request_line(), request.body.as_slice()))
                 .collect(),
         )
     }
 
+    /// The row's own requests that the backend got.
+    fn requests(&self) -> &[Message] {
+        match self.record.requests.split_last() {
+            Some((last, own)) if self.heard.probed && last.request_line() == "GET /probe" => own,
+            _ => &self.record.requests,
+        }
+    }
+
+    /// What a summary does not say: each status, whether the client's connection goes on, and the fields of each request
+    /// that say where it goes, where it ends, and what belongs to its hop.
+    pub(crate) fn details(&self, row: &Row) -> String {
+        let statuses = self.heard.responses.iter();
+        let statuses: Vec<_> = statuses.map(|it| it.status().to_string()).collect();
+        let end = match row.end {
+            End::Open | End::Closed if self.heard.probed => " open",
+            End::Open | End::Closed if self.heard.closed => " closed",
+            End::Open | End::Closed => " silent",
+            End::Tunnel { .. } | End::Cut | End::Left => "",
+        };
+        let requests = self.requests().iter();
+        let requests = requests.map(|request| format!(" | {}", fields(request)));
+        statuses.join(",") + end + &requests.collect::<String>()
+    }
+
     /// How it differs from what the row says of our own proxies.
     pub(crate) fn compare(&self, row: &Row) -> Result<(), String> {
-        let Self { record, heard } = self;
-        let mut requests = record.requests.clone();
-        if heard.probed
-            && requests
-                .last()
-                .is_some_and(|last| last.request_line() == "GET /probe")
-        {
-            requests.pop();
-        }
+        let Self { heard, .. } = self;
+        let requests = self.requests();
         let starts = requests
             .iter()
             .map(|request| request.request_line().to_owned());
@@ -96,6 +114,47 @@ impl Outcome {
     }
 }
 
+/// What of a request's fields matters to whoever reads it, and the names of the others that its client sent.
+fn fields(request: &Message) -> String {
+    const WITH_VALUES: [&str; 5] = [
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "upgrade",
+    ];
+    const MOST: usize = 8;
+    let said = WITH_VALUES.iter().filter_map(|name| {
+        Some(format!(
+            "{name}: {}",
+            request.field(name)?.to_ascii_lowercase()
+        ))
+    });
+    let mut others: Vec<_> = request
+        .fields
+        .iter()
+        .map(|(name, _)| name.to_ascii_lowercase())
+        .filter(|name| !WITH_VALUES.contains(&name.as_str()) && !is_a_proxy_s(name))
+        .collect();
+    others.sort_unstable();
+    others.dedup();
+    if others.len() > MOST {
+        others = vec![format!("{} others", others.len())];
+    }
+    let said: Vec<_> = said.chain(others).collect();
+    let said = said.join(", ");
+    if said.len() > 200 {
+        return format!("{said:.60}...");
+    }
+    said
+}
+
+/// Whether a proxy adds it, each in its way.
+fn is_a_proxy_s(name: &str) -> bool {
+    let begins = ["x-forwarded-", "x-envoy-"];
+    begins.iter().any(|begin| name.starts_with(begin)) || ["te", "x-request-id"].contains(&name)
+}
+
 /// The summary that a row expects of whoever agrees.
 pub(crate) fn expected(row: &Row) -> String {
     summary(
@@ -128,7 +187,7 @@ fn all(
     who: &str,
     expected: &[Expected],
     starts: Vec<String>,
-    messages: Vec<&super::message::Message>,
+    messages: Vec<&Message>,
 ) -> Result<(), String> {
     for ((expected, start), message) in expected.iter().zip(&starts).zip(messages) {
         expected

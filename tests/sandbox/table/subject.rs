@@ -12,7 +12,7 @@ use tulle_tests::{App, Arena, app};
 use super::backend::Lane;
 use super::client;
 use super::outcome::Outcome;
-use super::row::{End, Listener, Row};
+use super::row::{Listener, Row};
 use crate::foreign::{envoy_of, nginx_of};
 use crate::place::Place;
 
@@ -205,8 +205,7 @@ impl Subject {
         let tcp = self.client.connect(self.targets[lane]).await?;
         let lane = &self.lanes[lane];
         lane.begin(&row.answers);
-        let probes = self.ours && row.end != End::Left;
-        let heard = client::play(row, tcp, lane, probes).await;
+        let heard = client::play(row, tcp, lane, self.ours).await;
         let record = lane.end().await;
         Ok(Outcome { record, heard })
     }
