@@ -16,6 +16,7 @@ mod ends;
 mod envoy;
 mod floods;
 mod foreign;
+mod forged;
 mod grpc;
 mod grpc_xds;
 mod h2spec;
@@ -93,6 +94,7 @@ fn main() -> ExitCode {
         hellos::cases(),
         identities::cases(),
         long::cases(),
+        forged::cases(),
         rotation::cases(),
         storms::cases(),
         strangers::cases(),
