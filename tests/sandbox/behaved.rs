@@ -7,6 +7,13 @@ use tulle_runtime::names::containers;
 use tulle_tests::{Arena, Load, eventually};
 
 const DEADLINE: Duration = Duration::from_secs(20);
+/// What is called.
+const URL: &str = "http://web:8080/";
+/// How long a request may take, counted from when it is due: also on a machine that has much else to do, where requests are
+/// late and not lost.
+const PATIENCE: &str = "30s";
+/// The same of one that comes with a connection of its own.
+const NEWCOMERS_PATIENCE: &str = "5s";
 
 /// Over HTTP/1 and HTTP/2, each on the connection that it has.
 pub(crate) struct Behaved<'a> {
@@ -17,18 +24,17 @@ pub(crate) struct Behaved<'a> {
 impl<'a> Behaved<'a> {
     /// Begins to call `http://web:8080/` from the app `client`, so often a second in each protocol.
     pub(crate) async fn begin(arena: &'a Arena<'a>, rate: u32) -> anyhow::Result<Self> {
-        let url = "http://web:8080/";
-        // On a machine that has much else to do requests are late, not lost, and do not pile up in the sidecars.
-        let one = ["--timeout", "10m", "--concurrency", "1"];
-        let http2 = ["--timeout", "10m", "--concurrency", "8", "--http2"];
+        // They do not pile up in the sidecars.
+        let one = ["--timeout", PATIENCE, "--concurrency", "1"];
+        let http2 = ["--timeout", PATIENCE, "--concurrency", "8", "--http2"];
         // What is measured begins on connections that are there.
         for options in [&one[..], &http2] {
-            let warm = arena.load("client", url, 20, 0.5, options).await?;
+            let warm = arena.load("client", URL, 20, 0.5, options).await?;
             ensure!(warm.failed == 0, "before the attack: {}", warm.line());
         }
         let loads = [
-            arena.start_load("client", url, rate, 3_600.0, &one)?,
-            arena.start_load("client", url, rate, 3_600.0, &http2)?,
+            arena.start_load("client", URL, rate, 3_600.0, &one)?,
+            arena.start_load("client", URL, rate, 3_600.0, &http2)?,
         ];
         Ok(Self { arena, loads })
     }
@@ -50,6 +56,22 @@ impl<'a> Behaved<'a> {
         })
         .await?;
         Ok(self)
+    }
+
+    /// Others come to the same sidecar while the attack goes on, each request with a connection of its own: none is lost, and
+    /// none waits for long. What they share with those that were there before is the connection between the sidecars.
+    pub(crate) async fn newcomers(&self) -> anyhow::Result<()> {
+        let options = ["--timeout", NEWCOMERS_PATIENCE, "--http2", "--no-reuse"];
+        let came = self.arena.load("client", URL, 10, 3.0, &options).await?;
+        let lost = came.failed > 0 || came.ok != came.sent;
+        ensure!(
+            !lost && came.ok > 0,
+            "newcomers lost requests: {}\n{}{}",
+            came.line(),
+            failures(self.arena, "client"),
+            failures(self.arena, "web")
+        );
+        Ok(())
     }
 
     /// It has lost nothing, and was answered so often at least in each protocol.

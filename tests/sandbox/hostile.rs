@@ -4,6 +4,7 @@
 pub(crate) mod hosts;
 mod messages;
 mod server;
+pub(crate) mod tables;
 mod victim;
 
 use std::time::Duration;

@@ -95,6 +95,7 @@ async fn row_24_six_thousand_connections_at_512_files_cost_a_client_nothing(
     let attack = Attack::begin(&arena, "attacker", Way::Silent, "web:8080", 6_000).await?;
     let opened = attack.opened();
     ensure!(opened.connected > 500, "an attack that is none: {opened:?}");
+    behaved.newcomers().await?;
     for _ in 0..10 {
         let files = sidecar.files()?;
         ensure!(files < 512, "{files} files are open");
@@ -149,14 +150,12 @@ async fn row_25_a_load_of_many_times_the_memory_is_shed_and_the_sidecar_lives(
     );
     let behaved = Behaved::begin(&arena, 20).await?.begun().await?;
     let before = sidecar.memory()?;
-    let attack = Attack::begin(
-        &arena,
-        "attacker",
-        Way::Unread,
-        "web:8080",
-        scaled(600, 3_000),
-    )
-    .await?;
+    let mut attacks = Vec::new();
+    for way in [Way::Unread, Way::UnreadHttp2] {
+        let number = scaled(300, 1_500);
+        attacks.push(Attack::begin(&arena, "attacker", way, "web:8080", number).await?);
+    }
+    behaved.newcomers().await?;
     let looks = scaled(25, 1_500);
     for look in 1..=looks {
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -165,13 +164,16 @@ async fn row_25_a_load_of_many_times_the_memory_is_shed_and_the_sidecar_lives(
         ensure!(cgroup.kills()? == 0, "the kernel has killed it");
         progress("row 25, looks while it is attacked", look, looks);
     }
+    behaved.newcomers().await?;
     let shed = reached(&arena, "memory").await?;
     ensure!(
         shed >= 1.0,
         "no limit was reached: {} bytes at most",
         cgroup.peak()?
     );
-    attack.end().await?;
+    for attack in attacks {
+        attack.end().await?;
+    }
     eventually(DEADLINE, async || {
         let answer = arena.app_call("attacker", &["http://web:8080/"]).await?;
         ensure!(answer["status"] == 200, "{answer}");

@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
 use tulle_runtime::names::{containers, ports};
+use tulle_sandbox::PodIps;
 use tulle_tests::{Arena, Mesh, app, eventually, progress, scaled};
 
 use crate::behaved::Behaved;
@@ -18,6 +19,7 @@ tulle_tests::cases! {
     row_22_a_huge_body_that_might_be_retried_costs_no_memory ["curl"];
     row_26_however_many_names_are_asked_for_metrics_and_memory_stay_bounded;
     row_56_nothing_is_sent_on_to_a_sidecar_s_own_ports;
+    row_56_nothing_is_sent_on_to_a_sidecar_s_own_ports_over_ipv6 ["ipv6"];
     row_60_what_strangers_say_stays_in_its_string_and_on_its_line;
 }
 
@@ -237,11 +239,29 @@ async fn row_26_however_many_names_are_asked_for_metrics_and_memory_stay_bounded
 }
 
 async fn row_56_nothing_is_sent_on_to_a_sidecar_s_own_ports(mesh: &Mesh) -> anyhow::Result<()> {
+    let of = |ips: &PodIps| Some(ips.v4.to_string());
+    loops(mesh, "loops", of, "127.0.0.1").await
+}
+
+async fn row_56_nothing_is_sent_on_to_a_sidecar_s_own_ports_over_ipv6(
+    mesh: &Mesh,
+) -> anyhow::Result<()> {
+    let of = |ips: &PodIps| Some(format!("[{}]", ips.v6?));
+    loops(mesh, "loops-ipv6", of, "[::1]").await
+}
+
+/// Everybody calls a sidecar's own ports, by addresses of one family.
+async fn loops(
+    mesh: &Mesh,
+    namespace: &str,
+    address: impl Fn(&PodIps) -> Option<String>,
+    loopback: &str,
+) -> anyhow::Result<()> {
     let outsider = app("outsider").annotate("tulle.dev/inject", "disabled");
     let manifests = app("web").http(8080) + app("client") + outsider;
-    let arena = mesh.apply("loops", manifests).await?;
-    let web = arena.pod("web")?.ips.v4;
-    let own = arena.pod("client")?.ips.v4;
+    let arena = mesh.apply(namespace, manifests).await?;
+    let address = |pod: &str| address(&arena.pod(pod)?.ips).context("no such address");
+    let (web, own) = (address("web")?, address("client")?);
     let accepted = async || {
         let mut all = 0.0;
         for who in ["web", "client"] {
@@ -254,13 +274,13 @@ async fn row_56_nothing_is_sent_on_to_a_sidecar_s_own_ports(mesh: &Mesh) -> anyh
     let mut calls = 0;
     for port in [ports::OUTBOUND, ports::INBOUND, ports::ADMIN] {
         for (from, to) in [
-            ("client", web.to_string()),
-            ("client", own.to_string()),
-            ("client", "127.0.0.1".to_owned()),
-            ("outsider", web.to_string()),
+            ("client", &*web),
+            ("client", &*own),
+            ("client", loopback),
+            ("outsider", &*web),
         ] {
             // Its own admin endpoint is an app's to call.
-            if port == ports::ADMIN && to == "127.0.0.1" {
+            if port == ports::ADMIN && to == loopback {
                 continue;
             }
             let answer = arena
@@ -281,7 +301,8 @@ async fn row_56_nothing_is_sent_on_to_a_sidecar_s_own_ports(mesh: &Mesh) -> anyh
     let metrics = arena.metrics("web").await?;
     let refused = metrics.sum("tulle_downstream_connections_refused_total", &refused);
     ensure!(refused >= 3.0, "{refused} refused as loops");
-    let answer = arena.app_call("client", &["http://web:8080/"]).await?;
+    let url = format!("http://{web}:8080/");
+    let answer = arena.app_call("client", &[&url]).await?;
     ensure!(answer["status"] == 200, "{answer}");
     Ok(())
 }

@@ -13,6 +13,7 @@ tulle_tests::cases! {
     row_13_giving_up_one_after_the_other_ends_the_connection ["python3"];
     row_14_provoked_resets_are_capped_and_cancel_what_they_began ["python3"];
     row_15_a_head_that_does_not_end_ends_the_connection ["python3"];
+    row_15_less_of_a_head_is_held_than_four_times_what_one_may_be ["python3"];
     row_16_frames_without_a_byte_are_not_passed_on ["python3"];
     row_16_control_frames_end_the_connection_though_their_answers_are_not_read ["python3"];
     row_16_a_connection_ends_after_so_many_control_frames ["python3"];
@@ -232,6 +233,79 @@ tell(peer.told(sent=sent))
     }
     Ok(())
 }
+
+/// Bytes that a head may be.
+const HEADER_LIST: u64 = 16 * 1024;
+
+/// Pieces of a head that are read at most: what it begins with, and what the library takes after that.
+const READ: u64 = 6;
+
+/// Each piece is looked at before the next one comes, so that what was taken is known. A frame can be as large as the whole
+/// limit, and what is beyond that is thrown away: so this is about what is held of heads that have not ended yet.
+async fn row_15_less_of_a_head_is_held_than_four_times_what_one_may_be(
+    mesh: &Mesh,
+) -> anyhow::Result<()> {
+    let pieces = [
+        "b''",
+        "literal(b'a', b'b')",
+        "literal(b'x', b'y' * 1000)",
+        "literal(b'x', b'y' * 8000)",
+        "literal(b'x', b'y' * 16000)",
+        // One field that never ends.
+        "(b'\\x00\\x01x\\x7f\\x81\\xff\\xff\\x07' if begins else b'') + b'y' * 16000",
+        // References to what is remembered, a byte each.
+        "remembered(b'x', b'y' * 1000) if begins else indexed(62) * 8",
+    ];
+    let attacks = pieces.map(|piece| {
+        format!(
+            "
+peer, taken, begins = connect(to).listen(), 0, True
+peer.until(lambda it: it.acks)
+peer.send(frame(HEADERS, END_STREAM, 1, head()))
+while taken < 1 << 20 and not peer.until(lambda it: it.goaway or it.closed, 0.1):
+    piece = {piece}
+    peer.send(frame(CONTINUATION, 0, 1, piece))
+    taken, begins = taken + len(piece), False
+peer.gone()
+tell(peer.told(taken=taken))
+"
+        )
+    });
+    let siege = Siege::new(mesh, "row-15-bytes").await?;
+    for side in Side::ALL {
+        for (outcome, piece) in siege.stand(side, &attacks).await?.iter().zip(pieces) {
+            let taken = outcome.told["taken"].as_u64();
+            let ended = outcome.told["goaway"]["code"].as_u64() > Some(0);
+            ensure!(
+                ended && taken.is_some_and(|taken| taken <= READ * HEADER_LIST),
+                "{side:?}: {piece}: {outcome:?}"
+            );
+            cheap(outcome)?;
+        }
+        let outcome = siege.stand(side, [UNENDED]).await?.remove(0);
+        let open = outcome.told["open"].as_u64();
+        ensure!(open == Some(PEERS), "{side:?}: {outcome:?}");
+        ensure!(
+            outcome.growth < PEERS * (4 * HEADER_LIST + CONNECTION),
+            "{side:?}: {outcome:?}"
+        );
+    }
+    Ok(())
+}
+
+/// Connections that each leave a head open, and what each takes by itself.
+const PEERS: u64 = 50;
+const CONNECTION: u64 = 16 * 1024;
+/// As much of a head on each as does not end its connection.
+const UNENDED: &str = "
+peers = [connect(to).listen() for _ in range(50)]
+for peer in peers:
+    peer.until(lambda it: it.acks)
+    peer.send(frame(HEADERS, END_STREAM, 1, head(more=literal(b'x', b'y' * 16000))))
+    peer.send(frame(CONTINUATION, 0, 1, literal(b'x', b'y' * 16000)) * 4)
+time.sleep(1)
+tell(dict(open=sum(not peer.goaway and not peer.closed for peer in peers)))
+";
 
 async fn row_16_control_frames_end_the_connection_though_their_answers_are_not_read(
     mesh: &Mesh,

@@ -1,4 +1,4 @@
-//! Heads that are small on the wire and large when they are decoded: row 17.
+//! Heads that are small on the wire and large when they are decoded, and where the limit is: rows 17 and 21.
 
 use anyhow::ensure;
 use tulle_tests::Mesh;
@@ -9,6 +9,7 @@ use super::siege::{Side, Siege};
 tulle_tests::cases! {
     row_17_heads_count_as_they_are_decoded ["python3"];
     row_17_many_heads_within_the_limit_occupy_little ["python3"];
+    row_21_the_limit_of_a_head_counts_names_and_values_and_32_for_each ["python3"];
 }
 
 /// One field that is remembered, and references to it.
@@ -97,6 +98,65 @@ tell(peer.told())
             ensure!(outcome.told["ended"] == 300, "{side:?}: {outcome:?}");
             ensure!(outcome.growth < MEMORY, "{side:?}: {outcome:?}");
         }
+    }
+    Ok(())
+}
+
+/// A head of `get` alone: four fields with names and values, and 32 for each.
+const OF_GET: usize = 7 + 3 + 7 + 4 + 10 + 3 + 5 + 1 + 4 * 32;
+/// The limit.
+const LIST: usize = 16 * 1024;
+
+async fn row_21_the_limit_of_a_head_counts_names_and_values_and_32_for_each(
+    mesh: &Mesh,
+) -> anyhow::Result<()> {
+    let tiny = (LIST - OF_GET) / (1 + 1 + 32);
+    let one = LIST - OF_GET - 32 - 1;
+    // What is within the limit, with room for what is added on the way to an app that has the same; and a little more.
+    let (room, more) = (1_000, 16);
+    let fields = |fields: String| request(&fields, false);
+    let path = |length: usize| {
+        let begin = format!("get(1, b'/' * {length})");
+        fields(String::new()).replace("get(1, more=)", &begin)
+    };
+    let asked = [
+        (
+            fields(format!("literal(b'a', b'b') * {}", tiny - room / 34)),
+            true,
+        ),
+        (fields(format!("literal(b'a', b'b') * {}", tiny + 1)), false),
+        (
+            fields(format!("literal(b'x', b'y' * {})", one - room)),
+            true,
+        ),
+        (
+            fields(format!("literal(b'x', b'y' * {})", one + more)),
+            false,
+        ),
+        (
+            fields(format!("literal(b'x' * {}, b'y')", one - room)),
+            true,
+        ),
+        (
+            fields(format!("literal(b'x' * {}, b'y')", one + more)),
+            false,
+        ),
+        (path(one + 33 - room), true),
+        (path(one + 33 + more), false),
+    ];
+    let siege = Siege::new(mesh, "row-21").await?;
+    let is_ok = |head: &serde_json::Value| head.as_str().is_some_and(|it| it.starts_with("88"));
+    for side in Side::ALL {
+        let outcomes = siege.stand(side, asked.iter().map(|(it, _)| it)).await?;
+        for (outcome, (attack, passes)) in outcomes.iter().zip(&asked) {
+            let first = &outcome.told["first"];
+            ensure!(
+                first.is_string() && is_ok(first) == *passes,
+                "{side:?}: {attack}: {outcome:?}"
+            );
+            ensure!(is_ok(&outcome.told["second"]), "{side:?}: {outcome:?}");
+        }
+        siege.limited(side, "h2_header_list").await?;
     }
     Ok(())
 }

@@ -1,13 +1,14 @@
 //! Streams that nothing is taken of, and streams that are used after their end: rows 20 and 28.
 
 use anyhow::ensure;
-use tulle_tests::Mesh;
+use tulle_tests::{App, Mesh, app, scaled};
 
 use super::clients::{all_cancelled, backend, cheap};
-use super::siege::{Side, Siege};
+use super::siege::{Side, Siege, stranger};
 
 tulle_tests::cases! {
     row_20_answers_that_nobody_takes_occupy_no_more_than_their_windows ["python3"];
+    row_20_ten_thousand_of_them_stay_within_the_memory_that_there_is ["python3"];
     row_28_a_stream_that_is_used_after_its_reset_does_no_harm ["python3"];
 }
 
@@ -62,6 +63,46 @@ for _ in range(20):
             ensure!(outcome.growth < streams(side), "{side:?}: {outcome:?}");
             ensure!(outcome.told["goaway"].is_null(), "{side:?}: {outcome:?}");
         }
+    }
+    Ok(())
+}
+
+/// Memory that each sidecar may use.
+const MEMORY: u64 = 128 << 20;
+
+/// From connections that have as many streams as each may have. They are cut when their clients have taken nothing for too
+/// long, or before that if memory is short; nobody else loses a request.
+async fn row_20_ten_thousand_of_them_stay_within_the_memory_that_there_is(
+    mesh: &Mesh,
+) -> anyhow::Result<()> {
+    let connections = scaled(2, 10);
+    let attack = format!(
+        "
+peers = [connect(to, window=0).listen() for _ in range({connections})]
+for first in range(1, 2001, 200):
+    for peer in peers:
+        peer.send(b''.join(get(stream, b'/big') for stream in range(first, first + 200, 2)))
+begun = time.time()
+cut = lambda it: it.closed or len(it.resets) >= 1000
+ends = [bool(peer.until(cut, max(0, 30 + begun - time.time()))) for peer in peers]
+tell(dict(ends=ends, resets=[len(peer.resets) for peer in peers], closed=[peer.closed for peer in peers]))
+"
+    );
+    let limited = |app: App| {
+        app.annotate("limits.tulle.dev/memory-limit", &MEMORY.to_string())
+            .annotate("limits.tulle.dev/flush-timeout", "2s")
+    };
+    let pods = limited(backend()) + limited(app("client")) + stranger();
+    let siege = Siege::with(mesh, "row-20-many", pods).await?;
+    for side in Side::ALL {
+        let outcome = siege.stand(side, [&attack]).await?.remove(0);
+        let ends = outcome.told["ends"].as_array();
+        ensure!(
+            ends.is_some_and(|ends| ends.len() == connections && ends.iter().all(|it| it == true)),
+            "{side:?}: {outcome:?}"
+        );
+        ensure!(outcome.growth < MEMORY, "{side:?}: {outcome:?}");
+        siege.counted(side, "h2_flush").await?;
     }
     Ok(())
 }
