@@ -73,6 +73,9 @@ pub(crate) struct LoadArgs {
     /// Begin of each request's id; random by default
     #[arg(long)]
     id_prefix: Option<String>,
+    /// Print nothing but the summary
+    #[arg(long)]
+    summary_only: bool,
     /// End with status 1 if any request failed
     #[arg(long)]
     expect_no_failures: bool,
@@ -87,10 +90,8 @@ fn rate(text: &str) -> Result<f64, String> {
 }
 
 pub(crate) async fn run(args: LoadArgs) -> Result<ExitCode, CliError> {
-    let report = generate(&args, async { _ = signals::shutdown().await }, |line| {
-        output::line(line)
-    })
-    .await?;
+    let stop = async { _ = signals::shutdown().await };
+    let report = generate(&args, stop, output::line).await?;
     output::line(&report.summary())?;
     let failed = args.expect_no_failures && report.failed() > 0;
     Ok(if failed {
@@ -132,7 +133,12 @@ async fn generate(
                 // The end and the report come first: both are rare, and requests catch up.
                 biased;
                 () = &mut stop => break true,
-                _ = ticks.tick() => progress(&report.progress())?,
+                _ = ticks.tick() => {
+                    let line = report.progress();
+                    if !args.summary_only {
+                        progress(&line)?;
+                    }
+                }
                 () = sleep_until(due) => break false,
             }
         };

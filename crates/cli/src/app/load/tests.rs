@@ -118,3 +118,31 @@ fn a_rate_that_is_no_rate_is_refused() {
         assert_eq!(rate(text).is_ok(), expected, "{text}");
     }
 }
+
+#[tokio::test]
+async fn progress_is_told_each_second_unless_only_the_summary_is_wanted() {
+    let app = Running::start(&["--http", "0"]).await;
+    let url = format!("http://{}", app.address("http"));
+    for (extra, told) in [(&[][..], true), (&["--summary-only"], false)] {
+        let args = [
+            "load",
+            "--url",
+            &url,
+            "--rate",
+            "20",
+            "--duration",
+            "1500ms",
+        ];
+        let args = Program::parse_from([&args[..], extra].concat()).load;
+        let mut lines = 0;
+        let count = |_: &Value| {
+            lines += 1;
+            Ok(())
+        };
+        let report = generate(&args, std::future::pending(), count)
+            .await
+            .expect("ran");
+        assert_eq!(report.summary()["ok"], 30);
+        assert_eq!(lines > 0, told, "{extra:?}");
+    }
+}
