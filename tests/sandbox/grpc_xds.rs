@@ -16,11 +16,13 @@ pub(crate) mod peers;
 
 tulle_tests::cases! {
     python_resolves_balances_and_is_known_by_its_identity ["grpcio"];
+    python_resolves_many_targets_in_one_process ["grpcio"];
     python_follows_the_endpoints ["grpcio"];
     python_follows_the_routes ["grpcio"];
     python_goes_on_without_a_control_plane_and_finds_it_again ["grpcio", "alone"];
     python_presents_its_certificate_to_the_control_plane_itself ["grpcio"];
     javascript_resolves_balances_and_is_known_by_its_identity ["grpc-js-xds"];
+    javascript_resolves_many_targets_in_one_process ["grpc-js-xds"];
     javascript_follows_the_endpoints ["grpc-js-xds"];
     javascript_follows_the_routes ["grpc-js-xds"];
     javascript_goes_on_without_a_control_plane_and_finds_it_again ["grpc-js-xds", "alone"];
@@ -39,6 +41,14 @@ async fn javascript_resolves_balances_and_is_known_by_its_identity(
     mesh: &Mesh,
 ) -> anyhow::Result<()> {
     resolves(mesh, "grpc-xds-js", Language::JavaScript).await
+}
+
+async fn python_resolves_many_targets_in_one_process(mesh: &Mesh) -> anyhow::Result<()> {
+    resolves_many(mesh, "grpc-many-python", Language::Python).await
+}
+
+async fn javascript_resolves_many_targets_in_one_process(mesh: &Mesh) -> anyhow::Result<()> {
+    resolves_many(mesh, "grpc-many-js", Language::JavaScript).await
 }
 
 async fn python_follows_the_endpoints(mesh: &Mesh) -> anyhow::Result<()> {
@@ -89,6 +99,34 @@ async fn resolves(mesh: &Mesh, namespace: &str, language: Language) -> anyhow::R
         );
     }
     encrypted_requests(&arena, "ledger", 1).await
+}
+
+/// Targets of one process: gRPC opens a discovery stream for each.
+const TARGETS: u64 = 20;
+
+/// One more Service of the ledger's pods.
+fn another(i: u64) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: ledger-{i}}}\nspec:\n  selector: {{app: ledger}}\n  \
+         ports: [{{name: grpc, port: 9000, targetPort: 9000}}]\n"
+    )
+}
+
+/// All of them at once through one agent, none of which may wait for another's stream to end.
+async fn resolves_many(mesh: &Mesh, namespace: &str, language: Language) -> anyhow::Result<()> {
+    let mut manifests = app("ledger").grpc(9000) + client() + STRICT;
+    let mut targets = Vec::new();
+    for i in 0..TARGETS {
+        manifests = manifests + &*another(i);
+        targets.push(format!("ledger-{i}:9000"));
+    }
+    let arena = mesh.apply(namespace, manifests).await?;
+    let mut client = Client::start(&arena, "client", language, &targets.join(","))?;
+    for _ in 0..2 {
+        let outcome = client.good_calls(1).await?;
+        ensure!(outcome.pods.values().sum::<u64>() == TARGETS, "{outcome:?}");
+    }
+    Ok(())
 }
 
 /// Calls until the pods that answer are as many as they should be.

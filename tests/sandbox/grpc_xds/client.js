@@ -1,5 +1,5 @@
-// As client.py, in JavaScript. Arguments: folder of the modules, bootstrap, target.
-const [modules, bootstrap, target] = process.argv.slice(1);
+// As client.py, in JavaScript. Arguments: folder of the modules, bootstrap, targets.
+const [modules, bootstrap, targets] = process.argv.slice(1);
 process.env.GRPC_XDS_BOOTSTRAP = bootstrap;
 const grpc = require(modules + '/@grpc/grpc-js');
 const xds = require(modules + '/@grpc/grpc-js-xds');
@@ -33,9 +33,9 @@ function* fields(data) {
 const count = (counts, key) => { counts[key] = (counts[key] ?? 0) + 1; };
 const same = (bytes) => bytes;
 const credentials = new xds.XdsChannelCredentials(grpc.credentials.createInsecure());
-const client = new grpc.Client('xds:///' + target, credentials);
+const clients = targets.split(',').map((target) => new grpc.Client('xds:///' + target, credentials));
 
-function call(ask) {
+function call(client, ask) {
   const metadata = new grpc.Metadata();
   for (const [name, value] of Object.entries(ask.metadata)) metadata.set(name, value);
   const deadline = new Date(Date.now() + 20000);
@@ -47,8 +47,8 @@ function call(ask) {
 async function answer(line) {
   const ask = JSON.parse(line);
   const out = { pods: {}, versions: {}, peers: {}, errors: {}, details: '' };
-  for (let i = 0; i < ask.calls; i++) {
-    const [error, reply] = await call(ask);
+  for (let i = 0; i < ask.calls * clients.length; i++) {
+    const [error, reply] = await call(clients[i % clients.length], ask);
     if (error) {
       count(out.errors, grpc.status[error.code]);
       out.details = error.details;

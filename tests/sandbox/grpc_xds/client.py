@@ -1,5 +1,5 @@
-# A gRPC client that finds its servers by xDS. Arguments: bootstrap and target.
-# Each line of input asks for calls: {"calls": 10, "metadata": {}, "method": "/pkg.Service/Method"}; a line answers.
+# A gRPC client that finds its servers by xDS. Arguments: bootstrap and targets with commas between, each of which has a
+# channel. Each line of input asks for calls on each: {"calls": 10, "metadata": {}, "method": "/pkg.Service/Method"}; a line answers.
 import json, os, sys
 
 os.environ['GRPC_XDS_BOOTSTRAP'] = sys.argv[1]
@@ -33,12 +33,12 @@ def count(counts, key):
 
 
 credentials = grpc.xds_channel_credentials(grpc.experimental.insecure_channel_credentials())
-channel = grpc.secure_channel('xds:///' + sys.argv[2], credentials)
+channels = [grpc.secure_channel('xds:///' + target, credentials) for target in sys.argv[2].split(',')]
 for line in sys.stdin:
     ask = json.loads(line)
-    call = channel.unary_unary(ask['method'])
+    calls = [channel.unary_unary(ask['method']) for channel in channels]
     out = {'pods': {}, 'versions': {}, 'peers': {}, 'errors': {}, 'details': ''}
-    for _ in range(ask['calls']):
+    for call in calls * ask['calls']:
         try:
             reply = call(b'', timeout=20, metadata=list(ask['metadata'].items()))
         except grpc.RpcError as error:
