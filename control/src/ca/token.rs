@@ -26,15 +26,18 @@ const ALGORITHMS: [Algorithm; 6] = [
     Algorithm::ES384,
     Algorithm::EdDSA,
 ];
-/// How far the clocks of issuer and verifier may differ.
+/// How much longer than it says a token counts.
 const LEEWAY: Duration = Duration::from_secs(5);
+/// How much earlier than it says a token counts: the issuer's clock may be that far ahead of ours, and a pod needs its
+/// certificate from its first token.
+const EARLIER: Duration = Duration::from_secs(300);
 /// How long what the keys' file says counts: bad tokens, which cost nothing, have it read no more often.
 const KEYS_FOR: Duration = Duration::from_secs(1);
 /// A token longer than this is not read.
 const MAX_TOKEN: usize = 16 * 1024;
 /// How long a verdict is believed without asking again.
 const CACHE_FOR: Duration = Duration::from_secs(10);
-/// Verdicts kept at a time.
+/// Verdicts kept at a time. With more the next are asked for again, which costs time and no memory; only good tokens have any.
 const CACHE_SIZE: usize = 4096;
 
 /// The workload that a token was issued to.
@@ -162,13 +165,15 @@ impl JwksReview {
         })?;
         let mut rules = Validation::new(header.alg);
         rules.leeway = LEEWAY.as_secs();
-        rules.validate_nbf = true;
         rules.set_audience(&[&self.audience]);
         rules.set_issuer(&[&self.issuer]);
         rules.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         let claims = jsonwebtoken::decode::<Claims>(token, &key, &rules)
             .map_err(|error| TokenError::Refused(error.to_string()))?
             .claims;
+        if UNIX_EPOCH + seconds(claims.nbf) > SystemTime::now() + EARLIER {
+            return Err(refused("it is not valid yet"));
+        }
         claims.caller()
     }
 }
@@ -187,6 +192,8 @@ impl TokenReview for JwksReview {
 struct Claims {
     sub: String,
     exp: u64,
+    #[serde(default)]
+    nbf: u64,
     #[serde(rename = "kubernetes.io")]
     kubernetes: KubernetesClaims,
 }
@@ -202,6 +209,11 @@ struct KubernetesClaims {
 struct ObjectClaim {
     name: String,
     uid: String,
+}
+
+/// A time that a token names, which may be far away.
+fn seconds(time: u64) -> Duration {
+    Duration::from_secs(time.min(u64::from(u32::MAX)))
 }
 
 impl Claims {
@@ -238,7 +250,7 @@ impl Claims {
             service_account: serviceaccount.name,
             pod: pod.name,
             pod_uid: pod.uid,
-            expires: UNIX_EPOCH + Duration::from_secs(self.exp.min(u64::from(u32::MAX))),
+            expires: UNIX_EPOCH + seconds(self.exp),
         })
     }
 }

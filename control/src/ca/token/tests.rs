@@ -163,6 +163,26 @@ async fn row_38_misused_tokens_are_refused() {
 }
 
 #[tokio::test]
+async fn row_46_a_token_of_an_issuer_whose_clock_is_five_minutes_ahead_is_good() {
+    let issuer = Issuer::new();
+    let now = jsonwebtoken_now();
+    for (edit, good) in [
+        (edited(|c| c["nbf"] = json!(now + 290)), true),
+        (edited(|c| c["nbf"] = json!(now + 310)), false),
+        (edited(|c| c["nbf"] = json!(u64::MAX)), false),
+        (
+            edited(|c| drop(c.as_object_mut().and_then(|c| c.remove("nbf")))),
+            true,
+        ),
+        // That is no reason to believe it any longer.
+        (edited(|c| c["exp"] = json!(now - 10)), false),
+    ] {
+        let result = issuer.review().review(&issuer.sign(&edit)).await;
+        assert_eq!(result.is_ok(), good, "{edit}: {result:?}");
+    }
+}
+
+#[tokio::test]
 async fn row_38_forged_tokens_are_refused() {
     let issuer = Issuer::new();
     let good = claims("shop", "web", "web-1", "u1");
