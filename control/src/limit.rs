@@ -38,6 +38,11 @@ impl Reached {
 
     /// It was reached once more.
     pub(crate) fn count(&self, limit: &'static str) {
-        self.0.get_or_create(&Limit { limit }).inc();
+        self.count_all(limit, 1);
+    }
+
+    /// It was reached that many times.
+    pub(crate) fn count_all(&self, limit: &'static str, times: u32) {
+        self.0.get_or_create(&Limit { limit }).inc_by(times.into());
     }
 }

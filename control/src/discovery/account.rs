@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -22,6 +23,9 @@ use super::Limits;
 use super::admission::runs_as;
 use crate::limit::{Gate, Kept, Pace};
 use crate::store::{ObjectKey, World};
+
+/// What a new stream costs, in names.
+pub(super) const OPENING: u32 = 50;
 
 /// Who is charged.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -57,6 +61,15 @@ impl fmt::Display for Client {
 pub(super) struct Accounts {
     limits: Limits,
     all: Kept<Client, Account>,
+    denials: Kept<(IpAddr, SpiffeId), Denials>,
+}
+
+/// The streams that an identity at an address was denied, whatever pods it named.
+#[derive(Debug)]
+pub(super) struct Denials {
+    pub(super) pace: Pace,
+    /// Lines about having been denied too many.
+    pub(super) told: Gate,
 }
 
 /// What a client has, and what it owes.
@@ -84,7 +97,26 @@ impl Accounts {
         Self {
             limits,
             all: Kept::default(),
+            denials: Kept::default(),
         }
+    }
+
+    /// What an identity at an address was denied: it may try as often as it might open streams.
+    pub(super) fn denials(&self, address: IpAddr, id: &SpiffeId) -> Arc<Denials> {
+        let Limits {
+            names_a_second,
+            names_at_once,
+            ..
+        } = self.limits;
+        let make = || Denials {
+            pace: Pace::of_each(
+                Duration::from_secs(1) * OPENING / names_a_second.max(1),
+                (names_at_once / OPENING).max(1),
+            ),
+            told: Gate::default(),
+        };
+        let whose = (address.to_canonical(), id.clone());
+        self.denials.of(&whose, make, |it| !it.pace.is_even())
     }
 
     /// The account of a client.
@@ -240,7 +272,7 @@ mod tests {
             "still in debt"
         );
         assert!(accounts.len() <= FEW + 1, "the others are gone");
-        tokio::time::advance(std::time::Duration::from_secs(60)).await;
+        tokio::time::advance(Duration::from_secs(60)).await;
         crowd(2 * FEW);
         assert!(accounts.of(own()).open(1).is_some());
         assert!(accounts.of(own()).pace.is_even());

@@ -5,17 +5,18 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
 use tonic::Status;
 use tulle_identity::SpiffeId;
 use tulle_xds_proto::envoy::config::core::v3::{Node, node::UserAgentVersionType};
 
-use super::account::{Account, Client};
+use super::account::{Account, Client, Denials};
 use super::node::NodeId;
 use super::{Discovery, Peer};
 use crate::store::{ObjectKey, Pod, World};
 use crate::translate::{ClientKind, ProxyView};
 
-/// How much of a client's own description is kept.
+/// How much of a client's own description is kept; the rest is dropped, so that nothing grows by it.
 const MAX_BUILD: usize = 128;
 
 /// A client that was let in.
@@ -53,6 +54,36 @@ impl Discovery {
                 "a client certificate of the mesh is required on this port",
             ));
         };
+        let denials = self.0.accounts.denials(peer.address.ip(), id);
+        if let Some(until) = denials.pace.waits_until() {
+            return Err(self.deny_all(peer, id, &denials, until));
+        }
+        let admitted = self.find(peer, id, node).await;
+        if admitted.is_err() {
+            denials.pace.spend(1);
+        }
+        admitted
+    }
+
+    /// Lets in nobody for now who has been denied too many streams: each costs a search.
+    fn deny_all(&self, peer: &Peer, id: &SpiffeId, denials: &Denials, until: Instant) -> Status {
+        self.0.metrics.refused("too_many_denied");
+        if let Some(left_out) = denials.told.pass() {
+            tracing::warn!(client.addr = %peer.address, client.id = %id, left_out,
+                "a client was denied too many discovery streams, and gets none for now");
+        }
+        let left = (until - Instant::now()).as_secs_f64();
+        Status::resource_exhausted(format!(
+            "{id} was denied too many streams here; try again in {left:.1} s"
+        ))
+    }
+
+    async fn find(
+        &self,
+        peer: &Peer,
+        id: &SpiffeId,
+        node: Option<&Node>,
+    ) -> Result<Admitted, Status> {
         let node = node.ok_or_else(|| self.deny("no_node", "the first request names no node"))?;
         let mut worlds = self.0.worlds.subscribe();
         let domain = worlds.borrow().mesh().cluster_domain.clone();

@@ -16,8 +16,9 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tulle_xds_proto::ResourceType;
+use tulle_xds_proto::prost::Message as _;
 
-use super::account::OpenStream;
+use super::account::{OPENING, OpenStream};
 use super::admission::{Admitted, runs_as};
 use super::index::Mailbox;
 use super::metrics::Connected;
@@ -29,10 +30,10 @@ use crate::translate::{ClientKind, ProxyView};
 
 /// How long the first request may take.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
-/// What a new stream costs, in names.
-const OPENING: usize = 50;
 /// Names that a client of the state-of-the-world variant wants as before, for the cost of one that it asks for.
 const RESTATED: usize = 32;
+/// Bytes of a request, or of what it is answered with, for the cost of a name.
+const BYTES: usize = 2048;
 /// Names that are looked after without waiting for a turn.
 const FEW: usize = 64;
 /// How often a client may ask for all there is at once: clusters and listeners, and endpoints and routes of each, twice.
@@ -74,7 +75,10 @@ async fn run<V: Variant>(
     let first = match tokio::time::timeout(FIRST_REQUEST, requests.next()).await {
         Ok(Some(request)) => received(discovery, request)?,
         Ok(None) => return Ok(()),
-        Err(_) => return Err(Status::deadline_exceeded("no request on this stream")),
+        Err(_) => {
+            discovery.0.metrics.refused("no_request");
+            return Err(Status::deadline_exceeded("no request on this stream"));
+        }
     };
     let admitted = discovery.admit(peer, V::node(&first)).await?;
     let mut session = Session::open(discovery.clone(), peer, admitted)?;
@@ -89,6 +93,8 @@ async fn run<V: Variant>(
             request = requests.next(), if waits.is_none() => match request {
                 Some(request) => {
                     let request = received(discovery, request)?;
+                    // A long text, or what nobody reads, is work as well.
+                    session.account.pace.spend(request.encoded_len() / BYTES);
                     let request = decode::<V>(discovery, request)?;
                     let _turn = session.turn(session.is_much(&request)).await;
                     session.request(request)?;
@@ -158,7 +164,7 @@ impl Session {
                 "{client} has {limit} streams open"
             )));
         };
-        account.pace.spend(OPENING);
+        account.pace.spend(OPENING as usize);
         let id = discovery.new_stream();
         let proxy = Arc::new(Proxy {
             pod: admitted.pod,
@@ -341,6 +347,7 @@ impl Session {
             discovery,
             proxy,
             nonce,
+            account,
             ..
         } = self;
         let catalog = &discovery.0.catalog;
@@ -366,6 +373,7 @@ impl Session {
                     subscription.take(phase, limit, lookup)
                 };
                 let Some(batch) = batch else { continue };
+                account.pace.spend(batch.asked / BYTES);
                 *nonce += 1;
                 let (nonce, version) =
                     (format!("{nonce:x}"), format!("{:x}", catalog.generation()));

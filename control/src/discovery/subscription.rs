@@ -18,13 +18,14 @@ pub(crate) use ask::{Ask, Reply, Verdict};
 
 /// The name that stands for "all resources of this type".
 pub(crate) const WILDCARD: &str = "*";
-/// How many responses may wait for their acknowledgement before the oldest is forgotten.
+/// How many responses may wait for their acknowledgement before the oldest is forgotten, whose reply then counts as one to
+/// none (`tulle_xds_expired_nonce`). A client that never replies makes no more than these wait.
 const MAX_UNACKNOWLEDGED: usize = 16;
 /// Into how many responses a refused one is taken apart: few enough that all of their replies are waited for.
 const PARTS: usize = 12;
 /// Bytes of a name on average, at most: a few may be long, not all of them.
 const AVERAGE_NAME: usize = 128;
-/// How much of a client's error text is kept.
+/// How much of a client's error text is kept; the rest is dropped, so that nothing grows by it.
 const MAX_ERROR_TEXT: usize = 1024;
 
 /// More names than a stream may subscribe to.
@@ -64,6 +65,8 @@ pub(crate) struct Batch {
     pub(crate) removed: Vec<Name>,
     /// Those of the resources that the client does not have yet; the others only complete the list.
     pub(crate) fresh: Vec<(Name, Version)>,
+    /// Bytes of those that the client asked for: what changes is not its doing.
+    pub(crate) asked: usize,
     /// Whether it lists everything that the client should have.
     lists: bool,
     /// When the oldest change in it was noticed.
@@ -148,6 +151,8 @@ enum Owed {
     /// Only if it differs from what the client has.
     Change,
     /// In any case.
+    Repeat,
+    /// In any case, because the client asks for it.
     Answer,
 }
 
@@ -319,7 +324,7 @@ impl Subscription {
             .get(name)
             .is_some_and(|entry| entry.explicit && !entry.rejected)
         {
-            self.owe(name.clone(), Owed::Answer);
+            self.owe(name.clone(), Owed::Repeat);
         }
     }
 
@@ -368,6 +373,9 @@ impl Subscription {
                         break;
                     }
                     size += encoded.size();
+                    if owed == Owed::Answer {
+                        batch.asked += encoded.size();
+                    }
                     self.hold(&name, encoded.version);
                     batch.fresh.push((name.clone(), encoded.version));
                     batch.resources.push((name, encoded));
@@ -376,7 +384,7 @@ impl Subscription {
                     later.insert(name, owed);
                 }
                 None => {
-                    if self.forget(&name) || owed == Owed::Answer {
+                    if self.forget(&name) || owed != Owed::Change {
                         batch.removed.push(name);
                     }
                 }
@@ -487,7 +495,7 @@ impl Subscription {
             {
                 entry.rejected = refused && !apart;
                 if apart {
-                    self.owe(name.clone(), Owed::Answer);
+                    self.owe(name.clone(), Owed::Repeat);
                 }
             }
         }

@@ -11,6 +11,7 @@ use tulle_xds_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
 };
 use tulle_xds_proto::google::rpc;
+use tulle_xds_proto::prost::Message;
 
 use super::resource::{Encoded, Name, Version};
 use super::subscription::{Ask, Batch, Reply, WILDCARD};
@@ -57,7 +58,7 @@ impl Change {
 pub(super) trait Variant: 'static {
     /// Whether a response about clusters or listeners lists all of them.
     const FULL: bool;
-    type Request: Send + 'static;
+    type Request: Message + Send + 'static;
     type Response: Send + 'static;
 
     /// Who the client says it is; only the first request has to say so.

@@ -25,8 +25,13 @@ struct State {
 impl Pace {
     /// `a_second` units of work are paid for each second, and up to `at_once` may be done in advance.
     pub(crate) fn new(a_second: u32, at_once: u32) -> Self {
+        Self::of_each(Duration::from_secs(1) / a_second.max(1), at_once)
+    }
+
+    /// A unit of work is paid for in that time.
+    pub(crate) fn of_each(each: Duration, at_once: u32) -> Self {
         Self {
-            each: Duration::from_secs(1) / a_second.max(1),
+            each,
             state: Mutex::new(State {
                 at_once: at_once.into(),
                 paid: Instant::now(),

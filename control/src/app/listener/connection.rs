@@ -90,6 +90,10 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        let heads = self.calm.take_refused();
+        if heads > 0 {
+            self.ends.refused(heads, &self.peer);
+        }
         if let Some(ended) = self.calm.ended() {
             self.ends.tell(ended, &self.peer);
         }
@@ -108,6 +112,16 @@ impl Ends {
         Self {
             reached,
             told: Arc::default(),
+        }
+    }
+
+    /// HTTP/2's library has refused heads by itself.
+    fn refused(&self, heads: u32, peer: &Peer) {
+        self.reached.count_all("head", heads);
+        if let Some(left_out) = self.told.pass() {
+            let id = peer.id.as_ref().map(ToString::to_string);
+            tracing::warn!(client.addr = %peer.address, client.id = id, heads, left_out,
+                "requests of a client had larger heads than they may, and were answered 431");
         }
     }
 

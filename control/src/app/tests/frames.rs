@@ -241,3 +241,14 @@ async fn row_16_a_client_that_reads_no_answer_outlives_no_other() {
     let metrics = plane.admin("/metrics").await;
     assert!(!metrics.contains("limit=\"unread\""), "{metrics}");
 }
+
+#[tokio::test]
+async fn row_21_a_head_that_is_too_large_is_refused_and_counted() {
+    let plane = Plane::start().await;
+    let channel = plane.channel(None).await.expect("it listens");
+    let long = "x".repeat(20 << 10);
+    let answer = super::certificates::certify_over(channel, &long).await;
+    assert!(answer.is_err(), "{answer:?}");
+    // Its connection has ended with the channel.
+    reached(&plane, "head", 1).await;
+}

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tonic::Code;
-use tulle_xds_proto::ResourceType::{Address, Cluster, Listener};
+use tulle_xds_proto::ResourceType::{Address, Cluster, Endpoints, Listener};
 
 use super::harness::*;
 use super::shop::*;
@@ -218,4 +218,81 @@ async fn who_has_its_streams_open_is_told_so_by_name() {
             .contains("spiffe://cluster.local/ns/shop/sa/web"),
         "{told:?}"
     );
+}
+
+/// Whether a client that asks for a Service's endpoints and forgets them, again and again, has to wait.
+async fn asks_again_and_again(endpoints_of_it: u8) -> bool {
+    let mut plane = plane(1, 400).await;
+    let addresses: Vec<_> = (0..endpoints_of_it)
+        .flat_map(|a| (0..50).map(move |b| [10, 3, a, b]))
+        .collect();
+    plane.writer.apply(vec![endpoints("api", &addresses)]);
+    let mut greedy = plane.proxy("shop", "web-1", "web", IP).await;
+    for _ in 0..20 {
+        greedy.subscribe(Endpoints, &[CLUSTER]).await;
+        assert_eq!(greedy.take().await.1, names(&[CLUSTER]));
+        greedy.unsubscribe(Endpoints, &[CLUSTER]).await;
+        if plane.admin("/metrics").await.contains(WAITS) {
+            return true;
+        }
+    }
+    false
+}
+
+#[tokio::test]
+async fn what_is_large_costs_more_than_its_name() {
+    assert!(!asks_again_and_again(1).await);
+    assert!(asks_again_and_again(100).await);
+}
+
+#[tokio::test]
+async fn a_long_text_costs_what_it_is_long() {
+    let plane = plane(1, 400).await;
+    for (length, waits) in [(10, false), (1 << 20, true)] {
+        let mut proxy = plane.proxy("shop", "web-1", "web", IP).await;
+        proxy.subscribe(Listener, &[LISTENER]).await;
+        let response = proxy.next().await.expect("the listener");
+        proxy.nack(&response, &"x".repeat(length)).await;
+        // Once this has been answered, or has to wait, the text has been read.
+        proxy.subscribe(Address, &["/10.0.0.2"]).await;
+        let waited = async {
+            while !plane.admin("/metrics").await.contains(WAITS) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = waited => assert!(waits, "{length}"),
+            answered = proxy.next() => assert!(!waits && answered.is_ok(), "{length}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_is_denied_too_many_streams_gets_none_for_a_while_and_others_do() {
+    // Two at once, and one in a minute or so.
+    let mut plane = plane(1, 100).await;
+    plane.pod("shop", "bank-1", "bank", [10, 0, 0, 3]);
+    let open = async |account: &str, pod: &str, ip| {
+        let svid = Some(plane.svid("shop", account));
+        let channel = plane.channel(svid).await.expect("it listens");
+        let node = node(&node_id("shop", pod, ip));
+        let mut proxy = Proxy::open(channel, Some(node)).await?;
+        proxy.subscribe(Listener, &[LISTENER]).await;
+        proxy.next().await.map(drop)
+    };
+    let mut codes = Vec::new();
+    for _ in 0..4 {
+        let denied = open("web", "bank-1", [10, 0, 0, 3]).await;
+        codes.push(denied.expect_err("another's pod").code());
+    }
+    assert_eq!(codes[0], Code::PermissionDenied);
+    assert_eq!(codes[3], Code::ResourceExhausted, "{codes:?}");
+    let own = open("web", "web-1", IP).await;
+    assert_eq!(own.expect_err("for now").code(), Code::ResourceExhausted);
+    open("other", "other-1", [10, 0, 0, 2])
+        .await
+        .expect("another identity");
+    let metrics = plane.admin("/metrics").await;
+    let counted = "tulle_xds_refused_streams_total{reason=\"too_many_denied\"} ";
+    assert!(metrics.contains(counted), "{metrics}");
 }
