@@ -254,6 +254,7 @@ impl Sidecar {
             node_id: node_id(*pod_ip, pod_name, id.namespace(), cluster_domain),
             node_cluster: format!("{}.{}", id.service_account(), id.namespace()),
             wildcard: *wildcard,
+            max_subscriptions: settings.bounds.subscriptions,
             state_dir: Some(files::STATE_DIR.into()),
         };
         let client = XdsClient::new(config, channel, writer, metrics.xds.clone())

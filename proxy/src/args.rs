@@ -61,6 +61,9 @@ Environment, optional:
   TULLE_MAX_REQUESTS     requests that a worker may have in flight, 20000 if not said
   TULLE_MAX_HEAD         longest head of an HTTP/1 request or answer, 64Ki if not said, at least 8Ki
   TULLE_MAX_FIELDS       most fields of one, 100 if not said
+  TULLE_MAX_SUBSCRIPTIONS
+                         destinations, and as many addresses of clients, that the control plane is asked about at a time,
+                         4096 if not said
   TULLE_MEMORY_LIMIT     memory that the sidecar may use, such as 256Mi; the limit of its cgroup if not said
   TULLE_DISCOVERY        on-demand (default) or wildcard
   TULLE_XDS_ADDRESS      a control plane of somebody else's for the config, as host:port; the mesh's own still issues the

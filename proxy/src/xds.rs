@@ -11,6 +11,7 @@ mod metrics;
 mod pace;
 mod state;
 mod status;
+mod told;
 mod tracker;
 
 #[cfg(feature = "fuzz")]
@@ -36,6 +37,8 @@ pub struct XdsConfig {
     /// Subscribe `*` to listeners and clusters instead of asking for each: for foreign control planes. These may be silent
     /// about what does not exist and about inbound, and know no workloads.
     pub wildcard: bool,
+    /// Destinations, and as many addresses of clients, that are asked about at a time.
+    pub max_subscriptions: usize,
     /// Memory-backed directory for the last good config; `None`: it is not kept.
     pub state_dir: Option<PathBuf>,
 }

@@ -152,6 +152,7 @@ async fn herd(place: &Path, address: SocketAddr, control: &HostProcess) -> anyho
             node_id: node_id(pod_ip(i).into(), &pod(i), NAMESPACE, "cluster.local"),
             node_cluster: format!("web.{NAMESPACE}"),
             wildcard: false,
+            max_subscriptions: 4096,
             state_dir: None,
         };
         let client = XdsClient::new(node, channel, writer, XdsMetrics::default());

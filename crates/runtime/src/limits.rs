@@ -18,11 +18,12 @@ use crate::env::Env;
 use crate::names::{annotations, variables};
 
 /// Every variable that is read here.
-pub const VARIABLES: [&str; 22] = [
+pub const VARIABLES: [&str; 23] = [
     variables::MAX_CONNECTIONS,
     variables::MAX_REQUESTS,
     variables::MAX_HEAD,
     variables::MAX_FIELDS,
+    variables::MAX_SUBSCRIPTIONS,
     variables::MEMORY_LIMIT,
     variables::REQUEST_HEAD_TIMEOUT,
     variables::BODY_TIMEOUT,

@@ -216,6 +216,8 @@ pub mod variables {
     pub const MAX_HEAD: &str = "TULLE_MAX_HEAD";
     /// Most fields of one.
     pub const MAX_FIELDS: &str = "TULLE_MAX_FIELDS";
+    /// Destinations, and as many addresses of clients, that a sidecar may have asked its control plane about.
+    pub const MAX_SUBSCRIPTIONS: &str = "TULLE_MAX_SUBSCRIPTIONS";
     /// Memory that the sidecar may use, such as `256Mi`; that of its cgroup if not said.
     pub const MEMORY_LIMIT: &str = "TULLE_MEMORY_LIMIT";
     /// Streams that a peer may have open on an HTTP/2 connection.

@@ -20,7 +20,8 @@ use super::cache::Cache;
 use super::metrics::TypeLabel;
 use super::pace::Pace;
 use super::state::{Outcome, State};
-use super::tracker::{MAX_REPORTED, shortened};
+use super::told::Told;
+use super::tracker::shortened;
 use super::{XdsConfig, XdsMetrics, XdsStatus};
 use crate::config::store::ConfigWriter;
 
@@ -31,6 +32,8 @@ const LONGEST_RETRY: Duration = Duration::from_secs(5);
 const GOOD_STREAM: Duration = Duration::from_secs(10);
 /// How often unused subscriptions are looked for; they are dropped after ten times of this.
 const SWEEP: Duration = Duration::from_secs(60);
+/// At most this often something expires, whatever lifetimes a server gives: each time everything is looked through.
+const EXPIRY: Duration = Duration::from_secs(1);
 /// How often unanswered subscriptions are looked at; after three looks they are given up, which is Envoy's 15 seconds.
 const LOOK: Duration = Duration::from_secs(5);
 const LOOKS: u32 = 3;
@@ -97,6 +100,9 @@ struct Core {
     save_at: Option<Instant>,
     cache_fails: bool,
     pace: Pace,
+    /// When something expired last.
+    expired_at: Option<Instant>,
+    told: Told,
     sweeps: Interval,
     looks: Interval,
 }
@@ -117,7 +123,7 @@ impl XdsClient {
             .as_deref()
             .map(|dir| Cache::new(dir, &config.node_id));
         let mut core = Core {
-            state: State::new(config.wildcard),
+            state: State::new(config.wildcard, config.max_subscriptions),
             writer,
             metrics,
             status: XdsStatus::default(),
@@ -125,6 +131,8 @@ impl XdsClient {
             save_at: None,
             cache_fails: false,
             pace: Pace::new(),
+            expired_at: None,
+            told: Told::default(),
             sweeps: every(SWEEP),
             looks: every(LOOK),
         };
@@ -329,7 +337,7 @@ impl Core {
     async fn attend_once(&mut self) {
         let save_at = self.save_at;
         let save = at(save_at);
-        let expire = at(self.state.expires());
+        let expire = at(self.expires());
         tokio::select! {
             ask = self.writer.asks.recv() => match ask {
                 Some(ask) => self.ask(ask),
@@ -338,6 +346,7 @@ impl Core {
             },
             _ = self.sweeps.tick() => {
                 if self.state.sweep() {
+                    self.count_asked();
                     self.publish();
                 }
             }
@@ -347,22 +356,34 @@ impl Core {
         }
     }
 
+    /// When the next thing expires, or may: not at once again.
+    fn expires(&self) -> Option<Instant> {
+        let at = self.state.expires()?;
+        Some(self.expired_at.map_or(at, |last| at.max(last + EXPIRY)))
+    }
+
     /// Takes away what its server has not renewed in time.
     fn expire(&mut self) {
-        let expired = self.state.expire(Instant::now());
-        for (kind, name) in expired.iter().take(MAX_REPORTED) {
-            tracing::warn!(
-                resource.type = kind.short_name(),
-                resource.name = %name,
-                "the control plane gave it a lifetime and did not renew it; going on as if it did not exist"
-            );
-        }
-        let unsaid = expired.len().saturating_sub(MAX_REPORTED);
-        if unsaid > 0 {
-            tracing::warn!(unsaid, "more resources were not renewed");
+        let began = Instant::now();
+        self.expired_at = Some(began);
+        let expired = self.state.expire(began);
+        for (kind, name) in &expired {
+            let label = TypeLabel::of(*kind);
+            self.metrics.expired.get_or_create(&label).inc();
+            self.told.expired(*kind, name);
         }
         if !expired.is_empty() && self.state.assemble() {
             self.publish();
+        }
+        // Work that its server makes, as by what it says.
+        self.worked(began);
+    }
+
+    /// Counts time that was spent for the control plane.
+    fn worked(&mut self, began: Instant) {
+        let now = Instant::now();
+        if self.pace.worked(now, now - began) {
+            self.metrics.throttled.inc();
         }
     }
 
@@ -373,10 +394,7 @@ impl Core {
         }
         let absent = self.state.give_up(LOOKS);
         for name in &absent {
-            tracing::warn!(
-                resource.name = %name,
-                "the control plane does not answer for it; going on as if it did not exist"
-            );
+            self.told.absent(name);
         }
         if !absent.is_empty() && self.state.assemble() {
             self.publish();
@@ -388,13 +406,19 @@ impl Core {
         while let Some(ask) = next {
             if !self.state.ask(ask) {
                 self.metrics.refused_asks.inc();
-                tracing::debug!(?ask, "too many subscriptions in use; not asked");
+                self.told.unasked(ask);
             }
             next = self.writer.asks.try_recv().ok();
         }
+        self.count_asked();
         if self.state.assemble() {
             self.publish();
         }
+    }
+
+    fn count_asked(&self) {
+        let (outbound, workloads) = self.state.asked();
+        self.metrics.asked(outbound, workloads);
     }
 
     /// Whether the next response should be read.
@@ -454,13 +478,11 @@ impl Core {
 
     fn take(&mut self, response: DeltaDiscoveryResponse) {
         let began = Instant::now();
-        let mut too_much = self.pace.heard(began, response.encoded_len());
-        self.act_on(response);
-        let now = Instant::now();
-        too_much |= self.pace.worked(now, now - began);
-        if too_much {
+        if self.pace.heard(began, response.encoded_len()) {
             self.metrics.throttled.inc();
         }
+        self.act_on(response);
+        self.worked(began);
     }
 
     fn act_on(&mut self, response: DeltaDiscoveryResponse) {
@@ -483,7 +505,7 @@ impl Core {
         }
     }
 
-    fn report(&self, outcome: &Outcome) {
+    fn report(&mut self, outcome: &Outcome) {
         let label = TypeLabel::of(outcome.kind);
         let (accepted, rejected) = (outcome.accepted as u64, outcome.rejected.len() as u64);
         self.metrics.updates.get_or_create(&label).inc_by(accepted);
@@ -492,18 +514,8 @@ impl Core {
             .subscriptions
             .get_or_create(&label)
             .set(outcome.subscribed as i64);
-        let kind = outcome.kind.short_name();
-        for (name, error) in outcome.rejected.iter().take(MAX_REPORTED) {
-            tracing::warn!(
-                resource.type = kind,
-                resource.name = name,
-                %error,
-                "refused a resource; the last good one stays in use"
-            );
-        }
-        let unsaid = outcome.rejected.len().saturating_sub(MAX_REPORTED);
-        if unsaid > 0 {
-            tracing::warn!(resource.type = kind, unsaid, "refused more resources of the same response");
+        for (name, error) in &outcome.rejected {
+            self.told.refused(outcome.kind, name, error);
         }
         self.status.update_type(outcome.kind, |report| {
             report.subscribed = outcome.subscribed;

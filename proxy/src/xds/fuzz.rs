@@ -71,7 +71,7 @@ impl Client {
     /// Knows nothing yet.
     #[must_use]
     pub fn new(wildcard: bool) -> Self {
-        Self(State::new(wildcard))
+        Self(State::new(wildcard, 4096))
     }
 
     /// A question of the data path.

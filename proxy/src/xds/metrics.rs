@@ -15,6 +15,8 @@ pub struct XdsMetrics {
     pub(super) updates: Family<TypeLabel, Counter>,
     pub(super) rejects: Family<TypeLabel, Counter>,
     pub(super) subscriptions: Family<TypeLabel, Gauge>,
+    pub(super) expired: Family<TypeLabel, Counter>,
+    asked: Family<AskLabel, Gauge>,
     pub(super) refused_asks: Counter,
     pub(super) cache_failures: Counter,
     pub(super) throttled: Counter,
@@ -23,6 +25,11 @@ pub struct XdsMetrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct TypeLabel {
     resource: Kind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AskLabel {
+    about: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -39,6 +46,8 @@ impl XdsMetrics {
             updates,
             rejects,
             subscriptions,
+            expired,
+            asked,
             refused_asks,
             cache_failures,
             throttled,
@@ -52,6 +61,10 @@ impl XdsMetrics {
         registry.register("updates", "Resources accepted, removals included", updates);
         registry.register("rejects", "Resources refused (NACK)", rejects);
         registry.register("subscriptions", "Resources subscribed to", subscriptions);
+        let help = "Resources that were not renewed within the lifetime that they came with";
+        registry.register("expired", help, expired);
+        let help = "Destinations, and addresses of clients, that the control plane is asked about";
+        registry.register("asked", help, asked);
         let help = "Destinations not asked for because too many are subscribed";
         registry.register("refused_asks", help, refused_asks);
         let help = "Failures to save the last good config, or to read it back";
@@ -70,8 +83,18 @@ impl XdsMetrics {
             let _ = metrics.updates.get_or_create(&label);
             let _ = metrics.rejects.get_or_create(&label);
             let _ = metrics.subscriptions.get_or_create(&label);
+            let _ = metrics.expired.get_or_create(&label);
         }
+        metrics.asked(0, 0);
         metrics
+    }
+
+    /// How many destinations, and how many addresses of clients, are asked about now.
+    pub(super) fn asked(&self, destinations: usize, clients: usize) {
+        for (about, number) in [("destinations", destinations), ("clients", clients)] {
+            let gauge = self.asked.get_or_create(&AskLabel { about });
+            gauge.set(i64::try_from(number).unwrap_or(i64::MAX));
+        }
     }
 }
 
@@ -111,6 +134,8 @@ mod tests {
             ("updates", "counter"),
             ("rejects", "counter"),
             ("subscriptions", "gauge"),
+            ("expired", "counter"),
+            ("asked", "gauge"),
             ("refused_asks", "counter"),
             ("cache_failures", "counter"),
             ("throttled", "counter"),

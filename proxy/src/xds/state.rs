@@ -24,8 +24,6 @@ use super::tracker::{Applied, Tracker};
 use crate::config::store::{Ask, Used};
 use crate::config::{RouteTable, Snapshot, Workload};
 
-/// Listeners, and as many workloads, that are subscribed to at a time.
-pub(super) const MAX_ASKED: usize = 4096;
 /// Refused listeners that are remembered, and the bytes of a name.
 const MAX_REFUSED: usize = 4096;
 const MAX_REFUSED_NAME: usize = 1024;
@@ -43,6 +41,8 @@ pub(super) struct State {
     endpoints: Tracker<EndpointSet>,
     workloads: Tracker<Workload>,
     asked: HashMap<Ask, Asked>,
+    /// Listeners, and as many workloads, that are asked about at a time.
+    max_asked: usize,
     /// Clusters by the EDS name that they use.
     eds_users: HashMap<Arc<str>, Vec<Arc<str>>>,
     /// Changed clusters whose endpoints have not been sent since.
@@ -77,8 +77,8 @@ pub(super) struct Outcome {
 }
 
 impl State {
-    /// Nothing known yet; `inbound` is wanted, or everything.
-    pub(super) fn new(wildcard: bool) -> Self {
+    /// Nothing known yet; `inbound` is wanted, or everything. Of listeners, and of workloads, at most so many are asked about.
+    pub(super) fn new(wildcard: bool, max_asked: usize) -> Self {
         let mut state = Self {
             listeners: Tracker::new(ResourceType::Listener, wildcard),
             routes: Tracker::new(ResourceType::Route, false),
@@ -86,6 +86,7 @@ impl State {
             endpoints: Tracker::new(ResourceType::Endpoints, false),
             workloads: Tracker::new(ResourceType::Address, false),
             asked: HashMap::new(),
+            max_asked,
             eds_users: HashMap::new(),
             awaiting: HashSet::new(),
             refused: HashMap::new(),
@@ -181,7 +182,7 @@ impl State {
             // Not a type that a foreign control plane knows: it might end the stream for it.
             return true;
         }
-        if self.count_like(ask) >= MAX_ASKED && !self.evict_like(ask) {
+        if self.count_like(ask) >= self.max_asked && !self.evict_like(ask) {
             return false;
         }
         let name: Arc<str> = match ask {
@@ -393,11 +394,20 @@ impl State {
         }
     }
 
-    fn count_like(&self, ask: Ask) -> usize {
+    /// How many destinations, and how many addresses of clients, are asked about.
+    pub(super) fn asked(&self) -> (usize, usize) {
         let workloads = self.workloads.len();
+        (
+            self.asked.len() - workloads.min(self.asked.len()),
+            workloads,
+        )
+    }
+
+    fn count_like(&self, ask: Ask) -> usize {
+        let (outbound, workloads) = self.asked();
         match ask {
             Ask::Workload(_) => workloads,
-            Ask::Outbound(_) => self.asked.len() - workloads.min(self.asked.len()),
+            Ask::Outbound(_) => outbound,
         }
     }
 

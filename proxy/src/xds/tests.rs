@@ -2,6 +2,7 @@
 
 mod lifetime;
 mod patience;
+mod refused;
 pub(super) mod resources;
 mod server;
 
@@ -26,14 +27,18 @@ fn destination() -> SocketAddr {
     "10.0.0.1:80".parse().expect("an address")
 }
 
-fn client(channel: Channel, writer: ConfigWriter, state_dir: Option<&Path>) -> XdsClient {
-    let config = XdsConfig {
+fn node(state_dir: Option<&Path>) -> XdsConfig {
+    XdsConfig {
         node_id: NODE.to_owned(),
         node_cluster: "echo.demo".to_owned(),
         wildcard: false,
+        max_subscriptions: 4096,
         state_dir: state_dir.map(Path::to_owned),
-    };
-    XdsClient::new(config, channel, writer, XdsMetrics::default())
+    }
+}
+
+fn client(channel: Channel, writer: ConfigWriter, state_dir: Option<&Path>) -> XdsClient {
+    XdsClient::new(node(state_dir), channel, writer, XdsMetrics::default())
 }
 
 /// A server, a client of it, and the config that the client publishes.
@@ -433,6 +438,7 @@ async fn a_restart_without_a_control_plane_serves_the_last_good_config() {
         node_id: "sidecar~10.1.0.9~other.demo~demo.svc.cluster.local".to_owned(),
         node_cluster: "other.demo".to_owned(),
         wildcard: false,
+        max_subscriptions: 4096,
         state_dir: Some(dir.path().to_owned()),
     };
     let metrics = XdsMetrics::default();

@@ -27,7 +27,7 @@ const INVALID_ARGUMENT: i32 = 3;
 /// gRPC status code of a resource that does not exist.
 const NOT_FOUND: i32 = 5;
 /// Bad resources that a NACK names, the bytes of a name in it, and the bytes of all of it.
-pub(super) const MAX_REPORTED: usize = 16;
+const MAX_REPORTED: usize = 16;
 const MAX_NAME: usize = 256;
 const MAX_REASON: usize = 8 * 1024;
 /// Resources of one type that are kept, and the memory that they take: what comes on top is refused.
@@ -58,6 +58,8 @@ pub(super) struct Tracker<R> {
     bytes: usize,
     /// When something may expire; nothing does before.
     expires: Option<Instant>,
+    /// Entries that hold what has expired.
+    expired: usize,
     /// Nothing has been said on this stream yet.
     fresh: bool,
     /// The server has answered on some stream since the start.
@@ -75,6 +77,23 @@ struct Entry<R> {
     unanswered: u32,
     /// When it expires, if it does.
     expires: Option<Instant>,
+    /// What it was when it expired, in case that its server says that it lives after all.
+    expired: Option<Arc<R>>,
+}
+
+impl<R> Entry<R> {
+    /// Without content.
+    fn empty(answer: Answer<R>) -> Self {
+        Self {
+            answer,
+            version: String::new(),
+            raw: Vec::new(),
+            weight: 0,
+            unanswered: 0,
+            expires: None,
+            expired: None,
+        }
+    }
 }
 
 /// What the server has said about a name.
@@ -121,6 +140,7 @@ impl<R: Weight> Tracker<R> {
             ack_bytes: 0,
             bytes: 0,
             expires: None,
+            expired: 0,
             fresh: true,
             answered: false,
         }
@@ -166,14 +186,7 @@ impl<R: Weight> Tracker<R> {
         if self.entries.contains_key(name) || self.entries.len() >= MAX_RESOURCES {
             return;
         }
-        let entry = Entry {
-            answer: Answer::Waiting,
-            version: String::new(),
-            raw: Vec::new(),
-            weight: 0,
-            unanswered: 0,
-            expires: None,
-        };
+        let entry = Entry::empty(Answer::Waiting);
         self.entries.insert(name.clone(), entry);
         self.unsubscribe.remove(name);
         self.subscribe.insert(name.clone());
@@ -206,7 +219,7 @@ impl<R: Weight> Tracker<R> {
             .collect();
         for name in &dropped {
             let entry = self.entries.remove(name);
-            self.bytes -= entry.map_or(0, |entry| entry.weight);
+            self.let_go(entry);
             // What the server has not heard of needs no taking back; it does no harm either.
             self.subscribe.remove(name);
             self.unsubscribe.insert(name.clone());
@@ -367,7 +380,8 @@ impl<R: Weight> Tracker<R> {
         if let Some(entry) = self.entries.get_mut(name)
             && !matches!(entry.answer, Answer::Known(_))
         {
-            entry.answer = Answer::Refused;
+            let old = std::mem::replace(entry, Entry::empty(Answer::Refused));
+            self.let_go(Some(old));
         }
     }
 
@@ -382,7 +396,7 @@ impl<R: Weight> Tracker<R> {
         let ttl = resource.ttl;
         // Without a body it is a heartbeat.
         let Some(any) = resource.resource else {
-            return self.renew(&resource.name, ttl.as_ref());
+            return self.heartbeat(&resource.name, &resource.version, ttl.as_ref(), applied);
         };
         if resource.name.is_empty() {
             let error = DecodeError::missing("name", "name the resource");
@@ -416,7 +430,7 @@ impl<R: Weight> Tracker<R> {
             return applied.refuse(&name, no_room(&name));
         }
         let decoded = self
-            .has_room(&name, any.value.len())
+            .make_room(&name, any.value.len())
             .then(|| decode(&name, &any));
         let decoded = match decoded {
             Some(Err(error)) => {
@@ -426,25 +440,31 @@ impl<R: Weight> Tracker<R> {
             Some(Ok(decoded)) => Some((any.value.len() + decoded.weight(), decoded)),
             None => None,
         };
-        let Some((weight, decoded)) = decoded.filter(|(weight, _)| self.has_room(&name, *weight))
+        let Some((weight, decoded)) = decoded.filter(|(weight, _)| self.make_room(&name, *weight))
         else {
             applied.full = true;
             return applied.refuse(&name, no_room(&name));
         };
         let entry = Entry {
-            answer: Answer::Known(Arc::new(decoded)),
             version: resource.version,
             raw: any.value,
             weight,
-            unanswered: 0,
-            expires: None,
+            ..Entry::empty(Answer::Known(Arc::new(decoded)))
         };
         let old = self.entries.insert(name.clone(), entry);
-        self.bytes -= old.map_or(0, |old| old.weight);
+        self.let_go(old);
         self.bytes += weight;
         self.renew(&name, ttl.as_ref());
         applied.changed.push(name.clone());
         applied.confirmed.push(name);
+    }
+
+    /// Counts what an entry held no more.
+    fn let_go(&mut self, entry: Option<Entry<R>>) {
+        if let Some(entry) = entry {
+            self.bytes -= entry.weight;
+            self.expired -= usize::from(entry.expired.is_some());
+        }
     }
 
     fn has_room(&self, name: &str, weight: usize) -> bool {
@@ -460,20 +480,13 @@ impl<R: Weight> Tracker<R> {
         };
         let name = name.clone();
         let changed = !matches!(entry.answer, Answer::Removed);
-        self.bytes -= entry.weight;
-        if self.wildcard {
-            self.entries.remove(&name);
+        let old = if self.wildcard {
+            self.entries.remove(&name)
         } else {
-            let entry = Entry {
-                answer: Answer::Removed,
-                version: String::new(),
-                raw: Vec::new(),
-                weight: 0,
-                unanswered: 0,
-                expires: None,
-            };
-            self.entries.insert(name.clone(), entry);
-        }
+            let entry = Entry::empty(Answer::Removed);
+            self.entries.insert(name.clone(), entry)
+        };
+        self.let_go(old);
         if changed {
             applied.changed.push(name.clone());
         }

@@ -133,6 +133,7 @@ async fn proxy(
         ),
         node_cluster: format!("web.{NAMESPACE}"),
         wildcard: false,
+        max_subscriptions: 4096,
         state_dir: None,
     };
     let client = XdsClient::new(node, channel, writer, XdsMetrics::default());

@@ -69,6 +69,8 @@ const HEAD: RangeInclusive<u64> = 8 << 10..=1 << 30;
 const MOST: usize = 1_000_000_000;
 /// As many fields as `http` can hold in one map.
 const FIELDS: RangeInclusive<usize> = 1..=24_000;
+/// Of one type the config client keeps a little more.
+const SUBSCRIPTIONS: RangeInclusive<usize> = 1..=32_000;
 /// Less than a sidecar that does nothing would be short of at once.
 const MEMORY: RangeInclusive<u64> = 1..=1 << 50;
 
@@ -83,6 +85,8 @@ pub struct Bounds {
     pub head: usize,
     /// Fields of one.
     pub fields: usize,
+    /// Destinations, and as many addresses of clients, that the control plane is asked about.
+    pub subscriptions: usize,
     /// Bytes of memory; `None`: the limit of the cgroup, if there is one.
     pub memory: Option<u64>,
 }
@@ -94,6 +98,7 @@ impl Default for Bounds {
             requests: 20_000,
             head: 64 * 1024,
             fields: 100,
+            subscriptions: 4_096,
             memory: None,
         }
     }
@@ -110,6 +115,8 @@ impl Bounds {
             requests: count(variables::MAX_REQUESTS).unwrap_or(default.requests),
             head: head.unwrap_or(default.head),
             fields: number(env, variables::MAX_FIELDS, FIELDS).unwrap_or(default.fields),
+            subscriptions: number(env, variables::MAX_SUBSCRIPTIONS, SUBSCRIPTIONS)
+                .unwrap_or(default.subscriptions),
             memory: bytes(env, variables::MEMORY_LIMIT, MEMORY),
         }
     }

@@ -26,6 +26,7 @@ fn every_limit_can_be_set() {
         (variables::MAX_REQUESTS, "7"),
         (variables::MAX_HEAD, "9Ki"),
         (variables::MAX_FIELDS, "10"),
+        (variables::MAX_SUBSCRIPTIONS, "11"),
         (variables::MEMORY_LIMIT, "8Mi"),
         (variables::H2_MAX_STREAMS, "1"),
         (variables::H2_MAX_HEADER_LIST, "20000"),
@@ -52,6 +53,7 @@ fn every_limit_can_be_set() {
         requests: 7,
         head: 9 << 10,
         fields: 10,
+        subscriptions: 11,
         memory: Some(8 << 20),
     };
     let http2 = Http2 {
@@ -97,6 +99,8 @@ fn what_cannot_work_is_refused() {
         (variables::MAX_HEAD, "1Ki"),
         (variables::MAX_FIELDS, "0"),
         (variables::MAX_FIELDS, "40000"),
+        (variables::MAX_SUBSCRIPTIONS, "0"),
+        (variables::MAX_SUBSCRIPTIONS, "32001"),
         (variables::MEMORY_LIMIT, "0"),
         (variables::H2_MAX_STREAMS, "0"),
         (variables::H2_MAX_HEADER_LIST, "1Mi"),

@@ -13,6 +13,9 @@ use crate::xds::tests::resources::{
     LISTENER, SERVICE, chain, cluster, endpoint, listener, load_assignment, tcp, workload,
 };
 
+/// Fewer than what a sidecar has if nothing is said.
+pub(super) const MAX_ASKED: usize = 64;
+
 pub(super) fn destination(n: u32) -> SocketAddr {
     SocketAddr::new(IpAddr::V4((0x0a00_0000 + n).into()), 80)
 }
@@ -60,7 +63,7 @@ pub(super) fn said(state: &mut State) -> Vec<(&'static str, Vec<String>, Vec<Str
 
 /// A state that knows one opaque destination and has said everything.
 fn opaque() -> State {
-    let mut state = State::new(false);
+    let mut state = State::new(false, MAX_ASKED);
     assert!(state.ask(Ask::Outbound(destination(1))));
     state.apply(response(
         ResourceType::Listener,
@@ -113,7 +116,7 @@ fn what_is_not_used_for_long_is_dropped_with_all_that_it_named() {
 
 #[test]
 fn subscriptions_are_capped_and_an_idle_one_makes_room() {
-    let mut state = State::new(false);
+    let mut state = State::new(false, MAX_ASKED);
     for n in 0..MAX_ASKED {
         assert!(state.ask(Ask::Outbound(destination(n as u32))));
     }
@@ -198,7 +201,7 @@ fn endpoint_changes_touch_nothing_else() {
 #[test]
 fn the_last_inbound_listener_outlives_its_removal() {
     use crate::xds::tests::resources::inbound_chain;
-    let mut state = State::new(false);
+    let mut state = State::new(false, MAX_ASKED);
     let chains = vec![inbound_chain(None, true, tcp("inbound|0||"))];
     state.apply(response(
         ResourceType::Listener,
@@ -214,7 +217,7 @@ fn the_last_inbound_listener_outlives_its_removal() {
 
 #[test]
 fn unasked_resources_and_types_are_ignored() {
-    let mut state = State::new(false);
+    let mut state = State::new(false, MAX_ASKED);
     let outcome = state.apply(response(
         ResourceType::Cluster,
         SERVICE,
@@ -247,7 +250,7 @@ fn what_was_exported_can_be_imported() {
             }
         }
     }
-    let mut other = State::new(false);
+    let mut other = State::new(false, MAX_ASKED);
     other.import(exported);
     assert!(other.assemble());
     assert!(matches!(

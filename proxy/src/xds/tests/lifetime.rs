@@ -37,13 +37,12 @@ async fn what_is_not_renewed_goes_and_a_heartbeat_keeps_it() {
             .is_some_and(|it| it.endpoints.is_empty())
     };
     assert!(empty(&config), "it is over, and the cluster is still there");
-    // A heartbeat brings nothing back; the resource does, and without a lifetime it stays.
+    // A heartbeat that comes too late brings it back, for as long as it says; the resource without a lifetime stays.
     session.live(kind, SERVICE, None, 60).await;
     assert_eq!(session.acknowledged().await, None);
+    assert!(serves(&config));
+    sleep(MINUTE * 61 / 60).await;
     assert!(empty(&config));
-    session
-        .live(kind, SERVICE, Some(endpoints.clone()), 60)
-        .await;
     session.live(kind, SERVICE, Some(endpoints), 0).await;
     assert_eq!(session.acknowledged().await, None);
     sleep(20 * MINUTE).await;
@@ -137,4 +136,25 @@ async fn a_route_table_that_was_refused_at_first_answers_503_and_not_404() {
     assert!(matches!(action(&config), RouteAction::Forward(_)));
     let table: Arc<RouteTable> = config.load().routes[SERVICE].clone();
     assert_eq!(&*table.name, SERVICE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lifetimes_of_next_to_no_time_make_no_storm() {
+    const STEP: std::time::Duration = std::time::Duration::from_millis(5);
+    let tasks = Tasks::new();
+    let (_server, mut session, config, _) = taught(&tasks).await;
+    let _in_use = config.hold(destination());
+    let endpoints = pack(&load_assignment(SERVICE, vec![endpoint("10.1.0.2")]));
+    let (steps, mut gone) = (2_000, 0);
+    for _ in 0..steps {
+        let kind = ResourceType::Endpoints;
+        session
+            .live_for(kind, SERVICE, Some(endpoints.clone()), STEP / 5)
+            .await;
+        session.drain();
+        // It is over by now, every time.
+        sleep(STEP).await;
+        gone += u32::from(!serves(&config));
+    }
+    assert!((5..=12).contains(&gone), "{gone} of {steps} in ten seconds");
 }

@@ -215,14 +215,29 @@ impl Session {
         kind: ResourceType,
         name: &str,
         resource: Option<Any>,
-        seconds: i64,
+        seconds: u64,
+    ) {
+        self.live_for(kind, name, resource, Duration::from_secs(seconds))
+            .await;
+    }
+
+    /// The same, for any time.
+    pub(in crate::xds) async fn live_for(
+        &mut self,
+        kind: ResourceType,
+        name: &str,
+        resource: Option<Any>,
+        life: Duration,
     ) {
         self.nonce += 1;
-        let ttl = protobuf::Duration { seconds, nanos: 0 };
+        let ttl = protobuf::Duration {
+            seconds: i64::try_from(life.as_secs()).expect("not so long"),
+            nanos: i32::try_from(life.subsec_nanos()).expect("less than a second"),
+        };
         let resource = Resource {
             name: name.to_owned(),
             version: "lives".to_owned(),
-            ttl: (seconds > 0).then_some(ttl),
+            ttl: (!life.is_zero()).then_some(ttl),
             resource,
             ..Resource::default()
         };

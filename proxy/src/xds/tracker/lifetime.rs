@@ -1,11 +1,15 @@
 //! How long what a server sent counts: a resource with a lifetime (TTL) that is not renewed is as good as removed.
+//!
+//! What it was is kept all the same, as long as there is room for it: a heartbeat that comes too late, as after a pause of
+//! either side, brings it back.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tulle_xds_proto::google::protobuf;
 
-use super::{Answer, Applied, Tracker, Weight};
+use super::{Answer, Applied, Entry, Tracker, Weight};
 
 /// No lifetime is longer than this.
 const LONGEST_LIFE: Duration = Duration::from_secs(365 * 86_400);
@@ -17,17 +21,17 @@ impl<R: Weight> Tracker<R> {
         if self.expires.is_none_or(|at| at > now) {
             return applied;
         }
-        let mut expired = Vec::new();
         self.expires = None;
-        for (name, entry) in &self.entries {
+        for (name, entry) in &mut self.entries {
             match entry.expires {
-                Some(at) if at <= now => expired.push(name.clone()),
+                Some(at) if at <= now => {
+                    self.expired += usize::from(entry.expire());
+                    applied.changed.push(name.clone());
+                    applied.confirmed.push(name.clone());
+                }
                 Some(at) => self.expires = Some(self.expires.map_or(at, |first| first.min(at))),
                 None => {}
             }
-        }
-        for name in expired {
-            self.remove(&name, &mut applied);
         }
         applied
     }
@@ -47,6 +51,70 @@ impl<R: Weight> Tracker<R> {
                 self.expires = Some(self.expires.map_or(at, |first| first.min(at)));
             }
         }
+    }
+
+    /// The server says that it still has what it sent. What has expired here counts again; where that is not kept, or is
+    /// another version, it is asked for.
+    pub(super) fn heartbeat(
+        &mut self,
+        name: &str,
+        version: &str,
+        ttl: Option<&protobuf::Duration>,
+        applied: &mut Applied,
+    ) {
+        let Some((name, _)) = self.entries.get_key_value(name) else {
+            return;
+        };
+        let name = name.clone();
+        let Some(entry) = self.entries.get_mut(&name) else {
+            return;
+        };
+        if matches!(entry.answer, Answer::Removed) {
+            let is_same = entry.version == version;
+            if let Some(resource) = entry.expired.take_if(|_| is_same) {
+                entry.answer = Answer::Known(resource);
+                self.expired -= 1;
+                applied.changed.push(name.clone());
+                applied.confirmed.push(name.clone());
+            } else if !self.wildcard {
+                self.want_again(&name);
+            }
+        }
+        self.renew(&name, ttl);
+    }
+
+    /// Whether there is room for this much under a name, if need be in the place of what has expired.
+    pub(super) fn make_room(&mut self, name: &Arc<str>, weight: usize) -> bool {
+        if self.has_room(name, weight) {
+            return true;
+        }
+        if self.expired == 0 {
+            return false;
+        }
+        let (wildcard, mut bytes) = (self.wildcard, 0);
+        self.entries.retain(|_, entry| {
+            if entry.expired.is_none() {
+                return true;
+            }
+            bytes += entry.weight;
+            *entry = Entry::empty(Answer::Removed);
+            !wildcard
+        });
+        self.bytes -= bytes;
+        self.expired = 0;
+        self.has_room(name, weight)
+    }
+}
+
+impl<R> Entry<R> {
+    /// As good as removed from now on; whether there is something to bring back.
+    fn expire(&mut self) -> bool {
+        self.expires = None;
+        let answer = std::mem::replace(&mut self.answer, Answer::Removed);
+        if let Answer::Known(resource) = answer {
+            self.expired = Some(resource);
+        }
+        self.expired.is_some()
     }
 }
 

@@ -216,3 +216,90 @@ fn a_server_that_takes_no_acknowledgements_is_not_listened_to() {
     assert!(!tracker.is_full());
     assert_eq!(tracker.ack_bytes, 0);
 }
+
+/// As long as a lifetime may be here.
+const LIFE: std::time::Duration = std::time::Duration::from_secs(60);
+
+fn living(name: &str, value: &str) -> Resource {
+    let seconds = i64::try_from(LIFE.as_secs()).expect("not so long");
+    Resource {
+        ttl: Some(tulle_xds_proto::google::protobuf::Duration { seconds, nanos: 0 }),
+        ..resource(name, value)
+    }
+}
+
+fn heartbeat(name: &str, version: &str) -> Resource {
+    Resource {
+        version: version.to_owned(),
+        resource: None,
+        ..living(name, "")
+    }
+}
+
+/// A tracker that asks by name, with one resource that has expired.
+fn expired() -> Tracker<()> {
+    let mut tracker = Tracker::new(KIND, false);
+    tracker.want(&"a".into());
+    tracker.next_request(true).expect("it asks");
+    tracker.apply(response(vec![living("a", "good")]), decode);
+    let applied = tracker.expire(Instant::now() + LIFE);
+    assert_eq!(applied.changed, ["a".into()]);
+    assert!(tracker.known("a").is_none());
+    assert_eq!(reason(&mut tracker), "");
+    tracker
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_heartbeat_that_comes_too_late_restores_what_it_is_about() {
+    let mut tracker = expired();
+    let applied = tracker.apply(response(vec![heartbeat("a", "1")]), decode);
+    assert_eq!(applied.changed, ["a".into()]);
+    assert!(tracker.known("a").is_some());
+    let request = tracker.next_request(true).expect("an ACK");
+    assert!(request.resource_names_subscribe.is_empty());
+    assert!(tracker.expires().is_some(), "for as long as it says");
+    assert_eq!(tracker.expire(Instant::now() + LIFE).changed, ["a".into()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_heartbeat_of_another_version_asks_for_what_it_is_about() {
+    let mut tracker = expired();
+    let applied = tracker.apply(response(vec![heartbeat("a", "2")]), decode);
+    assert!(applied.changed.is_empty());
+    assert!(tracker.known("a").is_none());
+    let request = tracker.next_request(true).expect("an ACK");
+    assert_eq!(request.resource_names_subscribe, ["a"]);
+    // And so does one of what its server has taken away or sent a bad version of since.
+    for since in [
+        DeltaDiscoveryResponse {
+            removed_resources: vec!["a".to_owned()],
+            ..response(Vec::new())
+        },
+        response(vec![living("a", "bad")]),
+    ] {
+        let mut tracker = expired();
+        tracker.apply(since, decode);
+        tracker.apply(response(vec![heartbeat("a", "1")]), decode);
+        assert!(tracker.known("a").is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_expired_makes_room() {
+    let mut tracker = tracker();
+    let half = "x".repeat(MAX_BYTES / 2);
+    for name in ["a", "b"] {
+        tracker.apply(response(vec![living(name, &half)]), decode);
+        assert_eq!(reason(&mut tracker), "");
+    }
+    tracker.apply(response(vec![living("c", "little")]), decode);
+    assert!(reason(&mut tracker).contains("send less"));
+    assert_eq!(tracker.expire(Instant::now() + LIFE).changed.len(), 2);
+    assert_eq!(tracker.bytes, MAX_BYTES, "it is kept");
+    tracker.apply(response(vec![living("c", "little")]), decode);
+    assert_eq!(reason(&mut tracker), "");
+    assert_eq!(tracker.bytes, "little".len());
+    assert_eq!((tracker.len(), tracker.expired), (1, 0));
+    tracker.apply(response(vec![heartbeat("a", "1")]), decode);
+    assert!(tracker.known("a").is_none(), "it is not kept any more");
+}

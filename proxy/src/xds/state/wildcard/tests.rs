@@ -7,7 +7,7 @@ use tulle_xds_proto::envoy::config::listener::v3 as lds;
 use tulle_xds_proto::envoy::service::discovery::v3::DeltaDiscoveryResponse;
 
 use super::super::MAX_REFUSED;
-use super::super::tests::{destination, removal, response, said};
+use super::super::tests::{MAX_ASKED, destination, removal, response, said};
 use super::*;
 use crate::config::cluster::Discovery;
 use crate::xds::tests::resources::{
@@ -54,7 +54,7 @@ fn found(state: &State, n: u32) -> Option<&str> {
 
 #[test]
 fn by_wildcard_listeners_are_found_by_address_and_others_are_unknown() {
-    let mut state = State::new(true);
+    let mut state = State::new(true, MAX_ASKED);
     let star = |kind| (kind, vec!["*".to_owned()], vec![]);
     assert_eq!(said(&mut state), [star("CDS"), star("LDS")]);
     state.ask(Ask::Outbound(destination(1)));
@@ -99,7 +99,7 @@ fn by_wildcard_listeners_are_found_by_address_and_others_are_unknown() {
 
 #[test]
 fn a_listener_on_any_address_is_for_what_no_other_is_for() {
-    let mut state = State::new(true);
+    let mut state = State::new(true, MAX_ASKED);
     for n in 1..=3 {
         state.ask(Ask::Outbound(destination(n)));
     }
@@ -127,7 +127,7 @@ fn a_listener_on_any_address_is_for_what_no_other_is_for() {
 
 #[test]
 fn endpoints_inside_a_cluster_need_no_eds() {
-    let mut state = State::new(true);
+    let mut state = State::new(true, MAX_ASKED);
     state.ask(Ask::Outbound(destination(1)));
     send_listener(&mut state, &named("web", "10.0.0.1", "a"));
     send_cluster(&mut state, "a");
@@ -144,7 +144,7 @@ fn endpoints_inside_a_cluster_need_no_eds() {
 
 #[test]
 fn a_pod_about_which_nothing_is_said_takes_what_a_pod_without_policy_takes() {
-    let mut state = State::new(true);
+    let mut state = State::new(true, MAX_ASKED);
     assert!(
         !state.assemble() && state.snapshot().inbound.is_none(),
         "not yet"
@@ -176,7 +176,7 @@ fn a_pod_about_which_nothing_is_said_takes_what_a_pod_without_policy_takes() {
 
 #[test]
 fn a_policy_that_is_refused_is_not_taken_for_none() {
-    let mut state = State::new(true);
+    let mut state = State::new(true, MAX_ASKED);
     state.apply(nothing(ResourceType::Cluster));
     let mut bad = listener(INBOUND, vec![inbound_chain(None, true, tcp("app"))]);
     bad.filter_chains[0].filters.clear();
@@ -189,7 +189,7 @@ fn a_policy_that_is_refused_is_not_taken_for_none() {
 
 #[test]
 fn inbound_by_another_name_is_refused() {
-    let mut state = State::new(true);
+    let mut state = State::new(true, MAX_ASKED);
     let mut message = named("ingress", "0.0.0.0", "a");
     message.traffic_direction = TrafficDirection::Inbound.into();
     let outcome = state.apply(response(ResourceType::Listener, "ingress", &message));
@@ -203,7 +203,7 @@ fn inbound_by_another_name_is_refused() {
 
 #[test]
 fn what_is_described_badly_is_not_unknown() {
-    let mut state = State::new(true);
+    let mut state = State::new(true, MAX_ASKED);
     state.apply(nothing(ResourceType::Listener));
     state.ask(Ask::Outbound(destination(1)));
     assert!(state.assemble());
@@ -237,7 +237,7 @@ fn what_is_described_badly_is_not_unknown() {
 
 #[test]
 fn what_was_refused_is_not_unknown_while_there_is_no_control_plane() {
-    let mut state = State::new(true);
+    let mut state = State::new(true, MAX_ASKED);
     state.ask(Ask::Outbound(destination(1)));
     let mut bad = named("web", "10.0.0.1", "a");
     bad.filter_chains.clear();
@@ -262,13 +262,13 @@ fn what_was_refused_is_not_unknown_while_there_is_no_control_plane() {
 #[test]
 fn after_a_restart_nothing_is_unknown_if_something_was_refused() {
     for (is_bad, expected) in [(false, Some("")), (true, None)] {
-        let mut before = State::new(true);
+        let mut before = State::new(true, MAX_ASKED);
         let mut web = named("web", "10.0.0.1", "a");
         if is_bad {
             web.filter_chains.clear();
         }
         send_listener(&mut before, &web);
-        let mut state = State::new(true);
+        let mut state = State::new(true, MAX_ASKED);
         state.import(before.export());
         state.reconnect();
         state.ask(Ask::Outbound(destination(2)));
@@ -283,7 +283,7 @@ fn after_a_restart_nothing_is_unknown_if_something_was_refused() {
 
 #[test]
 fn with_more_refused_than_is_remembered_nothing_is_unknown() {
-    let mut state = State::new(true);
+    let mut state = State::new(true, MAX_ASKED);
     for n in 0..=MAX_REFUSED {
         let mut bad = named(&format!("bad-{n}"), "10.0.0.9", "a");
         bad.filter_chains.clear();
@@ -303,7 +303,7 @@ fn with_more_refused_than_is_remembered_nothing_is_unknown() {
 
 #[test]
 fn a_changed_cluster_counts_although_its_endpoints_are_not_sent_again() {
-    let mut state = State::new(true);
+    let mut state = State::new(true, MAX_ASKED);
     state.ask(Ask::Outbound(destination(1)));
     send_listener(&mut state, &named("web", "10.0.0.1", SERVICE));
     state.apply(response(
@@ -329,7 +329,7 @@ fn a_changed_cluster_counts_although_its_endpoints_are_not_sent_again() {
 
 #[test]
 fn endpoints_and_routes_that_nobody_answers_for_are_given_up_and_may_still_come() {
-    let mut state = State::new(true);
+    let mut state = State::new(true, MAX_ASKED);
     state.ask(Ask::Outbound(destination(1)));
     let mut web = named("web", "10.0.0.1", SERVICE);
     web.filter_chains = vec![chain(rds_manager("routes"))];
@@ -373,7 +373,7 @@ fn endpoints_and_routes_that_nobody_answers_for_are_given_up_and_may_still_come(
 
 #[test]
 fn workloads_are_not_asked_for() {
-    let mut state = State::new(true);
+    let mut state = State::new(true, MAX_ASKED);
     said(&mut state);
     assert!(state.ask(Ask::Workload(destination(1).ip())));
     assert_eq!(said(&mut state), []);
