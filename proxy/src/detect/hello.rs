@@ -138,6 +138,8 @@ fn server_name(content: &[u8]) -> Option<Option<Arc<str>>> {
             let name = std::str::from_utf8(name)
                 .ok()
                 .filter(|name| name.is_ascii())?;
+            // The dot at the end of a full name is not to be sent, and means nothing where it is.
+            let name = name.strip_suffix('.').unwrap_or(name);
             return Some(Some(name.to_ascii_lowercase().into()));
         }
     }

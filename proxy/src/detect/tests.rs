@@ -174,6 +174,18 @@ fn no_record_of_a_client_hello_is_looked_at_twice() {
     assert_ne!(classify(&seen), Some(Carries::Tls(hello)));
 }
 
+#[test]
+fn a_dot_at_the_end_of_a_server_name_means_nothing() {
+    // Clients of rustls send none.
+    let mut flight = client_hello("shop.examplex", &[]);
+    let end = flight.windows(13).position(|it| it == b"shop.examplex");
+    flight[end.unwrap() + 12] = b'.';
+    let Some(Carries::Tls(hello)) = classify(&flight) else {
+        panic!("a ClientHello")
+    };
+    assert_eq!(hello.server_name.as_deref(), Some("shop.example"));
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2048)) {
