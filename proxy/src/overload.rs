@@ -4,7 +4,7 @@
 //! or is answered 503 if it is a request. Where memory is all but used up, those who hold it are given up before the kernel
 //! ends them all, in this order: whose clients do not take their answers, those first that have many, whose app does not take
 //! their requests, who moves much, and, if there is nobody else, who came last. Requests are refused where many answers wait
-//! already, then those of connections that have not had one served, and all only when there is nobody left to give up.
+//! already, and where there is nobody left to give up: first those of connections that have not had one served.
 //! Until then no more is read than there is room for: a client that behaves waits for moments and loses nothing.
 //! Looking costs a request one relaxed load, and with a limit of memory an addition. Files that the process may open are
 //! shared out in advance, so that every connection that was accepted can have one upstream, and that the admin endpoint and
@@ -187,8 +187,8 @@ impl Overload {
         match self.pressure.level() {
             Level::Normal => false,
             Level::High | Level::Critical => unread.are_many(),
-            Level::Last => !served || unread.are_many(),
-            Level::Full => !served || unread.are_many() || self.pressure.is_futile(),
+            Level::Last => unread.are_many() || !served && self.pressure.is_futile(),
+            Level::Full => unread.are_many() || self.pressure.is_futile(),
         }
     }
 
@@ -202,9 +202,9 @@ impl Overload {
         }
     }
 
-    /// Somebody was given up whose client takes nothing: what that had comes back.
-    pub fn has_helped(&self) {
-        self.pressure.has_helped();
+    /// Those were given up who had to be, if there was somebody who holds memory for nothing.
+    pub fn has_given_up(&self, somebody: bool) {
+        self.pressure.answer(somebody);
     }
 
     /// Whether memory is too short for those that move much.
@@ -268,7 +268,7 @@ impl Overload {
     #[cfg(test)]
     pub(crate) fn give_up_in_vain(&self) {
         self.pressure.ring();
-        self.pressure.ring();
+        self.pressure.answer(false);
     }
 }
 
@@ -388,23 +388,23 @@ mod tests {
         assert_eq!(overload.full(Direction::Inbound), Some(Limit::Memory));
         assert_eq!(refuses(), [false, false]);
         overload.use_memory(95);
+        assert_eq!(refuses(), [false, false], "somebody may have to go first");
+        overload.give_up_in_vain();
         assert_eq!(refuses(), [false, true]);
         overload.use_memory(98);
-        assert_eq!(refuses(), [false, true]);
+        assert_eq!(refuses(), [true, true], "there is nobody");
         overload.pressure.ring();
-        overload.has_helped();
+        assert_eq!(refuses(), [true, true], "nor was there when it was asked");
+        overload.has_given_up(true);
+        assert_eq!(refuses(), [false, false], "now somebody has gone");
         overload.pressure.ring();
-        assert_eq!(refuses(), [false, true], "those have gone that held it");
-        overload.pressure.ring();
-        assert_eq!(refuses(), [true, true], "nobody could be given up");
-        overload.has_helped();
-        overload.pressure.ring();
-        assert_eq!(refuses(), [false, true], "now somebody could");
-        overload.pressure.ring();
+        assert_eq!(refuses(), [false, false], "nobody has answered yet");
+        overload.has_given_up(false);
+        assert_eq!(refuses(), [true, true]);
         overload.use_memory(80);
         overload.use_memory(98);
         overload.pressure.ring();
-        assert_eq!(refuses(), [false, true], "it is tried anew");
+        assert_eq!(refuses(), [false, false], "it is tried anew");
         let freed = async {
             tokio::time::sleep(Duration::from_secs(7)).await;
             overload.use_memory(50);

@@ -169,9 +169,7 @@ async fn give_up(worker: Rc<Worker>) {
                     tell(direction, address, what);
                 });
         }
-        if any {
-            worker.overload.has_helped();
-        }
+        worker.overload.has_given_up(any);
     }
 }
 

@@ -16,6 +16,8 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Sleep, sleep};
 
+/// What was taken beyond what was allowed counts the next time, but no more of it than this.
+const DEBT: i64 = 1 << 20;
 /// How long a reader waits before it tries again.
 const MOMENT: Duration = Duration::from_millis(2);
 
@@ -49,11 +51,12 @@ impl Intake {
         })))
     }
 
-    /// So many bytes may be read from now on, whatever was left.
+    /// So many bytes may be read from now on, whatever was left; what was taken beyond that was some of them.
     pub fn allow(&self, bytes: u64) {
         if let Some(shared) = &self.0 {
             let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-            shared.left.store(bytes, Relaxed);
+            let debt = shared.left.load(Relaxed).clamp(-DEBT, 0);
+            shared.left.store(bytes.saturating_add(debt), Relaxed);
         }
     }
 

@@ -28,9 +28,10 @@ const FULL: u64 = 98;
 /// what is left: else many would have been let in before any of them is seen to use something.
 const CONNECTION: u64 = 384 << 10;
 const SETTLED: Duration = Duration::from_secs(1);
-/// Share of what is left until somebody has to go that may be read until the next look, and what may be read anyhow.
+/// Share of what is left until somebody has to go that may be read until the next look, and what may be read anyhow, until
+/// memory is about to end and then.
 const INTAKE: u64 = 4;
-const LEAST_INTAKE: u64 = 32 << 10;
+const LEAST_INTAKE: (u64, u64) = (32 << 10, 4 << 10);
 /// How far below a share memory has to come before the share does not count any more.
 const RELIEF: u64 = 5;
 /// Between two looks, by the share of the limit that is used: the closer it comes, the less it can grow unseen.
@@ -83,11 +84,11 @@ struct Shared {
 
 /// Nobody was asked to go, in time, since memory was not about to end.
 const UNTRIED: u8 = 0;
-/// Somebody has to go, and nobody has gone who takes nothing.
+/// Somebody has to go, and no worker has answered yet.
 const ASKED: u8 = 1;
 /// Somebody has.
 const HELPED: u8 = 2;
-/// When it was asked the last time, nobody had to give.
+/// When it was asked the last time, there was nobody.
 const FUTILE: u8 = 3;
 
 impl Default for Shared {
@@ -138,17 +139,23 @@ impl Pressure {
         let outcome = &self.0.outcome;
         let next = match outcome.load(Relaxed) {
             _ if self.level() < Level::Last => UNTRIED,
-            ASKED | FUTILE => FUTILE,
+            FUTILE => FUTILE,
             _ => ASKED,
         };
-        // Whoever helps between the two looks helps the next time too.
+        // Whoever answers between the two looks answers the next time too.
         outcome.store(next, Relaxed);
         self.0.critical.notify_waiters();
     }
 
-    /// Somebody has gone who takes nothing.
-    pub(super) fn has_helped(&self) {
-        self.0.outcome.store(HELPED, Relaxed);
+    /// A worker was asked who has to go, and there was somebody, or nobody who holds memory for nothing.
+    pub(super) fn answer(&self, somebody: bool) {
+        let outcome = &self.0.outcome;
+        if somebody {
+            outcome.store(HELPED, Relaxed);
+        } else {
+            // What another worker has said counts.
+            let _ = outcome.compare_exchange(ASKED, FUTILE, Relaxed, Relaxed);
+        }
     }
 
     /// Whether there was nobody to give up but those who behave.
@@ -320,8 +327,14 @@ impl Memory {
 
     /// What may be read until the next look if so much is used.
     fn allowance(&self, used: u64) -> u64 {
-        let left = (self.limit / 100 * CRITICAL).saturating_sub(used);
-        LEAST_INTAKE.max(left / INTAKE)
+        let percent = self.limit / 100;
+        let left = (percent * CRITICAL).saturating_sub(used);
+        let least = if used < percent * LAST {
+            LEAST_INTAKE.0
+        } else {
+            LEAST_INTAKE.1
+        };
+        least.max(left / INTAKE)
     }
 
     /// Until the next look, which comes early where there is room for what is read fast.
@@ -466,8 +479,9 @@ mod tests {
             (10 << 20, 20 << 20),
             (50 << 20, 10 << 20),
             (86 << 20, 1 << 20),
-            (90 << 20, LEAST_INTAKE),
-            (200 << 20, LEAST_INTAKE),
+            (90 << 20, LEAST_INTAKE.0),
+            (95 << 20, LEAST_INTAKE.1),
+            (200 << 20, LEAST_INTAKE.1),
         ] {
             assert_eq!(memory.allowance(used), allowed, "{used}");
         }

@@ -68,6 +68,7 @@ fn while_memory_is_short_requests_are_refused_and_what_was_accepted_before_is_fi
                 tokio::task::yield_now().await;
             }
             sidecar.worker.overload.use_memory(95);
+            sidecar.worker.overload.give_up_in_vain();
             after.send(Method::POST, "/", "a body").await
         };
         let (finished, refused) = tokio::join!(before.get("/"), shortage);
@@ -87,6 +88,7 @@ fn while_memory_is_short_requests_are_refused_and_what_was_accepted_before_is_fi
         let again = before.get("/").await.status;
         assert_eq!(again, StatusCode::OK, "it was there before");
         sidecar.worker.overload.use_memory(98);
+        sidecar.worker.overload.has_given_up(true);
         let again = before.get("/").await.status;
         assert_eq!(again, StatusCode::OK, "there may be others who have to go");
         sidecar.worker.overload.give_up_in_vain();
@@ -189,6 +191,7 @@ fn a_peer_is_told_that_its_request_was_not_processed_so_that_it_goes_elsewhere()
             let full = Sidecar::with_identity(inbound(false), ca.identity("reviews"));
             let free = Sidecar::with_identity(inbound(false), ca.identity("reviews"));
             full.worker.overload.use_memory(95);
+            full.worker.overload.give_up_in_vain();
             let endpoints = meshed(&[full.listen(app).await, free.listen(app).await], "reviews");
             let snapshot = outbound(vec![route_to("c")], vec![cluster("c", endpoints)]);
             let client_side = Sidecar::with_identity(snapshot, ca.identity("client"));
@@ -264,6 +267,7 @@ fn what_an_app_may_have_got_half_of_is_never_told_as_not_processed() {
             assert_eq!(sidecar.record().await.flags.to_string(), "OM");
             // What is refused at once is.
             sidecar.worker.overload.use_memory(98);
+            sidecar.worker.overload.give_up_in_vain();
             let refused = upload(caller(), version, async {}).await;
             assert!(refused.1, "{version:?}: {refused:?}");
         }
