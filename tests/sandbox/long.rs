@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Child;
 use tulle_tests::manifests::FILES;
-use tulle_tests::{Arena, Mesh, app, eventually, gate};
+use tulle_tests::{App, Arena, Mesh, app, eventually, gate};
 
 use crate::foreign::script;
 
@@ -34,12 +34,15 @@ serve(talk, '0.0.0.0', 8001, compression=None).serve_forever()
 
 /// Talks to it over one stream until its own input ends, message by message, and says then how many came back.
 const CLIENT: &str = r"
-import queue, select, sys
+import queue, select, sys, time
 def goes_on(seconds):
     return not select.select([sys.stdin], [], [], seconds)[0]
 def talk(say):
     number = 0
-    while goes_on(0.02):
+    while goes_on(0.02) or number < 20:
+        if number == 5:
+            # Nothing is said for longer than anything else may be idle.
+            time.sleep(3)
         word = b'message %d' % number
         assert say(word) == word[::-1]
         number += 1
@@ -65,6 +68,15 @@ else:
 print('whole', number)
 ";
 
+/// Times after which a sidecar of these pods ends what has nothing on it, or stands still. A stream is none of that, however
+/// silent.
+const PATIENCE: [&str; 5] = [
+    "idle-timeout",
+    "first-request-timeout",
+    "body-timeout",
+    "unread-timeout",
+    "flush-timeout",
+];
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Changes of the config while the streams are open.
 const ROUNDS: usize = 8;
@@ -109,8 +121,13 @@ async fn row_23_streams_survive_every_change_of_the_config(mesh: &Mesh) -> anyho
         .file("serve.py", SERVER)
         .port("ws", 8001, 8001)
         .port("grpc", 9000, 9000);
+    let impatient = |app: App| {
+        PATIENCE.iter().fold(app, |app, name| {
+            app.annotate(&format!("limits.tulle.dev/{name}"), "1s")
+        })
+    };
     let more = app("more").http(8080);
-    let manifests = echo + more + app("client");
+    let manifests = impatient(echo) + more + impatient(app("client"));
     let apps = manifests.as_ref().to_owned();
     let arena = mesh
         .apply("long-streams", format!("{apps}{}", config(0)))

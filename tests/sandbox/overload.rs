@@ -171,6 +171,11 @@ async fn row_25_a_load_of_many_times_the_memory_is_shed_and_the_sidecar_lives(
         "no limit was reached: {} bytes at most",
         cgroup.peak()?
     );
+    // Before anybody had to go, nobody more was let in.
+    let log = arena.logs("web", Some(containers::PROXY))?;
+    let mut lines = log.lines().filter(|line| line.contains("memory"));
+    let paused = lines.any(|line| line.contains("no connection is accepted until there is room"));
+    ensure!(paused, "accepting has never paused: {log}");
     for attack in attacks {
         attack.end().await?;
     }

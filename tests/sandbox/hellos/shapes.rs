@@ -178,13 +178,18 @@ async fn row_29_hellos_without_end_are_given_up_in_bounded_memory_and_time(
         records(&larger, 1_000),
         // A byte a record, of which little fits into what is looked at.
         records(&large, 1)[..30_000].to_vec(),
+        // A whole one, and then nothing of what has to follow.
+        hello(&TLS13, "tulle-http1")?,
     ];
+    // Where nothing but TLS is taken, nobody waits for a client that may have nothing to say.
+    let silence = Vec::new();
     for to in ["closed", "web"] {
         let sidecar = Process::of(&arena, to)?;
         let (memory, cpu) = (sidecar.memory()?, sidecar.cpu()?);
         let begun = Instant::now();
         let mut attacks = tokio::task::JoinSet::new();
-        for bytes in &ways {
+        let silent = (to == "closed").then_some(&silence);
+        for bytes in ways.iter().chain(silent) {
             for _ in 0..EACH {
                 let (mut tcp, bytes) = (connect(&arena, to).await?, bytes.clone());
                 attacks.spawn(async move {
