@@ -117,10 +117,12 @@ impl FromStr for Format {
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, TraceError> {
+    // A space after a comma would be a part of the name behind it, which nothing has then.
+    let directives: Vec<_> = filter.split(',').map(str::trim).collect();
     // `EnvFilter::builder().parse` takes its directives strictly; nothing is read from the environment.
     EnvFilter::builder()
         .with_regex(false)
-        .parse(filter)
+        .parse(directives.join(","))
         .map_err(|source| TraceError::Filter {
             filter: filter.to_owned(),
             source,
@@ -140,6 +142,13 @@ mod tests {
             let error = parse(bad).expect_err(bad).to_string();
             assert!(error.contains(bad), "{error}");
         }
+    }
+
+    #[test]
+    fn spaces_between_directives_mean_nothing() {
+        let filter = |text| parse(text).expect(text).to_string();
+        assert_eq!(filter("info, tulle=debug"), filter("info,tulle=debug"));
+        assert_eq!(filter(" warn ,off"), filter("warn,off"));
     }
 
     #[test]

@@ -54,7 +54,22 @@ pub fn location(
         // The client named none that can be repeated. Two slashes in front would begin one.
         None => format!("/{}", path.trim_start_matches(['/', '\\'])),
     };
-    Ok(HeaderValue::try_from(location)?)
+    Ok(HeaderValue::try_from(visible(location))?)
+}
+
+/// A target may have come with bytes that no location has; they are written as such.
+fn visible(location: String) -> String {
+    if location.is_ascii() {
+        return location;
+    }
+    let mut visible = String::with_capacity(2 * location.len());
+    for byte in location.bytes() {
+        match byte {
+            0..0x80 => visible.push(byte.into()),
+            _ => visible.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    visible
 }
 
 fn authority(request: &Parts) -> Option<Authority> {

@@ -484,6 +484,25 @@ fn a_redirect_without_a_path_or_a_host_to_keep_stays_on_the_server() {
 }
 
 #[test]
+fn a_redirect_of_a_target_with_other_bytes_than_ascii_has_a_location_all_the_same() {
+    let redirect = Redirect {
+        scheme: None,
+        host: None,
+        port: None,
+        path: None,
+        status: StatusCode::FOUND,
+    };
+    for (target, expected) in [
+        ("/caf\u{e9}?q=\u{20ac}", "http://a/caf%C3%A9?q=%E2%82%AC"),
+        ("/caf%C3%A9", "http://a/caf%C3%A9"),
+    ] {
+        let request = get(target, &[("host", "a")]);
+        let location = location(&redirect, &any(), &request, 80).unwrap();
+        assert_eq!(location, expected);
+    }
+}
+
+#[test]
 fn an_empty_value_is_one_of_several() {
     let exact = |value: &str| HeaderMatch {
         name: HeaderName::from_static("x"),
