@@ -129,7 +129,7 @@ fn cluster_domain(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::{CommandFactory, Parser};
 
     use super::*;
     use crate::discovery::Limits;
@@ -167,6 +167,32 @@ mod tests {
         assert_eq!(args.admin_address.to_string(), "127.0.0.1:15014");
         assert_eq!(args.leaf_ttl, Duration::from_secs(24 * 3600));
         assert_eq!(args.limits.limits(), Limits::default());
+    }
+
+    #[test]
+    fn readme_lists_every_limit_with_its_default() {
+        let readme = include_str!("../../../README.md");
+        let (_, limits) = readme
+            .split_once("## Limits of the control plane")
+            .expect("its section");
+        let rows = || limits.lines().take_while(|line| !line.starts_with("## "));
+        let program = Program::command();
+        let options = program.get_arguments();
+        let options: Vec<_> = options
+            .filter(|option| option.get_help_heading() == Some("Limits"))
+            .collect();
+        assert!(options.len() > 10, "{options:?}");
+        for option in options {
+            let name = format!("`--{}`", option.get_long().expect("an option"));
+            let row = rows().find(|line| line.starts_with('|') && line.contains(&name));
+            let row = row.unwrap_or_else(|| panic!("{name} is in no row"));
+            let default = option.get_default_values()[0].to_string_lossy();
+            let mut numbers = row.split(|c: char| !c.is_ascii_digit());
+            assert!(
+                numbers.any(|number| number == default),
+                "{name} {default}: {row}"
+            );
+        }
     }
 
     #[test]
