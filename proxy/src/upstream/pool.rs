@@ -7,6 +7,7 @@
 mod limits;
 mod shelf;
 mod sweep;
+mod turns;
 
 use std::cell::RefCell;
 use std::hash::{Hash, Hasher};
@@ -165,13 +166,23 @@ impl Pools {
         shelf: Rc<Shelf>,
     ) -> Result<Lease, UpstreamError> {
         let _pending = PendingGuard::new(&target.cluster)?;
+        // HTTP/2 makes one at a time anyhow.
+        let costly = version == HttpVersion::Http1 && target.identity().is_some();
         let mut starved: Option<Starved> = None;
         let connection = loop {
             if let Some(lease) = shelf.take(careful) {
+                // Whoever was woken for a turn and did not need it leaves it to the next one.
+                if !shelf.turns().are_taken() {
+                    shelf.turns().one();
+                }
                 return Ok(lease);
             }
             if let Some(connecting) = shelf.connecting() {
                 connecting.wait().await?;
+                continue;
+            }
+            if costly && shelf.turns().are_taken() {
+                shelf.turns().wait().await?;
                 continue;
             }
             match (ConnectionGuard::new(&target.cluster), &starved) {
@@ -188,12 +199,16 @@ impl Pools {
             }
         };
         drop(starved);
+        let turn = costly.then(|| shelf.turns().take());
         let abandoned = Abandoned(Some(target));
         let made = match version {
             HttpVersion::Http1 => self.make_http1(worker, target, &shelf, connection).await,
             HttpVersion::Http2 => self.make_http2(worker, target, &shelf, connection).await,
         };
         abandoned.disarm();
+        if let Some(turn) = turn {
+            turn.end(made.is_ok());
+        }
         report(target, &made);
         self.tend_later(&worker.config);
         Ok(made?)

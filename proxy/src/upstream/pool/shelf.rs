@@ -8,6 +8,7 @@ use hyper::client::conn::{http1, http2};
 use tokio::sync::Notify;
 
 use super::limits::Freed;
+use super::turns::Turns;
 use crate::io::Probe;
 use crate::retry::RequestBody;
 use crate::upstream::crowd::Load;
@@ -44,6 +45,7 @@ pub(in crate::upstream) struct Shelf {
     connecting: RefCell<Option<Rc<Connecting>>>,
     retired: Cell<bool>,
     freed: Freed,
+    turns: Turns,
 }
 
 impl Shelf {
@@ -54,7 +56,13 @@ impl Shelf {
             connecting: RefCell::default(),
             retired: Cell::new(false),
             freed,
+            turns: Turns::default(),
         }
+    }
+
+    /// Who makes a connection of these, and who waits for that.
+    pub(super) fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     pub(super) fn freed(&self) -> &Freed {
@@ -118,6 +126,7 @@ impl Shelf {
         idle.since = Instant::now();
         self.idle.borrow_mut().push(idle);
         self.freed.one();
+        self.turns.one();
     }
 
     /// Takes a new HTTP/2 connection and leases its first stream.
