@@ -23,7 +23,7 @@ pub use guard::{Gate, Guard, Heads, REFUSED, Refusal, Refused};
 pub use intake::Intake;
 pub use probe::Probe;
 pub use transport::Transport;
-pub use tulle_http2_guard::{Calm, Ended, Frames, Pieces, Whose};
+pub use tulle_http2_guard::{Calm, Ended, FrameBounds, Frames, Pieces, Whose};
 
 /// How much is moved at a time of what only passes through. With what TLS adds it leaves as one segment of the largest
 /// size that the kernel's offload makes of any usual MTU, and not as that and a tiny one.

@@ -102,7 +102,7 @@ mod tests {
     use futures_util::FutureExt as _;
     use tokio::io::AsyncWriteExt as _;
 
-    use super::super::{Frames, Whose};
+    use super::super::{FrameBounds, Frames, Whose};
     use super::*;
 
     /// Takes what is written in pieces of some size, and nothing at every third attempt.
@@ -142,13 +142,12 @@ mod tests {
     }
 
     fn frames(sink: Sink) -> Frames<Sink> {
-        Frames::new(
-            sink,
-            Whose::Server,
-            1_000,
-            std::time::Duration::from_secs(60),
-        )
-        .0
+        let bounds = FrameBounds {
+            control_frames: 1_000,
+            header_list: 16_384,
+            patience: std::time::Duration::from_secs(60),
+        };
+        Frames::new(sink, Whose::Server, bounds).0
     }
 
     #[tokio::test]

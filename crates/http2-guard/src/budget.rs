@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::scan::{DATA, Frame, HEADERS};
+use super::scan::{CONTINUATION, DATA, Frame, HEADERS};
 
 /// Control frames that the head of a message is good for: PRIORITY, RST_STREAM, windows of its stream and of the
 /// connection.
@@ -61,7 +61,7 @@ impl Budget {
             // A frame's length has 24 bits.
             DATA if frame.length > 0 => PIECE_EARNS + (frame.length / BYTES) as u32,
             // What is empty earns nothing; the library counts it.
-            DATA | super::scan::CONTINUATION => 0,
+            DATA | CONTINUATION => 0,
             _ => return false,
         };
         self.earned = self.earned.saturating_add(earned);
@@ -91,6 +91,7 @@ mod tests {
         Frame {
             kind,
             flags: 0,
+            stream: 1,
             length: 8,
         }
     }
@@ -99,6 +100,7 @@ mod tests {
         Frame {
             kind,
             flags: 0,
+            stream: 1,
             length: 100,
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! h2 bounds most of what a peer can make grow, but answers control frames for as long as they come, and waits for ever
 //! for a peer that reads nothing. [`Frames`] follows the frames of both directions by their heads, in place. A peer that
-//! sends more control frames than its work is worth is made to stop: h2 gets a head in more pieces than it takes, and so
-//! says `ENHANCE_YOUR_CALM` itself and closes in order. A peer that takes no byte for too long is given up. Frames that are
+//! sends more control frames than its work is worth, or a head that is too large by far, is made to stop: h2 gets a head in
+//! more pieces than it takes, and so says `ENHANCE_YOUR_CALM` itself and closes in order. A peer that takes no byte for too long is given up. Frames that are
 //! sent at about the same time leave together.
 //!
 //! [`Calm`] is the other end of it: whoever serves the connection can have it ended so, and learns why it ended. [`Pieces`]
@@ -26,13 +26,13 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use tulle_runtime::limits::MAX_HEADER_LIST;
+use tulle_runtime::limits::{Http2, MAX_HEADER_LIST};
 
 use batch::Batch;
 use budget::Budget;
 pub use pieces::Pieces;
 use refusals::{Refusals, STATUS};
-use scan::{DATA, GOAWAY, HEAD, HEADERS, RST_STREAM, Scanner};
+use scan::{CONTINUATION, DATA, Frame, GOAWAY, HEAD, HEADERS, RST_STREAM, Scanner};
 use stall::Stall;
 
 /// What a client sends before its first frame.
@@ -41,14 +41,19 @@ const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
 const PIECES: usize = 128;
 /// h2 takes a quarter more pieces than such a head fills.
 const _: () = assert!(PIECES > MAX_HEADER_LIST as usize / 16_384 * 5 / 4);
+/// How many times larger than it may be a head is refused; beyond that, its connection ends. h2 has the same limit for what
+/// the fields of a head come to, but takes six frames of them whatever their size.
+const ABUSE: usize = 4;
 /// Bytes of a GOAWAY frame before its text.
 const GOAWAY_FIXED: usize = 8;
 
+/// What h2 says of a head in too many pieces.
+const CONTINUATIONS: &str = "too_many_continuations";
 /// What h2 says beside `ENHANCE_YOUR_CALM`.
 const SAID: [&str; 5] = [
     "too_many_resets",
     "too_many_internal_resets",
-    "too_many_continuations",
+    CONTINUATIONS,
     "header_list_way_too_large",
     "too_many_data_frames",
 ];
@@ -62,7 +67,7 @@ pub enum Ended {
     Asked,
     /// The peer took no byte for too long.
     Stalled,
-    /// h2 said so, with this reason.
+    /// h2 said so, with this reason, or would have for a head that is too large by far.
     Said(&'static str),
 }
 
@@ -123,6 +128,29 @@ pub enum Whose {
     Server,
 }
 
+/// What a peer may do.
+#[derive(Clone, Copy, Debug)]
+pub struct FrameBounds {
+    /// Control frames beyond what its work is worth.
+    pub control_frames: u32,
+    /// Bytes that the fields of a head may be; a head of four times as many ends the connection.
+    pub header_list: u32,
+    /// For how long it may take nothing of what is written.
+    pub patience: Duration,
+}
+
+impl FrameBounds {
+    /// What these limits say.
+    #[must_use]
+    pub fn new(limits: &Http2, patience: Duration) -> Self {
+        Self {
+            control_frames: limits.control_frames,
+            header_list: limits.max_header_list,
+            patience,
+        }
+    }
+}
+
 /// A byte stream of HTTP/2 frames that keeps its peer within limits.
 #[derive(Debug)]
 pub struct Frames<I> {
@@ -131,8 +159,11 @@ pub struct Frames<I> {
     sent: Scanner,
     batch: Batch,
     budget: Budget,
-    /// Whether the fields of a head go on in the next frame.
-    open_head: bool,
+    /// The stream of a head whose fields go on in the next frame.
+    open_head: Option<u32>,
+    /// Bytes of the head that came last, and how many may come.
+    head: usize,
+    most: usize,
     /// Whether the peer is to be stopped at its next frame.
     stop: bool,
     /// What is given to h2 instead of what the peer sends.
@@ -143,10 +174,9 @@ pub struct Frames<I> {
 }
 
 impl<I> Frames<I> {
-    /// Follows a stream from its beginning. The peer may send `control_frames` beyond what its work is worth, and has
-    /// `patience` to take what is written.
+    /// Follows a stream from its beginning.
     #[must_use]
-    pub fn new(inner: I, whose: Whose, control_frames: u32, patience: Duration) -> (Self, Calm) {
+    pub fn new(inner: I, whose: Whose, bounds: FrameBounds) -> (Self, Calm) {
         let shared = Arc::<Shared>::default();
         let preface = |side| if side == whose { PREFACE } else { 0 };
         let frames = Self {
@@ -154,11 +184,13 @@ impl<I> Frames<I> {
             received: Scanner::after(preface(Whose::Client)),
             sent: Scanner::after(preface(Whose::Server)),
             batch: Batch::default(),
-            budget: Budget::new(control_frames),
-            open_head: false,
+            budget: Budget::new(bounds.control_frames),
+            open_head: None,
+            head: 0,
+            most: ABUSE * bounds.header_list as usize,
             stop: false,
             instead: None,
-            stall: Stall::new(patience),
+            stall: Stall::new(bounds.patience),
             refusals: Refusals::default(),
             shared: shared.clone(),
         };
@@ -178,7 +210,7 @@ impl<I> Frames<I> {
         }
         loop {
             // A head that came in pieces is in h2's hands already: what stops then is what follows its frame.
-            if self.stops()
+            if self.stop
                 && let Some(end) = self.received.end(bytes, at)
             {
                 return self.replace(buf, start + end);
@@ -192,8 +224,11 @@ impl<I> Frames<I> {
             if !self.budget.received(frame) {
                 self.end(Ended::ControlFrames);
             }
+            if frame.is_of_a_head() && !self.has_room(frame) {
+                self.end(Ended::Said(CONTINUATIONS));
+            }
             let whole = next.checked_sub(HEAD).filter(|begin| *begin >= at);
-            if self.stops()
+            if self.stop
                 && let Some(begin) = whole
             {
                 return self.replace(buf, start + begin);
@@ -203,9 +238,15 @@ impl<I> Frames<I> {
         }
     }
 
-    /// Whether the peer is to be stopped, and no head is open.
-    fn stops(&self) -> bool {
-        self.stop && !self.open_head
+    /// Counts the bytes of a head. False: they are too many.
+    #[inline]
+    fn has_room(&mut self, frame: Frame) -> bool {
+        let before = match frame.kind {
+            HEADERS => 0,
+            _ => self.head,
+        };
+        self.head = before + frame.length;
+        self.head <= self.most
     }
 
     fn end(&mut self, why: Ended) {
@@ -216,7 +257,7 @@ impl<I> Frames<I> {
     #[cold]
     fn replace(&mut self, buf: &mut ReadBuf<'_>, at: usize) {
         buf.set_filled(at);
-        let mut instead = Bytes::from(pieces());
+        let mut instead = Bytes::from(pieces(self.open_head));
         give(&mut instead, buf);
         self.instead = Some(instead);
     }
@@ -276,12 +317,15 @@ fn is_fault(code: &[u8]) -> bool {
     matches!(code, [0, 0, 0, 1 | 3 | 5])
 }
 
-/// A head of no fields at all that does not end.
-fn pieces() -> Vec<u8> {
-    let piece = |kind| [0, 0, 0, kind, 0, 0, 0, 0, 1];
-    let mut pieces = piece(HEADERS).to_vec();
-    pieces.extend(std::iter::repeat_n(piece(scan::CONTINUATION), PIECES).flatten());
-    pieces
+/// The head of this stream, or else one of no fields at all, going on and on.
+fn pieces(open: Option<u32>) -> Vec<u8> {
+    let piece = |kind| {
+        let [a, b, c, d] = open.unwrap_or(1).to_be_bytes();
+        [0, 0, 0, kind, 0, a, b, c, d]
+    };
+    let begins = open.is_none().then(|| piece(HEADERS));
+    let goes_on = std::iter::repeat_n(piece(CONTINUATION), PIECES);
+    begins.into_iter().chain(goes_on).flatten().collect()
 }
 
 /// Moves as much as there is room for.

@@ -137,6 +137,7 @@ mod tests {
         Frame {
             kind: DATA,
             flags,
+            stream: 1,
             length,
         }
     }

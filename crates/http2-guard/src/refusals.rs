@@ -40,7 +40,7 @@ impl Refusals {
     /// Looks at a head, or trailers, with which these bytes begin. Whether it is h2's own answer.
     #[cold]
     pub(super) fn is_one(&mut self, frame: Frame, bytes: &[u8]) -> bool {
-        let whole = !frame.leaves_open() && frame.flags & PADDED == 0;
+        let whole = frame.leaves_open().is_none() && frame.flags & PADDED == 0;
         let block = bytes.get(..frame.length).filter(|_| whole);
         let told = block.and_then(|block| self.read(block));
         if told.is_none() {
@@ -127,6 +127,7 @@ mod tests {
             let frame = Frame {
                 kind: HEADERS,
                 flags: flags | END_HEADERS,
+                stream: 1,
                 length: block.len(),
             };
             let looks = refusals.follow() || block.first() == Some(&STATUS);

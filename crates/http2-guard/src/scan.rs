@@ -17,6 +17,7 @@ pub(super) const PADDED: u8 = 8;
 pub(super) struct Frame {
     pub(super) kind: u8,
     pub(super) flags: u8,
+    pub(super) stream: u32,
     pub(super) length: usize,
 }
 
@@ -83,14 +84,22 @@ impl Frame {
         Self {
             kind: head[3],
             flags: head[4],
+            // The first bit means nothing.
+            stream: u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]),
             length: length as usize,
         }
     }
 
-    /// Whether a head's fields go on in the next frame.
+    /// Whether it has fields of a head.
     #[inline]
-    pub(super) fn leaves_open(self) -> bool {
-        matches!(self.kind, HEADERS | CONTINUATION) && self.flags & END_HEADERS == 0
+    pub(super) fn is_of_a_head(self) -> bool {
+        matches!(self.kind, HEADERS | CONTINUATION)
+    }
+
+    /// The stream of a head whose fields go on in the next frame.
+    #[inline]
+    pub(super) fn leaves_open(self) -> Option<u32> {
+        (self.is_of_a_head() && self.flags & END_HEADERS == 0).then_some(self.stream)
     }
 }
 

@@ -16,6 +16,16 @@ const LIMIT: u32 = 100;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// `ENHANCE_YOUR_CALM`.
 const CALM: u32 = 11;
+/// The largest head.
+const HEADER_LIST: u32 = 4_096;
+
+fn bounds(control_frames: u32) -> FrameBounds {
+    FrameBounds {
+        control_frames,
+        header_list: HEADER_LIST,
+        patience: PATIENCE,
+    }
+}
 
 fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
@@ -55,7 +65,7 @@ impl Pair {
 
     async fn of(limit: u32, build: impl FnOnce(&mut Builder<LocalExecutor>)) -> Self {
         let (mut client, server) = duplex(16 * 1024);
-        let (io, calm) = Frames::new(server, Whose::Client, limit, PATIENCE);
+        let (io, calm) = Frames::new(server, Whose::Client, bounds(limit));
         let mut builder = Builder::new(LocalExecutor);
         build(&mut builder);
         let service = service_fn(|_| async {
@@ -197,6 +207,26 @@ async fn what_the_library_says_is_known() {
     }
 }
 
+#[tokio::test]
+async fn a_head_far_larger_than_it_may_be_ends_the_connection_before_it_is_held() {
+    let begins = frame(HEADERS, 0, 1, &get(1));
+    let room = ABUSE * HEADER_LIST as usize - begins.len();
+    let run = async |last: u8, length: usize| {
+        let goes_on = frame(CONTINUATION, last, 1, &vec![0; length]);
+        let mut pair = Pair::new(|_| ()).await;
+        pair.client.write_all(&begins).await.unwrap();
+        pair.flood(&goes_on, 1).await
+    };
+    for last in [0, scan::END_HEADERS] {
+        let (code, ended) = LocalSet::new().run_until(run(last, room + HEAD + 1)).await;
+        let why = Ended::Said(CONTINUATIONS);
+        assert_eq!((code, ended), (Some(CALM), Some(why)), "{last}");
+    }
+    // Whatever else is wrong with it.
+    let (_, ended) = LocalSet::new().run_until(run(0, room)).await;
+    assert_eq!(ended, None);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_takes_nothing_is_given_up() {
     let stalled = async {
@@ -223,7 +253,7 @@ async fn a_peer_that_takes_nothing_is_given_up() {
 async fn a_client_is_guarded_like_a_server() {
     let run = async {
         let (mut server, client) = duplex(64 * 1024);
-        let (io, calm) = Frames::new(client, Whose::Server, LIMIT, PATIENCE);
+        let (io, calm) = Frames::new(client, Whose::Server, bounds(LIMIT));
         let (_sender, connection) = hyper::client::conn::http2::Builder::new(LocalExecutor)
             .handshake::<_, Empty<Bytes>>(TokioIo::new(io))
             .await

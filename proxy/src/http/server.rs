@@ -25,7 +25,7 @@ use super::linger::Linger;
 use super::stalls::Streams;
 use super::{inbound, outbound, refused, unused};
 use crate::conn::{Direction, Downstream, HttpVersion};
-use crate::io::{Abrupt, Calm, Frames, Gate, Guard, Heads, REFUSED, Whose};
+use crate::io::{Abrupt, Calm, FrameBounds, Frames, Gate, Guard, Heads, REFUSED, Whose};
 use crate::settings::Bounds;
 use crate::telemetry::Limit;
 use crate::upstream::calm;
@@ -82,9 +82,8 @@ where
         }
         HttpVersion::Http2 => {
             let settings = &connection.worker.settings;
-            let control_frames = settings.http2.control_frames;
-            let (io, calm) =
-                Frames::new(io, Whose::Client, control_frames, settings.patience.unread);
+            let bounds = FrameBounds::new(&settings.http2, settings.patience.unread);
+            let (io, calm) = Frames::new(io, Whose::Client, bounds);
             let connection = Rc::new(connection.calmed_by(calm.clone()));
             let served = tokio::select! {
                 biased;

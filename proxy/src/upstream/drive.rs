@@ -16,7 +16,7 @@ use super::crowd::{Load, relieve};
 use super::pool::{ConnectionGuard, Http2Connection, Idle};
 use super::{ConnectError, Target};
 use crate::conn::Direction;
-use crate::io::{Ended, Frames, IoStream, Whose};
+use crate::io::{Ended, FrameBounds, Frames, IoStream, Whose};
 use crate::net::Reach;
 use crate::settings::Bounds;
 use crate::telemetry::{Limits, Who};
@@ -102,8 +102,8 @@ pub(super) async fn http2(
         Reach::App => Way::Near,
         Reach::Out => Way::Far,
     };
-    let patience = worker.settings.patience.unread;
-    let (io, calm) = Frames::new(io, Whose::Server, limits.control_frames, patience);
+    let bounds = FrameBounds::new(&limits, worker.settings.patience.unread);
+    let (io, calm) = Frames::new(io, Whose::Server, bounds);
     let (sender, mut connection) = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         // Others may take PINGs for an attack: servers of gRPC end connections for one every few seconds. If they are gone,

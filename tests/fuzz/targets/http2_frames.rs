@@ -2,8 +2,9 @@
 //!
 //! The input is what a client sends, its preface included; what follows the preface is what a server sends. While a peer is
 //! within limits, the layer changes nothing, however the bytes come. Who sends more control frames than its work is
-//! worth, which is counted here once more, is stopped at the frame that is one too many, or after it where its head is in
-//! h2's hands already, and what h2 gets from then on is a head that never ends. What h2 writes leaves as it is.
+//! worth, or more of one head than it may, both of which are counted here once more, is stopped at the frame that is one too
+//! many, or after it where its head is in h2's hands already, and what h2 gets from then on is a head that never ends. What h2
+//! writes leaves as it is.
 
 #![no_main]
 
@@ -15,16 +16,23 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tulle_fuzz::input::seed;
 use tulle_fuzz::wire::Wire;
-use tulle_proxy::io::{Ended, Frames, Whose};
+use tulle_proxy::io::{Ended, FrameBounds, Frames, Whose};
 
 const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
 const HEAD: usize = 9;
 /// A limit, of which as many again are forgiven at once.
 const LIMIT: u32 = 4;
+/// Bytes that a head may be, and four times as many must not be.
+const HEADER_LIST: u32 = 32;
 /// In less than this, time earns nothing at this limit.
 const NO_TIME: Duration = Duration::from_millis(2_400);
 /// Most bytes that are read at once.
 const BUFFER: usize = 512;
+const BOUNDS: FrameBounds = FrameBounds {
+    control_frames: LIMIT,
+    header_list: HEADER_LIST,
+    patience: Duration::MAX,
+};
 /// What a head that never ends has at least.
 const ENDLESS: usize = 100;
 
@@ -50,6 +58,7 @@ struct Frame {
     start: usize,
     kind: u8,
     flags: u8,
+    stream: [u8; 4],
     length: usize,
 }
 
@@ -63,7 +72,7 @@ impl Frame {
     }
 
     fn leaves_open(self) -> bool {
-        [HEADERS, CONTINUATION].contains(&self.kind) && self.flags & 4 == 0
+        !self.is_control() && self.kind != DATA && self.flags & 4 == 0
     }
 
     /// Control frames that its peer may send, or get, for it.
@@ -77,35 +86,53 @@ impl Frame {
 }
 
 fn reads(data: &[u8], whose: Whose, size: usize) {
-    let (passed, ended, _) = read(data, whose, size, u32::MAX);
+    let all = FrameBounds {
+        control_frames: u32::MAX,
+        header_list: u32::MAX >> 4,
+        patience: Duration::MAX,
+    };
+    let (passed, ended, _) = read(data, whose, size, all);
     assert_eq!((passed.as_slice(), ended), (data, None), "pieces of {size}");
-    let (passed, ended, took) = read(data, whose, size, LIMIT);
+    let (passed, ended, took) = read(data, whose, size, BOUNDS);
     if took > NO_TIME {
         return;
     }
     let begin = if whose == Whose::Client { PREFACE } else { 0 };
     let frames = frames(data, begin);
-    let Some(at) = too_many(&frames) else {
+    let Some((at, why)) = too_many(&frames) else {
         assert_eq!((passed.as_slice(), ended), (data, None), "pieces of {size}");
         return;
     };
-    assert_eq!(ended, Some(Ended::ControlFrames), "pieces of {size}");
+    assert_eq!(ended, Some(why), "pieces of {size}");
     let last = frames[at];
     let step = size.min(BUFFER);
     let cut = last.start / step != (last.start + HEAD - 1) / step;
-    let open = at > 0 && frames[at - 1].leaves_open();
-    let stop = if cut || open { last.end() } else { last.start };
+    let before = at.checked_sub(1).map(|before| frames[before]);
+    let (stop, open) = if cut {
+        (last.end(), Some(last))
+    } else {
+        (last.start, before)
+    };
     if stop > data.len() {
         assert_eq!(passed, data, "pieces of {size}: nothing follows");
         return;
     }
     assert_eq!(passed[..stop], data[..stop], "pieces of {size}");
-    assert!(endless(&passed[stop..]), "pieces of {size}: not stopped");
+    let open = open.filter(|frame| frame.leaves_open());
+    assert!(
+        endless(&passed[stop..], open),
+        "pieces of {size}: not stopped"
+    );
 }
 
-fn read(data: &[u8], whose: Whose, size: usize, limit: u32) -> (Vec<u8>, Option<Ended>, Duration) {
+fn read(
+    data: &[u8],
+    whose: Whose,
+    size: usize,
+    bounds: FrameBounds,
+) -> (Vec<u8>, Option<Ended>, Duration) {
     let begun = Instant::now();
-    let (mut frames, calm) = Frames::new(Wire::new(data, size), whose, limit, Duration::MAX);
+    let (mut frames, calm) = Frames::new(Wire::new(data, size), whose, bounds);
     let mut cx = Context::from_waker(Waker::noop());
     let mut passed = Vec::new();
     loop {
@@ -124,11 +151,12 @@ fn read(data: &[u8], whose: Whose, size: usize, limit: u32) -> (Vec<u8>, Option<
 fn frames(data: &[u8], begin: usize) -> Vec<Frame> {
     let mut frames = Vec::new();
     let mut start = begin;
-    while let Some([a, b, c, kind, flags, ..]) = data.get(start..start + HEAD) {
+    while let Some([a, b, c, kind, flags, stream @ ..]) = data.get(start..start + HEAD) {
         let frame = Frame {
             start,
             kind: *kind,
             flags: *flags,
+            stream: [stream[0] & 0x7f, stream[1], stream[2], stream[3]],
             length: u32::from_be_bytes([0, *a, *b, *c]) as usize,
         };
         start = frame.end();
@@ -137,32 +165,44 @@ fn frames(data: &[u8], begin: usize) -> Vec<Frame> {
     frames
 }
 
-/// Which frame is one too many. What was earned counts when the limit is reached, and what is not needed then is lost.
-fn too_many(frames: &[Frame]) -> Option<usize> {
+/// Which frame is one too many, and of what. What was earned counts when the limit is reached, and what is not needed then is lost.
+fn too_many(frames: &[Frame]) -> Option<(usize, Ended)> {
     let limit = LIMIT as usize;
     let (mut spent, mut earned) = (0, limit);
+    let mut head = 0;
     for (at, frame) in frames.iter().enumerate() {
         earned += frame.worth();
         spent += usize::from(frame.is_control());
         if spent > limit {
             spent = spent.saturating_sub(std::mem::take(&mut earned));
             if spent > limit {
-                return Some(at);
+                return Some((at, Ended::ControlFrames));
             }
+        }
+        match frame.kind {
+            HEADERS => head = frame.length,
+            CONTINUATION => head += frame.length,
+            _ => continue,
+        }
+        if head > 4 * HEADER_LIST as usize {
+            return Some((at, Ended::Said("too_many_continuations")));
         }
     }
     None
 }
 
-/// Whether this is one HEADERS frame, and then nothing but CONTINUATION frames, all of them empty and none the last.
-fn endless(frames: &[u8]) -> bool {
-    let piece = |kind| [0, 0, 0, kind, 0, 0, 0, 0, 1];
+/// Whether this is one HEADERS frame, unless a head is open, and then nothing but CONTINUATION frames, all of them empty
+/// and none the last.
+fn endless(frames: &[u8], open: Option<Frame>) -> bool {
+    let [a, b, c, d] = open.map_or([0, 0, 0, 1], |open| open.stream);
+    let piece = |kind| [0, 0, 0, kind, 0, a, b, c, d];
     let (pieces, rest) = frames.as_chunks::<HEAD>();
-    let Some((first, more)) = pieces.split_first() else {
+    let begins = usize::from(open.is_none());
+    let Some((first, more)) = pieces.split_at_checked(begins) else {
         return false;
     };
     rest.is_empty()
-        && *first == piece(HEADERS)
+        && first.iter().all(|frame| *frame == piece(HEADERS))
         && more.len() > ENDLESS
         && more.iter().all(|frame| *frame == piece(CONTINUATION))
 }
@@ -171,7 +211,7 @@ fn endless(frames: &[u8]) -> bool {
 fn writes(data: &[u8], size: usize) {
     let wire = Wire::new(&[], 1);
     let output = wire.output.clone();
-    let (mut frames, calm) = Frames::new(wire, Whose::Client, LIMIT, Duration::MAX);
+    let (mut frames, calm) = Frames::new(wire, Whose::Client, BOUNDS);
     let mut cx = Context::from_waker(Waker::noop());
     let mut left = data;
     let mut turns = 0;

@@ -16,11 +16,14 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
-use tulle_http2_guard::{Calm, Ended, Frames, Whose};
+use tulle_http2_guard::{Calm, Ended, FrameBounds, Frames, Whose};
 
 use super::{Bounds, Place};
 use crate::discovery::Peer;
 use crate::limit::{Gate, Reached};
+
+/// Bytes that the fields of a head may be, which is what hyper's servers take.
+const HEADER_LIST: u32 = 16 << 10;
 
 /// The room that a connection takes: among all, and beside that.
 pub(super) type Places = (OwnedSemaphorePermit, Place);
@@ -46,7 +49,12 @@ impl Connection {
         places: Places,
         ends: Ends,
     ) -> Self {
-        let (io, calm) = Frames::new(tls, Whose::Client, bounds.control_frames, bounds.unread);
+        let bounds = FrameBounds {
+            control_frames: bounds.control_frames,
+            header_list: HEADER_LIST,
+            patience: bounds.unread,
+        };
+        let (io, calm) = Frames::new(tls, Whose::Client, bounds);
         Self {
             io,
             calm,
