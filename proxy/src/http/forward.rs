@@ -201,10 +201,11 @@ impl<'p> Attempts<'p> {
                     exchange.replay.commit();
                     return outcome.map_err(Failure::from);
                 }
-                Next::AtOnce => {}
+                Next::AtOnce => exchange.replay.promise(),
                 Next::After(delay, guard) => {
+                    let complete = exchange.replay.is_complete();
+                    exchange.replay.promise();
                     if let Ok(won) = outcome {
-                        let complete = exchange.replay.is_complete();
                         self.active = Some(won.discard(complete).await);
                     }
                     if let Some(active) = &mut self.active {

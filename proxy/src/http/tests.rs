@@ -13,6 +13,7 @@ mod messages;
 mod outbound;
 mod overload;
 mod refused;
+mod replay;
 mod resets;
 mod retry;
 mod slow;

@@ -105,6 +105,8 @@ struct Shared {
     trailers_given: bool,
     /// Number of the current attempt.
     attempt: u32,
+    /// Whether that has yet to begin: all that it has to read is there until then, and nobody reads it.
+    promised: bool,
     state: State,
     /// Bytes read from the client.
     bytes: u64,
@@ -167,6 +169,7 @@ impl Replay {
             trailers: None,
             trailers_given: false,
             attempt: 0,
+            promised: true,
             state: State::Kept,
             bytes: 0,
             messages: grpc.then(Messages::default),
@@ -200,15 +203,21 @@ impl Replay {
     pub fn attempt(&self) -> RequestBody {
         RequestBody(self.0.as_ref().map(|shared| {
             let mut this = shared.borrow_mut();
-            this.attempt += 1;
-            this.next = 0;
-            this.trailers_given = false;
-            this.waker = None;
+            this.begin_anew();
+            this.promised = false;
             Attempt {
                 shared: shared.clone(),
                 number: this.attempt,
             }
         }))
+    }
+
+    /// There will be another attempt: from here on the one before gets nothing any more, and until it has begun nothing is let
+    /// go of what it has to read.
+    pub fn promise(&self) {
+        if let Some(shared) = &self.0 {
+            shared.borrow_mut().begin_anew();
+        }
     }
 
     /// Whether a new attempt would get the whole body.
@@ -311,6 +320,17 @@ impl Shared {
         self.has_ended()
             && self.next >= self.kept.len()
             && (self.trailers.is_none() || self.trailers_given)
+    }
+
+    /// From its beginning, for the next attempt, unless that is promised already.
+    fn begin_anew(&mut self) {
+        if !self.promised {
+            self.attempt += 1;
+            self.next = 0;
+            self.trailers_given = false;
+            self.waker = None;
+            self.promised = true;
+        }
     }
 
     fn stop_keeping(&mut self) {

@@ -87,9 +87,9 @@ impl Uploads {
 }
 
 impl Shared {
-    /// Keeps nothing for another attempt any more. False: nothing was kept.
+    /// Keeps nothing for another attempt any more, unless there will be one. False: that helps nobody.
     fn let_go(&mut self) -> bool {
-        let kept = self.kept_bytes > 0 && self.cap > 0;
+        let kept = self.next > 0 && self.cap > 0 && !self.promised;
         if kept {
             self.stop_keeping();
         }
@@ -97,11 +97,12 @@ impl Shared {
     }
 
     /// How far it is if there is more of it that waits for the next hop, as far as anyone can tell: who waits for the client
-    /// has said so, and a body that is small cannot hold much.
+    /// has said so, a body that is small cannot hold much, and where there is no connection yet there is no next hop.
     fn waits_at(&self) -> Option<At> {
         let under_way = matches!(self.state, State::Kept | State::Streamed);
         let small = self.announced.upper().is_some_and(|upper| upper <= HEAVY);
-        let waits = under_way && self.waker.is_none() && !small && !self.has_come();
+        let asked = !self.promised && self.waker.is_none();
+        let waits = under_way && asked && !small && !self.has_come();
         waits.then_some((self.attempt, self.bytes, self.next))
     }
 
