@@ -7,6 +7,7 @@ mod early;
 mod ends;
 mod grpc_web;
 mod harness;
+mod herd;
 mod inbound;
 mod limits;
 mod messages;

@@ -166,6 +166,7 @@ impl Pools {
         shelf: Rc<Shelf>,
     ) -> Result<Lease, UpstreamError> {
         let _pending = PendingGuard::new(&target.cluster)?;
+        let until = Instant::now() + target.cluster.connect_timeout;
         // HTTP/2 makes one at a time anyhow.
         let costly = version == HttpVersion::Http1 && target.identity().is_some();
         let mut starved: Option<Starved> = None;
@@ -182,10 +183,15 @@ impl Pools {
                 continue;
             }
             if costly && shelf.turns().are_taken() {
-                shelf.turns().wait().await?;
+                shelf.turns().wait(until).await?;
                 continue;
             }
-            match (ConnectionGuard::new(&target.cluster), &starved) {
+            let connection = ConnectionGuard::new(&target.cluster);
+            if connection.is_none() {
+                // A turn is of no use to it: the next one looks, and waits for a connection too.
+                shelf.turns().one();
+            }
+            match (connection, &starved) {
                 (Some(connection), _) => break connection,
                 (None, None) => {
                     starved = Some(Starved::new(&target.cluster, shelf.freed().clone()));

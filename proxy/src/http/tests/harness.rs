@@ -224,7 +224,7 @@ impl Sidecar {
     }
 }
 
-async fn accept(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, app: SocketAddr) {
+pub(super) async fn accept(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, app: SocketAddr) {
     let config = worker.identity.load().mesh_server().clone();
     let accepted = TlsAcceptor::from(config).accept(Transport::new(tcp)).await;
     let Ok(tls) = accepted else { return };

@@ -3,24 +3,29 @@
 //! On HTTP/1 each request needs one, and a handshake costs as much time on a processor as many requests. When time is short,
 //! or when a new certificate has put all connections out of use, hundreds of requests that each make one leave none for
 //! answers, until connecting takes too long and begins again. So only some do; the others take what these bring back, or
-//! their turn. If one of them fails, those who wait have failed with it, as on HTTP/2. As long as nobody waits, all that this
-//! costs is a look at a counter.
+//! their turn, for no longer than connecting may take. If several of them fail and none succeeds in between, those who wait have
+//! failed with them, as on HTTP/2. As long as nobody waits, all that this costs is a look at a counter.
 
 use std::cell::Cell;
 
 use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
-use crate::upstream::ConnectError;
+use crate::upstream::{ConnectError, UpstreamError};
 
 /// Connections of a key that a worker makes at a time.
 const AT_A_TIME: u32 = 32;
+/// Attempts that fail one after the other before those who wait have failed too: one alone says little about the peer.
+const IN_A_ROW: u32 = 4;
 
 /// The turns of one key.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     taken: Cell<u32>,
     waiting: Cell<u32>,
-    /// Attempts that have failed.
+    /// Attempts that have failed since one has not, or since those who wait were told.
+    row: Cell<u32>,
+    /// How often those who wait were told that they have failed.
     failed: Cell<u32>,
     next: Notify,
 }
@@ -48,15 +53,17 @@ impl Turns {
         }
     }
 
-    /// Waits until there is a connection or a turn, perhaps.
-    pub(super) async fn wait(&self) -> Result<(), ConnectError> {
+    /// Waits until there is a connection or a turn, perhaps, but no longer than `until`.
+    pub(super) async fn wait(&self, until: Instant) -> Result<(), UpstreamError> {
         let failed = self.failed.get();
         let _waiting = Waiting::new(&self.waiting);
-        self.next.notified().await;
+        let late = |_| UpstreamError::Overflow("connections");
+        let next = self.next.notified();
+        timeout_at(until, next).await.map_err(late)?;
         if self.failed.get() == failed {
             Ok(())
         } else {
-            Err(ConnectError::Shared)
+            Err(ConnectError::Shared.into())
         }
     }
 }
@@ -64,9 +71,12 @@ impl Turns {
 impl Turn<'_> {
     /// The attempt has ended.
     pub(super) fn end(self, made: bool) {
-        if !made {
-            self.0.failed.set(self.0.failed.get().wrapping_add(1));
-            self.0.next.notify_waiters();
+        let turns = self.0;
+        let row = if made { 0 } else { turns.row.get() + 1 };
+        turns.row.set(row % IN_A_ROW);
+        if row == IN_A_ROW {
+            turns.failed.set(turns.failed.get().wrapping_add(1));
+            turns.next.notify_waiters();
         }
     }
 }
@@ -96,11 +106,23 @@ impl Drop for Waiting<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
+    use std::pin::{Pin, pin};
+    use std::time::Duration;
 
     use futures_util::FutureExt as _;
 
     use super::*;
+
+    type Waited = Result<(), UpstreamError>;
+
+    async fn wait(turns: &Turns) -> Waited {
+        turns.wait(Instant::now() + Duration::from_secs(60)).await
+    }
+
+    /// How a wait has ended, if it has.
+    fn ended(waiting: &mut Pin<&mut impl Future<Output = Waited>>) -> Option<Waited> {
+        waiting.as_mut().now_or_never()
+    }
 
     #[tokio::test]
     async fn who_finds_no_turn_waits_for_one_or_for_a_connection() {
@@ -112,42 +134,74 @@ mod tests {
             })
             .collect();
         assert!(turns.are_taken());
-        let (mut first, mut second) = (pin!(turns.wait()), pin!(turns.wait()));
-        assert!(first.as_mut().now_or_never().is_none());
-        assert!(second.as_mut().now_or_never().is_none());
+        let (mut first, mut second) = (pin!(wait(&turns)), pin!(wait(&turns)));
+        assert!(ended(&mut first).is_none());
+        assert!(ended(&mut second).is_none());
         // One is made: one of those who wait looks, not both.
         taken.remove(0).end(true);
-        assert!(matches!(first.as_mut().now_or_never(), Some(Ok(()))));
-        assert!(second.as_mut().now_or_never().is_none());
+        assert!(matches!(ended(&mut first), Some(Ok(()))));
+        assert!(ended(&mut second).is_none());
         // One comes back.
         turns.one();
-        assert!(matches!(second.as_mut().now_or_never(), Some(Ok(()))));
+        assert!(matches!(ended(&mut second), Some(Ok(()))));
         drop(taken);
         assert!(!turns.are_taken());
     }
 
     #[tokio::test]
-    async fn who_waits_fails_with_an_attempt_and_who_comes_later_does_not() {
+    async fn who_waits_fails_with_several_attempts_in_a_row_and_who_comes_later_does_not() {
         let turns = Turns::default();
-        let (turn, other) = (turns.take(), turns.take());
-        let (mut first, mut second) = (pin!(turns.wait()), pin!(turns.wait()));
-        assert!(first.as_mut().now_or_never().is_none());
-        assert!(second.as_mut().now_or_never().is_none());
-        turn.end(false);
+        let other = turns.take();
+        let (mut first, mut second) = (pin!(wait(&turns)), pin!(wait(&turns)));
+        assert!(ended(&mut first).is_none());
+        assert!(ended(&mut second).is_none());
+        for _ in 0..IN_A_ROW {
+            turns.take().end(false);
+        }
         for waiting in [first, second] {
             assert!(matches!(
                 waiting.now_or_never(),
-                Some(Err(ConnectError::Shared))
+                Some(Err(UpstreamError::Connect(ConnectError::Shared)))
             ));
         }
         // Who comes later looks once in vain, perhaps, but has not failed.
-        let once = turns.wait().now_or_never();
+        let once = wait(&turns).now_or_never();
         assert!(!matches!(once, Some(Err(_))));
-        let mut later = pin!(turns.wait());
-        assert!(later.as_mut().now_or_never().is_none());
+        let mut later = pin!(wait(&turns));
+        assert!(ended(&mut later).is_none());
         // It was given up, which says nothing about the endpoint.
         drop(other);
-        assert!(matches!(later.now_or_never(), Some(Ok(()))));
+        assert!(matches!(ended(&mut later), Some(Ok(()))));
         assert_eq!((turns.waiting.get(), turns.taken.get()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn attempts_that_fail_now_and_then_fail_nobody_who_waits() {
+        let turns = Turns::default();
+        for _ in 0..10 {
+            for made in [false, false, false, true] {
+                let mut waiting = pin!(wait(&turns));
+                let looked = ended(&mut waiting);
+                assert!(!matches!(looked, Some(Err(_))));
+                turns.take().end(made);
+                if looked.is_none() {
+                    assert!(
+                        matches!(ended(&mut waiting), Some(Ok(()))),
+                        "it looks again"
+                    );
+                }
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_longer_than_connecting_may_take() {
+        let turns = Turns::default();
+        let began = Instant::now();
+        let waited = wait(&turns).await;
+        let late = matches!(waited, Err(UpstreamError::Overflow("connections")));
+        assert!(late, "{waited:?}");
+        assert_eq!(began.elapsed(), Duration::from_secs(60));
+        assert_eq!(turns.waiting.get(), 0);
     }
 }
