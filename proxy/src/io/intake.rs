@@ -16,8 +16,9 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Sleep, sleep};
 
-/// What was taken beyond what was allowed counts the next time, but no more of it than this.
-const DEBT: i64 = 1 << 20;
+/// What was taken beyond what was allowed counts the next time, but no more of it than this: at the least that is ever allowed
+/// it is paid off before a client whose window updates wait meanwhile is taken for one that takes nothing.
+const DEBT: i64 = 64 << 10;
 /// How long a reader waits before it tries again.
 const MOMENT: Duration = Duration::from_millis(2);
 

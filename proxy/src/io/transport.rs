@@ -309,6 +309,31 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_one_takes_far_beyond_what_is_allowed_does_not_hold_the_others_up_for_long() {
+        let (mut client, server) = pair().await;
+        client.write_all(b"window").await.unwrap();
+        let intake = Intake::limited();
+        let mut transport = Transport::new(server);
+        transport.takes_in(intake.clone());
+        transport.tcp().readable().await.unwrap();
+        intake.allow(4096);
+        intake.take(64 << 20);
+        let mut window = [0; 6];
+        let looks = async {
+            for look in 0.. {
+                assert!(look * 3 < 100, "it waits for longer than a client may");
+                tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+                intake.allow(4096);
+            }
+        };
+        tokio::select! {
+            read = transport.read_exact(&mut window) => assert_eq!(read.unwrap(), 6),
+            () = looks => unreachable!(),
+        }
+        assert_eq!(&window, b"window");
+    }
+
     #[tokio::test]
     async fn probe_tells_an_open_connection_from_a_closed_one() {
         let (client, server) = pair().await;
