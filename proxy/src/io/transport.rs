@@ -42,10 +42,10 @@ impl Ahead {
         reader: &mut Reader,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        ready!(reader.poll_turn(tcp, cx))?;
+        let most = ready!(reader.poll_turn(tcp, cx))?;
         self.bytes = SPARE.take();
         self.bytes.resize(READ_AHEAD, 0);
-        let mut large = ReadBuf::new(&mut self.bytes);
+        let mut large = ReadBuf::new(&mut self.bytes[..most.min(READ_AHEAD)]);
         let read = Pin::new(tcp).poll_read(cx, &mut large);
         (self.start, self.end) = (0, large.filled().len());
         reader.took(self.end);
@@ -118,6 +118,22 @@ impl Transport {
         self.reader = Reader::of(intake);
     }
 
+    /// Reads less than there is room for.
+    #[cold]
+    fn poll_read_little(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+        most: usize,
+    ) -> Poll<io::Result<()>> {
+        let mut little = ReadBuf::new(buf.initialize_unfilled_to(most));
+        let read = Pin::new(&mut self.tcp).poll_read(cx, &mut little);
+        let length = little.filled().len();
+        buf.advance(length);
+        self.reader.took(length);
+        read
+    }
+
     /// The socket.
     #[must_use]
     pub fn tcp(&self) -> &TcpStream {
@@ -166,7 +182,10 @@ impl AsyncRead for Transport {
             this.ahead.give(buf);
             return Poll::Ready(Ok(()));
         }
-        ready!(this.reader.poll_turn(&this.tcp, cx))?;
+        let most = ready!(this.reader.poll_turn(&this.tcp, cx))?;
+        if most < buf.remaining() {
+            return this.poll_read_little(cx, buf, most);
+        }
         let before = buf.filled().len();
         let read = Pin::new(&mut this.tcp).poll_read(cx, buf);
         this.reader.took(buf.filled().len() - before);
@@ -216,6 +235,7 @@ impl AsyncWrite for Transport {
 
 #[cfg(test)]
 mod tests {
+    use prometheus_client::metrics::counter::Counter;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
@@ -282,7 +302,7 @@ mod tests {
         for ahead in [false, true] {
             let (mut client, server) = pair().await;
             client.write_all(&[7; 10]).await.unwrap();
-            let (intake, mut three) = (Intake::limited(), [0; 3]);
+            let (intake, mut three) = (Intake::limited(Counter::default()), [0; 3]);
             let mut transport = Transport::new(server);
             transport.reads_ahead = ahead;
             transport.takes_in(intake.clone());
@@ -293,7 +313,7 @@ mod tests {
             transport.read_exact(&mut rest).await.unwrap();
             client.write_all(&[7; 10]).await.unwrap();
             transport.tcp().readable().await.unwrap();
-            tokio::time::timeout(std::time::Duration::ZERO, intake.used_up())
+            tokio::time::timeout(std::time::Duration::ZERO, intake.runs_low())
                 .await
                 .expect("it is used up");
             let more = async {
@@ -313,7 +333,7 @@ mod tests {
     async fn what_one_takes_far_beyond_what_is_allowed_does_not_hold_the_others_up_for_long() {
         let (mut client, server) = pair().await;
         client.write_all(b"window").await.unwrap();
-        let intake = Intake::limited();
+        let intake = Intake::limited(Counter::default());
         let mut transport = Transport::new(server);
         transport.takes_in(intake.clone());
         transport.tcp().readable().await.unwrap();
@@ -332,6 +352,35 @@ mod tests {
             () = looks => unreachable!(),
         }
         assert_eq!(&window, b"window");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_long_reads_a_little_and_only_as_long_as_few_do() {
+        for (ahead, taken, expected) in [
+            (false, 1, Some(256)),
+            (true, 1, Some(256)),
+            (false, 40 << 10, None),
+        ] {
+            let (mut client, server) = pair().await;
+            client.write_all(&[7; 4096]).await.unwrap();
+            let delayed = Counter::default();
+            let intake = Intake::limited(delayed.clone());
+            let mut transport = Transport::new(server);
+            transport.reads_ahead = ahead;
+            transport.takes_in(intake.clone());
+            transport.tcp().readable().await.unwrap();
+            intake.allow(0);
+            intake.take(taken);
+            let (mut much, begun) = ([0; 4096], tokio::time::Instant::now());
+            let longest = std::time::Duration::from_millis(100);
+            let read = tokio::time::timeout(longest, transport.read(&mut much)).await;
+            let read = read.ok().map(Result::unwrap);
+            assert_eq!(read, expected, "{ahead} {taken}");
+            // 2, 4, 8, and 16 ms.
+            assert!(begun.elapsed() >= std::time::Duration::from_millis(30));
+            assert_eq!(intake.left(), -(taken as i64 + read.unwrap_or(0) as i64));
+            assert_eq!(delayed.get(), 1);
+        }
     }
 
     #[tokio::test]

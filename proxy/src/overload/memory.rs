@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
@@ -106,9 +107,9 @@ impl Default for Shared {
 
 impl Pressure {
     /// Of a process that has one.
-    fn limited() -> Self {
+    fn limited(delayed: Counter) -> Self {
         Self(Arc::new(Shared {
-            intake: Intake::limited(),
+            intake: Intake::limited(delayed),
             ..Shared::default()
         }))
     }
@@ -216,6 +217,7 @@ impl Pressure {
 pub struct MemoryMetrics {
     used: Gauge<u64, AtomicU64>,
     limit: Gauge<u64, AtomicU64>,
+    delayed: Counter,
 }
 
 impl MemoryMetrics {
@@ -232,6 +234,11 @@ impl MemoryMetrics {
             "memory_limit_bytes",
             "Memory that the sidecar may use; 0 where there is no limit",
             metrics.limit.clone(),
+        );
+        registry.register(
+            "memory_delayed_reads",
+            "Reads that waited because as much was read as there is room for",
+            metrics.delayed.clone(),
         );
         metrics
     }
@@ -264,7 +271,7 @@ impl Memory {
         Some(Self {
             limit,
             cgroup,
-            pressure: Pressure::limited(),
+            pressure: Pressure::limited(metrics.delayed.clone()),
             metrics,
         })
     }
@@ -345,7 +352,7 @@ impl Memory {
         tokio::select! {
             biased;
             () = pause => {}
-            () = self.pressure.intake().used_up(), if level < Level::High => {}
+            () = self.pressure.intake().runs_low(), if level < Level::High => {}
         }
     }
 
@@ -492,7 +499,7 @@ mod tests {
         let memory = Memory {
             limit: 100 << 20,
             cgroup: None,
-            pressure: Pressure::limited(),
+            pressure: Pressure::limited(Counter::default()),
             metrics: MemoryMetrics::default(),
         };
         let paused = async |percent: u64, level, read: usize| {
@@ -502,8 +509,8 @@ mod tests {
             memory.pause(percent << 20, level).await;
             begun.elapsed()
         };
-        assert_eq!(paused(10, Level::Normal, 9).await, LOOKS[2].1);
-        assert_eq!(paused(10, Level::Normal, 10).await, Duration::ZERO);
+        assert_eq!(paused(10, Level::Normal, 4).await, LOOKS[2].1);
+        assert_eq!(paused(10, Level::Normal, 5).await, Duration::ZERO);
         assert_eq!(paused(82, Level::High, 10).await, LOOKS[0].1);
     }
 
