@@ -1,12 +1,12 @@
 //! What the sidecar can bear: how many connections it takes in, and whether it takes on another request.
 //!
 //! At a limit what is open goes on, and what is new waits in the kernel until there is room again, which costs nothing,
-//! or is answered 503 if it is a request. Where memory is all but used up, those who hold it are given up before the kernel
-//! ends them all, in this order: whose clients do not take their answers, those first that have many, whose app does not take
-//! their requests, who moves much, and, if there is nobody else, who came last. Requests are refused where many answers wait
-//! already, and where there is nobody left to give up: first those of connections that have not had one served.
-//! Until then no more is read than there is room for: a client that behaves waits for moments and loses nothing.
-//! Looking costs a request one relaxed load, and with a limit of memory an addition. Files that the process may open are
+//! or is answered 503 if it is a request. Where memory is short, from 80 % on, what is kept of requests for another attempt goes.
+//! Where it is all but used up, those who hold it are given up before the kernel ends them all, in this order: whose clients do
+//! not take their answers, those first that have many, whose app does not take their requests, who moves much, and, if there is
+//! nobody else, who came last. Requests are refused where many answers wait already, and where there is nobody left to give up:
+//! first those of connections that have not had one served. Until then no more is read than there is room for: a client that
+//! behaves waits for moments and loses nothing. Looking costs a request one relaxed load, and with a limit of memory an addition. Files that the process may open are
 //! shared out in advance, so that every connection that was accepted can have one upstream, and that the admin endpoint and
 //! the control plane are reached whatever happens on the data path.
 
@@ -380,7 +380,7 @@ mod tests {
     async fn connections_wait_while_memory_is_short_and_requests_are_refused_when_it_is_shorter() {
         let overload = Overload::default();
         overload.use_memory(79);
-        let unread = Unread::default();
+        let unread = Unread::of(false);
         let refuses = || [true, false].map(|served| overload.refuses_requests(served, &unread));
         assert!(overload.full(Direction::Inbound).is_none());
         assert_eq!(refuses(), [false, false]);

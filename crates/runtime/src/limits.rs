@@ -2,7 +2,8 @@
 //!
 //! Names, readers and defaults in one place, because two programs must agree on them: the injector refuses a pod for a
 //! value that its sidecar could not read. The defaults are generous: what moves is not ended, unless so little of it comes
-//! that it only holds its place, and what stands still only after long enough for nobody to have meant it. Nothing here says who a sidecar is or whom it trusts.
+//! that it only holds its place, and what stands still only after long enough for nobody to have meant it. Nothing here says
+//! who a sidecar is or whom it trusts.
 
 mod bounds;
 mod http2;

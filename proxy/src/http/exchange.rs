@@ -76,6 +76,8 @@ impl Connection {
                 worker.settings.keep_ingress_headers,
             ),
         );
+        // A sidecar puts its clients on one connection.
+        let unread = Unread::of(downstream.is_mesh_peer());
         Self {
             worker,
             downstream: Rc::new(downstream),
@@ -89,7 +91,7 @@ impl Connection {
             calm: None,
             given_up: GivenUp::default(),
             taking: Taking::default(),
-            unread: Unread::default(),
+            unread,
             crowd: Crowd::default(),
             unwanted: Notify::new(),
             why: Cell::new((Limit::H2GivenUp, "")),

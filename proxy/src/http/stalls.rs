@@ -147,7 +147,7 @@ mod tests {
 
     fn known(newest: &Newest) -> impl FnMut(&Context<'_>, usize) -> Waiting {
         let peer = std::net::SocketAddr::from(([10, 1, 0, 9], 1));
-        let unread = Unread::default();
+        let unread = Unread::of(false);
         move |cx, source| {
             let waker = cx.waker().clone();
             newest.waits(Direction::Inbound, peer, source, &unread, waker)

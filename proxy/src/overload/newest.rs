@@ -18,8 +18,9 @@ use crate::conn::Direction;
 
 /// One in so many is given up at a time, at least one.
 const SHARE: usize = 16;
-/// Answers that may wait on a connection at once before they are given up together.
+/// Answers that may wait on a connection at once before they are given up together, and on one that many clients share.
 const FEW: u32 = 32;
+const FEW_SHARED: u32 = 8 * FEW;
 /// How long each of more than these must have waited, in milliseconds: longer than a packet is on its way within a cluster.
 const MANY_PATIENCE: u64 = 20;
 
@@ -43,21 +44,32 @@ struct Connection {
 }
 
 /// How many answers of a connection wait for its client. Clones share it.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Unread(Rc<Cell<u32>>);
+#[derive(Clone, Debug)]
+pub(crate) struct Unread {
+    waiting: Rc<Cell<u32>>,
+    few: u32,
+}
 
 impl Unread {
+    /// Of a connection that is one client's, or that many share.
+    pub(crate) fn of(shared: bool) -> Self {
+        Self {
+            waiting: Rc::default(),
+            few: if shared { FEW_SHARED } else { FEW },
+        }
+    }
+
     /// Whether there are so many that they are given up together, and that there should not be more.
     pub(crate) fn are_many(&self) -> bool {
-        self.0.get() > FEW
+        self.waiting.get() > self.few
     }
 
     fn add(&self) {
-        self.0.set(self.0.get().saturating_add(1));
+        self.waiting.set(self.waiting.get().saturating_add(1));
     }
 
     fn take(&self) {
-        self.0.set(self.0.get().saturating_sub(1));
+        self.waiting.set(self.waiting.get().saturating_sub(1));
     }
 }
 
@@ -500,7 +512,7 @@ mod tests {
         let woken = Arc::new(Woken::default());
         let wait = |port| {
             let waker = waker(woken.clone());
-            newest.waits(Direction::Inbound, peer(port), 0, &Unread::default(), waker)
+            newest.waits(Direction::Inbound, peer(port), 0, &Unread::of(false), waker)
         };
         let mut waiting: Vec<_> = (1..=20).map(wait).collect();
         waiting.remove(0);
@@ -531,10 +543,12 @@ mod tests {
             (Haste::Great, 0),
         ] {
             let newest = Newest::default();
-            let (few, many) = (Unread::default(), Unread::default());
+            let (few, many, shared) = (Unread::of(false), Unread::of(false), Unread::of(true));
             let few_wait: Vec<_> = (0..FEW).map(|_| wait(&newest, 1, &few)).collect();
             let many_wait: Vec<_> = (0..=FEW).map(|_| wait(&newest, 2, &many)).collect();
-            assert!(!few.are_many() && many.are_many());
+            let clients = (0..FEW_SHARED).map(|_| wait(&newest, 1, &shared));
+            let clients: Vec<_> = clients.collect();
+            assert!(!few.are_many() && many.are_many() && !shared.are_many());
             waited(&newest, 1, 0);
             waited(&newest, 2, 0);
             if patience > 0 {
@@ -547,7 +561,11 @@ mod tests {
             assert!(many_wait.iter().all(Waiting::is_given_up), "{haste:?}");
             drop(many_wait);
             assert!(!many.are_many(), "{haste:?}");
-            assert!(!few_wait.iter().any(Waiting::is_given_up), "{haste:?}");
+            let mut others = few_wait.iter().chain(&clients);
+            assert!(!others.any(Waiting::is_given_up), "{haste:?}");
+            let one_more = wait(&newest, 1, &shared);
+            assert!(shared.are_many(), "{haste:?}");
+            drop(one_more);
         }
     }
 
@@ -560,7 +578,7 @@ mod tests {
         let newest = Newest::default();
         let tasks = forty(&newest).await;
         let wait = |port, source| {
-            let (waker, unread) = (futures_util::task::noop_waker(), Unread::default());
+            let (waker, unread) = (futures_util::task::noop_waker(), Unread::of(false));
             newest.waits(Direction::Inbound, peer(port), source, &unread, waker)
         };
         let given_up = |connection| {
