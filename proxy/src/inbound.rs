@@ -153,7 +153,12 @@ async fn look(
     if policy.declared_http {
         let first = detect(tcp, seen, None);
         let carries = overload.wait_for(Direction::Inbound, patience.first_request, first);
-        return Ok(carries.await.ok_or(Unseen::NoRequest)??);
+        return match carries.await {
+            Some(carries) => Ok(carries?),
+            None if seen.is_empty() => Err(Unseen::NoRequest),
+            // It has begun, and has little time from there.
+            None => Ok(detect(tcp, seen, None).await?),
+        };
     }
     let carries = detect(tcp, seen, Some(SILENCE)).await?;
     if carries != Carries::Silence {

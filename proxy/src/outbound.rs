@@ -125,7 +125,12 @@ async fn look(
             let carries = worker
                 .overload
                 .wait_for(Direction::Outbound, patience, first);
-            carries.await.unwrap_or(Ok(Carries::Silence))
+            match carries.await {
+                Some(carries) => carries,
+                None if seen.is_empty() => Ok(Carries::Silence),
+                // It has begun, and has little time from there.
+                None => detect(tcp, seen, None).await,
+            }
         }
         Some(Protocol::Detect { .. }) | None => detect(tcp, seen, Some(SILENCE)).await,
     }

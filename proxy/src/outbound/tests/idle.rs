@@ -130,3 +130,43 @@ async fn an_inbound_client_that_says_nothing_where_http_is_declared_is_closed_an
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_whose_first_bytes_have_come_is_heard_though_others_need_the_room() {
+    local(async {
+        let http = Protocol::Http(crate::config::listener::RouteSource::Inline(Arc::default()));
+        let mut declared = inbound_config(true);
+        let mut inbound = (**declared.inbound.as_ref().unwrap()).clone();
+        inbound.default.protocol = Protocol::Http(Arc::default());
+        declared.inbound = Some(Arc::new(inbound));
+        let listener = OutboundListener {
+            name: "o".into(),
+            address: SERVICE,
+            protocol: http,
+        };
+        let listener = Lookup::Known(Arc::new(listener));
+        declared.outbound.insert(SERVICE, listener);
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            let sidecar = Sidecar::new(Ca::new().identity("web"), declared.clone());
+            sidecar.worker.overload.fill(direction);
+            let to = match direction {
+                Direction::Inbound => listen().await.1,
+                Direction::Outbound => SERVICE,
+            };
+            let mut client = through(&sidecar, to, direction).await;
+            tokio::time::sleep(Duration::from_secs(9)).await;
+            client.write_all(b"GET / HT").await.unwrap();
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            client
+                .write_all(b"TP/1.1\r\nhost: a\r\n\r\n")
+                .await
+                .unwrap();
+            let mut answer = [0; 9];
+            client.read_exact(&mut answer).await.unwrap();
+            assert_eq!(&answer, b"HTTP/1.1 ", "{direction:?}");
+            let limits = &sidecar.worker.limits;
+            assert_eq!(limits.count(Limit::FirstRequest, direction), 0);
+        }
+    })
+    .await;
+}
