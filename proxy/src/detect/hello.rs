@@ -140,7 +140,8 @@ fn server_name(content: &[u8]) -> Option<Option<Arc<str>>> {
                 .filter(|name| name.is_ascii())?;
             // The dot at the end of a full name is not to be sent, and means nothing where it is.
             let name = name.strip_suffix('.').unwrap_or(name);
-            return Some(Some(name.to_ascii_lowercase().into()));
+            let name = Some(name).filter(|name| !name.is_empty());
+            return Some(name.map(|name| name.to_ascii_lowercase().into()));
         }
     }
     Some(None)

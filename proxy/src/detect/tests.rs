@@ -184,6 +184,14 @@ fn a_dot_at_the_end_of_a_server_name_means_nothing() {
         panic!("a ClientHello")
     };
     assert_eq!(hello.server_name.as_deref(), Some("shop.example"));
+    // Where there is nothing else there is no name.
+    let mut flight = client_hello("x", &[]);
+    let end = flight.windows(4).position(|it| it == [0, 0, 1, b'x']);
+    flight[end.unwrap() + 3] = b'.';
+    let Some(Carries::Tls(hello)) = classify(&flight) else {
+        panic!("a ClientHello")
+    };
+    assert_eq!(hello.server_name, None);
 }
 
 proptest! {
