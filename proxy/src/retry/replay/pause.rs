@@ -58,7 +58,9 @@ impl Pause {
                 if bytes - self.from < least(patience) {
                     return Poll::Ready(());
                 }
-                (self.waited, self.from, left) = (Duration::ZERO, bytes, patience.body);
+                // The wait of now counts whole, so that no pause is longer than one may be.
+                (self.waited, self.from) = (now - since, bytes);
+                left = patience.body.saturating_sub(self.waited);
                 since = now;
                 self.since = Some(since);
             }
@@ -102,6 +104,25 @@ mod tests {
             advance(between).await;
         }
         None
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_is_no_longer_than_it_may_be_however_much_came_before() {
+        let patience = Patience::default();
+        let mut pause = Pause::new(&patience, 0);
+        let mut wait = async |bytes| {
+            let begun = Instant::now();
+            let all = poll_fn(|cx| pause.poll(cx, &patience, bytes));
+            let late = tokio::time::timeout(patience.body - SECOND, all).await.is_ok();
+            pause.interrupt();
+            (late, begun.elapsed())
+        };
+        // The first window ends in the second wait.
+        assert_eq!(wait(0).await, (false, patience.body - SECOND));
+        assert_eq!(wait(1 << 20).await, (false, patience.body - SECOND));
+        let begun = Instant::now();
+        poll_fn(|cx| pause.poll(cx, &patience, 2 << 20)).await;
+        assert_eq!(begun.elapsed(), patience.body);
     }
 
     #[tokio::test(start_paused = true)]
