@@ -121,7 +121,10 @@ pub(super) fn has_waited(since: u64, patience: u64) -> bool {
 /// Milliseconds by a clock of this process; the first is [`PATIENCE`] after 1.
 pub(super) fn now() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
-    let elapsed = START.get_or_init(Instant::now).elapsed();
+    let start = *START.get_or_init(Instant::now);
+    // As timers do; tests stop that clock.
+    let now = tokio::time::Instant::now().into_std();
+    let elapsed = now.saturating_duration_since(start);
     u64::try_from(elapsed.as_millis()).map_or(u64::MAX, |now| now.saturating_add(1 + PATIENCE))
 }
 

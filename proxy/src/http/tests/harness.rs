@@ -83,6 +83,18 @@ pub(super) fn run_still<T>(test: impl Future<Output = T>) -> T {
     })
 }
 
+/// Moves the clock of [`run_still`] on while the test runs: a millisecond each time that everybody has had some turns.
+pub(super) fn tick() {
+    tokio::task::spawn_local(async {
+        loop {
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+    });
+}
+
 /// One sidecar.
 pub(super) struct Sidecar {
     pub(super) worker: Rc<Worker>,

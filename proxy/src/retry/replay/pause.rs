@@ -113,7 +113,9 @@ mod tests {
         let mut wait = async |bytes| {
             let begun = Instant::now();
             let all = poll_fn(|cx| pause.poll(cx, &patience, bytes));
-            let late = tokio::time::timeout(patience.body - SECOND, all).await.is_ok();
+            let late = tokio::time::timeout(patience.body - SECOND, all)
+                .await
+                .is_ok();
             pause.interrupt();
             (late, begun.elapsed())
         };
