@@ -1,5 +1,6 @@
 //! Request bodies that do not move while memory is short: who holds it goes, and whoever moves does not.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -192,5 +193,44 @@ fn requests_that_no_app_takes_stay_while_there_is_time() {
             let gone = sidecar.worker.requests.get() == 0;
             assert_eq!(gone, haste == Haste::Great, "{haste:?}");
         }
+    });
+}
+
+#[test]
+fn a_request_that_waits_for_its_connection_is_not_one_that_no_app_takes() {
+    run_still(async {
+        tick();
+        let closing = raw_app(|mut tcp| async move {
+            read_head(&mut tcp).await;
+        })
+        .await;
+        // It takes no part in the handshake.
+        let silent = raw_app(|tcp| async move {
+            let _tcp = tcp;
+            std::future::pending::<()>().await;
+        })
+        .await;
+        let mut endpoints = plain(&[closing]);
+        endpoints.extend(meshed(&[silent], "reviews"));
+        let mut cluster = cluster("c", endpoints);
+        cluster.connect_timeout = Duration::from_secs(60);
+        let state = cluster.state.clone();
+        // Round robin goes by address.
+        state.next.store(u32::from(silent < closing), Relaxed);
+        let sidecar = Sidecar::new(outbound(vec![route_to("c")], vec![cluster]));
+        let mut io = sidecar.client(Http1);
+        let begins =
+            b"PUT / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n6\r\na body\r\n";
+        io.write_all(begins).await.unwrap();
+        while state.retries.load(Relaxed) == 0 || state.pending.load(Relaxed) == 0 {
+            yield_now().await;
+        }
+        let begun = tokio::time::Instant::now();
+        while begun.elapsed() < Duration::from_millis(300) {
+            let helped = sidecar.worker.uploads.give_up(Haste::Great);
+            assert!(!helped, "nothing can go");
+            yield_now().await;
+        }
+        assert_eq!(sidecar.worker.requests.get(), 1);
     });
 }
