@@ -303,7 +303,9 @@ async fn row_38_without_keys_the_ca_is_unavailable_and_lets_nobody_in() {
     // They are looked for once a second.
     let mut answer = Err(status);
     while let Err(status) = answer {
-        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        // A fast machine asks more often than it may.
+        let goes_on = [Code::Unavailable, Code::ResourceExhausted].contains(&status.code());
+        assert!(goes_on, "{status:?}");
         answer = plane.certify(None, Some(&token)).await;
     }
 }
