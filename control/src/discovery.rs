@@ -21,8 +21,8 @@ mod variant;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
@@ -36,7 +36,7 @@ use tulle_runtime::names::agent;
 use tulle_runtime::tasks::Tasks;
 use tulle_xds_proto::ResourceType;
 
-use crate::app::listener::Bounds;
+use crate::app::listener::{Bounds, Stranger};
 use crate::ca::Requests;
 use crate::limit::{Gate, Reached};
 use crate::store::{Kind, ObjectKey, Store, Update, Updates, World};
@@ -99,9 +99,18 @@ pub(crate) struct Peer {
     pub(crate) id: Option<SpiffeId>,
     /// Why it is told to go: it has more connections than its share.
     pub(crate) over: Option<&'static str>,
+    /// The room that its connection has without a certificate.
+    pub(crate) stranger: Weak<Stranger>,
 }
 
 impl Peer {
+    /// Its client has asked for something that it may ask for.
+    pub(crate) fn spoke(&self) {
+        if let Some(stranger) = self.stranger.upgrade() {
+            stranger.spoke();
+        }
+    }
+
     /// Refuses whatever comes over a connection that is one too many.
     pub(crate) fn within_its_share(&self) -> Result<(), Status> {
         self.over

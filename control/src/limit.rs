@@ -4,11 +4,13 @@
 
 mod gate;
 mod kept;
+mod network;
 mod pace;
 mod shares;
 
 pub(crate) use gate::Gate;
 pub(crate) use kept::Kept;
+pub(crate) use network::network;
 pub(crate) use pace::Pace;
 pub(crate) use shares::{Share, Shares};
 

@@ -187,7 +187,12 @@ mod tests {
             let row = rows().find(|line| line.starts_with('|') && line.contains(&name));
             let row = row.unwrap_or_else(|| panic!("{name} is in no row"));
             let default = option.get_default_values()[0].to_string_lossy();
-            let mut numbers = row.split(|c: char| !c.is_ascii_digit());
+            let columns: Vec<_> = row.split('|').map(str::trim).collect();
+            let [_, _, named, defaults, _, _] = columns[..] else {
+                panic!("four columns: {row}");
+            };
+            assert!(named.contains(&name), "{name}: {row}");
+            let mut numbers = defaults.split(|c: char| !c.is_ascii_digit());
             assert!(
                 numbers.any(|number| number == default),
                 "{name} {default}: {row}"

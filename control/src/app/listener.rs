@@ -4,11 +4,11 @@
 //! each request knows who is on the other end.
 
 mod connection;
-mod handshakes;
+mod crowd;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
@@ -22,19 +22,24 @@ use tulle_identity::{ClientAuth, Identity, SpiffeId, peer_id};
 use tulle_runtime::tasks::Tasks;
 
 use crate::discovery::Peer;
-use crate::limit::{Gate, Reached, Share, Shares};
+use crate::limit::{Gate, Reached, Share, Shares, network};
 
 pub(crate) use connection::Connection;
 use connection::{Ends, Places};
-use handshakes::Handshakes;
+use crowd::{Crowd, Most};
+pub(crate) use crowd::{Grace, Stranger};
 
 /// Handshakes at a time.
 const HANDSHAKES: usize = 1024;
 /// Handshakes at a time with one address. A node's worth of pods may be behind one, and come at once when a control plane is
 /// back: with 32, of a thousand that did most had not come in within half a minute.
 const HANDSHAKES_OF_ADDRESS: usize = 256;
-/// How old a handshake must be to be given up for another one: without a word from its client, and with.
-const HANDSHAKE_GRACE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(5));
+/// How old a handshake must be to be given up for another one.
+const HANDSHAKE_GRACE: Grace = Grace {
+    crowded: Duration::from_millis(125),
+    silent: Duration::from_secs(2),
+    spoke: Duration::from_secs(5),
+};
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A connection lives no longer than this, whatever its certificate says.
@@ -45,6 +50,13 @@ const CONNECTIONS: usize = 16_384;
 const ANONYMOUS: usize = 1024;
 /// How long a connection without a client certificate lives: it is good for one certificate request.
 const ANONYMOUS_LIFE: Duration = Duration::from_secs(30);
+/// How old a connection without a client certificate must be to be given up for another one. A request may take 10 s; and as
+/// the handshake costs more than a hello, nobody's place is taken sooner because his address is crowded.
+const ANONYMOUS_GRACE: Grace = Grace {
+    crowded: Duration::from_secs(2),
+    silent: Duration::from_secs(2),
+    spoke: Duration::from_secs(10),
+};
 /// Connections of one client, which is an address and an identity: a node's worth of pods behind one address, all of one
 /// service account, each with a stream and a spare.
 const OF_CLIENT: usize = 1024;
@@ -67,8 +79,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 enum Place {
     /// Among those of its client, and of its identity.
     Known(Share<(IpAddr, SpiffeId)>, Share<SpiffeId>),
-    /// Among those without a certificate, and of its address.
-    Anonymous(OwnedSemaphorePermit, Share<IpAddr>),
+    /// Among those without a certificate.
+    Anonymous(Arc<Stranger>),
     /// Among those that are told to go.
     Refused(OwnedSemaphorePermit),
 }
@@ -78,22 +90,24 @@ enum Place {
 pub(crate) struct Bounds {
     /// Connections at a time; more wait in the kernel's queue.
     pub(crate) connections: usize,
-    /// Of these, connections without a client certificate; more are closed.
+    /// Of these, connections without a client certificate; for one more, the oldest of the address that has most is given up.
     pub(crate) anonymous: usize,
     /// Connections of one identity at one address; more are refused.
     pub(crate) of_client: usize,
     /// Connections of one identity, wherever they come from; more are refused.
     pub(crate) of_identity: usize,
-    /// Connections without a client certificate from one address; more are closed.
+    /// Connections without a client certificate from one address; for one more, its oldest is given up.
     pub(crate) anonymous_of_address: usize,
+    /// How old one of them must be to be given up for another one.
+    pub(crate) anonymous_grace: Grace,
     /// How long a connection without a client certificate lives.
     pub(crate) anonymous_life: Duration,
     /// Handshakes at a time; for one more, the oldest of the address that has most is given up.
     pub(crate) handshakes: usize,
     /// Handshakes at a time with one address; for one more, its oldest is given up.
     pub(crate) handshakes_of_address: usize,
-    /// How old a handshake must be to be given up for another one: without a word from its client, and with.
-    pub(crate) handshake_grace: (Duration, Duration),
+    /// How old a handshake must be to be given up for another one.
+    pub(crate) handshake_grace: Grace,
     /// Control frames of HTTP/2 on a connection beyond what its messages need; one with more is ended.
     pub(crate) control_frames: u32,
     /// How long a client may take nothing of what waits for it.
@@ -108,6 +122,7 @@ impl Default for Bounds {
             of_client: OF_CLIENT,
             of_identity: CONNECTIONS / 2,
             anonymous_of_address: ANONYMOUS_OF_ADDRESS,
+            anonymous_grace: ANONYMOUS_GRACE,
             anonymous_life: ANONYMOUS_LIFE,
             handshakes: HANDSHAKES,
             handshakes_of_address: HANDSHAKES_OF_ADDRESS,
@@ -179,21 +194,32 @@ pub(crate) fn accept(
         config: Mutex::new(None),
         metrics,
         connections: Arc::new(Semaphore::new(bounds.connections)),
-        anonymous: Arc::new(Semaphore::new(bounds.anonymous)),
+        strangers: Crowd::new(
+            Most {
+                many: bounds.anonymous,
+                name: "anonymous_connections",
+            },
+            Most {
+                many: bounds.anonymous_of_address,
+                name: "anonymous_connections_of_address",
+            },
+            bounds.anonymous_grace,
+        ),
         refused: Arc::new(Semaphore::new(REFUSED)),
         bounds,
         clients: Shares::default(),
         identities: Shares::default(),
-        addresses: Shares::default(),
         told: Gate::default(),
         failures_told: Gate::default(),
         full_told: Gate::default(),
+        files_told: Gate::default(),
     });
     let (owner, cancelled) = (tasks.clone(), tasks.cancelled());
     tasks.spawn("xds-listener", async move {
         tokio::select! {
             () = cancelled => {}
             () = connections.known.closed() => {}
+            () = connections.others.closed() => {}
             () = accept_loop(listener, acceptor, &connections, &owner) => {}
         }
     });
@@ -210,23 +236,32 @@ async fn accept_loop(
     tasks: &Tasks,
 ) {
     let bounds = acceptor.bounds;
-    let handshakes = Handshakes::new(
-        bounds.handshakes,
-        bounds.handshakes_of_address,
+    let handshakes = Crowd::new(
+        Most {
+            many: bounds.handshakes,
+            name: "handshakes",
+        },
+        Most {
+            many: bounds.handshakes_of_address,
+            name: "handshakes_of_address",
+        },
         bounds.handshake_grace,
     );
     loop {
-        let place = take(&acceptor.connections, || acceptor.reached()).await;
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection of a proxy");
+                acceptor.metrics.reached.count("files");
+                if let Some(left_out) = acceptor.files_told.pass() {
+                    tracing::warn!(%error, left_out, "cannot accept a connection of a proxy");
+                }
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
         };
+        let place = take(&acceptor.connections, || acceptor.reached()).await;
         let reached = |limit| acceptor.metrics.reached.count(limit);
-        let ip = address.ip().to_canonical();
+        let ip = network(address.ip());
         let Some(handshaking) = handshakes.begin(ip, reached).await else {
             acceptor.tell_over("handshakes_of_address", address, None);
             continue;
@@ -277,19 +312,20 @@ struct Acceptor {
     config: Mutex<Option<(u64, Arc<ServerConfig>)>>,
     metrics: Metrics,
     connections: Arc<Semaphore>,
-    anonymous: Arc<Semaphore>,
+    /// Connections without a client certificate.
+    strangers: Arc<Crowd>,
     refused: Arc<Semaphore>,
     bounds: Bounds,
     clients: Shares<(IpAddr, SpiffeId)>,
     identities: Shares<SpiffeId>,
-    /// Of connections without a client certificate.
-    addresses: Shares<IpAddr>,
     /// Lines about clients that have more than their share.
     told: Gate,
     /// Lines about handshakes that failed.
     failures_told: Gate,
     /// Lines about there being no room for a connection.
     full_told: Gate,
+    /// Lines about the want of file descriptors.
+    files_told: Gate,
     ends: Ends,
 }
 
@@ -323,12 +359,26 @@ impl Acceptor {
             }
             _ => (None, self.bounds.anonymous_life),
         };
-        let (share, over) = match &id {
-            Some(id) => self.place(address, id)?,
-            None => (self.anonymous_place(address)?, None),
+        let (mut over, mut stranger) = (None, Weak::new());
+        let share = match &id {
+            Some(id) => {
+                let (place, why) = self.place(address, id)?;
+                over = why;
+                place
+            }
+            None => {
+                let place = Arc::new(self.anonymous_place(address)?);
+                stranger = Arc::downgrade(&place);
+                Place::Anonymous(place)
+            }
         };
         let life = if over.is_some() { REFUSED_LIFE } else { life };
-        let peer = Peer { address, id, over };
+        let peer = Peer {
+            address,
+            id,
+            over,
+            stranger,
+        };
         let places: Places = (place, share);
         let ends = self.ends.clone();
         Ok(Connection::new(tls, peer, life, self.bounds, places, ends))
@@ -361,20 +411,14 @@ impl Acceptor {
         Ok((Place::Refused(place), Some(why)))
     }
 
-    fn anonymous_place(&self, address: SocketAddr) -> io::Result<Place> {
-        let ip = address.ip().to_canonical();
-        let most = self.bounds.anonymous_of_address;
-        let Some(share) = self.addresses.take(ip, most) else {
-            self.over("anonymous_connections_of_address", address, None);
-            return Err(io::Error::other(
-                "too many connections without a client certificate from one address",
-            ));
-        };
-        let place = self.anonymous.clone().try_acquire_owned().map_err(|_| {
-            self.metrics.reached.count("anonymous_connections");
+    /// Room for a client without a certificate, which may be that of another one.
+    fn anonymous_place(&self, address: SocketAddr) -> io::Result<Stranger> {
+        let reached = |limit| self.metrics.reached.count(limit);
+        let place = self.strangers.try_begin(network(address.ip()), reached);
+        place.map_err(|limit| {
+            self.over(limit, address, None);
             io::Error::other("too many connections without a client certificate")
-        })?;
-        Ok(Place::Anonymous(place, share))
+        })
     }
 
     /// Somebody has more than his share.

@@ -1,7 +1,7 @@
 //! The door of the CA: who may ask now, and how long a request may take, its body included.
 //!
 //! It stands before anything of a message is read. A client is an address, with the identity that its certificate proves if it
-//! shows one: those without a certificate share what their address may ask for.
+//! shows one: those without a certificate share what their address (of IPv6 its /64) may ask for.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -20,7 +20,7 @@ use tulle_identity::SpiffeId;
 
 use super::Metrics;
 use crate::discovery::Peer;
-use crate::limit::{Gate, Kept, Pace, Reached};
+use crate::limit::{Gate, Kept, Pace, Reached, network};
 
 /// How much a client may ask of the CA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,10 +44,14 @@ impl Default for Requests {
 }
 
 /// Those who ask.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Clients {
     requests: Requests,
     all: Kept<(IpAddr, Option<SpiffeId>), Client>,
+    /// Lines about what anybody asked for in vain.
+    refusals_told: Gate,
+    /// Lines about what anybody got.
+    issued_told: Gate,
 }
 
 /// One of them.
@@ -55,9 +59,9 @@ pub(super) struct Clients {
 pub(super) struct Client {
     pace: Pace,
     /// Lines about what it asked for in vain.
-    pub(super) refusals_told: Gate,
+    refusals_told: Gate,
     /// Lines about what it got.
-    pub(super) issued_told: Gate,
+    issued_told: Gate,
 }
 
 impl Clients {
@@ -65,11 +69,28 @@ impl Clients {
         Self {
             requests,
             all: Kept::default(),
+            refusals_told: Gate::wide(),
+            issued_told: Gate::wide(),
         }
     }
 
+    /// Whether there may be a line about a request in vain; if so, how many were left out.
+    pub(super) fn tells_refusal(&self, client: &Client) -> Option<u64> {
+        client.refusals_told.pass_within(&self.refusals_told)
+    }
+
+    /// The same about one that was granted.
+    pub(super) fn tells_issued(&self, client: &Client) -> Option<u64> {
+        client.issued_told.pass_within(&self.issued_told)
+    }
+
     pub(super) fn of(&self, peer: &Peer) -> Arc<Client> {
-        let who = (peer.address.ip().to_canonical(), peer.id.clone());
+        let address = peer.address.ip();
+        let address = match peer.id {
+            Some(_) => address.to_canonical(),
+            None => network(address),
+        };
+        let who = (address, peer.id.clone());
         let Requests {
             a_second, at_once, ..
         } = self.requests;
@@ -98,6 +119,7 @@ impl<S> Door<S> {
         peer.within_its_share()?;
         let Some(until) = client.pace.waits_until() else {
             client.pace.spend(1);
+            peer.spoke();
             return Ok(());
         };
         self.metrics.failed("pace");
@@ -110,7 +132,7 @@ impl<S> Door<S> {
     }
 
     fn tell(&self, peer: &Peer, client: &Client, reason: &str) {
-        if let Some(left_out) = client.refusals_told.pass() {
+        if let Some(left_out) = self.clients.tells_refusal(client) {
             let id = peer.id.as_ref().map(ToString::to_string);
             tracing::warn!(client.addr = %peer.address, client.id = id, reason, left_out, "certificate request refused");
         }
@@ -159,4 +181,54 @@ where
 
 impl<S: NamedService> NamedService for Door<S> {
     const NAME: &'static str = S::NAME;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Weak;
+
+    use super::*;
+
+    fn peer(address: &str, id: Option<&str>) -> Peer {
+        Peer {
+            address: (address.parse::<IpAddr>().expect("an address"), 4711).into(),
+            id: id.map(|id| SpiffeId::parse(id).expect("an id")),
+            over: None,
+            stranger: Weak::new(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn addresses_of_one_network_are_one_client_unless_they_show_who_they_are() {
+        let clients = Clients::new(Requests::default());
+        let web = Some("spiffe://cluster.local/ns/shop/sa/web");
+        for (one, other, id, same) in [
+            ("2001:db8::1", "2001:db8::2", None, true),
+            ("2001:db8::1", "2001:db8:0:1::1", None, false),
+            ("2001:db8::1", "2001:db8::2", web, false),
+            ("10.0.0.1", "10.0.0.2", None, false),
+        ] {
+            let (first, second) = (clients.of(&peer(one, id)), clients.of(&peer(other, id)));
+            assert_eq!(Arc::ptr_eq(&first, &second), same, "{one} {other} {id:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_clients_together_write_few_lines_and_the_last_says_how_many_are_missing() {
+        let clients = Clients::new(Requests::default());
+        let mut lines = Vec::new();
+        for i in 0..1000_u32 {
+            let address = std::net::Ipv4Addr::from(i).to_string();
+            let client = clients.of(&peer(&address, None));
+            lines.extend((0..10).filter_map(|_| clients.tells_refusal(&client)));
+        }
+        assert!((40..100).contains(&lines.len()), "{} lines", lines.len());
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let client = clients.of(&peer("10.0.0.1", None));
+        lines.extend(clients.tells_refusal(&client));
+        // Five of each client's ten went so far; it says itself what it has left out when it speaks again.
+        let told: u64 = lines.iter().sum::<u64>() + lines.len() as u64;
+        assert_eq!(told, 5 * 1000 + 1);
+        assert_eq!(clients.tells_issued(&client), Some(0), "another kind");
+    }
 }

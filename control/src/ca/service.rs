@@ -157,7 +157,7 @@ impl IstioCertificateService for CertificateService {
         let client = self.clients.of(&peer);
         let id = self.caller(request.metadata(), &peer).await.map_err(|refusal| {
             self.metrics.failed(refusal.reason());
-            if let Some(left_out) = client.refusals_told.pass() {
+            if let Some(left_out) = self.clients.tells_refusal(&client) {
                 tracing::warn!(client.addr = %peer.address, reason = %refusal, left_out, "certificate request refused");
             }
             refusal.status()
@@ -173,13 +173,13 @@ impl IstioCertificateService for CertificateService {
             )?)),
         };
         let issued = self.authority.issue(&request.csr, &id, asked).map_err(|error| {
-            if let Some(left_out) = client.refusals_told.pass() {
+            if let Some(left_out) = self.clients.tells_refusal(&client) {
                 tracing::warn!(client.addr = %peer.address, client.id = %id, error = error.full(), left_out, "certificate not issued");
             }
             self.refuse(&error)
         })?;
         self.metrics.issued();
-        if let Some(left_out) = client.issued_told.pass() {
+        if let Some(left_out) = self.clients.tells_issued(&client) {
             tracing::info!(client.addr = %peer.address, client.id = %id, left_out, "certificate issued");
         }
         Ok(Response::new(IstioCertificateResponse {

@@ -1,8 +1,8 @@
 //! Who a bearer token says the caller is.
 //!
 //! [`TokenReview`] is the seam: a JWKS file checks tokens offline here, Kubernetes' TokenReview can do it elsewhere.
-//! A reviewer that cannot decide says so; nobody is let in by default, and no key is believed that has not been in the
-//! file within the last second.
+//! A reviewer that cannot decide says so; nobody is let in by default. A key that is taken out of the file is believed for
+//! a second more, and tokens that were good until then for nine more: ten in all.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -36,7 +36,7 @@ const KEYS_FOR: Duration = Duration::from_secs(1);
 /// A token longer than this is not read.
 const MAX_TOKEN: usize = 16 * 1024;
 /// How long a verdict is believed without asking again.
-const CACHE_FOR: Duration = Duration::from_secs(10);
+const CACHE_FOR: Duration = Duration::from_secs(9);
 /// Verdicts kept at a time. With more the next are asked for again, which costs time and no memory; only good tokens have any.
 const CACHE_SIZE: usize = 4096;
 

@@ -58,9 +58,11 @@ impl Discovery {
         if let Some(until) = denials.pace.waits_until() {
             return Err(self.deny_all(peer, id, &denials, until));
         }
+        // Before it is looked for, which may take a while: whoever does not wait for the answer has had it.
+        denials.pace.spend(1);
         let admitted = self.find(peer, id, node).await;
-        if admitted.is_err() {
-            denials.pace.spend(1);
+        if admitted.is_ok() {
+            denials.pace.give_back(1);
         }
         admitted
     }
@@ -178,3 +180,6 @@ fn build(node: &Node) -> String {
         .take(MAX_BUILD)
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,7 @@ use super::admission::{Admitted, runs_as};
 use super::index::Mailbox;
 use super::metrics::Connected;
 use super::resource::Name;
-use super::subscription::{Asked, Phase, Subscription, Verdict};
+use super::subscription::{Ask, Asked, Phase, Subscription, Verdict};
 use super::variant::{Change, Incoming, Variant};
 use super::{Discovery, Peer, Proxy, Subscriptions};
 use crate::translate::{ClientKind, ProxyView};
@@ -80,7 +80,11 @@ async fn run<V: Variant>(
             return Err(Status::deadline_exceeded("no request on this stream"));
         }
     };
-    let admitted = discovery.admit(peer, V::node(&first)).await?;
+    let admitted = tokio::select! {
+        biased;
+        () = responses.closed() => return Ok(()),
+        admitted = discovery.admit(peer, V::node(&first)) => admitted?,
+    };
     let mut session = Session::open(discovery.clone(), peer, admitted)?;
     let mut requests = stream::iter([Ok(first)]).chain(requests);
     loop {
@@ -93,11 +97,11 @@ async fn run<V: Variant>(
             request = requests.next(), if waits.is_none() => match request {
                 Some(request) => {
                     let request = received(discovery, request)?;
-                    // A long text, or what nobody reads, is work as well.
-                    session.account.pace.spend(request.encoded_len() / BYTES);
-                    let request = decode::<V>(discovery, request)?;
+                    let size = request.encoded_len();
+                    let request = decode::<V>(discovery, request)
+                        .inspect_err(|_| session.account.pace.spend(size / BYTES))?;
                     let _turn = session.turn(session.is_much(&request)).await;
-                    session.request(request)?;
+                    session.request(request, size)?;
                 }
                 None => return Ok(()),
             },
@@ -147,6 +151,9 @@ struct Session {
     account: OpenStream,
     /// Its client has asked for more than it may.
     waits: bool,
+    /// Nothing can leave before the client has said something or something has changed: what is gone stays until what
+    /// named it has been sent anew, and that waits for replies.
+    stuck: bool,
     _connected: Connected,
 }
 
@@ -187,6 +194,7 @@ impl Session {
             nonce: 0,
             account,
             waits: false,
+            stuck: false,
             _connected: connected,
         };
         // The pod may have changed between admission and registration.
@@ -195,12 +203,11 @@ impl Session {
     }
 
     fn is_owing(&self) -> bool {
-        self.proxy
-            .subscriptions
-            .lock()
-            .0
-            .values()
-            .any(Subscription::is_owing)
+        let any = || {
+            let subscriptions = self.proxy.subscriptions.lock();
+            subscriptions.0.values().any(Subscription::is_owing)
+        };
+        !self.stuck && any()
     }
 
     /// Waits for a turn, if there is `much` to do. Of one client's streams only one has a turn at a time, and all turns
@@ -246,22 +253,22 @@ impl Session {
         until
     }
 
-    /// Takes a request in.
-    fn request(&self, request: Incoming) -> Result<(), Status> {
+    /// Takes in a request of that many bytes.
+    fn request(&mut self, request: Incoming, size: usize) -> Result<(), Status> {
+        self.stuck = false;
         let (kind, discovery, proxy) = (request.kind, &self.discovery, &self.proxy);
-        let (index, limit) = (&discovery.0.index, discovery.0.limits.subscriptions);
-        let view = proxy.mailbox.view();
-        let listed = Cell::new(0);
-        let all = || {
-            let all = discovery.0.catalog.names(&view, kind);
-            listed.set(all.len());
-            all
-        };
+        let limit = discovery.0.limits.subscriptions;
         let mut subscriptions = proxy.subscriptions.lock();
         let subscription = subscriptions
             .0
             .entry(kind)
             .or_insert_with(|| begin(kind, proxy.kind, limit));
+        // A long text, or what nobody reads, is work as well; saying again what is wanted is the protocol's doing.
+        let again = match &request.change {
+            Change::Full(..) => subscription.said_again(),
+            Change::Delta(_) => 0,
+        };
+        self.account.pace.spend(size.saturating_sub(again) / BYTES);
         let (ask, restated) = match request.change {
             Change::Delta(ask) => (ask, 0),
             Change::Full(names, reply) => {
@@ -275,6 +282,27 @@ impl Session {
                     }
                 }
             }
+        };
+        let verdict = self.apply(kind, subscription, ask, restated)?;
+        self.heard(kind, verdict, subscription);
+        Ok(())
+    }
+
+    /// Does what a request asks, and charges for it, which has named so many others again.
+    fn apply(
+        &self,
+        kind: ResourceType,
+        subscription: &mut Subscription,
+        ask: Ask,
+        restated: usize,
+    ) -> Result<Verdict, Status> {
+        let (discovery, proxy) = (&self.discovery, &self.proxy);
+        let (index, view) = (&discovery.0.index, proxy.mailbox.view());
+        let listed = Cell::new(0);
+        let all = || {
+            let all = discovery.0.catalog.names(&view, kind);
+            listed.set(all.len());
+            all
         };
         // A word on what we sent costs nothing, as long as we wait for it, however many names it says again.
         let (names, is_reply) = (ask.names(), ask.is_reply());
@@ -302,26 +330,32 @@ impl Session {
             dropped.into_iter().filter(|name| !subscription.wants(name)),
             &proxy.mailbox,
         );
+        Ok(verdict)
+    }
+
+    /// Counts and tells what a client said of a response.
+    fn heard(&self, kind: ResourceType, verdict: Verdict, subscription: &Subscription) {
+        let metrics = &self.discovery.0.metrics;
         match verdict {
             Verdict::None => {}
-            Verdict::Accepted(after) => after
-                .into_iter()
-                .for_each(|after| discovery.0.metrics.converged(after)),
-            Verdict::Stale => discovery.0.metrics.expired_nonce(kind),
+            Verdict::Accepted(after) => {
+                after.into_iter().for_each(|after| metrics.converged(after));
+            }
+            Verdict::Stale => metrics.expired_nonce(kind),
             Verdict::Refused => {
-                discovery.0.metrics.rejected(kind);
+                metrics.rejected(kind);
                 if let Some(left_out) = self.account.refusals_told(kind).pass() {
                     let reason = subscription.status().last_error;
-                    tracing::warn!(proxy.id = %proxy.pod, resource.type = kind.short_name(), reason, left_out,
+                    tracing::warn!(proxy.id = %self.proxy.pod, resource.type = kind.short_name(), reason, left_out,
                         "a proxy refused its configuration and keeps what it had");
                 }
             }
         }
-        Ok(())
     }
 
     /// Takes in what changed.
-    fn collect(&self) -> Result<(), Status> {
+    fn collect(&mut self) -> Result<(), Status> {
+        self.stuck = false;
         let news = self.proxy.mailbox.take();
         if news.pod {
             self.check_pod()?;
@@ -341,66 +375,64 @@ impl Session {
         Ok(())
     }
 
-    /// The next response that is due, in push order: what is new first, what is gone of clusters and endpoints last.
+    /// The next response that is due, in push order: what is new first, what is gone of clusters and endpoints last, and
+    /// not before all that may name it.
     fn next_response<V: Variant>(&mut self) -> Option<V::Response> {
-        let Self {
-            discovery,
-            proxy,
-            nonce,
-            account,
-            ..
-        } = self;
-        let catalog = &discovery.0.catalog;
-        let view = proxy.mailbox.view();
-        let limit = discovery.0.limits.response_bytes;
+        let proxy = self.proxy.clone();
         let mut subscriptions = proxy.subscriptions.lock();
         for phase in [Phase::Make, Phase::Break] {
+            if phase == Phase::Break && subscriptions.0.values().any(Subscription::holds_back) {
+                self.stuck = true;
+                return None;
+            }
             for kind in ResourceType::ALL {
-                let Some(subscription) = subscriptions
-                    .0
-                    .get_mut(&kind)
-                    .filter(|state| state.is_owing())
-                else {
-                    continue;
-                };
-                let lookup = |name: &Name, asked| match asked {
-                    Asked::ByName => catalog.lookup(&view, kind, name),
-                    Asked::AsOneOfAll => catalog.lookup_listed(&view, kind, name),
-                };
-                let batch = if V::FULL {
-                    subscription.take_full(phase, limit, lookup)
-                } else {
-                    subscription.take(phase, limit, lookup)
-                };
-                let Some(batch) = batch else { continue };
-                account.pace.spend(batch.asked / BYTES);
-                *nonce += 1;
-                let (nonce, version) =
-                    (format!("{nonce:x}"), format!("{:x}", catalog.generation()));
-                subscription.sent(nonce.clone(), version.clone(), &batch);
-                if kind == ResourceType::Cluster
-                    && let Some(endpoints) = subscriptions.0.get_mut(&ResourceType::Endpoints)
-                {
-                    // A cluster that was sent warms until its endpoints have come.
-                    batch
-                        .fresh
-                        .iter()
-                        .for_each(|(name, _)| endpoints.repeat(name));
+                if let Some(response) = self.response::<V>(&mut subscriptions, phase, kind) {
+                    return Some(response);
                 }
-                discovery.0.metrics.pushed(
-                    kind,
-                    batch
-                        .resources
-                        .iter()
-                        .map(|(_, encoded)| encoded.size())
-                        .sum(),
-                );
-                tracing::debug!(proxy.id = %proxy.pod, resource.type = kind.short_name(), nonce,
-                    resources = batch.resources.len(), removed = batch.removed.len(), "sending");
-                return Some(V::encode(kind, nonce, version, &batch));
             }
         }
         None
+    }
+
+    /// The next response about a type that is due in a phase.
+    fn response<V: Variant>(
+        &mut self,
+        subscriptions: &mut Subscriptions,
+        phase: Phase,
+        kind: ResourceType,
+    ) -> Option<V::Response> {
+        let subscription = subscriptions.0.get_mut(&kind);
+        let subscription = subscription.filter(|state| state.is_owing())?;
+        let (shared, view) = (&self.discovery.0, self.proxy.mailbox.view());
+        let (catalog, limit) = (&shared.catalog, shared.limits.response_bytes);
+        let lookup = |name: &Name, asked| match asked {
+            Asked::ByName => catalog.lookup(&view, kind, name),
+            Asked::AsOneOfAll => catalog.lookup_listed(&view, kind, name),
+        };
+        let batch = if V::FULL {
+            subscription.take_full(phase, limit, lookup)
+        } else {
+            subscription.take(phase, limit, lookup)
+        }?;
+        self.account.pace.spend(batch.asked / BYTES);
+        self.nonce += 1;
+        let (nonce, version) = (
+            format!("{:x}", self.nonce),
+            format!("{:x}", catalog.generation()),
+        );
+        subscription.sent(nonce.clone(), version.clone(), &batch);
+        if kind == ResourceType::Cluster
+            && let Some(endpoints) = subscriptions.0.get_mut(&ResourceType::Endpoints)
+        {
+            // A cluster that was sent warms until its endpoints have come.
+            let fresh = batch.fresh.iter();
+            fresh.for_each(|(name, _)| endpoints.repeat(name));
+        }
+        let sizes = batch.resources.iter().map(|(_, encoded)| encoded.size());
+        shared.metrics.pushed(kind, sizes.sum());
+        tracing::debug!(proxy.id = %self.proxy.pod, resource.type = kind.short_name(), nonce,
+            resources = batch.resources.len(), removed = batch.removed.len(), "sending");
+        Some(V::encode(kind, nonce, version, &batch))
     }
 
     /// Makes sure that the pod is still there and still the caller's, and sees the world with its eyes.

@@ -5,6 +5,7 @@
 //! always gets the newest state.
 
 mod ask;
+mod replies;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,21 +14,14 @@ use tokio::time::Instant;
 use tulle_xds_proto::ResourceType;
 
 use super::resource::{Encoded, Name, Version};
+use replies::Sent;
 
 pub(crate) use ask::{Ask, Reply, Verdict};
 
 /// The name that stands for "all resources of this type".
 pub(crate) const WILDCARD: &str = "*";
-/// How many responses may wait for their acknowledgement before the oldest is forgotten, whose reply then counts as one to
-/// none (`tulle_xds_expired_nonce`). A client that never replies makes no more than these wait.
-const MAX_UNACKNOWLEDGED: usize = 16;
-/// Into how many responses a refused one is taken apart: few enough that all of their replies are waited for.
-const PARTS: usize = 12;
 /// Bytes of a name on average, at most: a few may be long, not all of them.
 const AVERAGE_NAME: usize = 128;
-/// How much of a client's error text is kept; the rest is dropped, so that nothing grows by it.
-const MAX_ERROR_TEXT: usize = 1024;
-
 /// More names than a stream may subscribe to.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -156,18 +150,6 @@ enum Owed {
     Answer,
 }
 
-/// A response that waits for its reply.
-#[derive(Debug)]
-struct Sent {
-    nonce: String,
-    world: String,
-    /// What was new in it: a refusal is about this.
-    names: Vec<(Name, Version)>,
-    /// Whoever accepts it accepts all there is.
-    lists: bool,
-    since: Option<Instant>,
-}
-
 impl Subscription {
     /// A conversation that has not begun; `limit` caps the explicit names.
     pub(crate) fn new(kind: ResourceType, limit: usize) -> Self {
@@ -188,15 +170,6 @@ impl Subscription {
             since: None,
             unacknowledged: VecDeque::new(),
             status: Status::default(),
-        }
-    }
-
-    /// The same for a client that takes nothing of a response from the first resource on that it refuses: what it refused
-    /// comes again in smaller parts, until what is refused came alone.
-    pub(crate) fn taking_apart(kind: ResourceType, limit: usize) -> Self {
-        Self {
-            takes_apart: true,
-            ..Self::new(kind, limit)
         }
     }
 
@@ -260,7 +233,7 @@ impl Subscription {
             && let Some(last) = &self.status.sent_nonce
             && last != nonce
         {
-            let waits = self.unacknowledged.iter().any(|sent| sent.nonce == *nonce);
+            let waits = self.unacknowledged.iter().any(|sent| sent.is(nonce));
             return waits.then(|| Ask {
                 reply,
                 ..Ask::default()
@@ -330,12 +303,21 @@ impl Subscription {
 
     /// Whether anything may have to be sent.
     pub(crate) fn is_owing(&self) -> bool {
-        (self.greet || !self.owed.is_empty()) && !self.waits()
+        self.owes() && !self.waits()
     }
 
-    /// Whether replies have to come first: while something is taken apart none may be forgotten.
-    fn waits(&self) -> bool {
-        self.together < usize::MAX && self.unacknowledged.len() >= MAX_UNACKNOWLEDGED
+    /// Whether something has to be sent, and cannot be before there are replies.
+    pub(crate) fn holds_back(&self) -> bool {
+        self.owes() && self.waits()
+    }
+
+    fn owes(&self) -> bool {
+        self.greet || !self.owed.is_empty()
+    }
+
+    /// Bytes that naming all that is wanted takes, at most: those of each name, its tag and its length.
+    pub(crate) fn said_again(&self) -> usize {
+        self.bytes + 4 * (self.explicit + 1)
     }
 
     /// How much there is to look at when something is owed.
@@ -391,23 +373,22 @@ impl Subscription {
             }
         }
         self.owed.append(&mut later);
-        let due = !batch.resources.is_empty() || !batch.removed.is_empty();
-        let greets = self.greet && self.owed.is_empty();
-        if !due && !greets {
-            if self.owed.is_empty() {
-                self.since = None;
-                self.together = usize::MAX;
-            }
-            return None;
-        }
-        self.greet = false;
-        batch.since = if self.owed.is_empty() {
+        self.is_due(&mut batch).then_some(batch)
+    }
+
+    /// Whether there is anything to send in a batch, now that all that is owed has been looked at.
+    fn is_due(&mut self, batch: &mut Batch) -> bool {
+        let has_any = !batch.resources.is_empty() || !batch.removed.is_empty();
+        let has_all = self.owed.is_empty();
+        if has_all {
             self.together = usize::MAX;
-            self.since.take()
+            batch.since = self.since.take();
         } else {
-            self.since
-        };
-        Some(batch)
+            batch.since = self.since;
+        }
+        let is_due = has_any || (self.greet && has_all);
+        self.greet &= !is_due;
+        is_due
     }
 
     /// As [`Self::take`], for the state-of-the-world variant: clusters and listeners are always listed in full, and of the
@@ -435,21 +416,6 @@ impl Subscription {
         Some(batch)
     }
 
-    /// Remembers that `batch` left under `nonce`, showing the world's version `world`.
-    pub(crate) fn sent(&mut self, nonce: String, world: String, batch: &Batch) {
-        self.status.sent_nonce = Some(nonce.clone());
-        self.unacknowledged.push_back(Sent {
-            nonce,
-            world,
-            names: batch.fresh.clone(),
-            lists: batch.lists,
-            since: batch.since,
-        });
-        if self.unacknowledged.len() > MAX_UNACKNOWLEDGED {
-            self.unacknowledged.pop_front();
-        }
-    }
-
     /// What an operator may see.
     pub(crate) fn status(&self) -> Status {
         let mut rejected: Vec<String> = self
@@ -467,56 +433,6 @@ impl Subscription {
             rejected,
             ..self.status.clone()
         }
-    }
-
-    fn reply(&mut self, reply: Reply) -> Verdict {
-        let Some(at) = self
-            .unacknowledged
-            .iter()
-            .position(|sent| sent.nonce == reply.nonce)
-        else {
-            // A client of the state-of-the-world variant names the last response in each of its requests.
-            return match &self.status.sent_nonce {
-                Some(last) if *last == reply.nonce => Verdict::None,
-                _ => Verdict::Stale,
-            };
-        };
-        let Some(sent) = self.unacknowledged.drain(..=at).next_back() else {
-            return Verdict::Stale;
-        };
-        let refused = reply.error.is_some();
-        let apart = refused && self.takes_apart && sent.names.len() > 1;
-        if apart {
-            self.together = sent.names.len().div_ceil(PARTS);
-        }
-        for (name, version) in &sent.names {
-            if let Some(entry) = self.entries.get_mut(name)
-                && entry.held == Held::Version(*version)
-            {
-                entry.rejected = refused && !apart;
-                if apart {
-                    self.owe(name.clone(), Owed::Repeat);
-                }
-            }
-        }
-        if let Some(error) = reply.error {
-            // Copied: cut off where it is, it would keep all the memory that the client's text took.
-            let kept = &error[..error.floor_char_boundary(MAX_ERROR_TEXT)];
-            self.status.last_error = Some(kept.to_owned());
-            return Verdict::Refused;
-        }
-        self.status.acked_nonce = Some(sent.nonce);
-        self.status.acked_version = Some(sent.world);
-        if self.status.last_error.is_some() {
-            let mut entries = self.entries.values_mut();
-            if sent.lists {
-                entries.for_each(|entry| entry.rejected = false);
-                self.status.last_error = None;
-            } else if !entries.any(|entry| entry.rejected) {
-                self.status.last_error = None;
-            }
-        }
-        Verdict::Accepted(sent.since.map(|since| since.elapsed()))
     }
 
     fn subscribe(&mut self, name: Name, first: bool) -> Result<(), TooMany> {

@@ -10,9 +10,16 @@ const AT_ONCE: u32 = 5;
 /// How long it takes until there may be one more.
 const EACH: Duration = Duration::from_secs(1);
 
+/// How many times wider a gate is that is for all.
+const WIDE: u32 = 10;
+
 /// A gate for lines of one kind: five at once, and one a second.
-#[derive(Debug, Default)]
-pub(crate) struct Gate(Mutex<State>);
+#[derive(Debug)]
+pub(crate) struct Gate {
+    each: Duration,
+    state: Mutex<State>,
+    at_once: u32,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -21,23 +28,52 @@ struct State {
     left_out: u64,
 }
 
+impl Default for Gate {
+    fn default() -> Self {
+        Self {
+            each: EACH,
+            state: Mutex::default(),
+            at_once: AT_ONCE,
+        }
+    }
+}
+
 impl Gate {
+    /// One for lines about many, of whom each has his own: ten times as wide.
+    pub(crate) fn wide() -> Self {
+        Self {
+            each: EACH / WIDE,
+            state: Mutex::default(),
+            at_once: AT_ONCE * WIDE,
+        }
+    }
+
     /// Whether a line may be written; if so, how many were left out since the last one.
     pub(crate) fn pass(&self) -> Option<u64> {
+        self.pass_with(0)
+    }
+
+    /// Whether a line may be written that has to pass another gate, too; if so, how many were left out at both.
+    pub(crate) fn pass_within(&self, all: &Self) -> Option<u64> {
+        all.pass_with(self.pass()?)
+    }
+
+    /// As [`Self::pass`], for a line that tells of so many others.
+    fn pass_with(&self, others: u64) -> Option<u64> {
         let now = Instant::now();
-        let mut state = self.0.lock();
-        let paid = state.paid.map_or(now, |paid| paid.max(now)) + EACH;
-        if paid > now + EACH * AT_ONCE {
-            state.left_out += 1;
+        let mut state = self.state.lock();
+        let paid = state.paid.map_or(now, |paid| paid.max(now)) + self.each;
+        if paid > now + self.each * self.at_once {
+            state.left_out += 1 + others;
             return None;
         }
         state.paid = Some(paid);
-        Some(std::mem::take(&mut state.left_out))
+        Some(std::mem::take(&mut state.left_out) + others)
     }
 
     /// How many lines were left out since the last one, now that no more will come.
     pub(crate) fn close(&self) -> u64 {
-        std::mem::take(&mut self.0.lock().left_out)
+        std::mem::take(&mut self.state.lock().left_out)
     }
 }
 

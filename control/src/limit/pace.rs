@@ -51,6 +51,13 @@ impl Pace {
         state.paid = state.paid.max(Instant::now()) + times(self.each, work as u64);
     }
 
+    /// Work that was paid for was not to be.
+    pub(crate) fn give_back(&self, work: usize) {
+        let mut state = self.state.lock();
+        let before = state.paid.checked_sub(times(self.each, work as u64));
+        state.paid = before.unwrap_or(state.paid);
+    }
+
     /// Until when there must be no more of it; `None` if there may be more now.
     pub(crate) fn waits_until(&self) -> Option<Instant> {
         let state = self.state.lock();
@@ -98,6 +105,19 @@ mod tests {
             Some(Duration::from_millis(10)),
             "rest earns nothing"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_given_back_was_never_spent() {
+        let pace = Pace::new(1, 2);
+        for _ in 0..100 {
+            pace.spend(1);
+            pace.give_back(1);
+        }
+        pace.spend(3);
+        assert_eq!(waits(&pace), Some(Duration::from_secs(1)));
+        pace.give_back(1);
+        assert_eq!(waits(&pace), None);
     }
 
     #[tokio::test(start_paused = true)]

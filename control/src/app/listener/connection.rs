@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 use tulle_http2_guard::{Calm, Ended, FrameBounds, Frames, Whose};
 
@@ -35,6 +36,8 @@ pub(crate) struct Connection {
     calm: Calm,
     peer: Peer,
     expires: Pin<Box<Sleep>>,
+    /// When another one needs the room that it has without a certificate.
+    given_up: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     ends: Ends,
     /// Given back when it ends.
     _places: Places,
@@ -54,12 +57,17 @@ impl Connection {
             header_list: HEADER_LIST,
             patience: bounds.unread,
         };
+        let given_up = match &places.1 {
+            Place::Anonymous(stranger) => Some(stranger.given_up.clone().cancelled_owned()),
+            Place::Known(..) | Place::Refused(_) => None,
+        };
         let (io, calm) = Frames::new(tls, Whose::Client, bounds);
         Self {
             io,
             calm,
             peer,
             expires: Box::pin(tokio::time::sleep(life)),
+            given_up: given_up.map(Box::pin),
             ends,
             _places: places,
         }
@@ -70,8 +78,13 @@ impl Connection {
         self.peer.id.is_some() && self.peer.over.is_none()
     }
 
-    /// An error once its time is up.
+    /// An error once its time is up, or another one has its room.
     fn expired(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if let Some(given_up) = &mut self.given_up
+            && given_up.as_mut().poll(cx).is_ready()
+        {
+            return Err(io::Error::other("given up for a newer one"));
+        }
         if self.expires.as_mut().poll(cx).is_pending() {
             return Ok(());
         }

@@ -12,12 +12,23 @@ use tonic::{Code, Status};
 use tulle_xds_proto::ResourceType::Secret;
 
 use super::harness::*;
-use crate::app::listener::Bounds;
+use crate::app::listener::{Bounds, Grace};
 use crate::discovery::Limits;
 
 const ONE: [u8; 4] = [127, 0, 0, 2];
 const TWO: [u8; 4] = [127, 0, 0, 3];
 const THREE: [u8; 4] = [127, 0, 0, 4];
+const HOUR: Duration = Duration::from_secs(3600);
+const NOBODY_GIVES_WAY: Grace = Grace {
+    crowded: HOUR,
+    silent: HOUR,
+    spoke: HOUR,
+};
+const SILENCE_GIVES_WAY: Grace = Grace {
+    crowded: HOUR,
+    silent: Duration::ZERO,
+    spoke: HOUR,
+};
 
 /// Three pods of one identity and one of another, each at an address that its connections really come from.
 async fn plane(limits: Limits) -> Plane {
@@ -182,6 +193,7 @@ async fn certified(plane: &Plane, from: [u8; 4]) -> bool {
 async fn connections_without_a_certificate_from_one_address_leave_room_for_those_from_others() {
     let plane = plane(bounded(Bounds {
         anonymous_of_address: 1,
+        anonymous_grace: NOBODY_GIVES_WAY,
         ..Bounds::default()
     }))
     .await;
@@ -190,6 +202,39 @@ async fn connections_without_a_certificate_from_one_address_leave_room_for_those
     assert!(!certified(&plane, ONE).await, "its second");
     assert!(certified(&plane, TWO).await, "another address");
     counted(&plane, "anonymous_connections_of_address").await;
+}
+
+#[tokio::test]
+async fn connections_without_a_certificate_that_ask_for_none_make_room_for_those_that_do() {
+    let plane = plane(bounded(Bounds {
+        anonymous: 2,
+        anonymous_grace: SILENCE_GIVES_WAY,
+        ..Bounds::default()
+    }))
+    .await;
+    let token = plane.tokens.token("shop", "web", "web-1", "u1");
+    let ask = async |from: [u8; 4]| {
+        let channel = plane.channel_from(Some(from.into()), plane.xds_address(), None);
+        let channel = channel.await.expect("let in");
+        let asked = super::certificates::certify_over(channel.clone(), &token).await;
+        asked.map(|_| channel)
+    };
+    let one = ask(ONE).await.expect("there is room");
+    let mut silent = plane.bare(TWO.into()).await;
+    // Once the server has said something it has its room.
+    silent.read_exact(&mut [0]).await.expect("let in");
+    // The first one is older, and has asked.
+    let _three = ask(THREE).await.expect("there is room");
+    let end = tokio::time::timeout(Duration::from_secs(20), async {
+        while silent.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {}
+    });
+    end.await.expect("it was given up");
+    super::certificates::certify_over(one.clone(), &token)
+        .await
+        .expect("it was not");
+    counted(&plane, "anonymous_connections").await;
+    // Now both have asked, and have their time.
+    assert!(!certified(&plane, [127, 0, 0, 5]).await);
 }
 
 /// A connection from that address on which nothing is ever said.
@@ -226,7 +271,7 @@ async fn addresses_full_of_silent_connections_keep_nobody_elsewhere_waiting() {
     let plane = plane(bounded(Bounds {
         handshakes: 8,
         handshakes_of_address: 2,
-        handshake_grace: (Duration::ZERO, Duration::from_secs(3600)),
+        handshake_grace: SILENCE_GIVES_WAY,
         ..Bounds::default()
     }))
     .await;

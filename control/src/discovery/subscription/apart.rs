@@ -48,37 +48,50 @@ impl Client {
         self.server.changed(&name(i), Instant::now());
     }
 
+    /// Takes all that it is sent, and replies to none of it.
+    fn take(&mut self) {
+        while self.server.is_owing() {
+            let shelf = &self.shelf;
+            let lookup = |name: &Name, _| shelf.get(name).cloned();
+            let batch = self.server.take(Phase::Make, usize::MAX, lookup);
+            let batch = batch.expect("it is owed something");
+            self.responses.push(batch.resources.len());
+            let nonce = self.responses.len().to_string();
+            self.server.sent(nonce.clone(), String::new(), &batch);
+            self.open.push_back((nonce, batch));
+        }
+    }
+
     /// Takes all that it is sent before it replies to any of it, until there is nothing more.
     fn settle(&mut self) {
         loop {
-            while self.server.is_owing() {
-                let shelf = &self.shelf;
-                let lookup = |name: &Name, _| shelf.get(name).cloned();
-                let batch = self.server.take(Phase::Make, usize::MAX, lookup);
-                let batch = batch.expect("it is owed something");
-                self.responses.push(batch.resources.len());
-                let nonce = self.responses.len().to_string();
-                self.server.sent(nonce.clone(), String::new(), &batch);
-                self.open.push_back((nonce, batch));
-            }
-            let Some((nonce, batch)) = self.open.pop_front() else {
+            self.take();
+            if !self.reply() {
                 return;
-            };
-            let refused = |(name, _): &&(Name, Version)| self.refuses.contains(name);
-            let error = batch
-                .fresh
-                .iter()
-                .find(refused)
-                .map(|(name, _)| name.to_string());
-            let taken = batch.fresh.iter().take_while(|it| !refused(it)).cloned();
-            self.has.extend(taken.collect::<Vec<_>>());
-            let ask = Ask {
-                reply: Some(Reply { nonce, error }),
-                ..Ask::default()
-            };
-            let verdict = self.server.apply(ask, Vec::new).expect("few enough");
-            assert_ne!(verdict, Verdict::Stale, "no reply is lost");
+            }
         }
+    }
+
+    /// Replies to the oldest of what it was sent, if there is any.
+    fn reply(&mut self) -> bool {
+        let Some((nonce, batch)) = self.open.pop_front() else {
+            return false;
+        };
+        let refused = |(name, _): &&(Name, Version)| self.refuses.contains(name);
+        let error = batch
+            .fresh
+            .iter()
+            .find(refused)
+            .map(|(name, _)| name.to_string());
+        let taken = batch.fresh.iter().take_while(|it| !refused(it)).cloned();
+        self.has.extend(taken.collect::<Vec<_>>());
+        let ask = Ask {
+            reply: Some(Reply { nonce, error }),
+            ..Ask::default()
+        };
+        let verdict = self.server.apply(ask, Vec::new).expect("few enough");
+        assert_ne!(verdict, Verdict::Stale, "no reply is lost");
+        true
     }
 
     /// Has what is on the shelf and not refused, and the server knows which is which.
@@ -134,4 +147,39 @@ fn many_refused_ones_are_all_found_and_no_reply_is_lost() {
     all.settle();
     all.check();
     assert!(all.has.is_empty());
+}
+
+#[test]
+fn no_reply_is_lost_however_late_it_comes() {
+    let mut client = Client::of(40, &[]);
+    client.settle();
+    client.refuses.insert(name(20));
+    [20, 21].into_iter().for_each(|i| client.put(i, 2));
+    client.take();
+    for i in 0..20 {
+        client.put(i, 2);
+        client.take();
+    }
+    assert!(client.server.holds_back(), "until there are replies");
+    client.settle();
+    client.check();
+    assert!(!client.server.holds_back());
+}
+
+#[test]
+fn parts_of_a_refused_response_wait_for_replies_too() {
+    let mut client = Client::of(40, &[]);
+    client.settle();
+    client.refuses.insert(name(0));
+    (0..12).for_each(|i| client.put(i, 2));
+    client.take();
+    client.reply();
+    // Its parts leave, and changes behind them.
+    client.take();
+    for i in 20..32 {
+        client.put(i, 2);
+        client.take();
+    }
+    client.settle();
+    client.check();
 }

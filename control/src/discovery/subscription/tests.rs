@@ -1,5 +1,6 @@
 //! One conversation, step by step: what is owed, sent, acknowledged and refused.
 
+use super::replies::{MAX_ERROR_TEXT, MAX_UNACKNOWLEDGED};
 use super::*;
 use bytes::Bytes;
 

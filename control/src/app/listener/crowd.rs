@@ -1,9 +1,11 @@
-//! Handshakes that are going on, and who gives way when there are too many.
+//! Strangers that take room here, and who gives way when there are too many: handshakes that are going on, and connections
+//! without a certificate.
 //!
-//! Whoever says nothing must not keep out who does. A handshake that has had its time is given up for a newer one: at the
+//! Whoever says nothing must not keep out who does. One that has had its time is given up for a newer one: at the
 //! limit of an address its own oldest, at that of all the oldest of the address that holds most. One that has not is
 //! left alone, and who has said something has more time than who has not: a crowd that comes at once says hello at once,
-//! and cuts off none of its own, however long the hellos wait for their turn here.
+//! and cuts off none of its own, however long the hellos wait for their turn here. Only who fills an address has less: there
+//! silence is given up for a newer one after a moment, because behind the address may be many.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -16,13 +18,30 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+/// How old one must be to be given up for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Grace {
+    /// Without a word from its client, for one more of an address that has as many as it may.
+    pub(crate) crowded: Duration,
+    /// Without a word from its client.
+    pub(crate) silent: Duration,
+    /// With one.
+    pub(crate) spoke: Duration,
+}
+
+/// A limit, and what it is called where it is counted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Most {
+    pub(super) many: usize,
+    pub(super) name: &'static str,
+}
+
 /// All of them.
 #[derive(Debug)]
-pub(super) struct Handshakes {
-    most: usize,
-    of_address: usize,
-    /// How old one must be to be given up for another: without a word from its client, and with.
-    grace: (Duration, Duration),
+pub(super) struct Crowd {
+    all: Most,
+    of_address: Most,
+    grace: Grace,
     open: Mutex<Open>,
     ended: Notify,
 }
@@ -38,17 +57,17 @@ struct Open {
 /// From when on it may be given up, and how.
 #[derive(Debug)]
 struct One {
-    due: Instant,
+    began: Instant,
+    spoke: bool,
     given_up: CancellationToken,
 }
 
 /// One of them, for as long as it lives.
 #[derive(Debug)]
-pub(super) struct Handshaking {
-    all: Arc<Handshakes>,
+pub(crate) struct Stranger {
+    all: Arc<Crowd>,
     address: IpAddr,
     number: u64,
-    began: Instant,
     pub(super) given_up: CancellationToken,
 }
 
@@ -62,11 +81,11 @@ enum Room {
     No,
 }
 
-impl Handshakes {
-    /// `grace` is how old one must be to be given up for another: without a word from its client, and with.
-    pub(super) fn new(most: usize, of_address: usize, grace: (Duration, Duration)) -> Arc<Self> {
+impl Crowd {
+    /// At most so many of all, and of an address.
+    pub(super) fn new(all: Most, of_address: Most, grace: Grace) -> Arc<Self> {
         Arc::new(Self {
-            most,
+            all,
             of_address,
             grace,
             open: Mutex::default(),
@@ -80,30 +99,23 @@ impl Handshakes {
         self: &Arc<Self>,
         address: IpAddr,
         tell: impl Fn(&'static str),
-    ) -> Option<Handshaking> {
+    ) -> Option<Stranger> {
         let mut waited = false;
         loop {
-            let room = self.room(address);
-            match room {
+            match self.room(address) {
                 Room::For(number, given_up, limit) => {
                     if let Some(limit) = limit.filter(|_| !waited) {
                         tell(limit);
                     }
-                    return Some(Handshaking {
-                        all: self.clone(),
-                        address,
-                        number,
-                        began: Instant::now(),
-                        given_up,
-                    });
+                    return Some(self.stranger(address, number, given_up));
                 }
                 Room::No => {
-                    tell("handshakes_of_address");
+                    tell(self.of_address.name);
                     return None;
                 }
                 Room::Later(until) => {
                     if !std::mem::replace(&mut waited, true) {
-                        tell("handshakes");
+                        tell(self.all.name);
                     }
                     tokio::select! {
                         // Either is a reason to look again.
@@ -115,51 +127,106 @@ impl Handshakes {
         }
     }
 
+    /// One more with this address, if there is room now, or the limit that leaves none. `tell` hears of one that was
+    /// reached although there is room.
+    pub(super) fn try_begin(
+        self: &Arc<Self>,
+        address: IpAddr,
+        tell: impl FnOnce(&'static str),
+    ) -> Result<Stranger, &'static str> {
+        match self.room(address) {
+            Room::For(number, given_up, limit) => {
+                if let Some(limit) = limit {
+                    tell(limit);
+                }
+                Ok(self.stranger(address, number, given_up))
+            }
+            Room::No => Err(self.of_address.name),
+            Room::Later(_) => Err(self.all.name),
+        }
+    }
+
+    fn stranger(
+        self: &Arc<Self>,
+        address: IpAddr,
+        number: u64,
+        given_up: CancellationToken,
+    ) -> Stranger {
+        Stranger {
+            all: self.clone(),
+            address,
+            number,
+            given_up,
+        }
+    }
+
     fn room(&self, address: IpAddr) -> Room {
         let now = Instant::now();
         let mut open = self.open.lock();
         let mut limit = None;
         let own = open.by_address.get(&address);
-        if own.is_some_and(|own| own.len() >= self.of_address) {
-            let Some(number) = own.and_then(|own| oldest_due(own, now)) else {
+        if let Some(own) = own.filter(|own| own.len() >= self.of_address.many) {
+            let gives_way = self.oldest_due(own, now).or_else(|| {
+                let silent = |one: &One| !one.spoke && one.began + self.grace.crowded <= now;
+                own.iter().find(|(_, one)| silent(one)).map(|it| *it.0)
+            });
+            let Some(number) = gives_way else {
                 return Room::No;
             };
             open.give_up(address, number);
-            limit = Some("handshakes_of_address");
+            limit = Some(self.of_address.name);
         }
-        if open.all >= self.most {
-            let Some((address, number)) = open.oldest_of_most(now) else {
-                let first = open.by_address.values().flat_map(BTreeMap::values);
-                return Room::Later(first.map(|it| it.due).min().unwrap_or(now));
+        if open.all >= self.all.many {
+            let Some((address, number)) = self.oldest_of_most(&open, now) else {
+                let due = open.by_address.values().flat_map(BTreeMap::values);
+                let first = due.map(|one| self.due(one)).min();
+                return Room::Later(first.unwrap_or(now));
             };
             open.give_up(address, number);
-            limit = limit.or(Some("handshakes"));
+            limit = limit.or(Some(self.all.name));
         }
         open.last += 1;
         open.all += 1;
         let (number, given_up) = (open.last, CancellationToken::new());
         let of_address = open.by_address.entry(address).or_default();
         let one = One {
-            due: now + self.grace.0,
+            began: now,
+            spoke: false,
             given_up: given_up.clone(),
         };
         of_address.insert(number, one);
         Room::For(number, given_up, limit)
     }
-}
 
-impl Open {
+    /// From when on one may be given up for any other.
+    fn due(&self, one: &One) -> Instant {
+        one.began
+            + if one.spoke {
+                self.grace.spoke
+            } else {
+                self.grace.silent
+            }
+    }
+
+    /// The oldest that has had its time.
+    fn oldest_due(&self, of_address: &BTreeMap<u64, One>, now: Instant) -> Option<u64> {
+        let due = of_address.iter().find(|(_, one)| self.due(one) <= now);
+        due.map(|(number, _)| *number)
+    }
+
     /// The oldest of the address that has most, of those that have had their time.
-    fn oldest_of_most(&self, now: Instant) -> Option<(IpAddr, u64)> {
-        let oldest = self.by_address.iter();
+    fn oldest_of_most(&self, open: &Open, now: Instant) -> Option<(IpAddr, u64)> {
+        let oldest = open.by_address.iter();
         let oldest = oldest.filter_map(|(address, all)| {
-            let number = oldest_due(all, now)?;
+            let number = self.oldest_due(all, now)?;
             Some((all.len(), Reverse(number), *address))
         });
         let (_, Reverse(number), address) = oldest.max()?;
         Some((address, number))
     }
+}
 
+impl Open {
     fn give_up(&mut self, address: IpAddr, number: u64) {
         if let Some(given_up) = self.remove(address, number) {
             given_up.cancel();
@@ -177,24 +244,18 @@ impl Open {
     }
 }
 
-/// The oldest that has had its time.
-fn oldest_due(of_address: &BTreeMap<u64, One>, now: Instant) -> Option<u64> {
-    let due = of_address.iter().find(|(_, one)| one.due <= now);
-    due.map(|(number, _)| *number)
-}
-
-impl Handshaking {
+impl Stranger {
     /// Its client has said something.
-    pub(super) fn spoke(&self) {
+    pub(crate) fn spoke(&self) {
         let mut open = self.all.open.lock();
         let one = open.by_address.get_mut(&self.address);
         if let Some(one) = one.and_then(|all| all.get_mut(&self.number)) {
-            one.due = self.began + self.all.grace.1;
+            one.spoke = true;
         }
     }
 }
 
-impl Drop for Handshaking {
+impl Drop for Stranger {
     fn drop(&mut self) {
         let removed = self.all.open.lock().remove(self.address, self.number);
         if removed.is_some() {
@@ -209,14 +270,24 @@ mod tests {
     use super::*;
 
     const SILENT: Duration = Duration::from_secs(2);
-    const GRACE: (Duration, Duration) = (SILENT, Duration::from_secs(5));
+    const GRACE: Grace = Grace {
+        crowded: Duration::from_millis(100),
+        silent: SILENT,
+        spoke: Duration::from_secs(5),
+    };
+
+    fn crowd(all: usize, of_address: usize) -> Arc<Crowd> {
+        let most = |many, name| Most { many, name };
+        let of_address = most(of_address, "handshakes_of_address");
+        Crowd::new(most(all, "handshakes"), of_address, GRACE)
+    }
 
     fn address(last: u8) -> IpAddr {
         [10, 0, 0, last].into()
     }
 
     /// That many with each of these addresses, one after the other.
-    async fn begun(all: &Arc<Handshakes>, many: &[(u8, usize)]) -> Vec<Handshaking> {
+    async fn begun(all: &Arc<Crowd>, many: &[(u8, usize)]) -> Vec<Stranger> {
         let mut begun = Vec::new();
         for (last, many) in many {
             for _ in 0..*many {
@@ -228,7 +299,7 @@ mod tests {
     }
 
     /// Which of them were given up.
-    fn given_up(begun: &[Handshaking]) -> Vec<usize> {
+    fn given_up(begun: &[Stranger]) -> Vec<usize> {
         let given_up = begun.iter().enumerate();
         let given_up = given_up.filter(|(_, it)| it.given_up.is_cancelled());
         given_up.map(|(index, _)| index).collect()
@@ -236,7 +307,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn four_addresses_full_of_silence_keep_a_fifth_from_nothing() {
-        let all = Handshakes::new(8, 2, GRACE);
+        let all = crowd(8, 2);
         let silent = begun(&all, &[(1, 2), (2, 2), (3, 2), (4, 2)]).await;
         tokio::time::advance(SILENT).await;
         let (now, told) = (Instant::now(), Mutex::new(Vec::new()));
@@ -257,7 +328,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_holds_most_gives_way_before_who_is_older() {
-        let all = Handshakes::new(4, 3, GRACE);
+        let all = crowd(4, 3);
         let open = begun(&all, &[(1, 1), (2, 3)]).await;
         tokio::time::advance(SILENT).await;
         let _one = all.begin(address(3), |_| {}).await.expect("room");
@@ -266,7 +337,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_crowd_cuts_off_none_of_its_own() {
-        let all = Handshakes::new(4, 4, GRACE);
+        let all = crowd(4, 4);
         let mut open = begun(&all, &[(1, 1), (2, 1), (3, 1), (4, 1)]).await;
         let (began, told) = (Instant::now(), Mutex::new(Vec::new()));
         let tell = |limit| told.lock().push(limit);
@@ -283,27 +354,56 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_address_that_has_as_many_as_it_may_gives_up_its_own_once_they_have_had_their_time()
     {
-        let all = Handshakes::new(8, 2, GRACE);
+        let all = crowd(8, 2);
         let open = begun(&all, &[(2, 1), (1, 2)]).await;
+        open[1].spoke();
+        open[2].spoke();
         let told = Mutex::new(Vec::new());
         let tell = |limit| told.lock().push(limit);
         assert!(all.begin(address(1), tell).await.is_none());
-        assert_eq!(given_up(&open), [0; 0]);
         tokio::time::advance(SILENT).await;
+        assert!(all.begin(address(1), tell).await.is_none());
+        assert_eq!(given_up(&open), [0; 0]);
+        tokio::time::advance(GRACE.spoke - SILENT).await;
         let _third = all.begin(address(1), tell).await.expect("room");
         assert_eq!(given_up(&open), [1], "its own, although another is older");
-        assert_eq!(*told.lock(), ["handshakes_of_address"; 2]);
+        assert_eq!(*told.lock(), ["handshakes_of_address"; 3]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_has_as_many_as_it_may_gives_up_its_own_silence_after_a_moment() {
+        let all = crowd(8, 3);
+        let open = begun(&all, &[(2, 1), (1, 3)]).await;
+        open[1].spoke();
+        assert!(all.begin(address(1), |_| {}).await.is_none(), "all are new");
+        tokio::time::advance(GRACE.crowded).await;
+        let fourth = all.begin(address(1), |_| {}).await.expect("room");
+        assert_eq!(given_up(&open), [2], "the silent one, although it is newer");
+        fourth.spoke();
+        let _fifth = all.begin(address(1), |_| {}).await.expect("room");
+        assert_eq!(given_up(&open), [2, 3]);
+        // Nobody else's silence is given up so soon.
+        let all = crowd(1, 1);
+        let open = begun(&all, &[(1, 1)]).await;
+        tokio::time::advance(GRACE.crowded).await;
+        let refused = all.try_begin(address(2), |limit| panic!("{limit}"));
+        assert_eq!(refused.expect_err("all are new"), "handshakes");
+        tokio::time::advance(SILENT).await;
+        let told = Mutex::new(Vec::new());
+        let taken = all.try_begin(address(2), |limit| told.lock().push(limit));
+        assert_eq!((given_up(&open), taken.is_ok()), (vec![0], true));
+        assert_eq!(*told.lock(), ["handshakes"]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_has_said_something_has_more_time() {
-        let all = Handshakes::new(2, 2, GRACE);
+        let all = crowd(2, 2);
         let open = begun(&all, &[(1, 2)]).await;
         open[0].spoke();
         tokio::time::advance(SILENT).await;
         let _third = all.begin(address(2), |_| {}).await.expect("room");
         assert_eq!(given_up(&open), [1], "the silent one, although it is newer");
-        tokio::time::advance(GRACE.1 - SILENT).await;
+        tokio::time::advance(GRACE.spoke - SILENT).await;
         let _fourth = all.begin(address(2), |_| {}).await.expect("room");
         assert_eq!(given_up(&open), [0, 1], "it has had its time, too");
     }
