@@ -44,6 +44,16 @@ fn client(ca: &Ca, peer: SocketAddr, change: impl FnOnce(&mut Cluster)) -> Sidec
     Sidecar::with_identity(snapshot, ca.identity("client"))
 }
 
+/// One that waits for connections for as long as a test does, and what is counted of its cluster.
+fn patient(ca: &Ca, peer: SocketAddr) -> (Sidecar, Arc<ClusterState>) {
+    let mut state = Arc::default();
+    let sidecar = client(ca, peer, |cluster| {
+        cluster.connect_timeout = Duration::from_secs(60);
+        state = cluster.state.clone();
+    });
+    (sidecar, state)
+}
+
 /// Sends all requests at once; what they are answered is counted by the first figure of the status.
 fn send_all(sidecar: &Sidecar, answered: &Rc<Cell<[u32; 6]>>) -> Vec<JoinHandle<()>> {
     let send = |_| {
@@ -71,11 +81,7 @@ fn no_more_than_32_connections_are_made_at_a_time_and_what_comes_back_serves_tho
         let server = Sidecar::with_identity(inbound(false), ca.identity("reviews"));
         let allowed = Arc::new(Semaphore::new(0));
         let peer = peer(&server, echo(Http1, "a").await, allowed.clone()).await;
-        let mut state = Arc::<ClusterState>::default();
-        let sidecar = client(&ca, peer, |cluster| {
-            cluster.connect_timeout = Duration::from_secs(60);
-            state = cluster.state.clone();
-        });
+        let (sidecar, state) = patient(&ca, peer);
         let answered = Rc::default();
         let requests = send_all(&sidecar, &answered);
         until(|| state.pending.load(Relaxed) == ALL).await;
@@ -140,11 +146,7 @@ fn a_handshake_that_fails_now_and_then_fails_nobody_else() {
             }
         })
         .await;
-        let mut state = Arc::<ClusterState>::default();
-        let sidecar = client(&ca, peer, |cluster| {
-            cluster.connect_timeout = Duration::from_secs(60);
-            state = cluster.state.clone();
-        });
+        let (sidecar, state) = patient(&ca, peer);
         let answered = Rc::default();
         let requests = send_all(&sidecar, &answered);
         until(|| state.pending.load(Relaxed) == ALL).await;
