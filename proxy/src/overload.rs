@@ -6,9 +6,9 @@
 //! not take their answers, those first that have many, whose app does not take their requests, who moves much, and, if there is
 //! nobody else, who came last. Requests are refused where many answers wait already, and where there is nobody left to give up:
 //! first those of connections that have not had one served. Until then no more is read than there is room for: a client that
-//! behaves waits for moments and loses nothing. Looking costs a request one relaxed load, and with a limit of memory an addition. Files that the process may open are
-//! shared out in advance, so that every connection that was accepted can have one upstream, and that the admin endpoint and
-//! the control plane are reached whatever happens on the data path.
+//! behaves waits for moments and loses nothing. Looking costs a request one relaxed load, and with a limit of memory an
+//! addition. Files that the process may open are shared out in advance, so that every connection that was accepted can have
+//! one upstream, and that the admin endpoint and the control plane are reached whatever happens on the data path.
 
 mod calm;
 mod cgroup;

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_rustls::rustls::{ClientConfig, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tulle_runtime::names::{alpn, labels};
-use tulle_tests::{Arena, Mesh, app, eventually};
+use tulle_tests::{Anyone, Arena, Mesh, app, eventually};
 
 use crate::mole::{PORT, burrow};
 use crate::place::Place;
@@ -74,7 +74,7 @@ async fn asks(arena: &Arena<'_>, shown: &Shown, path: &str) -> anyhow::Result<bo
     let mut config = ClientConfig::builder_with_provider(forge::provider())
         .with_protocol_versions(forge::VERSIONS)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(forge::Anybody))
+        .with_custom_certificate_verifier(Arc::new(Anyone))
         .with_client_auth_cert(shown.chain.clone(), shown.key.clone_key())?;
     config.alpn_protocols = vec![alpn::HTTP1.to_vec()];
     let name = std::net::IpAddr::from([127, 0, 0, 1]).into();

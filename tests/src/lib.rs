@@ -2,9 +2,10 @@
 //!
 //! [`run`] is the `main` of a test program and [`cases!`] lists its tests; [`gate`] says what the machine must have;
 //! [`mesh`] brings up one sandbox and one control plane for the whole program, and [`arena`] is a test's own Kubernetes
-//! namespace in it; [`manifests`] writes what runs there. Benchmarks stand on the same mesh ([`with_mesh`]) and measure the
-//! program that pods run ([`thin`]).
+//! namespace in it; [`manifests`] writes what runs there. [`Anyone`] is a client that believes every server. Benchmarks
+//! stand on the same mesh ([`with_mesh`]) and measure the program that pods run ([`thin`]).
 
+mod anyone;
 pub mod arena;
 pub mod gate;
 mod harness;
@@ -14,6 +15,7 @@ mod metrics;
 mod scale;
 pub mod thin;
 
+pub use anyone::Anyone;
 pub use arena::{Arena, Ran, eventually};
 pub use harness::{Case, as_tulle, run, with_mesh};
 pub use manifests::{App, app};

@@ -1,8 +1,9 @@
 //! One stream: takes the client's requests in, sends what is due, and keeps the books.
 //!
 //! A single task. It reads before it writes, unless its client has asked for more than it may: then what comes next is
-//! left where it is until that is paid for, and whatever is owed goes out meanwhile. It holds at most one response that the client has not taken, and it asks
-//! for what changed only when there is room to send: so a slow client skips intermediate states and costs no memory.
+//! left where it is until that is paid for, and whatever is owed goes out meanwhile. It holds at most one response that
+//! the client has not taken, and it asks for what changed only when there is room to send: so a slow client skips
+//! intermediate states and costs no memory.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

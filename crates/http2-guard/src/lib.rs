@@ -3,8 +3,8 @@
 //! h2 bounds most of what a peer can make grow, but answers control frames for as long as they come, and waits for ever
 //! for a peer that reads nothing. [`Frames`] follows the frames of both directions by their heads, in place. A peer that
 //! sends more control frames than its work is worth, or a head that is too large by far, is made to stop: h2 gets a head in
-//! more pieces than it takes, and so says `ENHANCE_YOUR_CALM` itself and closes in order. A peer that takes no byte for too long is given up. Frames that are
-//! sent at about the same time leave together.
+//! more pieces than it takes, and so says `ENHANCE_YOUR_CALM` itself and closes in order. A peer that takes no byte for too
+//! long is given up. Frames that are sent at about the same time leave together.
 //!
 //! [`Calm`] is the other end of it: whoever serves the connection can have it ended so, and learns why it ended. [`Pieces`]
 //! keeps count of small pieces of bodies that nobody has taken, for which h2 would end the connection.

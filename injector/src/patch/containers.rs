@@ -57,7 +57,8 @@ pub(crate) fn volumes() -> [Value; 2] {
 
 /// The init container that programs the capture rules and ends.
 ///
-/// It changes rules only where the pod's address is. It is root because a capability that is merely added takes effect for root only; NET_ADMIN is all that it keeps.
+/// It changes rules only where the pod's address is. It is root because a capability that is merely added takes effect for
+/// root only; NET_ADMIN is all that it keeps.
 pub(crate) fn capture(options: &Options, config: &InjectorConfig) -> Value {
     let mut inbound = vec![ports::METRICS, ports::READINESS];
     inbound.extend(&options.exclude_inbound_ports);

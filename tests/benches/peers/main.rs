@@ -5,7 +5,8 @@
 //! [--quick]`. A load generator and a server, each in a pod, in a namespace for each system; the same kernel rules capture
 //! for all, all get certificates of one kind and agree on the same cryptography, and they take turns. This file says who
 //! runs what; `systems` brings the pods up, `load` and `serve` are the ends, `bare`, `envoy`, `linkerd` and `ztunnel` are
-//! the peers, `measure` reads the clocks and refuses where anything went wrong, `report` and `targets` do the sums; `alone` is about one sidecar by itself.
+//! the peers, `measure` reads the clocks and refuses where anything went wrong, `report` and `targets` do the sums; `alone`
+//! is about one sidecar by itself.
 
 mod again;
 mod alone;

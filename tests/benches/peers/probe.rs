@@ -17,18 +17,15 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::client::danger::{
-    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
-};
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio_rustls::rustls::{
-    ClientConfig, DigitallySignedStruct, Error, SignatureScheme, version::TLS13,
-};
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::version::TLS13;
 use tulle_identity::{Identity, SpiffeId, Svid, TrustBundle, TrustDomain, mesh_server_name, tls};
 use tulle_proxy::net::{Reach, dial};
 use tulle_proxy::settings::Settings;
 use tulle_runtime::env::Env;
 use tulle_runtime::names::{DEFAULT_TRUST_DOMAIN, PROXY_MARK, alpn, files, ports, variables};
+use tulle_tests::Anyone;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::bare::PEER;
@@ -235,43 +232,4 @@ async fn refuses_strangers(way: &Way) -> anyhow::Result<bool> {
         Ok(mut stream) => way.there_and_back(&mut stream).await.is_err(),
         Err(_) => true,
     })
-}
-
-/// Believes every server: only its own belief is of interest.
-#[derive(Debug)]
-struct Anyone;
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
-    }
 }

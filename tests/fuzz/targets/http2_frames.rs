@@ -165,7 +165,8 @@ fn frames(data: &[u8], begin: usize) -> Vec<Frame> {
     frames
 }
 
-/// Which frame is one too many, and of what. What was earned counts when the limit is reached, and what is not needed then is lost.
+/// Which frame is one too many, and of what. What was earned counts when the limit is reached, and what is not needed then
+/// is lost.
 fn too_many(frames: &[Frame]) -> Option<(usize, Ended)> {
     let limit = LIMIT as usize;
     let (mut spent, mut earned) = (0, limit);

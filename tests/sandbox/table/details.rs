@@ -3,6 +3,25 @@
 
 use super::deviations::Deviation;
 
+/// So do both.
+const FOR_PROXIES: Deviation = (
+    "it does not know what only other proxies may say",
+    &[
+        (
+            "a way of its own making in the words of the standard",
+            "200 open | host: a, forwarded",
+        ),
+        (
+            "what Linkerd tells an app, and is told",
+            "200 open | host: a, l5d-client-id, l5d-dst-override, l5d-retry-limit",
+        ),
+        (
+            "the mark that a request was not processed",
+            "200 open | host: a, x-tulle-unprocessed",
+        ),
+    ],
+);
+
 pub(crate) const ENVOY: &[Deviation] = &[
     (
         "it says of a body that there is none, as RFC 9110, 8.6 permits",
@@ -66,23 +85,7 @@ pub(crate) const ENVOY: &[Deviation] = &[
             ("a byte beyond ASCII after chunked", "501 closed"),
         ],
     ),
-    (
-        "it does not know what only other proxies may say",
-        &[
-            (
-                "a way of its own making in the words of the standard",
-                "200 open | host: a, forwarded",
-            ),
-            (
-                "what Linkerd tells an app, and is told",
-                "200 open | host: a, l5d-client-id, l5d-dst-override, l5d-retry-limit",
-            ),
-            (
-                "the mark that a request was not processed",
-                "200 open | host: a, x-tulle-unprocessed",
-            ),
-        ],
-    ),
+    FOR_PROXIES,
     (
         "it knows another status for what it does not serve",
         &[
@@ -293,23 +296,7 @@ pub(crate) const NGINX: &[Deviation] = &[
             ),
         ],
     ),
-    (
-        "it does not know what only other proxies may say",
-        &[
-            (
-                "a way of its own making in the words of the standard",
-                "200 open | host: a, forwarded",
-            ),
-            (
-                "what Linkerd tells an app, and is told",
-                "200 open | host: a, l5d-client-id, l5d-dst-override, l5d-retry-limit",
-            ),
-            (
-                "the mark that a request was not processed",
-                "200 open | host: a, x-tulle-unprocessed",
-            ),
-        ],
-    ),
+    FOR_PROXIES,
     (
         "it passes no upgrade unless it is configured for that alone",
         &[

@@ -22,8 +22,8 @@ const CERTIFICATES_AT_ONCE: NonZeroU32 = NonZeroU32::new(256).unwrap();
 const STREAMS_PER_POD: NonZeroU32 = NonZeroU32::new(agent::STREAMS).unwrap();
 const SUBSCRIPTIONS: NonZeroU32 = NonZeroU32::new(10_000).unwrap();
 
-/// Limits on clients. Each is counted when it is reached: `tulle_control_limits_reached_total` for connections, their frames and pace,
-/// `tulle_xds_refused_streams_total` for streams and subscriptions. A client is an address and an identity.
+/// Limits on clients. Each is counted when it is reached: `tulle_control_limits_reached_total` for connections, their frames
+/// and pace, `tulle_xds_refused_streams_total` for streams and subscriptions. A client is an address and an identity.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
