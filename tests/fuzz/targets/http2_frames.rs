@@ -20,7 +20,7 @@ use tulle_proxy::io::{Ended, FrameBounds, Frames, Whose};
 
 const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
 const HEAD: usize = 9;
-/// A limit, of which as many again are forgiven at once.
+/// A limit of control frames.
 const LIMIT: u32 = 4;
 /// Bytes that a head may be, and four times as many must not be.
 const HEADER_LIST: u32 = 32;
@@ -169,8 +169,7 @@ fn frames(data: &[u8], begin: usize) -> Vec<Frame> {
 /// is lost.
 fn too_many(frames: &[Frame]) -> Option<(usize, Ended)> {
     let limit = LIMIT as usize;
-    let (mut spent, mut earned) = (0, limit);
-    let mut head = 0;
+    let (mut spent, mut earned, mut head) = (0, 0, 0);
     for (at, frame) in frames.iter().enumerate() {
         earned += frame.worth();
         spent += usize::from(frame.is_control());
