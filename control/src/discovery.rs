@@ -32,13 +32,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tulle_identity::SpiffeId;
+use tulle_runtime::gate::Gate;
 use tulle_runtime::names::agent;
 use tulle_runtime::tasks::Tasks;
 use tulle_xds_proto::ResourceType;
 
 use crate::app::listener::{Bounds, Stranger};
 use crate::ca::Requests;
-use crate::limit::{Gate, Reached};
+use crate::limit::Reached;
 use crate::store::{Kind, ObjectKey, Store, Update, Updates, World};
 use crate::translate::{self, Affected, ClientKind, Overruled, ProxyView, ROOT_CA, Reach, Subject};
 use account::Accounts;

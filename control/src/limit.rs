@@ -2,13 +2,11 @@
 //!
 //! Nothing here knows what is limited. A count is exact; a log line may be one of many, and says how many were left out.
 
-mod gate;
 mod kept;
 mod network;
 mod pace;
 mod shares;
 
-pub(crate) use gate::Gate;
 pub(crate) use kept::Kept;
 pub(crate) use network::network;
 pub(crate) use pace::Pace;

@@ -19,10 +19,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tulle_identity::{ClientAuth, Identity, SpiffeId, peer_id};
+use tulle_runtime::gate::Gate;
 use tulle_runtime::tasks::Tasks;
 
 use crate::discovery::Peer;
-use crate::limit::{Gate, Reached, Share, Shares, network};
+use crate::limit::{Reached, Share, Shares, network};
 
 pub(crate) use connection::Connection;
 use connection::{Ends, Places};

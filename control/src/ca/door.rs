@@ -17,10 +17,11 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::NamedService;
 use tulle_identity::SpiffeId;
+use tulle_runtime::gate::Gate;
 
 use super::Metrics;
 use crate::discovery::Peer;
-use crate::limit::{Gate, Kept, Pace, Reached, network};
+use crate::limit::{Kept, Pace, Reached, network};
 
 /// How much a client may ask of the CA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,11 +17,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tulle_identity::SpiffeId;
+use tulle_runtime::gate::Gate;
 use tulle_xds_proto::ResourceType;
 
 use super::Limits;
 use super::admission::runs_as;
-use crate::limit::{Gate, Kept, Pace};
+use crate::limit::{Kept, Pace};
 use crate::store::{ObjectKey, World};
 
 /// What a new stream costs, in names.

@@ -25,11 +25,11 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
 use tonic::server::StreamingService;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tulle_runtime::drain::DrainWatch;
+use tulle_runtime::gate::Gate;
 
 pub(crate) use listener::Listener;
 
@@ -42,8 +42,6 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// Connections beside one for each stream, and streams of a connection beside all that may be relayed: so that what is
 /// too much comes so far that it can be refused.
 const SPARE: usize = 28;
-/// How long it takes until there may be another line about clients that wait.
-const LINE_EACH: Duration = Duration::from_secs(1);
 /// Longest request.
 const MAX_REQUEST: usize = 4 << 20;
 /// Longest response: a response of the control plane is about a megabyte, unless one resource alone is larger.
@@ -108,9 +106,18 @@ struct Shared {
     streams: usize,
     places: Arc<Semaphore>,
     metrics: Metrics,
-    /// When a line about clients that wait was written last.
-    told: Mutex<Option<Instant>>,
+    told: Told,
     drain: Mutex<Option<DrainWatch>>,
+}
+
+/// Gates for lines, of which clients can cause as many as they like: each is one of a kind that is counted.
+#[derive(Default)]
+struct Told {
+    waits: Gate,
+    streams: Gate,
+    nodes: Gate,
+    breaks: Gate,
+    accepts: Gate,
 }
 
 /// The methods that are relayed.
@@ -152,7 +159,7 @@ impl Relay {
             connect,
             node,
             streams: streams.min(Semaphore::MAX_PERMITS - SPARE),
-            told: Mutex::default(),
+            told: Told::default(),
             places: Arc::new(Semaphore::new(streams.min(Semaphore::MAX_PERMITS))),
             metrics,
             drain: Mutex::new(Some(drain)),
@@ -167,11 +174,10 @@ impl Relay {
     /// A client waits until another connection ends.
     fn waits(&self) {
         self.0.metrics.waited.inc();
-        let mut told = self.0.told.lock();
-        if told.is_none_or(|at| at.elapsed() >= LINE_EACH) {
-            *told = Some(Instant::now());
+        if let Some(left_out) = self.0.told.waits.pass() {
             tracing::warn!(
                 connections = self.connections(),
+                left_out,
                 "clients of this pod have as many connections open as the relay takes, and more wait; see --xds-streams"
             );
         }
@@ -216,9 +222,12 @@ impl Relay {
         };
         let place = shared.places.clone().try_acquire_owned().map_err(|_| {
             shared.metrics.refused("too_many_streams");
-            tracing::warn!(
-                "a client of this pod has too many discovery streams open; see --xds-streams"
-            );
+            if let Some(left_out) = shared.told.streams.pass() {
+                tracing::warn!(
+                    left_out,
+                    "a client of this pod has too many discovery streams open; see --xds-streams"
+                );
+            }
             Status::resource_exhausted("too many discovery streams through this agent")
         })?;
         let first = match tokio::time::timeout(FIRST_REQUEST, requests.message()).await {
@@ -233,7 +242,8 @@ impl Relay {
             stream::iter([first]).chain(requests.filter_map(async |request| request.ok()).fuse());
         let mut control =
             tonic::client::Grpc::new((shared.connect)()).max_decoding_message_size(MAX_RESPONSE);
-        control.ready().await.map_err(|error| unavailable(&error))?;
+        let ready = control.ready().await;
+        ready.map_err(|error| shared.told.unavailable(&error))?;
         let responses = control
             .streaming(
                 Request::new(requests),
@@ -241,10 +251,11 @@ impl Relay {
                 Whole,
             )
             .await
-            .map_err(broken)?;
+            .map_err(|status| shared.told.broken(status))?;
         shared.metrics.relayed.inc();
         tracing::debug!(?method, "relaying a discovery stream");
-        let responses = responses.into_inner().map(|it| it.map_err(broken));
+        let (responses, relay) = (responses.into_inner(), shared.clone());
+        let responses = responses.map(move |it| it.map_err(|status| relay.told.broken(status)));
         let held = Held::new(place, drain, &shared.metrics.streams);
         Ok(Response::new(Relayed::new(responses, held)))
     }
@@ -264,10 +275,13 @@ impl Relay {
         }
         shared.metrics.refused("foreign_node");
         let shown: String = id.chars().take(256).collect();
-        tracing::warn!(
-            node = shown,
-            "a client of this pod speaks for another node; use the bootstrap that the agent writes"
-        );
+        if let Some(left_out) = shared.told.nodes.pass() {
+            tracing::warn!(
+                node = shown,
+                left_out,
+                "a client of this pod speaks for another node; use the bootstrap that the agent writes"
+            );
+        }
         Err(Status::permission_denied(format!(
             "node.id {shown:?} is not this pod's: expected KIND~{}",
             shared.node
@@ -292,29 +306,33 @@ impl StreamingService<Bytes> for Service {
     }
 }
 
-/// An end as the client gets it: the control plane's word as it is, and a broken way as such.
-fn broken(status: Status) -> Status {
-    match std::error::Error::source(&status) {
-        Some(source) => unavailable(source),
-        // Metadata is the control plane's affair with us; code, message and details are for the client.
-        None => Status::with_details(
-            status.code(),
-            status.message(),
-            Bytes::copy_from_slice(status.details()),
-        ),
+impl Told {
+    /// An end as the client gets it: the control plane's word as it is, and a broken way as such.
+    fn broken(&self, status: Status) -> Status {
+        match std::error::Error::source(&status) {
+            Some(source) => self.unavailable(source),
+            // Metadata is the control plane's affair with us; code, message and details are for the client.
+            None => Status::with_details(
+                status.code(),
+                status.message(),
+                Bytes::copy_from_slice(status.details()),
+            ),
+        }
     }
-}
 
-fn unavailable(error: &(dyn std::error::Error + 'static)) -> Status {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
+    fn unavailable(&self, error: &(dyn std::error::Error + 'static)) -> Status {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        if let Some(left_out) = self.breaks.pass() {
+            tracing::info!(error = text, left_out, "the way to the control plane broke");
+        }
+        Status::new(Code::Unavailable, format!("no control plane: {text}"))
     }
-    tracing::info!(error = text, "the way to the control plane broke");
-    Status::new(Code::Unavailable, format!("no control plane: {text}"))
 }
 
 #[cfg(test)]

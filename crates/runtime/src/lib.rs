@@ -1,12 +1,13 @@
 //! The chassis every Tulle program stands on.
 //!
-//! Rooms in the order in which a program meets them: names, environment and limits, tracing and metrics, tasks, signals and
-//! drain, back-off, and the admin HTTP server. Nothing here knows xDS, TLS or Kubernetes.
+//! Rooms in the order in which a program meets them: names, environment and limits, tracing, its gate and metrics, tasks,
+//! signals and drain, back-off, and the admin HTTP server. Nothing here knows xDS, TLS or Kubernetes.
 
 pub mod admin;
 pub mod backoff;
 pub mod drain;
 pub mod env;
+pub mod gate;
 pub mod limits;
 pub mod metrics;
 pub mod names;

@@ -18,10 +18,11 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 use tulle_http2_guard::{Calm, Ended, FrameBounds, Frames, Whose};
+use tulle_runtime::gate::Gate;
 
 use super::{Bounds, Place};
 use crate::discovery::Peer;
-use crate::limit::{Gate, Reached};
+use crate::limit::Reached;
 
 /// Bytes that the fields of a head may be, which is what hyper's servers take.
 const HEADER_LIST: u32 = 16 << 10;

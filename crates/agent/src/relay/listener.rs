@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -57,37 +58,43 @@ impl Listener {
 
     /// Serves until the tasks are cancelled. Connections beyond what the relay takes wait in the kernel's queue.
     pub(crate) async fn serve(self, relay: Relay, tasks: Tasks) {
-        let places = Arc::new(Semaphore::new(relay.connections()));
-        let accept = async {
-            loop {
-                let place = take(&places, &relay).await;
-                let relay = relay.clone();
-                let accepted = match &self {
-                    Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
-                        // A relay has nothing to gain from waiting for more to send.
-                        let _ = stream.set_nodelay(true);
-                        tasks.spawn_connection("relay", async move {
-                            serve_connection(stream, relay).await;
-                            drop(place);
-                        });
-                    }),
-                    Self::Unix(listener, _) => listener.accept().await.map(|(stream, _)| {
-                        tasks.spawn_connection("relay", async move {
-                            serve_connection(stream, relay).await;
-                            drop(place);
-                        });
-                    }),
-                };
-                if let Err(error) = accepted {
-                    tracing::warn!(%error, "cannot accept a client of the relay");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        };
         tokio::select! {
             biased;
             () = tasks.cancelled() => {}
-            () = accept => {}
+            () = self.accept_loop(&relay, &tasks) => {}
+        }
+    }
+
+    async fn accept_loop(&self, relay: &Relay, tasks: &Tasks) {
+        let places = Arc::new(Semaphore::new(relay.connections()));
+        loop {
+            let accepted = match self {
+                Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
+                    // A relay has nothing to gain from waiting for more to send.
+                    let _ = stream.set_nodelay(true);
+                    serve_connection(stream, relay.clone()).boxed()
+                }),
+                Self::Unix(listener, _) => listener
+                    .accept()
+                    .await
+                    .map(|(stream, _)| serve_connection(stream, relay.clone()).boxed()),
+            };
+            match accepted {
+                Ok(served) => {
+                    // Only who has come may have to wait.
+                    let place = take(&places, relay).await;
+                    tasks.spawn_connection("relay", async move {
+                        served.await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    if let Some(left_out) = relay.0.told.accepts.pass() {
+                        tracing::warn!(%error, left_out, "cannot accept a client of the relay");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
         }
     }
 }

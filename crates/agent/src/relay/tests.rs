@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use futures_util::stream::BoxStream;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -310,6 +311,60 @@ async fn a_control_plane_that_is_gone_is_unavailable_and_one_that_is_back_is_fou
 }
 
 #[tokio::test]
+async fn what_clients_do_wrong_is_told_a_few_times_and_counted_each_time() {
+    let lines = Lines::default();
+    let written = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || written.clone());
+    let _guard = tracing::subscriber::set_default(subscriber.finish());
+    let mut stage = Stage::new(1).await;
+    stage.control.cut();
+    stage.control = Running::start("127.0.0.1:0");
+    for _ in 0..40 {
+        stage.open(request("one", "nobody")).await.unwrap_err();
+        let status = stage.open(own("one")).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    }
+    assert_eq!(stage.refused("foreign_node"), 40);
+    let place = stage.relay.0.places.clone().try_acquire_owned().unwrap();
+    for _ in 0..40 {
+        stage.open(own("one")).await.unwrap_err();
+    }
+    drop(place);
+    assert_eq!(stage.refused("too_many_streams"), 40);
+    for line in [
+        "speaks for another node",
+        "way to the control plane broke",
+        "too many discovery streams open",
+    ] {
+        let told = lines.count(line);
+        assert!((5..20).contains(&told), "{told} lines: {line}");
+    }
+}
+
+/// Log lines.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    fn count(&self, text: &str) -> usize {
+        String::from_utf8_lossy(&self.0.lock())
+            .matches(text)
+            .count()
+    }
+}
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
 async fn more_streams_than_allowed_are_refused_and_those_that_are_open_go_on() {
     let mut stage = Stage::new(2).await;
     let (requests, mut answers) = stage.open(own("one")).await.unwrap();
@@ -332,11 +387,16 @@ async fn connections_that_have_to_wait_are_counted_and_served_once_one_has_ended
     for _ in 0..stage.relay.connections() {
         idle.push(tokio::net::TcpStream::connect(address).await.unwrap());
     }
+    // The last of them is served, and nobody waits.
+    let last = idle.last_mut().unwrap();
+    last.read_exact(&mut [0; 9]).await.unwrap();
+    assert_eq!(stage.metrics.waited.get(), 0);
+    idle.push(tokio::net::TcpStream::connect(address).await.unwrap());
     while stage.metrics.waited.get() == 0 {
         tokio::task::yield_now().await;
     }
     let opened = stage.open(own("one"));
-    let (opened, ()) = tokio::join!(opened, async { drop(idle.pop()) });
+    let (opened, ()) = tokio::join!(opened, async { drop(idle.split_off(1)) });
     opened.unwrap();
     assert!(stage.metrics.waited.get() <= 2);
 }

@@ -1,4 +1,4 @@
-//! Lets a few log lines through, and counts the others.
+//! Lets a few log lines through, and counts the others: whoever can make one cannot fill a disk with them.
 
 use std::time::Duration;
 
@@ -9,13 +9,12 @@ use tokio::time::Instant;
 const AT_ONCE: u32 = 5;
 /// How long it takes until there may be one more.
 const EACH: Duration = Duration::from_secs(1);
-
 /// How many times wider a gate is that is for all.
 const WIDE: u32 = 10;
 
 /// A gate for lines of one kind: five at once, and one a second.
 #[derive(Debug)]
-pub(crate) struct Gate {
+pub struct Gate {
     each: Duration,
     state: Mutex<State>,
     at_once: u32,
@@ -40,7 +39,8 @@ impl Default for Gate {
 
 impl Gate {
     /// One for lines about many, of whom each has his own: ten times as wide.
-    pub(crate) fn wide() -> Self {
+    #[must_use]
+    pub fn wide() -> Self {
         Self {
             each: EACH / WIDE,
             state: Mutex::default(),
@@ -49,12 +49,12 @@ impl Gate {
     }
 
     /// Whether a line may be written; if so, how many were left out since the last one.
-    pub(crate) fn pass(&self) -> Option<u64> {
+    pub fn pass(&self) -> Option<u64> {
         self.pass_with(0)
     }
 
     /// Whether a line may be written that has to pass another gate, too; if so, how many were left out at both.
-    pub(crate) fn pass_within(&self, all: &Self) -> Option<u64> {
+    pub fn pass_within(&self, all: &Self) -> Option<u64> {
         all.pass_with(self.pass()?)
     }
 
@@ -72,7 +72,7 @@ impl Gate {
     }
 
     /// How many lines were left out since the last one, now that no more will come.
-    pub(crate) fn close(&self) -> u64 {
+    pub fn close(&self) -> u64 {
         std::mem::take(&mut self.state.lock().left_out)
     }
 }
