@@ -152,8 +152,8 @@ struct Session {
     account: OpenStream,
     /// Its client has asked for more than it may.
     waits: bool,
-    /// Nothing can leave before the client has said something or something has changed: what is gone stays until what
-    /// named it has been sent anew, and that waits for replies.
+    /// Nothing can leave before the client has said something or something has changed: what is gone stays until the client
+    /// has taken what may have named it.
     stuck: bool,
     _connected: Connected,
 }
@@ -377,12 +377,12 @@ impl Session {
     }
 
     /// The next response that is due, in push order: what is new first, what is gone of clusters and endpoints last, and
-    /// not before all that may name it.
+    /// not before the client has all that may have named it.
     fn next_response<V: Variant>(&mut self) -> Option<V::Response> {
         let proxy = self.proxy.clone();
         let mut subscriptions = proxy.subscriptions.lock();
         for phase in [Phase::Make, Phase::Break] {
-            if phase == Phase::Break && subscriptions.0.values().any(Subscription::holds_back) {
+            if phase == Phase::Break && subscriptions.0.values().any(Subscription::is_unsure) {
                 self.stuck = true;
                 return None;
             }

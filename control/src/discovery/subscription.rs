@@ -303,16 +303,7 @@ impl Subscription {
 
     /// Whether anything may have to be sent.
     pub(crate) fn is_owing(&self) -> bool {
-        self.owes() && !self.waits()
-    }
-
-    /// Whether something has to be sent, and cannot be before there are replies.
-    pub(crate) fn holds_back(&self) -> bool {
-        self.owes() && self.waits()
-    }
-
-    fn owes(&self) -> bool {
-        self.greet || !self.owed.is_empty()
+        (self.greet || !self.owed.is_empty()) && !self.waits()
     }
 
     /// Bytes that naming all that is wanted takes, at most: those of each name, its tag and its length.

@@ -472,15 +472,38 @@ async fn naming_again_what_it_wants_costs_a_client_nothing_and_a_long_text_does(
     }
 }
 
+fn lists_later((kind, names): (&str, Vec<String>)) -> bool {
+    assert_eq!(kind, "CDS");
+    names.iter().any(|name| name == LATER)
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_gone_stays_until_envoy_has_taken_the_tables_that_came_before() {
+    let (mut plane, _) = plane_and_client().await;
+    plane.writer.apply(vec![service("later", [10, 1, 0, 9])]);
+    let mut envoy = envoy(&plane).await;
+    envoy.want(Cds, &[]).await;
+    assert!(lists_later(envoy.take().await));
+    envoy.want(Rds, &[CLUSTER, LATER]).await;
+    let both = envoy.next().await;
+    assert_eq!(summary(&both), ("RDS", names(&[CLUSTER, LATER])));
+    plane.writer.apply(vec![delete(Kind::Service, "later")]);
+    envoy.expect_silence().await;
+    // What it did not take may have been meant to name the cluster no more.
+    envoy.refuse(&both, "no such flag").await;
+    let again = envoy.next().await;
+    assert_eq!(summary(&again), ("RDS", names(&[CLUSTER])));
+    envoy.expect_silence().await;
+    envoy.accept(&again).await;
+    assert!(!lists_later(envoy.take().await));
+    envoy.expect_silence().await;
+}
+
 #[tokio::test]
 async fn a_cluster_that_is_gone_stays_while_tables_wait_that_may_name_it() {
     let (mut plane, _) = plane_and_client().await;
     plane.writer.apply(vec![service("later", [10, 1, 0, 9])]);
     let mut envoy = envoy(&plane).await;
-    let lists_later = |(kind, names): (&str, Vec<String>)| {
-        assert_eq!(kind, "CDS");
-        names.iter().any(|name| name == LATER)
-    };
     envoy.want(Cds, &[]).await;
     assert!(lists_later(envoy.take().await));
     envoy.want(Rds, &[CLUSTER]).await;

@@ -160,10 +160,10 @@ fn no_reply_is_lost_however_late_it_comes() {
         client.put(i, 2);
         client.take();
     }
-    assert!(client.server.holds_back(), "until there are replies");
+    assert!(client.server.is_unsure(), "until there are replies");
     client.settle();
     client.check();
-    assert!(!client.server.holds_back());
+    assert!(!client.server.is_unsure());
 }
 
 #[test]

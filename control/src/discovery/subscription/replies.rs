@@ -52,6 +52,12 @@ impl Subscription {
         self.takes_apart && self.unacknowledged.len() >= MAX_UNACKNOWLEDGED
     }
 
+    /// Whether the client may have to be sent anew what it was sent: as long as it may refuse any of it, and so may not have
+    /// what was with that in a response, whatever it has from before may still be in use.
+    pub(crate) fn is_unsure(&self) -> bool {
+        self.takes_apart && !self.unacknowledged.is_empty()
+    }
+
     /// Remembers that `batch` left under `nonce`, showing the world's version `world`.
     pub(crate) fn sent(&mut self, nonce: String, world: String, batch: &Batch) {
         self.status.sent_nonce = Some(nonce.clone());
