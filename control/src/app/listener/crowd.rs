@@ -5,7 +5,9 @@
 //! limit of an address its own oldest, at that of all the oldest of the address that holds most. One that has not is
 //! left alone, and who has said something has more time than who has not: a crowd that comes at once says hello at once,
 //! and cuts off none of its own, however long the hellos wait for their turn here. Only who fills an address has less: there
-//! silence is given up for a newer one after a moment, because behind the address may be many.
+//! silence is given up for a newer one after a moment, because behind the address may be many. And what one address has more
+//! than another it has only while there is room: a few that are full of those who say something, again and again, keep out
+//! nobody elsewhere.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -177,7 +179,8 @@ impl Crowd {
             limit = Some(self.of_address.name);
         }
         if open.all >= self.all.many {
-            let Some((address, number)) = self.oldest_of_most(&open, now) else {
+            let gives_way = self.oldest_of_most(&open, now);
+            let Some((address, number)) = gives_way.or_else(|| open.newest_of_more(address)) else {
                 let due = open.by_address.values().flat_map(BTreeMap::values);
                 let first = due.map(|one| self.due(one)).min();
                 return Room::Later(first.unwrap_or(now));
@@ -227,6 +230,15 @@ impl Crowd {
 }
 
 impl Open {
+    /// The newest, on which the least work was done, of the address that has most, if it has more than `address` with one more.
+    fn newest_of_more(&self, address: IpAddr) -> Option<(IpAddr, u64)> {
+        let own = self.by_address.get(&address).map_or(0, BTreeMap::len);
+        let by_address = self.by_address.iter();
+        let (most, all) = by_address.max_by_key(|(address, all)| (all.len(), **address))?;
+        let (newest, _) = all.last_key_value()?;
+        (all.len() > own + 1).then_some((*most, *newest))
+    }
+
     fn give_up(&mut self, address: IpAddr, number: u64) {
         if let Some(given_up) = self.remove(address, number) {
             given_up.cancel();
@@ -393,6 +405,28 @@ mod tests {
         let taken = all.try_begin(address(2), |limit| told.lock().push(limit));
         assert_eq!((given_up(&open), taken.is_ok()), (vec![0], true));
         assert_eq!(*told.lock(), ["handshakes"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_few_addresses_that_say_something_keep_nobody_elsewhere_out_or_waiting() {
+        let all = crowd(8, 4);
+        let open = begun(&all, &[(1, 4), (2, 4)]).await;
+        open.iter().for_each(Stranger::spoke);
+        let now = Instant::now();
+        let mut others = Vec::new();
+        for _ in 0..2 {
+            for last in [3, 4] {
+                others.extend(all.begin(address(last), |_| {}).await);
+            }
+        }
+        assert_eq!((others.len(), Instant::now()), (4, now), "at once");
+        assert_eq!(given_up(&open), [2, 3, 6, 7], "the newest of each");
+        // Each has two: more than its share is nobody's, however often he comes.
+        for last in [1, 3] {
+            let more = all.try_begin(address(last), |limit| panic!("{limit}"));
+            assert_eq!(more.expect_err("as many as others"), "handshakes");
+        }
+        assert_eq!(given_up(&others), [0; 0]);
     }
 
     #[tokio::test(start_paused = true)]
