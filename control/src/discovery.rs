@@ -66,6 +66,10 @@ pub(crate) struct Limits {
     pub(crate) names_at_once: u32,
     /// Open streams of one pod.
     pub(crate) streams_per_pod: usize,
+    /// Bytes of one request: a reconnecting client lists every name and version that it has.
+    pub(crate) request_bytes: usize,
+    /// How long the first request of a stream may take.
+    pub(crate) first_request: Duration,
     /// Bytes of resources in one response, unless a single one is larger.
     pub(crate) response_bytes: usize,
     /// How long a stream waits for its pod to appear.
@@ -83,6 +87,8 @@ impl Default for Limits {
             names_a_second: 2_000,
             names_at_once: 50_000,
             streams_per_pod: agent::STREAMS as usize,
+            request_bytes: 4 << 20,
+            first_request: Duration::from_secs(10),
             response_bytes: 1 << 20,
             pod_wait: Duration::from_secs(5),
             connections: Bounds::default(),

@@ -31,7 +31,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub bundle_dir: PathBuf,
 
-    /// JWKS file with the keys that sign service account tokens. Read anew for each check, so it may change.
+    /// JWKS file with the keys that sign service account tokens. Read anew every second that it is needed, so it may change.
     #[arg(long, value_name = "FILE")]
     pub jwks: PathBuf,
 
@@ -192,12 +192,33 @@ mod tests {
                 panic!("four columns: {row}");
             };
             assert!(named.contains(&name), "{name}: {row}");
-            let mut numbers = defaults.split(|c: char| !c.is_ascii_digit());
+            let mut numbers = defaults.split(|c: char| !c.is_ascii_alphanumeric());
             assert!(
                 numbers.any(|number| number == default),
                 "{name} {default}: {row}"
             );
         }
+    }
+
+    #[test]
+    fn one_timeout_is_for_all_that_a_client_has_to_do_first() {
+        let args = parse(&[
+            "--client-timeout=20s",
+            "--unread-timeout=2m",
+            "--max-request-bytes=4096",
+        ]);
+        let limits = args.expect("good values").limits.limits();
+        let Limits { connections, .. } = limits;
+        let first = [
+            limits.first_request,
+            limits.certificates.deadline,
+            connections.handshake,
+            connections.anonymous_grace.spoke,
+        ];
+        assert_eq!(first, [Duration::from_secs(20); 4]);
+        assert!(connections.anonymous_life > limits.certificates.deadline);
+        assert_eq!(connections.unread, Duration::from_secs(120));
+        assert_eq!(limits.request_bytes, 4096);
     }
 
     #[test]
@@ -222,6 +243,11 @@ mod tests {
             ("--max-certificates-at-once", "0"),
             ("--max-names-per-second", "0"),
             ("--max-names-at-once", "0"),
+            ("--max-request-bytes", "0"),
+            ("--client-timeout", "10"),
+            ("--client-timeout", "999ms"),
+            ("--unread-timeout", "0s"),
+            ("--unread-timeout", "61m"),
             ("--root-propagation", "4381h"),
             ("--root-propagation", "99999999999h"),
             ("--leaf-ttl", "4381h"),
@@ -241,6 +267,8 @@ mod tests {
             ("--leaf-ttl", "10s"),
             ("--leaf-ttl", "4380h"),
             ("--root-propagation", "4380h"),
+            ("--client-timeout", "1s"),
+            ("--unread-timeout", "60m"),
             ("--cluster-domain", "k8s"),
             ("--cluster-domain", "a-1.example.org"),
         ] {

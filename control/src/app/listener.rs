@@ -47,7 +47,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const LONGEST_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Connections at a time; more wait in the kernel's queue.
 const CONNECTIONS: usize = 16_384;
-/// Of these, connections without a client certificate; more are closed, so that the others have room.
+/// Of these, connections without a client certificate, so that the others have room.
 const ANONYMOUS: usize = 1024;
 /// How long a connection without a client certificate lives: it is good for one certificate request.
 const ANONYMOUS_LIFE: Duration = Duration::from_secs(30);
@@ -109,6 +109,8 @@ pub(crate) struct Bounds {
     pub(crate) handshakes_of_address: usize,
     /// How old a handshake must be to be given up for another one.
     pub(crate) handshake_grace: Grace,
+    /// How long a handshake may take.
+    pub(crate) handshake: Duration,
     /// Control frames of HTTP/2 on a connection beyond what its messages need; one with more is ended.
     pub(crate) control_frames: u32,
     /// How long a client may take nothing of what waits for it.
@@ -128,6 +130,7 @@ impl Default for Bounds {
             handshakes: HANDSHAKES,
             handshakes_of_address: HANDSHAKES_OF_ADDRESS,
             handshake_grace: HANDSHAKE_GRACE,
+            handshake: HANDSHAKE,
             control_frames: CONTROL_FRAMES,
             unread: UNREAD,
         }
@@ -275,7 +278,7 @@ async fn accept_loop(
                 handshaking.spoke();
                 acceptor.handshake(stream, address, place).await
             };
-            let handshake = tokio::time::timeout(HANDSHAKE, handshake);
+            let handshake = tokio::time::timeout(bounds.handshake, handshake);
             let ended = tokio::select! {
                 biased;
                 ended = handshake => ended.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),

@@ -15,13 +15,11 @@ use tulle_xds_proto::envoy::service::discovery::v3::{
 use super::variant::{Delta, Full, Variant};
 use super::{Discovery, Peer, session};
 
-/// Largest request: a reconnecting client lists every name and version that it has.
-const MAX_REQUEST: usize = 4 << 20;
-
 impl Discovery {
     /// The service, to be added to a server whose connections carry a [`Peer`].
     pub(crate) fn service(&self) -> AggregatedDiscoveryServiceServer<Self> {
-        AggregatedDiscoveryServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST)
+        AggregatedDiscoveryServiceServer::new(self.clone())
+            .max_decoding_message_size(self.0.limits.request_bytes)
     }
 }
 

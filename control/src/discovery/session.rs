@@ -29,8 +29,6 @@ use super::variant::{Change, Incoming, Variant};
 use super::{Discovery, Peer, Proxy, Subscriptions};
 use crate::translate::{ClientKind, ProxyView};
 
-/// How long the first request may take.
-const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// Names that a client of the state-of-the-world variant wants as before, for the cost of one that it asks for.
 const RESTATED: usize = 32;
 /// Bytes of a request, or of what it is answered with, for the cost of a name.
@@ -73,7 +71,8 @@ async fn run<V: Variant>(
     mut requests: impl Stream<Item = Result<V::Request, Status>> + Send + Unpin,
     responses: &mpsc::Sender<Result<V::Response, Status>>,
 ) -> Result<(), Status> {
-    let first = match tokio::time::timeout(FIRST_REQUEST, requests.next()).await {
+    let patience = discovery.0.limits.first_request;
+    let first = match tokio::time::timeout(patience, requests.next()).await {
         Ok(Some(request)) => received(discovery, request)?,
         Ok(None) => return Ok(()),
         Err(_) => {

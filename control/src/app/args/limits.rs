@@ -1,10 +1,13 @@
 //! What clients of the control plane may make grow, as an operator sets it.
 
 use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
+use tulle_runtime::env::parse_duration;
 use tulle_runtime::names::agent;
 
-use crate::app::listener::Bounds;
+use crate::app::listener::{Bounds, Grace};
 use crate::ca::Requests;
 use crate::discovery::Limits;
 
@@ -21,6 +24,11 @@ const CERTIFICATES_A_SECOND: NonZeroU32 = NonZeroU32::new(16).unwrap();
 const CERTIFICATES_AT_ONCE: NonZeroU32 = NonZeroU32::new(256).unwrap();
 const STREAMS_PER_POD: NonZeroU32 = NonZeroU32::new(agent::STREAMS).unwrap();
 const SUBSCRIPTIONS: NonZeroU32 = NonZeroU32::new(10_000).unwrap();
+const REQUEST_BYTES: NonZeroU32 = NonZeroU32::new(4 << 20).unwrap();
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// What makes sense for any of them: time for a round trip, and an end.
+const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 
 /// Limits on clients. Each is counted when it is reached: `tulle_control_limits_reached_total` for connections, their frames
 /// and pace, `tulle_xds_refused_streams_total` for streams and subscriptions. A client is an address and an identity.
@@ -79,6 +87,28 @@ pub struct LimitArgs {
     /// Names of one type that a discovery stream may subscribe to, with 128 bytes each on average; one with more is ended.
     #[arg(long, value_name = "NUMBER", default_value_t = SUBSCRIPTIONS)]
     pub max_subscriptions: NonZeroU32,
+
+    /// Bytes of a discovery request; a stream with a longer one is ended. All the names of `--max-subscriptions` fit.
+    #[arg(long, value_name = "NUMBER", default_value_t = REQUEST_BYTES)]
+    pub max_request_bytes: NonZeroU32,
+
+    /// How long a client may take for each thing that it has to do first: its TLS handshake, the first request of a discovery
+    /// stream, and a request for a certificate with all that belongs to it.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = timeout)]
+    pub client_timeout: Duration,
+
+    /// How long a client may take nothing of what waits for it; then its connection is ended.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = timeout)]
+    pub unread_timeout: Duration,
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    let timeout = parse_duration(text)?;
+    if TIMEOUTS.contains(&timeout) {
+        return Ok(timeout);
+    }
+    let (shortest, longest) = (TIMEOUTS.start(), TIMEOUTS.end());
+    Err(format!("expected {shortest:?} to {longest:?}"))
 }
 
 impl Default for LimitArgs {
@@ -97,6 +127,9 @@ impl Default for LimitArgs {
             max_certificates_at_once: CERTIFICATES_AT_ONCE,
             max_streams_per_pod: STREAMS_PER_POD,
             max_subscriptions: SUBSCRIPTIONS,
+            max_request_bytes: REQUEST_BYTES,
+            client_timeout: CLIENT_TIMEOUT,
+            unread_timeout: UNREAD_TIMEOUT,
         }
     }
 }
@@ -105,11 +138,14 @@ impl LimitArgs {
     /// All limits, with those that nobody sets.
     pub(crate) fn limits(&self) -> Limits {
         let number = |number: NonZeroU32| usize::try_from(number.get()).unwrap_or(usize::MAX);
+        let others = Bounds::default();
         Limits {
             subscriptions: number(self.max_subscriptions),
             names_a_second: self.max_names_per_second.get(),
             names_at_once: self.max_names_at_once.get(),
             streams_per_pod: number(self.max_streams_per_pod),
+            request_bytes: number(self.max_request_bytes),
+            first_request: self.client_timeout,
             connections: Bounds {
                 connections: number(self.max_connections),
                 anonymous: number(self.max_anonymous_connections),
@@ -119,12 +155,20 @@ impl LimitArgs {
                 handshakes: number(self.max_handshakes),
                 handshakes_of_address: number(self.max_handshakes_per_address),
                 control_frames: self.max_control_frames.get(),
-                ..Bounds::default()
+                handshake: self.client_timeout,
+                // A request, and as long again for what comes before and after it.
+                anonymous_life: self.client_timeout * 3,
+                anonymous_grace: Grace {
+                    spoke: self.client_timeout,
+                    ..others.anonymous_grace
+                },
+                unread: self.unread_timeout,
+                ..others
             },
             certificates: Requests {
                 a_second: self.max_certificates_per_second.get(),
                 at_once: self.max_certificates_at_once.get(),
-                ..Requests::default()
+                deadline: self.client_timeout,
             },
             ..Limits::default()
         }

@@ -337,6 +337,40 @@ async fn a_message_that_cannot_be_read_ends_its_stream_and_is_counted() {
     counted(&plane, "bad_message", 2).await;
 }
 
+#[tokio::test]
+async fn how_long_a_request_may_be_and_the_first_may_take_is_as_the_operator_says() {
+    let limits = Limits {
+        request_bytes: 4096,
+        first_request: Duration::from_secs(2),
+        ..limits()
+    };
+    let mut plane = Plane::start_with(limits, |_| {}).await;
+    plane.pod("shop", "web-1", "web", IP);
+    let said = |bytes: usize| DeltaDiscoveryRequest {
+        node: Some(node(&node_id("shop", "web-1", IP))),
+        error_detail: Some(rpc::Status {
+            message: "x".repeat(bytes),
+            ..Default::default()
+        }),
+        ..request(ResourceType::Secret, &["ROOTCA"])
+    };
+    let channel = plane.channel(Some(plane.svid("shop", "web"))).await;
+    let channel = channel.expect("it listens");
+    let mut silent = Proxy::open(channel.clone(), None).await.expect("let in");
+    let status = silent.next().await.expect_err("nothing was asked");
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+    counted(&plane, "no_request", 1).await;
+    let mut long = Proxy::open(channel.clone(), None).await.expect("let in");
+    long.send_raw(said(4096)).await;
+    let status = long.next().await.expect_err("too long");
+    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+    let mut short = Proxy::open(channel, None).await.expect("let in");
+    short.send_raw(said(3000)).await;
+    short.next().await.expect("an answer");
+    counted(&plane, "bad_message", 1).await;
+    counted(&plane, "no_request", 1).await;
+}
+
 fn request(kind: ResourceType, subscribe: &[&str]) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
         type_url: kind.type_url().to_owned(),
