@@ -10,6 +10,7 @@ mod catalog;
 #[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
 mod index;
+mod intake;
 mod metrics;
 mod node;
 mod resource;

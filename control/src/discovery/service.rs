@@ -12,14 +12,17 @@ use tulle_xds_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
 
+use super::intake::Intake;
 use super::variant::{Delta, Full, Variant};
 use super::{Discovery, Peer, session};
 
 impl Discovery {
     /// The service, to be added to a server whose connections carry a [`Peer`].
-    pub(crate) fn service(&self) -> AggregatedDiscoveryServiceServer<Self> {
-        AggregatedDiscoveryServiceServer::new(self.clone())
-            .max_decoding_message_size(self.0.limits.request_bytes)
+    pub(crate) fn service(&self) -> Intake<AggregatedDiscoveryServiceServer<Self>> {
+        let longest = self.0.limits.request_bytes;
+        let service = AggregatedDiscoveryServiceServer::new(self.clone());
+        let service = service.max_decoding_message_size(longest);
+        Intake::new(service, longest, self.0.reached.clone())
     }
 }
 

@@ -1,8 +1,16 @@
 //! Discovery: what a client that asks for too much costs the others, and itself.
 
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tonic::Code;
+use bytes::Bytes;
+use http_body::Frame;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
 use tulle_xds_proto::ResourceType::{Address, Cluster, Endpoints, Listener};
 
 use super::harness::*;
@@ -265,6 +273,83 @@ async fn a_long_text_costs_what_it_is_long() {
             answered = proxy.next() => assert!(!waits && answered.is_ok(), "{length}"),
         }
     }
+}
+
+/// A request of a stream that never comes to its end.
+struct Part(Option<Bytes>);
+
+impl http_body::Body for Part {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let part = self.0.take();
+        part.map_or(Poll::Pending, |part| {
+            Poll::Ready(Some(Ok(Frame::data(part))))
+        })
+    }
+}
+
+/// Opens a stream and says all but the last byte of a request of that length.
+async fn begin(channel: &Channel, length: u32) -> http::Response<Body> {
+    const PATH: &str =
+        "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+    let mut part = [&[0][..], &length.to_be_bytes()].concat();
+    part.resize(4 + length as usize, 0);
+    let body = Body::new(Part(Some(part.into())));
+    let request = http::Request::post(PATH).header("content-type", "application/grpc");
+    let request = request.body(body).expect("a request");
+    let mut channel = channel.clone();
+    poll_fn(|cx| Service::poll_ready(&mut channel, cx))
+        .await
+        .expect("it listens");
+    channel.call(request).await.expect("let in")
+}
+
+#[tokio::test]
+async fn requests_that_do_not_come_whole_take_no_more_than_one_clients_room() {
+    const LENGTH: u32 = 100_000;
+    const REACHED: &str = "tulle_control_limits_reached_total{limit=\"unfinished_requests\"} ";
+    let limits = Limits {
+        request_bytes: LENGTH as usize,
+        ..limits()
+    };
+    let mut plane = Plane::start_with(limits, |_| {}).await;
+    plane.pod("shop", "web-1", "web", IP);
+    plane.pod("shop", "other-1", "other", [10, 0, 0, 2]);
+    let channel = plane.channel(Some(plane.svid("shop", "web"))).await;
+    let channel = channel.expect("it listens");
+    let mut parts = Vec::new();
+    for _ in 0..5 {
+        parts.push(begin(&channel, LENGTH).await);
+    }
+    while !plane.admin("/metrics").await.contains(REACHED) {
+        tokio::task::yield_now().await;
+    }
+    // What comes at once needs no room, and others have their own.
+    let mut own = plane.proxy("shop", "web-1", "web", IP).await;
+    own.subscribe(Listener, &[LISTENER]).await;
+    own.take().await;
+    let long = nobodys(0, 3_000);
+    let mut other = plane.proxy("shop", "other-1", "other", [10, 0, 0, 2]).await;
+    ask(&mut other, &long).await;
+    assert_eq!(other.take().await.2.len(), 3_000);
+    ask(&mut own, &long).await;
+    let status = own.next().await.expect_err("no room");
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    let metrics = plane.admin("/metrics").await;
+    assert!(metrics.contains(&format!("{REACHED}2\n")), "{metrics}");
+    // It is given back with the streams.
+    drop(parts);
+    let served = async || {
+        let mut own = plane.proxy("shop", "web-1", "web", IP).await;
+        ask(&mut own, &long).await;
+        own.next().await.is_ok()
+    };
+    while !served().await {}
 }
 
 #[tokio::test]
