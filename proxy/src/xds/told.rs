@@ -7,8 +7,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tulle_xds_proto::ResourceType;
 
+use super::tracker::shortened;
 use crate::config::store::Ask;
 
+/// Bytes that are said of a name, which may be as long as its server likes.
+const NAME: usize = 256;
 /// So many lines ...
 const LINES: u32 = 16;
 /// ... in each of these.
@@ -24,6 +27,7 @@ pub(super) struct Told {
 }
 
 impl Told {
+    /// The name has been shortened, for it is also told the control plane.
     pub(super) fn refused(&mut self, kind: ResourceType, name: &str, error: &impl Display) {
         match self.refused.turn(Instant::now()) {
             Turn::Say => tracing::warn!(
@@ -43,7 +47,7 @@ impl Told {
         match self.expired.turn(Instant::now()) {
             Turn::Say => tracing::warn!(
                 resource.type = kind.short_name(),
-                resource.name = name,
+                resource.name = shortened(name, NAME),
                 "the control plane gave it a lifetime and did not renew it; going on as if it did not exist"
             ),
             Turn::SayMore => tracing::warn!(
@@ -56,7 +60,7 @@ impl Told {
     pub(super) fn absent(&mut self, name: &str) {
         match self.absent.turn(Instant::now()) {
             Turn::Say => tracing::warn!(
-                resource.name = name,
+                resource.name = shortened(name, NAME),
                 "the control plane does not answer for it; going on as if it did not exist"
             ),
             Turn::SayMore => tracing::warn!("the control plane does not answer for more names"),
@@ -115,7 +119,66 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Debug;
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+    use tracing::field::{Field, Visit};
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Metadata, Subscriber};
+
     use super::*;
+
+    /// Keeps the names that are told of.
+    #[derive(Clone, Default)]
+    struct Names(Arc<Mutex<Vec<String>>>);
+
+    impl Visit for Names {
+        fn record_debug(&mut self, _: &Field, _: &dyn Debug) {}
+
+        fn record_str(&mut self, field: &Field, value: &str) {
+            if field.name() == "resource.name" {
+                self.0.lock().push(value.to_owned());
+            }
+        }
+    }
+
+    impl Subscriber for Names {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, event: &Event<'_>) {
+            event.record(&mut self.clone());
+        }
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
+    }
+
+    #[test]
+    fn of_a_long_name_only_the_beginning_is_said() {
+        let names = Names::default();
+        let long = "\u{e9}".repeat(1 << 20);
+        tracing::subscriber::with_default(names.clone(), || {
+            let mut told = Told::default();
+            for name in ["short", &long] {
+                told.expired(ResourceType::Cluster, name);
+                told.absent(name);
+            }
+        });
+        let cut = format!("{}...", "\u{e9}".repeat(NAME / 2));
+        assert_eq!(*names.0.lock(), ["short", "short", &cut, &cut]);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_few_lines_in_a_while_and_one_that_says_that_there_is_more() {
