@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use prometheus_client::registry::Registry;
-use tulle_runtime::admin::{AdminError, AdminServer, Answer, json, text, typed};
+use tulle_runtime::admin::{AdminError, AdminServer, Answer, Full, json, text, typed};
 use tulle_runtime::metrics;
 use tulle_runtime::names::ports;
 use tulle_runtime::tasks::Tasks;
@@ -24,6 +24,7 @@ pub use status::Status;
 use crate::config::Config;
 use crate::probes::{ProbeError, Probes};
 use crate::settings::Settings;
+use crate::telemetry::{Limit, Limits, Who};
 
 /// Everything that the admin endpoint shows or changes.
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ pub struct Admin {
     pub trace: TraceHandle,
     /// The app's own probes.
     pub app: AppProbes,
+    /// Counts connections for which there is no room.
+    pub limits: Limits,
 }
 
 /// How to ask the app of this pod whether it is well.
@@ -91,10 +94,29 @@ impl Admin {
         self.metrics_route(&mut scrape, "/metrics");
         self.probe_routes(&mut scrape);
         self.ready_route(&mut readiness, "/healthz/ready");
-        admin.serve("admin", tasks);
-        scrape.serve("metrics", tasks);
-        readiness.serve("readiness", tasks);
+        for (mut server, name) in [
+            (admin, "admin"),
+            (scrape, "metrics"),
+            (readiness, "readiness"),
+        ] {
+            self.bound(&mut server, name);
+            server.serve(name, tasks);
+        }
         Ok(bound)
+    }
+
+    /// Takes as many connections as the operator says, and tells of more.
+    fn bound(&self, server: &mut AdminServer, name: &'static str) {
+        let most = self.app.settings.bounds.admin_connections;
+        let limits = self.limits.clone();
+        server.room(most, move |Full { client, oldest }| {
+            let who = Who {
+                address: client,
+                id: None,
+            };
+            let what = format_args!("a connection from {oldest} is closed for one more");
+            limits.reached_at(Limit::AdminConnections, name, who, what);
+        });
     }
 
     fn operator_routes(&self, server: &mut AdminServer) {

@@ -112,6 +112,7 @@ impl Sidecar {
                 address: self.startup.pod_ip,
                 settings: settings.clone(),
             },
+            limits: metrics.limits.clone(),
         };
         admin.start(Addresses::default(), &tasks).await?;
         tracing::info!(client.id = %self.startup.id, pod = self.startup.pod_name, "starting");

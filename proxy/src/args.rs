@@ -64,6 +64,9 @@ Environment, optional:
   TULLE_MAX_SUBSCRIPTIONS
                          destinations, and as many addresses of clients, that the control plane is asked about at a time,
                          4096 if not said
+  TULLE_MAX_CONNECTING   connections with mTLS that a worker makes to one peer at a time on HTTP/1, 32 if not said
+  TULLE_MAX_ADMIN_CONNECTIONS
+                         connections that each of the servers for operators, metrics and readiness takes, 64 if not said
   TULLE_MEMORY_LIMIT     memory that the sidecar may use, such as 256Mi; the limit of its cgroup if not said
   TULLE_DISCOVERY        on-demand (default) or wildcard
   TULLE_XDS_ADDRESS      a control plane of somebody else's for the config, as host:port; the mesh's own still issues the

@@ -16,6 +16,7 @@ mod form;
 mod lease;
 mod pool;
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -23,11 +24,12 @@ use tokio::time::Instant;
 
 use crate::config::cluster::{PeerIdentity, UpstreamHttp};
 use crate::config::{Cluster, Endpoint};
-use crate::conn::HttpVersion;
+use crate::conn::{Direction, HttpVersion};
 use crate::net::Reach;
+use crate::telemetry::{Limit, Limits, Who};
 
 pub use drive::LocalExecutor;
-pub use error::{ConnectError, SendError, UpstreamError};
+pub use error::{ConnectError, SendError, UpstreamError, is_refused};
 pub use lease::{Head, Lease};
 pub use pool::Pools;
 
@@ -89,6 +91,19 @@ impl Target {
         self.endpoint
             .as_ref()
             .and_then(|endpoint| endpoint.mtls.as_ref())
+    }
+
+    /// A limit was reached on what is done for requests to it.
+    fn reached(&self, limits: &Limits, limit: Limit, what: impl Display) {
+        let listener = match self.reach {
+            Reach::App => Direction::Inbound,
+            Reach::Out => Direction::Outbound,
+        };
+        let who = Who {
+            address: self.address,
+            id: self.identity().and_then(|peer| peer.0.first()),
+        };
+        limits.reached(limit, listener, who, what);
     }
 
     /// Whether it is another sidecar of ours.

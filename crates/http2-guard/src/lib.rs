@@ -18,7 +18,8 @@ mod stall;
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -80,16 +81,38 @@ struct Shared {
     asked: AtomicBool,
     ended: OnceLock<Ended>,
     pieces: Pieces,
-    /// Streams that h2 reset for what the peer sent.
+    /// Streams that h2 reset for what the peer sent, or refused.
     faults: AtomicU32,
     /// Heads that h2 refused by itself, and of which nobody has been told.
     refused: AtomicU32,
+    /// Streams that h2 refused, because as many were open as may be, and of which nobody has been told.
+    refused_streams: AtomicU32,
+    /// Streams that whoever serves the connection has refused, and that are not written yet.
+    refuses: AtomicU32,
+}
+
+impl Shared {
+    /// A stream is reset with this code; `None`: it comes later.
+    #[cold]
+    fn resets(&self, code: Option<&[u8]>) {
+        if code == Some(REFUSED) {
+            let own = |left: u32| left.checked_sub(1);
+            if self.refuses.fetch_update(Relaxed, Relaxed, own).is_ok() {
+                return;
+            }
+            self.refused_streams.fetch_add(1, Relaxed);
+            self.pieces.call();
+        } else if !code.is_none_or(is_fault) {
+            return;
+        }
+        self.faults.fetch_add(1, Relaxed);
+    }
 }
 
 impl Calm {
     /// Has the connection end with `ENHANCE_YOUR_CALM` at the peer's next frame.
     pub fn ask(&self) {
-        self.0.asked.store(true, Ordering::Relaxed);
+        self.0.asked.store(true, Relaxed);
     }
 
     /// The pieces of bodies that are waiting.
@@ -98,18 +121,30 @@ impl Calm {
         &self.0.pieces
     }
 
-    /// How many streams h2 has reset for what the peer sent. It also does so for what was under way while it sent a whole
+    /// How many streams h2 has reset for what the peer sent, or refused. It also does so for what was under way while it sent a whole
     /// answer, unless that is one of 50 that it remembers for a second, and ends a connection at a number that it never forgets.
     #[must_use]
     pub fn faults(&self) -> u32 {
-        self.0.faults.load(Ordering::Relaxed)
+        self.0.faults.load(Relaxed)
     }
 
     /// How many heads of requests h2 has refused by itself since the last time: they were larger than they may be.
     /// [`Pieces::stop`] resolves for them too.
     #[must_use]
     pub fn take_refused(&self) -> u32 {
-        self.0.refused.swap(0, Ordering::Relaxed)
+        self.0.refused.swap(0, Relaxed)
+    }
+
+    /// Whoever serves the connection refuses a stream, which h2 tells the peer in the same words as what it refuses by itself.
+    pub fn refuse(&self) {
+        self.0.refuses.fetch_add(1, Relaxed);
+    }
+
+    /// How many streams h2 has refused by itself since the last time: as many were open as may be. [`Pieces::stop`] resolves
+    /// for them too.
+    #[must_use]
+    pub fn take_refused_streams(&self) -> u32 {
+        self.0.refused_streams.swap(0, Relaxed)
     }
 
     /// Why the connection had to end, if it had to.
@@ -205,7 +240,7 @@ impl<I> Frames<I> {
         if bytes.is_empty() {
             return;
         }
-        if self.shared.asked.load(Ordering::Relaxed) {
+        if self.shared.asked.load(Relaxed) {
             self.end(Ended::Asked);
         }
         loop {
@@ -281,11 +316,11 @@ impl<I> Frames<I> {
             self.budget.sent(frame);
             let looks = || self.refusals.follow() || bytes.get(next) == Some(&STATUS);
             if frame.kind == HEADERS && looks() && self.refusals.is_one(frame, &bytes[next..]) {
-                self.shared.refused.fetch_add(1, Ordering::Relaxed);
+                self.shared.refused.fetch_add(1, Relaxed);
                 self.shared.pieces.call();
             }
-            if frame.kind == RST_STREAM && bytes[next..].get(..4).is_none_or(is_fault) {
-                self.shared.faults.fetch_add(1, Ordering::Relaxed);
+            if frame.kind == RST_STREAM {
+                self.shared.resets(bytes[next..].get(..4));
             }
             if frame.kind == GOAWAY && frame.length > GOAWAY_FIXED {
                 self.says(&bytes[next..]);
@@ -311,6 +346,9 @@ impl<I> Frames<I> {
         Poll::Ready(io::ErrorKind::TimedOut.into())
     }
 }
+
+/// `REFUSED_STREAM`.
+const REFUSED: &[u8] = &[0, 0, 0, 7];
 
 /// Whether a stream is reset for what its peer sent: `PROTOCOL_ERROR`, `FLOW_CONTROL_ERROR` or `STREAM_CLOSED`.
 fn is_fault(code: &[u8]) -> bool {

@@ -207,6 +207,59 @@ async fn what_the_library_says_is_known() {
     }
 }
 
+/// What is refused of five streams where two may be open, by a server that has refused so many itself.
+async fn refused(own: u32, most: u32) -> (Vec<u32>, u32, u32) {
+    let mut pair = Pair::new(|builder| {
+        builder.max_concurrent_streams(most);
+    })
+    .await;
+    for _ in 0..own {
+        pair.calm.refuse();
+    }
+    let streams = [1, 3, 5, 7, 9].map(|id| frame(HEADERS, scan::END_HEADERS, id, &get(1)));
+    pair.client.write_all(&streams.concat()).await.unwrap();
+    let calm = pair.calm.clone();
+    let mut told = 0;
+    let listening = async {
+        while told < 5_u32.saturating_sub(most) - own {
+            calm.pieces().stop().await;
+            told += calm.take_refused_streams();
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(5), listening).await;
+    pair.client.shutdown().await.unwrap();
+    let mut answered = Vec::new();
+    let _ = pair.client.read_to_end(&mut answered).await;
+    told += calm.take_refused_streams();
+    (resets(&answered, REFUSED), told, calm.faults())
+}
+
+/// The streams that were reset with this code.
+fn resets(answered: &[u8], code: &[u8]) -> Vec<u32> {
+    let (mut scanner, mut at) = (Scanner::after(0), 0);
+    let mut streams = Vec::new();
+    while let Some((frame, next)) = scanner.next(answered, at) {
+        if frame.kind == RST_STREAM && answered[next..].starts_with(code) {
+            streams.push(frame.stream);
+        }
+        at = next;
+    }
+    streams
+}
+
+#[tokio::test]
+async fn streams_that_the_library_refuses_are_told_and_those_that_the_server_refuses_are_not() {
+    for (own, most, expected) in [
+        (0, 5, (vec![], 0, 0)),
+        (0, 2, (vec![5, 7, 9], 3, 3)),
+        (1, 2, (vec![5, 7, 9], 2, 2)),
+        (3, 2, (vec![5, 7, 9], 0, 0)),
+    ] {
+        let seen = LocalSet::new().run_until(refused(own, most)).await;
+        assert_eq!(seen, expected, "{own} of its own, {most} may be open");
+    }
+}
+
 #[tokio::test]
 async fn a_head_far_larger_than_it_may_be_ends_the_connection_before_it_is_held() {
     let begins = frame(HEADERS, 0, 1, &get(1));

@@ -16,13 +16,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::Full as FullBody;
 use tokio::net::TcpListener;
 
 use crate::tasks::Tasks;
 
+/// Connections that a server takes unless it is told otherwise.
+pub const CONNECTIONS: usize = 64;
+
 /// What a handler answers with; see [`text`] and [`json`].
-pub type Answer = Response<Full<Bytes>>;
+pub type Answer = Response<FullBody<Bytes>>;
 
 type Handler = Arc<dyn Fn(Request) -> Pin<Box<dyn Future<Output = Answer> + Send>> + Send + Sync>;
 
@@ -63,6 +66,22 @@ pub struct AdminServer {
     listener: TcpListener,
     address: SocketAddr,
     routes: Routes,
+    room: Room,
+}
+
+/// One connection came for which there was no room, and the oldest had to go for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full {
+    /// Who opened the one that came.
+    pub client: SocketAddr,
+    /// Who had opened the one that went.
+    pub oldest: SocketAddr,
+}
+
+/// How many connections there may be, and who is told of one more.
+struct Room {
+    most: usize,
+    full: Box<dyn Fn(Full) + Send + Sync>,
 }
 
 #[derive(Clone, Default)]
@@ -102,6 +121,10 @@ impl AdminServer {
             listener,
             address,
             routes: Routes::default(),
+            room: Room {
+                most: CONNECTIONS,
+                full: Box::new(|_| ()),
+            },
         })
     }
 
@@ -114,6 +137,15 @@ impl AdminServer {
     /// Also believes this DNS name in `Host` (a Service name under which a server is scraped).
     pub fn allow_host(&mut self, name: impl Into<String>) -> &mut Self {
         self.routes.hosts.push(name.into().to_ascii_lowercase());
+        self
+    }
+
+    /// Takes so many connections at a time; one more ends the oldest, and is told.
+    pub fn room(&mut self, most: usize, full: impl Fn(Full) + Send + Sync + 'static) -> &mut Self {
+        self.room = Room {
+            most,
+            full: Box::new(full),
+        };
         self
     }
 
@@ -146,13 +178,19 @@ impl AdminServer {
         tracing::debug!(address = %self.address, server = name, "admin server listens");
         tasks.spawn(
             name,
-            serve::accept_loop(self.listener, Arc::new(self.routes), name, tasks.clone()),
+            serve::accept_loop(
+                self.listener,
+                Arc::new(self.routes),
+                self.room,
+                name,
+                tasks.clone(),
+            ),
         );
     }
 
     /// What a request gets, without a connection: for fuzz targets.
     #[cfg(feature = "fuzz")]
-    pub async fn answer(&self, request: http::Request<Full<Bytes>>) -> Answer {
+    pub async fn answer(&self, request: http::Request<FullBody<Bytes>>) -> Answer {
         serve::answer(&self.routes, request).await
     }
 
@@ -204,7 +242,7 @@ pub fn json(value: &impl serde::Serialize) -> Answer {
 /// An answer of any content type.
 #[must_use]
 pub fn typed(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
+    let mut answer = Response::new(FullBody::new(body.into()));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(

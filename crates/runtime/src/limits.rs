@@ -19,12 +19,14 @@ use crate::env::Env;
 use crate::names::{annotations, variables};
 
 /// Every variable that is read here.
-pub const VARIABLES: [&str; 23] = [
+pub const VARIABLES: [&str; 25] = [
     variables::MAX_CONNECTIONS,
     variables::MAX_REQUESTS,
     variables::MAX_HEAD,
     variables::MAX_FIELDS,
     variables::MAX_SUBSCRIPTIONS,
+    variables::MAX_CONNECTING,
+    variables::MAX_ADMIN_CONNECTIONS,
     variables::MEMORY_LIMIT,
     variables::REQUEST_HEAD_TIMEOUT,
     variables::BODY_TIMEOUT,

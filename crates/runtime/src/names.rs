@@ -218,6 +218,10 @@ pub mod variables {
     pub const MAX_FIELDS: &str = "TULLE_MAX_FIELDS";
     /// Destinations, and as many addresses of clients, that a sidecar may have asked its control plane about.
     pub const MAX_SUBSCRIPTIONS: &str = "TULLE_MAX_SUBSCRIPTIONS";
+    /// Connections with mTLS that a worker makes to one peer at a time on HTTP/1.
+    pub const MAX_CONNECTING: &str = "TULLE_MAX_CONNECTING";
+    /// Connections that each of the servers for operators, metrics and readiness takes.
+    pub const MAX_ADMIN_CONNECTIONS: &str = "TULLE_MAX_ADMIN_CONNECTIONS";
     /// Memory that the sidecar may use, such as `256Mi`; that of its cgroup if not said.
     pub const MEMORY_LIMIT: &str = "TULLE_MEMORY_LIMIT";
     /// Streams that a peer may have open on an HTTP/2 connection.

@@ -35,6 +35,7 @@ const PATHS: [&str; 8] = [
 
 struct Rig {
     at: Addresses,
+    limits: Limits,
     status: Status,
     writer: ConfigWriter,
     _tasks: Tasks,
@@ -42,17 +43,25 @@ struct Rig {
 
 impl Rig {
     async fn new() -> Self {
+        Self::with(Settings::default()).await
+    }
+
+    async fn with(settings: Settings) -> Self {
         let (config, writer) = Config::new(Snapshot::default());
         let mut registry = Registry::default();
         registry.register("tulle_things", "Things", Counter::<u64>::default());
-        let tasks = Tasks::new();
+        let (tasks, limits) = (Tasks::new(), Limits::default());
         let status = Status::default();
         let admin = Admin {
             status: status.clone(),
             config,
             registry: Arc::new(registry),
             trace: trace_handle(),
-            app: no_probes(),
+            app: AppProbes {
+                settings: Arc::new(settings),
+                ..no_probes()
+            },
+            limits: limits.clone(),
         };
         let any = |ip: &str| format!("{ip}:0").parse().unwrap();
         let at = Addresses {
@@ -63,6 +72,7 @@ impl Rig {
         let at = admin.start(at, &tasks).await.unwrap();
         Self {
             at,
+            limits,
             status,
             writer,
             _tasks: tasks,
@@ -177,6 +187,35 @@ async fn the_pod_network_gets_readiness_and_metrics_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn each_server_has_as_much_room_as_the_operator_says_and_more_is_counted() {
+    let mut settings = Settings::default();
+    settings.bounds.admin_connections = 4;
+    let rig = Rig::with(settings).await;
+    for (at, name, path) in [
+        (rig.at.admin, "admin", "/ready"),
+        (rig.at.metrics, "metrics", "/metrics"),
+        (rig.at.readiness, "readiness", "/healthz/ready"),
+    ] {
+        let count = || rig.limits.count_at(Limit::AdminConnections, name);
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, at.port()))
+                .await
+                .unwrap();
+            // It is served once this is answered.
+            let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            stream.read_u8().await.unwrap();
+            held.push(stream);
+        }
+        assert_eq!(count(), 0, "{name}");
+        let (status, _) = ask(at, "GET", path, "Host: 127.0.0.1\r\n", "").await;
+        assert!(matches!(status, 200 | 503), "{name}: {status}");
+        assert_eq!(count(), 1, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn the_operators_port_is_never_open_to_the_network() {
     let (config, _writer) = Config::new(Snapshot::default());
     let admin = Admin {
@@ -185,6 +224,7 @@ async fn the_operators_port_is_never_open_to_the_network() {
         registry: Arc::default(),
         trace: trace_handle(),
         app: no_probes(),
+        limits: Limits::default(),
     };
     for open in ["0.0.0.0:0", "[::]:0", "10.1.0.5:0"] {
         let at = Addresses {

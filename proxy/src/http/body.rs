@@ -15,7 +15,7 @@ use crate::balance::ActiveGuard;
 use crate::conn::HttpVersion;
 use crate::retry::{BudgetGuard, HEAVY};
 use crate::telemetry::{Limit, ResponseFlag};
-use crate::upstream::Lease;
+use crate::upstream::{Lease, is_refused};
 
 /// A piece of so many bytes makes up for what it costs beside them.
 const LARGE: usize = 256;
@@ -48,6 +48,10 @@ pub(super) enum ResponseBodyError {
     /// The upstream went away or sent garbage.
     #[error("the upstream did not send the whole response body")]
     Upstream(#[source] hyper::Error),
+    /// The upstream says that it did not process the request, of which it has answered a part. Whoever believed that would
+    /// send the request again.
+    #[error("the upstream answered a part of what it says it did not process")]
+    Refused,
     /// It is large, and memory is short.
     #[error("the response is large, and memory is short")]
     Overload,
@@ -222,7 +226,7 @@ impl ResponseBody {
         };
         let polled = poll_piece(body, cx);
         let Some(open) = tail else {
-            return polled.map_err(ResponseBodyError::Upstream);
+            return polled.map_err(ResponseBodyError::from);
         };
         match polled {
             Poll::Pending => {
@@ -268,8 +272,19 @@ impl ResponseBody {
                         "upstream_body_cut",
                     );
                 }
-                Poll::Ready(Some(Err(ResponseBodyError::Upstream(error))))
+                Poll::Ready(Some(Err(error.into())))
             }
+        }
+    }
+}
+
+impl From<hyper::Error> for ResponseBodyError {
+    fn from(error: hyper::Error) -> Self {
+        // hyper tells the client what is found here.
+        if is_refused(&error) {
+            Self::Refused
+        } else {
+            Self::Upstream(error)
         }
     }
 }

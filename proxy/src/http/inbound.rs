@@ -113,6 +113,9 @@ async fn refuse(
         return Ok(exchange.fail(failure));
     }
     if exchange.connection.version == HttpVersion::Http2 {
+        if let Some(calm) = exchange.connection.calm() {
+            calm.refuse();
+        }
         drop(exchange.fail(failure));
         return Err(h2::Reason::REFUSED_STREAM.into());
     }

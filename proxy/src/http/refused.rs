@@ -73,8 +73,13 @@ pub(super) fn tell(connection: &Connection, gate: &Gate, error: Option<&hyper::E
     }
 }
 
-/// Tells of heads on HTTP/2 that its library has refused by itself, with 431 whatever of them is too large.
+/// Tells of what HTTP/2's library has refused by itself: streams beyond those that may be open, and heads, with 431 whatever
+/// of them is too large.
 pub(super) fn tell_http2(connection: &Connection, calm: &Calm) {
+    for _ in 0..calm.take_refused_streams() {
+        let what = "a stream is refused, because as many are open as may be";
+        connection.reached(Limit::H2Streams, what);
+    }
     for _ in 0..calm.take_refused() {
         let what = "a head is refused that is too large for HTTP/2";
         connection.reached(Limit::H2HeaderList, what);

@@ -19,6 +19,7 @@ mod resets;
 mod retry;
 mod slow;
 mod stalled;
+mod streams;
 mod tunnels;
 mod upgrade;
 mod uploads;

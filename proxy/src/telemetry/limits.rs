@@ -68,6 +68,12 @@ limits! {
     Body = "body",
     /// Time that a client leaves its answer unread: the connection is broken.
     Unread = "unread",
+    /// Connections with mTLS that are made to one peer: more requests wait for their turn.
+    Connecting = "connecting",
+    /// Connections to a server for operators, metrics or readiness: the oldest is closed.
+    AdminConnections = "admin_connections",
+    /// HTTP/2 streams that are open: more are refused.
+    H2Streams = "h2_streams",
     /// HTTP/2 streams that were reset before they were looked at.
     H2PendingResets = "h2_pending_resets",
     /// HTTP/2 streams that had to be reset or refused for what the peer sent on them.
@@ -84,7 +90,7 @@ limits! {
     H2DataFrames = "h2_data_frames",
     /// Time in which a client takes nothing of an answer on HTTP/2: it is cut off.
     H2Flush = "h2_flush",
-    /// Time in which a client answers no PING on HTTP/2: the connection is broken.
+    /// Time in which a peer answers no PING on HTTP/2: the connection is broken.
     H2KeepAlive = "h2_keep_alive",
     /// Anything else that HTTP/2's library finds too much.
     H2Flood = "h2_flood",
@@ -135,7 +141,7 @@ impl Limits {
         let limits = Self::default();
         registry.register(
             "limits_reached",
-            "Limits that a peer reached on a captured connection, or on one made for it",
+            "Limits that a peer reached on a captured connection, on one made for it, or at a server of the sidecar's own",
             limits.reached.clone(),
         );
         limits
@@ -144,15 +150,26 @@ impl Limits {
     /// A peer reached a limit: counts it and, unless that was told just now, says who did what. `listener` is the one
     /// that the traffic came by.
     pub fn reached(&self, limit: Limit, listener: Direction, who: Who<'_>, what: impl Display) {
+        self.reached_at(limit, listener.name(), who, what);
+    }
+
+    /// As [`Limits::reached`], at a server of the sidecar's own.
+    pub fn reached_at(
+        &self,
+        limit: Limit,
+        listener: &'static str,
+        who: Who<'_>,
+        what: impl Display,
+    ) {
         let labels = Labels {
             limit: limit.name(),
-            listener: listener.name(),
+            listener,
         };
         self.reached.get_or_create(&labels).inc();
         if let Some(unsaid) = self.take_turn(labels, Instant::now()) {
             tracing::warn!(
                 limit = limit.name(),
-                listener = listener.name(),
+                listener,
                 peer.addr = %who.address,
                 peer.id = who.id.map(tracing::field::display),
                 unsaid,
@@ -179,9 +196,15 @@ impl Limits {
     /// How often a limit was reached, for tests.
     #[cfg(test)]
     pub(crate) fn count(&self, limit: Limit, listener: Direction) -> u64 {
+        self.count_at(limit, listener.name())
+    }
+
+    /// As [`Limits::count`], at a server of the sidecar's own.
+    #[cfg(test)]
+    pub(crate) fn count_at(&self, limit: Limit, listener: &'static str) -> u64 {
         let labels = Labels {
             limit: limit.name(),
-            listener: listener.name(),
+            listener,
         };
         self.reached.get_or_create(&labels).get()
     }

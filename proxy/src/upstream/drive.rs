@@ -15,11 +15,10 @@ use super::calm;
 use super::crowd::{Load, relieve};
 use super::pool::{ConnectionGuard, Http2Connection, Idle};
 use super::{ConnectError, Target};
-use crate::conn::Direction;
-use crate::io::{Ended, FrameBounds, Frames, IoStream, Whose};
+use crate::io::{FrameBounds, Frames, IoStream, Whose};
 use crate::net::Reach;
 use crate::settings::Bounds;
-use crate::telemetry::{Limits, Who};
+use crate::telemetry::Limit;
 use crate::worker::Worker;
 
 /// An idle HTTP/2 connection with streams on it is asked for a sign of life this often ...
@@ -135,11 +134,16 @@ pub(super) async fn http2(
             driven.set(connection.current_max_send_streams());
             polled
         });
-        if let Err(error) = ended.await {
+        let ended = ended.await;
+        if let Err(error) = &ended {
             tracing::debug!(%error, "upstream connection ended");
         }
-        if let Some(ended) = calm.ended() {
-            tell(&told, &target, ended);
+        if let Some(why) = calm.ended() {
+            // hyper keeps the error to itself.
+            target.reached(&told, calm::limit_of(why), "a connection to it is given up");
+        } else if ended.is_err_and(|error| error.is_timeout()) {
+            let what = "a connection to it is broken, because it answers no PING";
+            target.reached(&told, Limit::H2KeepAlive, what);
         }
     });
     Ok(Http2Connection {
@@ -149,18 +153,4 @@ pub(super) async fn http2(
         most: limits.streams_upstream(way),
         since: Cell::new(Instant::now()),
     })
-}
-
-/// Tells who answers in a way that its connection had to end for. hyper keeps the error to itself.
-fn tell(limits: &Limits, target: &Target, ended: Ended) {
-    let listener = match target.reach {
-        Reach::App => Direction::Inbound,
-        Reach::Out => Direction::Outbound,
-    };
-    let who = Who {
-        address: target.address,
-        id: target.identity().and_then(|peer| peer.0.first()),
-    };
-    let what = "a connection to it is given up";
-    limits.reached(calm::limit_of(ended), listener, who, what);
 }

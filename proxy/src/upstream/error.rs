@@ -103,11 +103,8 @@ impl UpstreamError {
 
     /// Reads hyper's error for a request that was not given back.
     pub(super) fn from_sent(error: hyper::Error) -> Self {
-        if let Some(h2) = error
-            .source()
-            .and_then(|source| source.downcast_ref::<h2::Error>())
-        {
-            let refused = h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM);
+        if let Some(h2) = h2_error(&error) {
+            let refused = h2.is_reset() && is_refused(&error);
             return match () {
                 () if h2.is_remote() && (refused || h2.is_go_away()) => Self::Refused(error),
                 () if h2.is_reset() => Self::Reset(error),
@@ -122,4 +119,14 @@ impl UpstreamError {
             Self::Closed(error)
         }
     }
+}
+
+/// Whether the peer said `REFUSED_STREAM`.
+#[must_use]
+pub fn is_refused(error: &hyper::Error) -> bool {
+    h2_error(error).and_then(h2::Error::reason) == Some(h2::Reason::REFUSED_STREAM)
+}
+
+fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
+    error.source()?.downcast_ref()
 }

@@ -28,6 +28,7 @@ use crate::config::{Cluster, Config, Endpoints, Snapshot};
 use crate::conn::HttpVersion;
 use crate::map::Map;
 use crate::net::Reach;
+use crate::telemetry::Limit;
 use crate::worker::Worker;
 
 pub(super) use limits::{ConnectionGuard, Freed};
@@ -169,11 +170,13 @@ impl Pools {
         let until = Instant::now() + target.cluster.connect_timeout;
         // HTTP/2 makes one at a time anyhow.
         let costly = version == HttpVersion::Http1 && target.identity().is_some();
+        let most = worker.settings.bounds.connecting;
+        let mut told = false;
         let mut starved: Option<Starved> = None;
         let connection = loop {
             if let Some(lease) = shelf.take(careful) {
                 // Whoever was woken for a turn and did not need it leaves it to the next one.
-                if !shelf.turns().are_taken() {
+                if !shelf.turns().are_taken(most) {
                     shelf.turns().one();
                 }
                 return Ok(lease);
@@ -182,7 +185,11 @@ impl Pools {
                 connecting.wait().await?;
                 continue;
             }
-            if costly && shelf.turns().are_taken() {
+            if costly && shelf.turns().are_taken(most) {
+                if !std::mem::replace(&mut told, true) {
+                    let what = "a request waits for its turn to connect";
+                    target.reached(&worker.limits, Limit::Connecting, what);
+                }
                 shelf.turns().wait(until).await?;
                 continue;
             }

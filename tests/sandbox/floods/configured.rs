@@ -117,6 +117,7 @@ tell(peer.told(refused=sorted(peer.resets.items())))
     let told = siege.ask(side, eleven).await?;
     let refused = serde_json::json!([[21, 7]]);
     ensure!(told["refused"] == refused, "the eleventh stream: {told}");
+    siege.counted(side, "h2_streams").await?;
 
     let untaken = "
 peer = connect(to, window=0).listen()

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,11 +15,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
-use super::{Answer, Request, Route, Routes, check, text};
+use super::{Answer, Full, Request, Room, Route, Routes, check, text};
 use crate::tasks::Tasks;
 
-/// Open connections at a time. One more ends the oldest: whoever holds all of them must not keep a probe waiting.
-pub(super) const MAX_CONNECTIONS: usize = 64;
 /// Time for a request's head, and again for its body; also how long an idle connection stays.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Life of a connection, whatever its client does: a client that does not read cannot hold it for ever.
@@ -30,27 +29,42 @@ const MAX_BODY: usize = 64 * 1024;
 /// Pause after accept has failed, as it does for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The open connections, the oldest first. One more than there is room for ends the oldest: whoever holds all of them must
+/// not keep a probe waiting.
+#[derive(Default)]
+struct Places(VecDeque<(SocketAddr, oneshot::Sender<()>)>);
+
+impl Places {
+    /// A place for one more, which is told when it has to make room.
+    fn take(&mut self, client: SocketAddr, room: &Room) -> oneshot::Receiver<()> {
+        if self.0.len() >= room.most {
+            self.0.retain(|(_, place)| !place.is_closed());
+        }
+        if self.0.len() >= room.most
+            && let Some((oldest, place)) = self.0.pop_front()
+            && place.send(()).is_ok()
+        {
+            (room.full)(Full { client, oldest });
+        }
+        let (place, taken) = oneshot::channel();
+        self.0.push_back((client, place));
+        taken
+    }
+}
+
 pub(super) async fn accept_loop(
     listener: TcpListener,
     routes: Arc<Routes>,
+    room: Room,
     name: &'static str,
     tasks: Tasks,
 ) {
     let accept = async {
-        let mut open = VecDeque::<oneshot::Sender<()>>::new();
+        let mut places = Places::default();
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => {
-                    if open.len() >= MAX_CONNECTIONS {
-                        open.retain(|it| !it.is_closed());
-                    }
-                    if open.len() >= MAX_CONNECTIONS
-                        && let Some(oldest) = open.pop_front()
-                    {
-                        let _ = oldest.send(());
-                    }
-                    let (place, taken) = oneshot::channel();
-                    open.push_back(place);
+                Ok((stream, client)) => {
+                    let taken = places.take(client, &room);
                     let connection = serve_connection(stream, routes.clone(), tasks.clone());
                     tasks.spawn_connection(name, async move {
                         tokio::select! {

@@ -118,8 +118,34 @@ async fn a_port_in_use_is_reported_with_its_address() {
 #[tokio::test]
 async fn one_connection_too_many_ends_the_oldest_and_is_served() {
     let (address, _tasks) = server().await;
+    a_newcomer_ends_the_oldest(address, CONNECTIONS).await;
+}
+
+#[tokio::test]
+async fn there_is_as_much_room_as_is_said_and_of_one_too_many_is_told() {
+    let mut server = AdminServer::bind("127.0.0.1:0".parse().expect("an address"))
+        .await
+        .expect("a free port");
+    server.get("/ready", |_| async { text(StatusCode::OK, "yes\n") });
+    let (told, mut tells) = tokio::sync::mpsc::unbounded_channel();
+    server.room(5, move |full| told.send(full).expect("somebody listens"));
+    let (address, tasks) = (server.local_addr(), Tasks::new());
+    server.serve("admin", &tasks);
+    for _ in 0..20 {
+        // Those that are over are in nobody's way.
+        exchange(address, "GET /ready HTTP/1.0\r\n\r\n").await;
+    }
+    assert!(tells.try_recv().is_err(), "there was room");
+    let (oldest, client) = a_newcomer_ends_the_oldest(address, 5).await;
+    let full = tells.try_recv().expect("it was told");
+    assert_eq!(full, Full { client, oldest });
+    assert!(tells.try_recv().is_err(), "once");
+}
+
+/// Takes all the room, and asks once more: who held the first place, and who came last.
+async fn a_newcomer_ends_the_oldest(address: SocketAddr, room: usize) -> (SocketAddr, SocketAddr) {
     let mut idle = Vec::new();
-    for _ in 0..serve::MAX_CONNECTIONS {
+    for _ in 0..room {
         let mut stream = TcpStream::connect(address).await.expect("it listens");
         stream
             .write_all(b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -128,8 +154,15 @@ async fn one_connection_too_many_ends_the_oldest_and_is_served() {
         stream.read_u8().await.expect("it is being served");
         idle.push(stream);
     }
-    let late = exchange(address, "GET /ready HTTP/1.0\r\n\r\n").await;
-    assert!(late.starts_with("HTTP/1.0 200 "), "{late}");
+    let local = |stream: &TcpStream| stream.local_addr().expect("it is connected");
+    let oldest = local(&idle[0]);
+    let mut late = TcpStream::connect(address).await.expect("it listens");
+    let newest = local(&late);
+    let request = b"GET /ready HTTP/1.0\r\n\r\n";
+    late.write_all(request).await.expect("it reads");
+    let mut answer = String::new();
+    let _ = late.read_to_string(&mut answer).await;
+    assert!(answer.starts_with("HTTP/1.0 200 "), "{answer}");
     let ends = |mut stream: TcpStream| async move {
         let mut rest = Vec::new();
         let ending = stream.read_to_end(&mut rest);
@@ -139,6 +172,7 @@ async fn one_connection_too_many_ends_the_oldest_and_is_served() {
     };
     assert!(ends(idle.remove(0)).await, "the oldest");
     assert!(!ends(idle.remove(0)).await, "the next");
+    (oldest, newest)
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::{bytes, number, period};
+use crate::admin;
 use crate::env::Env;
 use crate::names::variables;
 
@@ -71,6 +72,10 @@ const MOST: usize = 1_000_000_000;
 const FIELDS: RangeInclusive<usize> = 1..=24_000;
 /// Of one type the config client keeps a little more.
 const SUBSCRIPTIONS: RangeInclusive<usize> = 1..=32_000;
+/// As many as there can be to one address.
+const CONNECTING: RangeInclusive<u32> = 1..=64_000;
+/// One for each who asks at ordinary times, and fewer than there are files by default.
+const ADMIN: RangeInclusive<usize> = 4..=1_000;
 /// Less than a sidecar that does nothing would be short of at once.
 const MEMORY: RangeInclusive<u64> = 1..=1 << 50;
 
@@ -87,6 +92,10 @@ pub struct Bounds {
     pub fields: usize,
     /// Destinations, and as many addresses of clients, that the control plane is asked about.
     pub subscriptions: usize,
+    /// Connections with mTLS that a worker makes to one peer at a time on HTTP/1.
+    pub connecting: u32,
+    /// Connections that each of the servers for operators, metrics and readiness takes.
+    pub admin_connections: usize,
     /// Bytes of memory; `None`: the limit of the cgroup, if there is one.
     pub memory: Option<u64>,
 }
@@ -99,6 +108,8 @@ impl Default for Bounds {
             head: 64 * 1024,
             fields: 100,
             subscriptions: 4_096,
+            connecting: 32,
+            admin_connections: admin::CONNECTIONS,
             memory: None,
         }
     }
@@ -117,6 +128,10 @@ impl Bounds {
             fields: number(env, variables::MAX_FIELDS, FIELDS).unwrap_or(default.fields),
             subscriptions: number(env, variables::MAX_SUBSCRIPTIONS, SUBSCRIPTIONS)
                 .unwrap_or(default.subscriptions),
+            connecting: number(env, variables::MAX_CONNECTING, CONNECTING)
+                .unwrap_or(default.connecting),
+            admin_connections: number(env, variables::MAX_ADMIN_CONNECTIONS, ADMIN)
+                .unwrap_or(default.admin_connections),
             memory: bytes(env, variables::MEMORY_LIMIT, MEMORY),
         }
     }

@@ -27,6 +27,8 @@ fn every_limit_can_be_set() {
         (variables::MAX_HEAD, "9Ki"),
         (variables::MAX_FIELDS, "10"),
         (variables::MAX_SUBSCRIPTIONS, "11"),
+        (variables::MAX_CONNECTING, "12"),
+        (variables::MAX_ADMIN_CONNECTIONS, "13"),
         (variables::MEMORY_LIMIT, "8Mi"),
         (variables::H2_MAX_STREAMS, "1"),
         (variables::H2_MAX_HEADER_LIST, "20000"),
@@ -54,6 +56,8 @@ fn every_limit_can_be_set() {
         head: 9 << 10,
         fields: 10,
         subscriptions: 11,
+        connecting: 12,
+        admin_connections: 13,
         memory: Some(8 << 20),
     };
     let http2 = Http2 {
@@ -101,6 +105,9 @@ fn what_cannot_work_is_refused() {
         (variables::MAX_FIELDS, "40000"),
         (variables::MAX_SUBSCRIPTIONS, "0"),
         (variables::MAX_SUBSCRIPTIONS, "32001"),
+        (variables::MAX_CONNECTING, "0"),
+        (variables::MAX_ADMIN_CONNECTIONS, "3"),
+        (variables::MAX_ADMIN_CONNECTIONS, "1001"),
         (variables::MEMORY_LIMIT, "0"),
         (variables::H2_MAX_STREAMS, "0"),
         (variables::H2_MAX_HEADER_LIST, "1Mi"),

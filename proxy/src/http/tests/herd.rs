@@ -14,7 +14,10 @@ use super::harness::*;
 use crate::config::Cluster;
 use crate::config::cluster::ClusterState;
 use crate::config::route::RouteAction;
+use crate::conn::Direction;
 use crate::conn::HttpVersion::Http1;
+use crate::settings::Settings;
+use crate::telemetry::Limit;
 
 const ALL: u32 = 100;
 /// Handshakes that there may be at a time.
@@ -96,6 +99,37 @@ fn no_more_than_32_connections_are_made_at_a_time_and_what_comes_back_serves_tho
             request.await.unwrap();
         }
         assert_eq!(answered.get()[2], ALL);
+    });
+}
+
+#[test]
+fn how_many_are_made_at_a_time_can_be_set_and_who_waits_for_that_is_counted() {
+    run(async {
+        for (most, waits) in [(10, u64::from(ALL) - 10), (ALL, 0)] {
+            let ca = Ca::new();
+            let server = Sidecar::with_identity(inbound(false), ca.identity("reviews"));
+            let allowed = Arc::new(Semaphore::new(0));
+            let peer = peer(&server, echo(Http1, "a").await, allowed.clone()).await;
+            let mut cluster = cluster("c", meshed(&[peer], "reviews"));
+            cluster.connect_timeout = Duration::from_secs(60);
+            let state = cluster.state.clone();
+            let mut settings = Settings::default();
+            settings.bounds.connecting = most;
+            let snapshot = outbound(vec![route_to("c")], vec![cluster]);
+            let sidecar = Sidecar::build(snapshot, ca.identity("client"), settings);
+            let answered = Rc::default();
+            let requests = send_all(&sidecar, &answered);
+            until(|| state.pending.load(Relaxed) == ALL).await;
+            assert_eq!(state.connections.load(Relaxed), most);
+            allowed.add_permits(ALL as usize);
+            for request in requests {
+                request.await.unwrap();
+            }
+            assert_eq!(answered.get()[2], ALL);
+            let limits = &sidecar.worker.limits;
+            // Once each, however often it looks.
+            assert_eq!(limits.count(Limit::Connecting, Direction::Outbound), waits);
+        }
     });
 }
 

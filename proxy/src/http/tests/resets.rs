@@ -7,12 +7,16 @@ use bytes::Bytes;
 use http::{Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
+use tokio_rustls::TlsAcceptor;
+use tulle_identity::Identity;
 
 use super::harness::*;
 use super::inbound::mesh_peer;
 use crate::config::cluster::UpstreamHttp;
+use crate::config::route::RouteAction;
 use crate::conn::Direction;
 use crate::conn::HttpVersion::Http2;
+use crate::io::Transport;
 use crate::telemetry::Limit;
 
 /// An app that echoes what comes on `/stream`, and resets everything else.
@@ -118,5 +122,58 @@ fn who_is_no_sidecar_gets_no_pings_however_quiet_a_stream_is() {
         let _second = ask();
         let kinds = sees.recv().await.unwrap();
         assert!(!kinds.contains(&6), "{kinds:?}");
+    });
+}
+
+/// A peer's sidecar that takes a request and says nothing more, or only that it is alive, and answers after a minute.
+async fn slow_sidecar(identity: Identity, alive: bool) -> std::net::SocketAddr {
+    raw_app(move |tcp| {
+        let config = identity.load().mesh_server().clone();
+        async move {
+            let tls = TlsAcceptor::from(config).accept(Transport::new(tcp)).await;
+            let mut connection = h2::server::handshake(tls.unwrap()).await.unwrap();
+            let (_, mut answer) = connection.accept().await.unwrap().unwrap();
+            let minute = tokio::time::sleep(Duration::from_secs(60));
+            if alive {
+                tokio::select! {
+                    _ = connection.accept() => {}
+                    () = minute => {}
+                }
+            } else {
+                minute.await;
+            }
+            let _ = answer.send_response(Response::new(()), true);
+            let _ = connection.accept().await;
+        }
+    })
+    .await
+}
+
+#[test]
+fn a_peer_that_is_called_and_answers_no_ping_is_given_up_and_told_of() {
+    run_paused(async {
+        for (alive, status, told) in [(true, 200, 0), (false, 503, 1)] {
+            let ca = Ca::new();
+            let peer = slow_sidecar(ca.identity("reviews"), alive).await;
+            let mut cluster = cluster("c", meshed(&[peer], "reviews"));
+            cluster.http = UpstreamHttp::Http2;
+            let mut forward = forward_to("c");
+            forward.retry.attempts = 0;
+            let route = route("/", RouteAction::Forward(forward));
+            let snapshot = outbound(vec![route], vec![cluster]);
+            let sidecar = Sidecar::with_identity(snapshot, ca.identity("client"));
+            let mut client = Client::new(sidecar.client(Http2), Http2).await;
+            let begun = tokio::time::Instant::now();
+            let answer = client.get("/").await;
+            assert_eq!(answer.status, status, "{alive}");
+            assert_eq!(begun.elapsed() < Duration::from_secs(30), !alive);
+            let count = || {
+                let limits = &sidecar.worker.limits;
+                limits.count(Limit::H2KeepAlive, Direction::Outbound)
+            };
+            // It is told once the connection is over.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert_eq!(count(), told, "{alive}");
+        }
     });
 }

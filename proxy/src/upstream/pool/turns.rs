@@ -13,8 +13,6 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::upstream::{ConnectError, UpstreamError};
 
-/// Connections of a key that a worker makes at a time.
-const AT_A_TIME: u32 = 32;
 /// Attempts that fail one after the other before those who wait have failed too: one alone says little about the peer.
 const IN_A_ROW: u32 = 4;
 
@@ -35,9 +33,9 @@ pub(super) struct Turns {
 pub(super) struct Turn<'t>(&'t Turns);
 
 impl Turns {
-    /// Whether one more has to wait.
-    pub(super) fn are_taken(&self) -> bool {
-        self.taken.get() >= AT_A_TIME
+    /// Whether one more has to wait, where so many connections may be made at a time.
+    pub(super) fn are_taken(&self, most: u32) -> bool {
+        self.taken.get() >= most
     }
 
     pub(super) fn take(&self) -> Turn<'_> {
@@ -113,6 +111,8 @@ mod tests {
 
     use super::*;
 
+    const AT_A_TIME: u32 = 32;
+
     type Waited = Result<(), UpstreamError>;
 
     async fn wait(turns: &Turns) -> Waited {
@@ -129,11 +129,12 @@ mod tests {
         let turns = Turns::default();
         let mut taken: Vec<_> = (0..AT_A_TIME)
             .map(|_| {
-                assert!(!turns.are_taken());
+                assert!(!turns.are_taken(AT_A_TIME));
                 turns.take()
             })
             .collect();
-        assert!(turns.are_taken());
+        assert!(turns.are_taken(AT_A_TIME));
+        assert!(!turns.are_taken(AT_A_TIME + 1));
         let (mut first, mut second) = (pin!(wait(&turns)), pin!(wait(&turns)));
         assert!(ended(&mut first).is_none());
         assert!(ended(&mut second).is_none());
@@ -145,7 +146,7 @@ mod tests {
         turns.one();
         assert!(matches!(ended(&mut second), Some(Ok(()))));
         drop(taken);
-        assert!(!turns.are_taken());
+        assert!(!turns.are_taken(AT_A_TIME));
     }
 
     #[tokio::test]
