@@ -13,7 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -136,6 +136,11 @@ impl Tally {
         self.errors.borrow_mut().push(format!("{error:#}"));
     }
 
+    /// The first things that went wrong.
+    fn first_errors(&self) -> Vec<String> {
+        self.errors.borrow().iter().take(3).cloned().collect()
+    }
+
     fn counted(&self, seconds: f64) -> Counted {
         let latency = self.latency.borrow();
         Counted {
@@ -143,7 +148,7 @@ impl Tally {
             seconds,
             p50_ms: latency.value_at_quantile(0.5) as f64 / 1e6,
             p99_ms: latency.value_at_quantile(0.99) as f64 / 1e6,
-            errors: self.errors.borrow().iter().take(3).cloned().collect(),
+            errors: self.first_errors(),
         }
     }
 }
@@ -209,9 +214,14 @@ async fn load(order: Order) -> anyhow::Result<()> {
     measure(&tally, order.window).await?;
     // Requests end before their connections do: so many streams reset at once look like an attack.
     tally.over.set(true);
-    timeout(END, tally.answered())
-        .await
-        .context("the last requests are not answered")?;
+    let answered = timeout(END, tally.answered()).await;
+    // One that failed after the word is told nowhere else.
+    ensure!(
+        answered.is_ok(),
+        "{} of the last requests are not answered; what went wrong: {:?}",
+        tally.open.get(),
+        tally.first_errors()
+    );
     println!("sent {}", serde_json::to_string(&tally.sent.get())?);
     std::process::exit(0)
 }

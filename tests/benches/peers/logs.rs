@@ -32,6 +32,8 @@ const PIPE: i32 = 256 * 1024;
 /// is told to.
 const LATE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(20);
+/// When no line has come for so long, none that is held back will.
+const REST: Duration = Duration::from_millis(300);
 /// After which time Envoy writes what it holds back, in milliseconds: as ours.
 pub(crate) const HELD_BACK_MS: &str = "100";
 
@@ -175,7 +177,7 @@ impl Counted {
 }
 
 /// How many lines there were.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Log {
     system: System,
     counted: [Counted; 2],
@@ -190,6 +192,25 @@ impl Log {
         let of = |account| Counted::read(system, account);
         let counted = [of(CLIENT)?, of(PEER)?];
         Ok(Some(Self { system, counted }))
+    }
+
+    /// The same once no more lines come: after a load that was given up nobody has counted them.
+    pub(crate) async fn at_rest(system: System) -> anyhow::Result<Option<Self>> {
+        let until = Instant::now() + LATE;
+        let mut log = Self::read(system)?;
+        while log.is_some() {
+            sleep(REST).await;
+            let now = Self::read(system)?;
+            if now == log {
+                break;
+            }
+            ensure!(
+                Instant::now() < until,
+                "lines of an earlier load still come into its access log"
+            );
+            log = now;
+        }
+        Ok(log)
     }
 
     /// Makes sure that there is a line for everything that was sent since then, as soon as they are all written.

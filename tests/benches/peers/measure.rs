@@ -180,6 +180,8 @@ pub(crate) struct Arenas<'a> {
     mesh: &'a Mesh,
     all: Vec<Pods<'a>>,
     cores: Option<Cores>,
+    /// Whose last sample was refused: its sidecars may still write lines of it.
+    refused: BTreeSet<System>,
     /// The handshakes that have been seen, by whose they were and on which port.
     seen: BTreeMap<(System, u16), BTreeSet<Hello>>,
 }
@@ -199,6 +201,7 @@ impl<'a> Arenas<'a> {
             mesh,
             all,
             cores,
+            refused: BTreeSet::new(),
             seen: BTreeMap::new(),
         })
     }
@@ -431,6 +434,7 @@ impl<'a> Arenas<'a> {
                 }
                 Err(error) => {
                     eprintln!("REFUSED {what}: {error:#}");
+                    self.refused.insert(column.system);
                     column.samples.clear();
                     column.refused = Some(format!("{error:#}"));
                 }
@@ -447,7 +451,10 @@ impl<'a> Arenas<'a> {
         let pods = self.all.iter().find(|pods| pods.system == system);
         let pods = pods.context("it does not run")?;
         let wire = Wire::listen(pods.server_ip, system.handshakes(kind))?;
-        let lines = Log::read(system)?;
+        let lines = match self.refused.remove(&system) {
+            true => Log::at_rest(system).await?,
+            false => Log::read(system)?,
+        };
         let mut load = Running::start(pods, kind, manner, self.cores.as_ref())?;
         let all = [Some(pods.server), load.child.id()].into_iter().flatten();
         let first = self.cores.is_some() && manner.rate.is_some();
