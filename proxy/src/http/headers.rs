@@ -55,7 +55,14 @@ pub(super) fn prepare_request(
             origin_form(request)?;
             name_host(request, destination);
             let chunked = request.headers.contains_key(TRANSFER_ENCODING);
+            let trailers = wants_trailers(&request.headers);
             strip_hop_by_hop(&mut request.headers, upgrade);
+            if trailers && !upgrade {
+                // Whoever says TE names it in Connection (RFC 9110, 10.1.4), which has one word where a switch is asked for.
+                let headers = &mut request.headers;
+                headers.insert(CONNECTION, HeaderValue::from_static("te"));
+                headers.insert(TE, HeaderValue::from_static("trailers"));
+            }
             if chunked {
                 // hyper takes a GET for one without a body unless it is told.
                 request
@@ -63,13 +70,15 @@ pub(super) fn prepare_request(
                     .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
         }
-        HttpVersion::Http2 => absolute_form(request)?,
+        HttpVersion::Http2 => {
+            absolute_form(request)?;
+            // It has trailers for everybody.
+            let trailers = HeaderValue::from_static("trailers");
+            request.headers.insert(TE, trailers);
+        }
     }
     request.headers.remove(EXPECT);
     request.headers.remove(UNPROCESSED);
-    request
-        .headers
-        .insert(TE, HeaderValue::from_static("trailers"));
     Ok(upgrade)
 }
 
@@ -98,6 +107,16 @@ fn asks_upgrade(headers: &HeaderMap) -> bool {
         .get(UPGRADE)
         .is_some_and(|to| !to.as_bytes().eq_ignore_ascii_case(b"h2c"))
         && connection_names(headers).any(|name| name.eq_ignore_ascii_case("upgrade"))
+}
+
+/// Whether the client takes trailers: nobody may say so for it (RFC 9110, 6.5.1).
+fn wants_trailers(headers: &HeaderMap) -> bool {
+    let said = headers.get_all(TE).iter();
+    let mut codings = said.flat_map(|said| said.as_bytes().split(|byte| *byte == b','));
+    codings.any(|coding| {
+        let name = coding.split(|byte| *byte == b';').next();
+        name.is_some_and(|name| name.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    })
 }
 
 fn connection_names(headers: &HeaderMap) -> impl Iterator<Item = &str> {
@@ -384,6 +403,38 @@ mod tests {
             prepare_request(&mut parts, HttpVersion::Http1, destination).unwrap();
             let left = parts.headers.contains_key("x-gone");
             assert!(!left, "{}", beside.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn trailers_are_asked_for_by_clients_that_want_them() {
+        for (said, upgrade, asked) in [
+            (None, false, false),
+            (Some("trailers"), false, true),
+            (Some("gzip, Trailers;q=0.5"), false, true),
+            (Some("gzip"), false, false),
+            (Some("x-trailers"), false, false),
+            (Some("trailers"), true, false),
+        ] {
+            let mut request = http::Request::get("/").header(HOST, "a");
+            if let Some(said) = said {
+                request = request.header(TE, said).header(CONNECTION, "TE");
+            }
+            if upgrade {
+                request = request.header(UPGRADE, "x").header(CONNECTION, "upgrade");
+            }
+            let mut parts = request.body(()).unwrap().into_parts().0;
+            let destination = SocketAddr::from(([10, 0, 0, 1], 80));
+            prepare_request(&mut parts, HttpVersion::Http1, destination).unwrap();
+            let te = parts.headers.get(TE).map(HeaderValue::as_bytes);
+            assert_eq!(te, asked.then_some(&b"trailers"[..]), "{said:?}");
+            let option = parts.headers.get(CONNECTION).map(HeaderValue::as_bytes);
+            let expected = match (upgrade, asked) {
+                (true, _) => Some(&b"upgrade"[..]),
+                (false, true) => Some(&b"te"[..]),
+                (false, false) => None,
+            };
+            assert_eq!(option, expected, "{said:?}");
         }
     }
 

@@ -120,7 +120,7 @@ impl Failure {
                 *reason,
             ),
             Self::Connect => (
-                S::METHOD_NOT_ALLOWED,
+                S::NOT_IMPLEMENTED,
                 12,
                 F::DownstreamProtocolError,
                 L::DEBUG,

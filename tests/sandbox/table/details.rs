@@ -5,7 +5,7 @@ use super::deviations::Deviation;
 
 /// So do both.
 const FOR_PROXIES: Deviation = (
-    "it does not know what only other proxies may say",
+    "it forwards fields that it does not know, as RFC 9110, 5.1 asks (7239, 4 permits to take Forwarded out)",
     &[
         (
             "a way of its own making in the words of the standard",
@@ -22,9 +22,18 @@ const FOR_PROXIES: Deviation = (
     ],
 );
 
+const UNKNOWN_CODING: &str =
+    "it answers 501 to a coding that it does not know, as RFC 9112, 6.1 asks; ours are all 400";
+const NOT_CHUNKED: &str =
+    "it answers 501 where the last coding is not chunked, for which RFC 9112, 6.3 wants 400";
+const CHUNKED_WITH_MORE: &str = "it answers 501 to chunked twice or with a parameter, errors by RFC 9112, 6.1 and 7.1, and to empty elements, \
+     which RFC 9110, 5.6.1.2 wants ignored; ours are all 400, so that no other reader can take them otherwise";
+const TE: &str = "it forwards that trailers are wanted, or leaves it out, and does not name TE in Connection as RFC 9110, 10.1.4 wants";
+const CONNECTS: &str = "it has another status for CONNECT, which RFC 9110, 9.3.6 leaves to each; ours is that of a method nobody has (15.6.2)";
+
 pub(crate) const ENVOY: &[Deviation] = &[
     (
-        "it says of a body that there is none, as RFC 9110, 8.6 permits",
+        "it says that there is no body where one would have a meaning, as RFC 9110, 8.6 asks; nothing means the same (9112, 6.3)",
         &[
             (
                 "a POST without a length has no body",
@@ -39,15 +48,20 @@ pub(crate) const ENVOY: &[Deviation] = &[
                 "200 open | host: a, content-length: 0, transfer_encoding",
             ),
             (
-                "OPTIONS in absolute form without a path",
-                "200 open | host: a, content-length: 0",
-            ),
-            (
                 "a method of WebDAV",
                 "200 open | host: a, content-length: 0",
             ),
             (
                 "PATCH without a body",
+                "200 open | host: a, content-length: 0",
+            ),
+        ],
+    ),
+    (
+        "it says so of OPTIONS as well, for whose body RFC 9110, 9.3.7 has no use",
+        &[
+            (
+                "OPTIONS in absolute form without a path",
                 "200 open | host: a, content-length: 0",
             ),
             (
@@ -57,37 +71,47 @@ pub(crate) const ENVOY: &[Deviation] = &[
         ],
     ),
     (
-        "it takes a length that Connection names for one of the hop, and frames the body anew",
+        "it takes out a length that Connection names, as RFC 9110, 7.6.1 says, and frames the body anew; ours says the length itself (8.6)",
         &[(
             "a length named in connection stays",
             "200 open | host: a, transfer-encoding: chunked",
         )],
     ),
     (
-        "it answers 501 to codings that it does not know, as RFC 9112, 6.1 permits; ours are all 400",
+        UNKNOWN_CODING,
+        &[
+            ("identity, then chunked", "501 closed"),
+            ("gzip, then chunked", "501 closed"),
+            ("identity and chunked on two lines", "501 closed"),
+        ],
+    ),
+    (
+        NOT_CHUNKED,
         &[
             ("an unknown encoding", "501 closed"),
             ("an encoding that is chunked with more", "501 closed"),
             ("identity", "501 closed"),
             ("chunked, then identity", "501 closed"),
-            ("identity, then chunked", "501 closed"),
-            ("gzip, then chunked", "501 closed"),
             ("chunked, then gzip", "501 closed"),
-            ("chunked twice in a list", "501 closed"),
-            ("chunked twice", "501 closed"),
-            ("identity and chunked on two lines", "501 closed"),
             ("chunked and an unknown one on two lines", "501 closed"),
             ("an empty encoding", "501 closed"),
-            ("chunked with a parameter", "501 closed"),
             ("chunked in quotes", "501 closed"),
+            ("a byte beyond ASCII after chunked", "501 closed"),
+        ],
+    ),
+    (
+        CHUNKED_WITH_MORE,
+        &[
+            ("chunked twice in a list", "501 closed"),
+            ("chunked twice", "501 closed"),
+            ("chunked with a parameter", "501 closed"),
             ("a comma before chunked", "501 closed"),
             ("a comma after chunked", "501 closed"),
-            ("a byte beyond ASCII after chunked", "501 closed"),
         ],
     ),
     FOR_PROXIES,
     (
-        "it knows another status for what it does not serve",
+        CONNECTS,
         &[
             ("CONNECT, and a request behind it", "404 closed"),
             (
@@ -103,21 +127,21 @@ pub(crate) const ENVOY: &[Deviation] = &[
         ],
     ),
     (
-        "it passes an expectation that it does not know (RFC 9110, 10.1.1 has 417 for it)",
+        "it passes an expectation that it does not know, and ours takes it out; RFC 9110, 10.1.1 permits 417 and asks for nothing",
         &[(
             "an expectation that is spelt oddly, and a body that looks like a request",
             "200 open | host: a, content-length: 35, expect",
         )],
     ),
     (
-        "it answers 502 where an app breaks off before its answer; ours is 503, which a client may take as a reason to come again",
+        "it answers 502 where an app breaks off in its answer's head, as RFC 9110, 15.6.3 has it; ours takes that for one that said nothing, to which both say 503",
         &[(
             "an end in an answer's head",
             "502 open | host: a, content-length: 1",
         )],
     ),
     (
-        "it knows another status for what is too large",
+        "it says 431 of a target that is too long, where RFC 9112, 3 wants 414, and of trailers, to which RFC 9110, 5.4 wants any 4xx",
         &[
             ("a target of 65 KB", "431 closed"),
             ("a target of a megabyte that never ends", "431 closed"),
@@ -125,18 +149,32 @@ pub(crate) const ENVOY: &[Deviation] = &[
             ("two hundred trailers", "431 closed"),
         ],
     ),
+    (
+        TE,
+        &[
+            ("encodings that only the hop takes", "200 open | host: a"),
+            (
+                "a trailer of an answer that is declared and wanted",
+                "200 open | host: a, te",
+            ),
+            (
+                "a trailer of an answer that is wanted and not declared",
+                "200 open | host: a, te",
+            ),
+        ],
+    ),
 ];
 
 pub(crate) const NGINX: &[Deviation] = &[
     (
-        "it writes a length anew",
+        "it writes a length anew, which RFC 9110, 8.6 reads the same",
         &[(
             "a length with zeros before it",
             "200 open | host: a, content-length: 3",
         )],
     ),
     (
-        "it drops fields whose names have underscores or odd characters",
+        "it drops fields whose names have underscores or odd characters, against RFC 9110, 5.1",
         &[
             ("a length under another name", "200 open | host: a"),
             ("an encoding under another name", "200 open | host: a"),
@@ -148,7 +186,14 @@ pub(crate) const NGINX: &[Deviation] = &[
         ],
     ),
     (
-        "it answers 501 to codings that it does not know, as RFC 9112, 6.1 permits; ours are all 400",
+        UNKNOWN_CODING,
+        &[
+            ("identity, then chunked", "501 closed"),
+            ("gzip, then chunked", "501 closed"),
+        ],
+    ),
+    (
+        NOT_CHUNKED,
         &[
             ("a length, then an unknown encoding", "501 closed"),
             ("a length, then an empty encoding", "501 closed"),
@@ -157,22 +202,25 @@ pub(crate) const NGINX: &[Deviation] = &[
             ("an encoding that is chunked with more", "501 closed"),
             ("identity", "501 closed"),
             ("chunked, then identity", "501 closed"),
-            ("identity, then chunked", "501 closed"),
-            ("gzip, then chunked", "501 closed"),
             ("chunked, then gzip", "501 closed"),
-            ("chunked twice in a list", "501 closed"),
             ("an empty encoding", "501 closed"),
-            ("chunked with a parameter", "501 closed"),
             ("chunked in quotes", "501 closed"),
-            ("a comma before chunked", "501 closed"),
-            ("a comma after chunked", "501 closed"),
             ("a vertical tab before chunked", "501 closed"),
             ("a form feed before chunked", "501 closed"),
             ("a byte beyond ASCII after chunked", "501 closed"),
         ],
     ),
     (
-        "it reads the whole body first, and says how long it is (RFC 9112, 6.3 permits either)",
+        CHUNKED_WITH_MORE,
+        &[
+            ("chunked twice in a list", "501 closed"),
+            ("chunked with a parameter", "501 closed"),
+            ("a comma before chunked", "501 closed"),
+            ("a comma after chunked", "501 closed"),
+        ],
+    ),
+    (
+        "it reads the whole body first, and says how long it is, as RFC 9112, 6.1 and 7.1.3 permit; trailers go with that (7.1.2)",
         &[
             ("a chunk", "200 open | host: a, content-length: 3"),
             ("two chunks", "200 open | host: a, content-length: 5"),
@@ -251,11 +299,11 @@ pub(crate) const NGINX: &[Deviation] = &[
         ],
     ),
     (
-        "it says that it does not know the version, as RFC 9110, 15.6.6 permits",
+        "it says that it does not know the version, as RFC 9110, 6.2 and 15.6.6 permit",
         &[("HTTP/2.0 on a connection of HTTP/1", "505 closed")],
     ),
     (
-        "it sends the client's Host, not that of the target, against RFC 9112, 3.2.2",
+        "it is told to send the Host that came, not that of the target, against RFC 9112, 3.2.2",
         &[
             (
                 "a target in absolute form for another host",
@@ -268,7 +316,7 @@ pub(crate) const NGINX: &[Deviation] = &[
         ],
     ),
     (
-        "it does not take out what Connection names, nor other fields of a hop, against RFC 9110, 7.6.1",
+        "it takes out neither what Connection names, which RFC 9110, 7.6.1 wants, nor Proxy-Connection, for which it asks",
         &[
             (
                 "a field that connection names",
@@ -298,7 +346,7 @@ pub(crate) const NGINX: &[Deviation] = &[
     ),
     FOR_PROXIES,
     (
-        "it passes no upgrade unless it is configured for that alone",
+        "it passes no upgrade unless it is configured for that alone, as RFC 9110, 7.8 permits, but the switch that comes all the same",
         &[
             ("an upgrade", "101 | host: a"),
             ("early data before an upgrade waits for it", "101 | host: a"),
@@ -317,13 +365,14 @@ pub(crate) const NGINX: &[Deviation] = &[
         ],
     ),
     (
-        "it knows another status for what it does not serve",
+        CONNECTS,
         &[
             ("CONNECT, and a request behind it", "400 closed"),
             (
                 "CONNECT with a length, and a request behind it",
                 "400 closed",
             ),
+            ("CONNECT to a path", "405 closed"),
             ("CONNECT to a host without a port", "400 closed"),
             (
                 "an answer made here to a request with a body that looks like a request",
@@ -332,7 +381,7 @@ pub(crate) const NGINX: &[Deviation] = &[
         ],
     ),
     (
-        "it answers 502 where an app breaks off before its answer; ours is 503, which a client may take as a reason to come again",
+        "it answers 502 where an app breaks off before its answer, as RFC 9110, 15.6.3 has it if that counts as an answer; ours is 503",
         &[
             (
                 "an end instead of an answer",
@@ -345,7 +394,7 @@ pub(crate) const NGINX: &[Deviation] = &[
         ],
     ),
     (
-        "it knows another status for what is too large",
+        "it has another status for what is too large: RFC 9110, 5.4 wants any 4xx for fields, and 9112, 3 asks for 501 for a method",
         &[
             ("ten thousand fields", "400 closed"),
             ("a list of 80 KB", "400 closed"),
@@ -353,6 +402,20 @@ pub(crate) const NGINX: &[Deviation] = &[
             ("a name of 70 KB", "400 closed"),
             ("a method of 70 KB", "414 closed"),
             ("a head that never ends", "400 closed"),
+        ],
+    ),
+    (
+        TE,
+        &[
+            ("encodings that only the hop takes", "200 open | host: a"),
+            (
+                "a trailer of an answer that is declared and wanted",
+                "200 open | host: a",
+            ),
+            (
+                "a trailer of an answer that is wanted and not declared",
+                "200 open | host: a",
+            ),
         ],
     ),
 ];

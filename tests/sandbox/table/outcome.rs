@@ -152,7 +152,7 @@ fn fields(request: &Message) -> String {
 /// Whether a proxy adds it, each in its way.
 fn is_a_proxy_s(name: &str) -> bool {
     let begins = ["x-forwarded-", "x-envoy-"];
-    begins.iter().any(|begin| name.starts_with(begin)) || ["te", "x-request-id"].contains(&name)
+    begins.iter().any(|begin| name.starts_with(begin)) || name == "x-request-id"
 }
 
 /// The summary that a row expects of whoever agrees.

@@ -164,7 +164,7 @@ fn refused() -> Vec<Row> {
         (
             "a target of another scheme",
             "GET ftp://a/x HTTP/1.1\r\nHost: a\r\n\r\n",
-            "9112 3.2.2",
+            "9110 7.4",
         ),
     ]
     .into_iter()

@@ -72,7 +72,7 @@ fn upgrades() -> Vec<Row> {
             .gets("200\n\nok"),
         row("a switch that nobody asked for")
             .class(5)
-            .rfc("9110 15.2.2")
+            .rfc("9110 7.8")
             .sends("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             .answers(format!("{SWITCHED}hello"))
             .sees("GET /")
@@ -86,7 +86,7 @@ fn connects() -> Vec<Row> {
             .class(5)
             .rfc("9110 9.3.6")
             .sends(format!("{bytes}{SMUGGLED}"))
-            .refused(405)
+            .refused(501)
     };
     vec![
         refused(
@@ -101,12 +101,12 @@ fn connects() -> Vec<Row> {
             .class(5)
             .rfc("9112 3.2.3")
             .sends("CONNECT /a HTTP/1.1\r\nHost: a\r\n\r\n")
-            .refused(405),
+            .refused(501),
         row("CONNECT to a host without a port")
             .class(5)
             .rfc("9112 3.2.3")
             .sends("CONNECT a HTTP/1.1\r\nHost: a\r\n\r\n")
-            .refused(405),
+            .refused(501),
     ]
 }
 
@@ -211,7 +211,7 @@ fn unread_bodies() -> Vec<Row> {
                 "CONNECT a:80 HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{SMUGGLED}",
                 SMUGGLED.len()
             ))
-            .refused(405),
+            .refused(501),
         row("HEAD with a body that looks like a request")
             .class(6)
             .rfc("9110 9.3.2")
