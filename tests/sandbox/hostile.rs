@@ -317,6 +317,19 @@ async fn hand_scripted_floods_are_bounded_in_memory_and_cpu(mesh: &Mesh) -> anyh
     );
     victim.is_well(&mut stream).await?;
 
+    // Little to send and much to have: chains of filters of two bytes each, and as many resources.
+    let filters = Any {
+        type_url: Listener.type_url().to_owned(),
+        value: [0x1a, 0].repeat(1 << 20),
+    };
+    let many = response(Listener, vec![resource("filters", filters)]);
+    let reason = stream.refused(many).await?;
+    ensure!(reason.contains("more parts"), "{reason}");
+    stream.send_message(&[0x12, 0].repeat(2 << 20)).await?;
+    let mut stream = victim.reconnected(&mut server).await?;
+    victim.is_well(&mut stream).await?;
+    victim.was_small()?;
+
     // The same answer as fast as it is taken, and no ear for what the client says.
     let same = one(Endpoints, "web", &assignment("web", victim.backend())).encode_to_vec();
     let flood = async {

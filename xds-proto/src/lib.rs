@@ -2,8 +2,9 @@
 //!
 //! Rooms that speak xDS import protobuf types from here and from nowhere else, so that there is one `Any`, one
 //! `Duration` and one place to change the source of the types. `resource` knows the xDS resource types: type URL,
-//! push order and the wildcard rule.
+//! push order and the wildcard rule; `parts` how much a message from elsewhere may become when it is read.
 
+pub mod parts;
 pub mod resource;
 
 pub use envoy_types::pb::envoy;

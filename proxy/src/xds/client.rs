@@ -3,17 +3,19 @@
 use std::future::{Future, pending};
 use std::time::Duration;
 
-use futures_util::{StreamExt, TryFutureExt, stream};
+use futures_util::{Stream, StreamExt, TryFutureExt, stream};
+use http::uri::PathAndQuery;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until};
-use tonic::Status;
+use tonic::client::Grpc;
 use tonic::transport::Channel;
+use tonic::{Request, Status, Streaming};
 use tulle_runtime::backoff::Backoff;
 use tulle_xds_proto::envoy::config::core::v3::Node;
-use tulle_xds_proto::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use tulle_xds_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse,
 };
+use tulle_xds_proto::parts::Bounded;
 use tulle_xds_proto::prost::Message as _;
 
 use super::cache::Cache;
@@ -21,7 +23,7 @@ use super::metrics::TypeLabel;
 use super::pace::Pace;
 use super::state::{Outcome, State};
 use super::told::Told;
-use super::tracker::shortened;
+use super::tracker::{MAX_RESOURCES, shortened};
 use super::{XdsConfig, XdsMetrics, XdsStatus};
 use crate::config::store::ConfigWriter;
 
@@ -49,6 +51,13 @@ const MAX_OUTGOING: usize = 16;
 const MAX_LOGGED: usize = 1024;
 /// Bytes of one response.
 const MAX_RESPONSE: usize = 16 * 1024 * 1024;
+/// What its parts may count for, without what is in its resources: as many as are kept, named and removed.
+const MAX_PARTS: usize = 64 * MAX_RESOURCES;
+/// Where in a response the content of a resource is: resource, Any, value. The tracker looks at that.
+const CONTENT: &[u32] = &[2, 2, 2];
+/// What is called.
+const METHOD: &str =
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 /// A server that has not answered a thing by then, although something is asked of it that it has never answered, is as
 /// good as down: another replica may do better.
 const FIRST_ANSWER: Duration = Duration::from_secs(30);
@@ -212,15 +221,8 @@ impl XdsClient {
         self.core.state.reconnect();
         let (requests, mut outgoing) = mpsc::channel(MAX_OUTGOING);
         let outgoing = stream::poll_fn(move |context| outgoing.poll_recv(context));
-        let mut client = AggregatedDiscoveryServiceClient::new(self.channel.clone())
-            .max_decoding_message_size(MAX_RESPONSE);
         // Not awaited by itself: a server may send its headers only with its first response.
-        let opening = async move {
-            client
-                .delta_aggregated_resources(outgoing)
-                .await
-                .map(tonic::Response::into_inner)
-        };
+        let opening = open(self.channel.clone(), outgoing);
         let mut responses = std::pin::pin!(opening.try_flatten_stream());
         let mut node = Some(self.node.clone());
         let began = Instant::now();
@@ -265,6 +267,22 @@ impl XdsClient {
             }
         }
     }
+}
+
+/// Opens a stream. Not with the client that is generated: its codec makes of a response whatever there is in it.
+async fn open(
+    channel: Channel,
+    outgoing: impl Stream<Item = DeltaDiscoveryRequest> + Send + 'static,
+) -> Result<Streaming<DeltaDiscoveryResponse>, Status> {
+    let mut client = Grpc::new(channel).max_decoding_message_size(MAX_RESPONSE);
+    let ready = client.ready().await;
+    ready.map_err(|error| Status::unknown(format!("service was not ready: {error}")))?;
+    let (path, codec) = (
+        PathAndQuery::from_static(METHOD),
+        Bounded::new(CONTENT, MAX_PARTS),
+    );
+    let opened = client.streaming(Request::new(outgoing), path, codec).await;
+    opened.map(tonic::Response::into_inner)
 }
 
 /// Waits for a moment, or for ever.

@@ -17,6 +17,7 @@ use tulle_xds_proto::envoy::service::discovery::v3::{
 };
 use tulle_xds_proto::google::protobuf::Any;
 use tulle_xds_proto::google::rpc::Status;
+use tulle_xds_proto::parts;
 
 use super::decode::DecodeError;
 
@@ -33,6 +34,10 @@ const MAX_REASON: usize = 8 * 1024;
 /// Resources of one type that are kept, and the memory that they take: what comes on top is refused.
 pub(super) const MAX_RESOURCES: usize = 32 * 1024;
 const MAX_BYTES: usize = 16 * 1024 * 1024;
+/// What the parts of one resource may count for before it is read, and those of endpoints, which are small and many: some
+/// hundred megabytes at the worst, and so many only for a moment.
+const MAX_PARTS: usize = 1 << 20;
+const MAX_ENDPOINT_PARTS: usize = 1 << 22;
 /// Acknowledgements that wait to be sent, and their bytes: with more, nothing is read until the server takes them.
 const MAX_ACKS: usize = 1024;
 const MAX_ACK_BYTES: usize = 1024 * 1024;
@@ -431,7 +436,7 @@ impl<R: Weight> Tracker<R> {
         }
         let decoded = self
             .make_room(&name, any.value.len())
-            .then(|| decode(&name, &any));
+            .then(|| self.fits(&name, &any).and_then(|()| decode(&name, &any)));
         let decoded = match decoded {
             Some(Err(error)) => {
                 self.refused(&name);
@@ -457,6 +462,19 @@ impl<R: Weight> Tracker<R> {
         self.renew(&name, ttl.as_ref());
         applied.changed.push(name.clone());
         applied.confirmed.push(name);
+    }
+
+    /// Makes sure that reading a resource makes no more of it than there is memory for.
+    fn fits(&self, name: &str, any: &Any) -> Result<(), DecodeError> {
+        let most = match self.kind {
+            ResourceType::Endpoints => MAX_ENDPOINT_PARTS,
+            _ => MAX_PARTS,
+        };
+        if parts::fits(&any.value, &[], most) {
+            return Ok(());
+        }
+        let remedy = "it has more parts than may be read: make several of it";
+        Err(DecodeError::invalid("name", name, remedy))
     }
 
     /// Counts what an entry held no more.

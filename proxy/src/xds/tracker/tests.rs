@@ -48,6 +48,26 @@ fn tracker() -> Tracker<()> {
     tracker
 }
 
+#[test]
+fn what_would_become_too_much_is_refused_before_it_is_read() {
+    let empty = |many: usize| {
+        let mut resource = resource("a", "");
+        if let Some(any) = &mut resource.resource {
+            // A field of two bytes, which may be a kilobyte once it is read.
+            any.value = [0x1a, 0].repeat(many);
+        }
+        resource
+    };
+    let mut tracker = tracker();
+    tracker.apply(response(vec![empty(60_000)]), decode);
+    assert_eq!(reason(&mut tracker), "");
+    let not_read = |_: &str, _: &Any| panic!("it must not be read");
+    tracker.apply(response(vec![empty(70_000)]), not_read);
+    let reason = reason(&mut tracker);
+    assert!(reason.contains("more parts"), "{reason}");
+    assert!(tracker.known("a").is_some(), "the last good one stays");
+}
+
 /// The reason of the next NACK; empty for an ACK.
 fn reason(tracker: &mut Tracker<()>) -> String {
     let request = tracker.next_request(true).expect("it answers");
