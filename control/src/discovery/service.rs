@@ -1,28 +1,84 @@
 //! The gRPC face of discovery.
 
-use futures_util::StreamExt;
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::marker::PhantomData;
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use futures_util::{FutureExt as _, StreamExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
-use tulle_xds_proto::envoy::service::discovery::v3::aggregated_discovery_service_server::{
-    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
-};
-use tulle_xds_proto::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-};
+use tulle_xds_proto::parts::Bounded;
 
 use super::intake::Intake;
 use super::variant::{Delta, Full, Variant};
 use super::{Discovery, Peer, session};
 
+/// Bytes of the longest request for what a part of it may count for: a name, or of a message the sixteenth part.
+const BYTES_A_PART: usize = 4;
+
+/// What serves both variants. Not what is generated: its codec makes of a request whatever there is in it.
+#[derive(Clone, Debug)]
+pub(crate) struct Server(Discovery);
+
 impl Discovery {
     /// The service, to be added to a server whose connections carry a [`Peer`].
-    pub(crate) fn service(&self) -> Intake<AggregatedDiscoveryServiceServer<Self>> {
+    pub(crate) fn service(&self) -> Intake<Server> {
         let longest = self.0.limits.request_bytes;
-        let service = AggregatedDiscoveryServiceServer::new(self.clone());
-        let service = service.max_decoding_message_size(longest);
-        Intake::new(service, longest, self.0.reached.clone())
+        Intake::new(Server(self.clone()), longest, self.0.reached.clone())
+    }
+}
+
+impl Server {
+    async fn answer<V: Variant>(self, request: http::Request<Body>) -> http::Response<Body> {
+        let longest = self.0.0.limits.request_bytes;
+        let codec = Bounded::<V::Response, V::Request>::new(&[], longest / BYTES_A_PART);
+        let mut server = Grpc::new(codec).max_decoding_message_size(longest);
+        server
+            .streaming(Open::<V>(self.0, PhantomData), request)
+            .await
+    }
+}
+
+impl Service<http::Request<Body>> for Server {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let server = self.clone();
+        match request.uri().path() {
+            Full::PATH => server.answer::<Full>(request).map(Ok).boxed(),
+            Delta::PATH => server.answer::<Delta>(request).map(Ok).boxed(),
+            _ => ready(Ok(Status::unimplemented("only ADS is served").into_http())).boxed(),
+        }
+    }
+}
+
+impl NamedService for Server {
+    const NAME: &'static str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
+}
+
+/// What tonic calls for each stream.
+struct Open<V>(Discovery, PhantomData<fn(V)>);
+
+impl<V: Variant> StreamingService<V::Request> for Open<V> {
+    type Response = V::Response;
+    type ResponseStream = Responses<V>;
+    type Future = Ready<Result<Response<Responses<V>>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<V::Request>>) -> Self::Future {
+        ready(self.0.open::<V>(request))
     }
 }
 
@@ -47,27 +103,5 @@ impl Discovery {
         let session = session::serve::<V>(self.clone(), peer, request.into_inner(), responses);
         self.0.tasks.spawn_connection("discovery", session);
         Ok(Response::new(ReceiverStream::new(stream).boxed()))
-    }
-}
-
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for Discovery {
-    type StreamAggregatedResourcesStream = BoxStream<'static, Result<DiscoveryResponse, Status>>;
-
-    async fn stream_aggregated_resources(
-        &self,
-        request: Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        self.open::<Full>(request)
-    }
-
-    type DeltaAggregatedResourcesStream =
-        BoxStream<'static, Result<DeltaDiscoveryResponse, Status>>;
-
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        self.open::<Delta>(request)
     }
 }

@@ -58,8 +58,10 @@ impl Change {
 pub(super) trait Variant: 'static {
     /// Whether a response about clusters or listeners lists all of them.
     const FULL: bool;
-    type Request: Message + Send + 'static;
-    type Response: Send + 'static;
+    /// Where it is called.
+    const PATH: &'static str;
+    type Request: Message + Default + Send + 'static;
+    type Response: Message + Send + 'static;
 
     /// Who the client says it is; only the first request has to say so.
     fn node(request: &Self::Request) -> Option<&Node>;
@@ -76,6 +78,8 @@ pub(super) enum Delta {}
 
 impl Variant for Delta {
     const FULL: bool = false;
+    const PATH: &'static str =
+        "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
     type Request = DeltaDiscoveryRequest;
     type Response = DeltaDiscoveryResponse;
 
@@ -124,6 +128,8 @@ pub(super) enum Full {}
 
 impl Variant for Full {
     const FULL: bool = true;
+    const PATH: &'static str =
+        "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
     type Request = DiscoveryRequest;
     type Response = DiscoveryResponse;
 

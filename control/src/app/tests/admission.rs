@@ -6,6 +6,7 @@ use http::uri::PathAndQuery;
 use tonic::Code;
 use tonic::client::Grpc;
 use tonic_prost::ProstCodec;
+use tulle_xds_proto::envoy::config::core::v3::{Extension, Node};
 use tulle_xds_proto::envoy::extensions::transport_sockets::tls::v3::Secret;
 use tulle_xds_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse,
@@ -335,6 +336,29 @@ async fn a_message_that_cannot_be_read_ends_its_stream_and_is_counted() {
     }
     proxy.expect_silence().await;
     counted(&plane, "bad_message", 2).await;
+}
+
+#[tokio::test]
+async fn a_request_that_would_become_too_much_is_not_read() {
+    let (plane, mut proxy) = plane_and_proxy().await;
+    let own = node(&node_id("shop", "web-1", IP));
+    let said = |many: usize| DeltaDiscoveryRequest {
+        // Two bytes each, and some hundred once they are read.
+        node: Some(Node {
+            extensions: vec![Extension::default(); many],
+            ..own.clone()
+        }),
+        ..request(ResourceType::Secret, &["ROOTCA"])
+    };
+    let mut small = plane.proxy("shop", "web-1", "web", IP).await;
+    small.send_raw(said(60_000)).await;
+    small.next().await.expect("an answer");
+    let mut large = plane.proxy("shop", "web-1", "web", IP).await;
+    large.send_raw(said(70_000)).await;
+    let status = large.next().await.expect_err("too many parts");
+    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+    counted(&plane, "bad_message", 1).await;
+    proxy.expect_silence().await;
 }
 
 #[tokio::test]
