@@ -30,6 +30,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tulle_runtime::drain::DrainWatch;
 use tulle_runtime::gate::Gate;
+use tulle_xds_proto::parts;
 
 pub(crate) use listener::Listener;
 
@@ -44,6 +45,8 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 const SPARE: usize = 28;
 /// Longest request.
 const MAX_REQUEST: usize = 4 << 20;
+/// What the parts of a first request, which is read here, may count for: as at the control plane.
+const MAX_PARTS: usize = MAX_REQUEST / 4;
 /// Longest response: a response of the control plane is about a megabyte, unless one resource alone is larger.
 const MAX_RESPONSE: usize = 64 << 20;
 
@@ -263,6 +266,10 @@ impl Relay {
     /// Makes sure that the first request speaks for this pod.
     fn check(&self, method: Method, first: &Bytes) -> Result<(), Status> {
         let shared = &self.0;
+        if !parts::fits(first, &[], MAX_PARTS) {
+            shared.metrics.refused("bad_message");
+            return Err(Status::out_of_range("the first request has too many parts"));
+        }
         let id = codec::node_id(method, first).map_err(|error| {
             shared.metrics.refused("bad_message");
             Status::invalid_argument(format!("the first request cannot be read: {error}"))

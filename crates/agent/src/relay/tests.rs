@@ -10,7 +10,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::{Endpoint, Server};
 use tulle_runtime::drain::{self, Drain};
 use tulle_runtime::tasks::Tasks;
-use tulle_xds_proto::envoy::config::core::v3::Node;
+use tulle_xds_proto::envoy::config::core::v3::{Extension, Node};
 use tulle_xds_proto::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use tulle_xds_proto::envoy::service::discovery::v3::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
@@ -288,6 +288,14 @@ async fn only_streams_of_this_pods_node_pass() {
         assert_eq!(status.code(), Code::PermissionDenied, "{node:?}");
     }
     assert_eq!(stage.refused("foreign_node"), 5);
+    let mut many = own("one");
+    if let Some(node) = &mut many.node {
+        // Two bytes each, and some hundred once they are read.
+        node.extensions = vec![Extension::default(); 70_000];
+    }
+    let status = stage.open(many).await.unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+    assert_eq!(stage.refused("bad_message"), 1);
     stage.open(own("one")).await.unwrap();
     let envoy = request("one", &format!("envoy~{NODE}"));
     stage.open(envoy).await.unwrap();
