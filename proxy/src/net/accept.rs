@@ -17,6 +17,7 @@ use crate::conn::Direction;
 
 /// Ports that nothing must be sent on to: this sidecar, or another one, would find itself at the other end.
 const OWN_PORTS: [u16; 3] = [ports::ADMIN, ports::OUTBOUND, ports::INBOUND];
+
 /// Counters of accepted connections, over all workers.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
@@ -176,12 +177,17 @@ impl Acceptor {
     fn admit(&self, tcp: &TcpStream) -> Result<SocketAddr, &'static str> {
         let original = original_destination(tcp).map_err(|_| "not_captured")?;
         let local = tcp.local_addr().map_err(|_| "closed")?;
-        if original == local || OWN_PORTS.contains(&original.port()) {
+        if leads_back(original, local) {
             return Err("loop");
         }
         tcp.set_nodelay(true).map_err(|_| "closed")?;
         Ok(original)
     }
+}
+
+/// Whether a connection that was accepted at `local` meant to go to this sidecar, or would find another one in its place.
+fn leads_back(original: SocketAddr, local: SocketAddr) -> bool {
+    original == local || OWN_PORTS.contains(&original.port())
 }
 
 fn is_shortage(error: &io::Error) -> bool {
@@ -237,6 +243,28 @@ mod tests {
     async fn a_connection_made_to_the_listener_itself_is_reset() {
         // Without connection tracking the kernel knows no original destination; with it, it is the listener.
         refused(&["loop", "not_captured"]).await;
+    }
+
+    #[test]
+    fn row_56_what_would_lead_back_is_known_by_its_port_or_by_where_it_came() {
+        let pod = |port| SocketAddr::from(([10, 1, 0, 9], port));
+        let ipv6 = |port| SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, 0, 9], port));
+        for of in [pod as fn(u16) -> SocketAddr, ipv6] {
+            for (original, local, back) in [
+                (15_000, 15_006, true),
+                (15_001, 15_006, true),
+                (15_006, 15_001, true),
+                // What is captured by another port than usual, as in tests.
+                (4_711, 4_711, true),
+                (80, 15_006, false),
+                (15_020, 15_006, false),
+                (15_002, 15_001, false),
+            ] {
+                let found = leads_back(of(original), of(local));
+                assert_eq!(found, back, "{original} at {local}");
+            }
+        }
+        assert!(!leads_back(SocketAddr::from(([10, 1, 0, 8], 80)), pod(80)));
     }
 
     #[test]
