@@ -21,10 +21,11 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use tulle_runtime::limits::{Http2, MAX_HEADER_LIST};
@@ -33,7 +34,7 @@ use batch::Batch;
 use budget::Budget;
 pub use pieces::Pieces;
 use refusals::{Refusals, STATUS};
-use scan::{CONTINUATION, DATA, Frame, GOAWAY, HEAD, HEADERS, RST_STREAM, Scanner};
+use scan::{ACK, CONTINUATION, DATA, Frame, GOAWAY, HEAD, HEADERS, RST_STREAM, SETTINGS, Scanner};
 use stall::Stall;
 
 /// What a client sends before its first frame.
@@ -89,6 +90,9 @@ struct Shared {
     refused_streams: AtomicU32,
     /// Streams that whoever serves the connection has refused, and that are not written yet.
     refuses: AtomicU32,
+    /// Who wants to know of the peer's settings, and whether somebody waits there.
+    settings: AtomicWaker,
+    awaited: AtomicBool,
 }
 
 impl Shared {
@@ -133,6 +137,15 @@ impl Calm {
     #[must_use]
     pub fn take_refused(&self) -> u32 {
         self.0.refused.swap(0, Relaxed)
+    }
+
+    /// Wakes a task, always the same one, when h2 has taken settings of the peer in; it has to ask again then.
+    #[inline]
+    pub fn on_settings(&self, waker: &Waker) {
+        if !self.0.awaited.load(Relaxed) {
+            self.0.awaited.store(true, Relaxed);
+            self.0.settings.register(waker);
+        }
     }
 
     /// Whoever serves the connection refuses a stream, which h2 tells the peer in the same words as what it refuses by itself.
@@ -318,6 +331,10 @@ impl<I> Frames<I> {
             if frame.kind == HEADERS && looks() && self.refusals.is_one(frame, &bytes[next..]) {
                 self.shared.refused.fetch_add(1, Relaxed);
                 self.shared.pieces.call();
+            }
+            if frame.kind == SETTINGS && frame.flags & ACK != 0 {
+                self.shared.awaited.store(false, Relaxed);
+                self.shared.settings.wake();
             }
             if frame.kind == RST_STREAM {
                 self.shared.resets(bytes[next..].get(..4));

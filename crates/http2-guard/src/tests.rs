@@ -207,6 +207,53 @@ async fn what_the_library_says_is_known() {
     }
 }
 
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Woken(AtomicU32);
+
+impl std::task::Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Relaxed);
+    }
+}
+
+/// Reads up to a frame of this kind.
+async fn read_until(client: &mut DuplexStream, kind: u8, flags: u8) {
+    loop {
+        let mut head = [0; HEAD];
+        client.read_exact(&mut head).await.unwrap();
+        let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+        client.read_exact(&mut vec![0; length]).await.unwrap();
+        if (head[3], head[4]) == (kind, flags) {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_asks_is_woken_once_the_peer_s_settings_count() {
+    let run = async {
+        let mut pair = Pair::new(|_| ()).await;
+        let client = &mut pair.client;
+        read_until(client, SETTINGS, ACK).await;
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        pair.calm.on_settings(&waker);
+        client.write_all(&frame(6, 0, 0, &[0; 8])).await.unwrap();
+        read_until(client, 6, ACK).await;
+        let mut times = vec![woken.0.load(Relaxed)];
+        let settings = frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 0]);
+        for _ in 0..2 {
+            client.write_all(&settings).await.unwrap();
+            read_until(client, SETTINGS, ACK).await;
+            times.push(woken.0.load(Relaxed));
+            pair.calm.on_settings(&waker);
+        }
+        times
+    };
+    assert_eq!(LocalSet::new().run_until(run).await, [0, 1, 2]);
+}
+
 /// What is refused of five streams where two may be open, by a server that has refused so many itself.
 async fn refused(own: u32, most: u32) -> (Vec<u32>, u32, u32) {
     let mut pair = Pair::new(|builder| {

@@ -17,6 +17,7 @@ mod refused;
 mod replay;
 mod resets;
 mod retry;
+mod shared;
 mod slow;
 mod stalled;
 mod streams;

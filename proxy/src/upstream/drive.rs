@@ -130,6 +130,8 @@ pub(super) async fn http2(
     tokio::task::spawn_local(async move {
         let (_guard, _relieving) = (guard, relieving);
         let ended = std::future::poll_fn(|cx| {
+            // hyper reads in a task of its own: else what its peer allows would only be known after the next request.
+            calm.on_settings(cx.waker());
             let polled = Pin::new(&mut connection).poll(cx);
             driven.set(connection.current_max_send_streams());
             polled
