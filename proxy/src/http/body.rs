@@ -52,6 +52,9 @@ pub(super) enum ResponseBodyError {
     /// send the request again.
     #[error("the upstream answered a part of what it says it did not process")]
     Refused,
+    /// The upstream took its stream back before it was at the end, and called that no error.
+    #[error("the upstream reset its response before the end of the body")]
+    Reset,
     /// It is large, and memory is short.
     #[error("the response is large, and memory is short")]
     Overload,
@@ -258,6 +261,14 @@ impl ResponseBody {
                     open.complete();
                 }
                 Poll::Ready(Some(Ok(frame)))
+            }
+            // hyper takes a stream that was reset without an error for one that is at its end.
+            Poll::Ready(None) if matches!(open.lease, Lease::Http2(_)) && !body.is_end_stream() => {
+                self.cut(
+                    ResponseFlag::UpstreamConnectionTermination,
+                    "upstream_body_cut",
+                );
+                Poll::Ready(Some(Err(ResponseBodyError::Reset)))
             }
             Poll::Ready(None) => {
                 if let Some(open) = tail.take() {

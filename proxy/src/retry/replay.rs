@@ -39,6 +39,9 @@ pub enum RequestBodyError {
     /// The client went away or sent garbage.
     #[error("the client did not send the whole request body")]
     Client(#[source] hyper::Error),
+    /// The client took its stream back before it was at the end, and called that no error.
+    #[error("the client reset its request before the end of the body")]
+    Reset,
     /// It is large, and memory is short.
     #[error("the request body is large, and memory is short")]
     Overload,
@@ -89,7 +92,7 @@ struct Shared {
     source: Option<Incoming>,
     /// What was taken from the source and nobody has asked for yet; boxed because few have any.
     ahead: Option<Box<Ahead>>,
-    /// The connection, if it counts pieces.
+    /// The connection, if it counts pieces: that of HTTP/2.
     calm: Option<Calm>,
     /// Length as announced before anything was read.
     announced: SizeHint,
@@ -473,6 +476,11 @@ impl Shared {
                 }
                 self.waker = Some(cx.waker().clone());
                 Poll::Pending
+            }
+            // hyper takes a stream that was reset without an error for one that is at its end.
+            Poll::Ready(None) if self.calm.is_some() && !self.has_come() => {
+                self.fail(RequestFailure::Client);
+                Poll::Ready(Some(Err(RequestBodyError::Reset)))
             }
             Poll::Ready(None) => {
                 self.end();

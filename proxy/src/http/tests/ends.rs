@@ -1,9 +1,10 @@
 //! How connections end, in every order and at both ends: what is whole arrives whole, and nothing else looks whole.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Method;
 use http_body_util::Full;
@@ -193,7 +194,7 @@ fn row_27_what_a_client_cuts_never_looks_whole() {
                 if let Some(seen) = seen.take() {
                     break String::from_utf8(seen).unwrap();
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
             };
             let complete = saw.contains("whole");
             assert_eq!(complete, whole, "{begin:?}: the app saw {saw:?}");
@@ -236,6 +237,118 @@ fn row_29_a_tls_stream_that_is_cut_is_no_end_of_an_answer() {
                 Ok(answer) => assert!(says_goodbye && answer.body == "all of it?"),
                 Err(error) => assert!(!says_goodbye, "{error}"),
             }
+        }
+    });
+}
+
+/// An app of HTTP/2 that says half of an answer, and takes the stream back or is at its end.
+async fn takes_back(reason: Option<h2::Reason>) -> SocketAddr {
+    raw_app(move |tcp| async move {
+        let mut connection = h2::server::handshake(tcp).await.unwrap();
+        while let Some(Ok((_, mut answer))) = connection.accept().await {
+            tokio::task::spawn_local(async move {
+                let mut body = answer.send_response(Default::default(), false).unwrap();
+                body.send_data("half".into(), reason.is_none()).unwrap();
+                if let Some(reason) = reason {
+                    // h2 forgets what it has not sent.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    body.send_reset(reason);
+                }
+            });
+        }
+    })
+    .await
+}
+
+#[test]
+fn row_27_an_answer_that_an_app_takes_back_never_looks_whole_whatever_it_calls_that() {
+    run(async {
+        for (reason, whole) in [
+            (Some(h2::Reason::NO_ERROR), None),
+            (Some(h2::Reason::CANCEL), None),
+            (Some(h2::Reason::INTERNAL_ERROR), None),
+            (None, Some("half")),
+        ] {
+            let ending = ending("half", reason.is_some(), whole);
+            let app = takes_back(reason).await;
+            let mut only = cluster("c", plain(&[app]));
+            only.http = UpstreamHttp::Http2;
+            let alone = Sidecar::new(outbound(vec![route_to("c")], vec![only]));
+            judge(&alone, ending, &format!("one sidecar, {reason:?}")).await;
+        }
+    });
+}
+
+/// Streams of HTTP/2 that end at once: so many that the hop behind sends what it has of the first before it hears of the last.
+const STREAMS: u8 = 20;
+
+/// Frames with the same type, flags and body for each of the streams, one stream after the other.
+fn frames(of_each: &[(u8, u8, &[u8])]) -> Vec<u8> {
+    let mut frames = Vec::new();
+    for stream in 0..STREAMS {
+        for &(kind, flags, body) in of_each {
+            let length = u8::try_from(body.len()).unwrap();
+            frames.extend_from_slice(&[0, 0, length, kind, flags, 0, 0, 0, 2 * stream + 1]);
+            frames.extend_from_slice(body);
+        }
+    }
+    frames
+}
+
+/// Of how many POSTs an app gets the end, if each is half a body and, a while later, these frames.
+async fn get_whole(then: &[(u8, u8, &[u8])]) -> usize {
+    let (got, whole) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+    let (gets, ends) = (got.clone(), whole.clone());
+    let app = raw_app(move |tcp| {
+        let (gets, ends) = (gets.clone(), ends.clone());
+        async move {
+            let mut connection = h2::server::handshake(tcp).await.unwrap();
+            while let Some(Ok((request, answer))) = connection.accept().await {
+                let (gets, ends) = (gets.clone(), ends.clone());
+                tokio::task::spawn_local(async move {
+                    let mut body = request.into_body();
+                    let end = loop {
+                        match body.data().await {
+                            Some(Ok(_)) => {}
+                            Some(Err(_)) => break 0,
+                            None => break 1,
+                        }
+                    };
+                    drop(answer);
+                    ends.set(ends.get() + end);
+                    gets.set(gets.get() + 1);
+                });
+            }
+        }
+    })
+    .await;
+    let mut only = cluster("c", plain(&[app]));
+    only.http = UpstreamHttp::Http2;
+    let sidecar = Sidecar::new(outbound(vec![route_to("c")], vec![only]));
+    let (mut read, mut write) = tokio::io::split(sidecar.client(Http2));
+    tokio::task::spawn_local(async move {
+        let _ = tokio::io::copy(&mut read, &mut tokio::io::sink()).await;
+    });
+    let mut says = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    // POST http://a/
+    says.extend(frames(&[(1, 4, b"\x83\x86\x84\x41\x01a"), (0, 0, b"half")]));
+    write.write_all(&says).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    write.write_all(&frames(then)).await.unwrap();
+    while got.get() < STREAMS {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    whole.get()
+}
+
+#[test]
+fn row_27_a_request_that_a_client_takes_back_never_looks_whole_whatever_it_calls_that() {
+    run(async {
+        let all = get_whole(&[(0, 0, b"more"), (0, 1, b"rest")]).await;
+        assert_eq!(all, usize::from(STREAMS));
+        for reason in 0..14 {
+            let whole = get_whole(&[(0, 0, b"more"), (3, 0, &[0, 0, 0, reason])]).await;
+            assert_eq!(whole, 0, "reason {reason}");
         }
     });
 }
