@@ -49,7 +49,10 @@ pub(super) fn prepare_request(
     if request.method == Method::CONNECT {
         return Err(Failure::Connect);
     }
-    let upgrade = version == HttpVersion::Http1 && asks_upgrade(&request.headers);
+    // HTTP/1.0 knows no upgrade (RFC 9110, 7.8), and hyper makes none there.
+    let upgrade = version == HttpVersion::Http1
+        && request.version == Version::HTTP_11
+        && asks_upgrade(&request.headers);
     match version {
         HttpVersion::Http1 => {
             origin_form(request)?;
@@ -101,11 +104,13 @@ pub(super) fn is_marked(headers: &HeaderMap) -> bool {
     headers.get(UNPROCESSED).is_some_and(|value| value == "1")
 }
 
-/// Whether the client asks to switch protocols. h2c is not: whoever wants HTTP/2 here starts with its preface.
+/// Whether the client asks to switch protocols. h2c is not, nor any list that it is in: whoever wants HTTP/2 here starts with
+/// its preface, and behind a switch to it requests would pass that nobody has looked at.
 fn asks_upgrade(headers: &HeaderMap) -> bool {
-    headers
-        .get(UPGRADE)
-        .is_some_and(|to| !to.as_bytes().eq_ignore_ascii_case(b"h2c"))
+    let values = || headers.get_all(UPGRADE).iter().map(HeaderValue::as_bytes);
+    let mut protocols = values().flat_map(|value| value.split(|byte| *byte == b','));
+    values().next().is_some()
+        && !protocols.any(|to| names_h2c(to.trim_ascii()))
         && connection_names(headers).any(|name| name.eq_ignore_ascii_case("upgrade"))
 }
 
@@ -117,6 +122,13 @@ fn wants_trailers(headers: &HeaderMap) -> bool {
         let name = coding.split(|byte| *byte == b';').next();
         name.is_some_and(|name| name.trim_ascii().eq_ignore_ascii_case(b"trailers"))
     })
+}
+
+/// Whether a protocol, which may have a version, is h2c, or begins as it does.
+fn names_h2c(protocol: &[u8]) -> bool {
+    let name = protocol.get(..3);
+    let more = protocol.get(3).is_some_and(u8::is_ascii_alphanumeric);
+    name.is_some_and(|name| name.eq_ignore_ascii_case(b"h2c")) && !more
 }
 
 fn connection_names(headers: &HeaderMap) -> impl Iterator<Item = &str> {
@@ -485,6 +497,40 @@ mod tests {
             let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
             names.sort_unstable();
             assert_eq!(names, left, "{sidecar} {keep}");
+        }
+    }
+
+    /// Whether a request that names `upgrade` asks to switch to these protocols, and what of them is left.
+    fn switches(version: Version, protocols: &[&str]) -> (bool, usize) {
+        let request = http::Request::get("/").version(version);
+        let request = request.header(HOST, "a").header(CONNECTION, "upgrade");
+        let request = protocols
+            .iter()
+            .fold(request, |request, to| request.header(UPGRADE, *to));
+        let mut parts = request.body(()).unwrap().into_parts().0;
+        let destination = SocketAddr::from(([10, 0, 0, 1], 80));
+        let switches = prepare_request(&mut parts, HttpVersion::Http1, destination).unwrap();
+        (switches, parts.headers.get_all(UPGRADE).iter().count())
+    }
+
+    #[test]
+    fn nobody_switches_to_h2c_whatever_stands_beside_it_and_nobody_does_in_http_1_0() {
+        for protocols in [
+            &["h2c"][..],
+            &["websocket, h2c"],
+            &["H2C ,websocket"],
+            &["websocket", "h2c"],
+            &["h2c;x"],
+            &["h2c/1"],
+        ] {
+            let found = switches(Version::HTTP_11, protocols);
+            assert_eq!(found, (false, 0), "{protocols:?}");
+        }
+        for protocols in [&["websocket"][..], &["h2cx, h2"], &["a", "b"]] {
+            let found = switches(Version::HTTP_11, protocols);
+            assert_eq!(found, (true, protocols.len()), "{protocols:?}");
+            let found = switches(Version::HTTP_10, protocols);
+            assert_eq!(found, (false, 0), "{protocols:?}");
         }
     }
 
