@@ -22,6 +22,8 @@ pub(crate) use ask::{Ask, Reply, Verdict};
 pub(crate) const WILDCARD: &str = "*";
 /// Bytes of a name on average, at most: a few may be long, not all of them.
 const AVERAGE_NAME: usize = 128;
+/// Entries for which there may be room although nothing is in it.
+const MOST_ROOM: usize = 1024;
 /// More names than a stream may subscribe to.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -372,6 +374,7 @@ impl Subscription {
         let has_any = !batch.resources.is_empty() || !batch.removed.is_empty();
         let has_all = self.owed.is_empty();
         if has_all {
+            self.give_room_back();
             self.together = usize::MAX;
             batch.since = self.since.take();
         } else {
@@ -483,6 +486,14 @@ impl Subscription {
             } else {
                 self.entries.remove(&name);
             }
+        }
+        self.give_room_back();
+    }
+
+    /// However much its client came with, no more room is kept than what it wants takes.
+    fn give_room_back(&mut self) {
+        if self.entries.capacity() > MOST_ROOM.max(4 * self.entries.len()) {
+            self.entries.shrink_to_fit();
         }
     }
 

@@ -656,3 +656,25 @@ fn full_lists_that_are_refused_blame_what_was_new_and_the_next_that_is_accepted_
     assert!(refuse(&mut subscription, None).is_empty());
     assert_eq!(subscription.status().last_error, None);
 }
+
+#[test]
+fn what_a_client_came_with_and_does_not_want_leaves_no_room_behind() {
+    for (kind, wanted) in [
+        (ResourceType::Endpoints, "a"),
+        (ResourceType::Cluster, WILDCARD),
+    ] {
+        let mut subscription = new(kind);
+        let many = (0..50_000).map(|i| (Name::from(i.to_string()), "1".to_owned()));
+        let ask = Ask {
+            subscribe: vec![wanted.into()],
+            initial_versions: many.collect(),
+            ..Ask::default()
+        };
+        subscription.apply(ask, Vec::new).expect("few are wanted");
+        for phase in [Phase::Make, Phase::Break] {
+            while subscription.take(phase, usize::MAX, |_, _| None).is_some() {}
+        }
+        let room = subscription.entries.capacity();
+        assert!(room <= 2 * MOST_ROOM, "{kind:?}: room for {room}");
+    }
+}
