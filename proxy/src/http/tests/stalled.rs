@@ -86,5 +86,8 @@ fn a_head_too_large_for_http2_costs_nobody_else_a_connection() {
             assert_eq!(answer.status, expected, "{size}");
         }
         assert_eq!(sidecar.worker.upstream.pooled(), 1, "on one connection");
+        // The app would have answered the same, and ended its connection for a little more.
+        let limits = &sidecar.worker.limits;
+        assert_eq!(limits.count(Limit::H2HeaderList, Direction::Outbound), 2);
     });
 }

@@ -64,6 +64,28 @@ fn an_http2_client_reaches_an_http1_endpoint() {
 }
 
 #[test]
+fn row_7_a_body_of_unknown_length_reaches_an_http1_endpoint_whatever_the_method() {
+    run(async {
+        let sidecar = sidecar(Http1, UpstreamHttp::Http1).await;
+        let (mut sender, connection) = h2::client::handshake(sidecar.client(Http2)).await.unwrap();
+        tokio::task::spawn_local(connection);
+        for method in [Method::GET, Method::DELETE, Method::POST] {
+            let request = http::Request::builder().method(method.clone());
+            let request = request.uri("http://reviews/").body(()).unwrap();
+            let (answer, mut body) = sender.send_request(request, false).unwrap();
+            body.send_data(bytes::Bytes::from_static(b"a body"), true)
+                .unwrap();
+            let mut echo = answer.await.unwrap().into_body();
+            let mut got = Vec::new();
+            while let Some(piece) = echo.data().await {
+                got.extend_from_slice(&piece.unwrap());
+            }
+            assert_eq!(got, b"a body", "{method}");
+        }
+    });
+}
+
+#[test]
 fn by_default_the_clients_version_is_spoken() {
     run(async {
         for version in [Http1, Http2] {
