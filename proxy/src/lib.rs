@@ -12,6 +12,7 @@ pub mod xds;
 
 pub mod capture;
 pub mod conn;
+pub mod fields;
 pub mod io;
 
 pub mod net;

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::exchange::Exchange;
+use super::headers;
 use super::stalls::{self, Said};
 use crate::balance::ActiveGuard;
 use crate::conn::HttpVersion;
@@ -247,8 +248,11 @@ impl ResponseBody {
                 self.cut(ResponseFlag::Overload, "overload");
                 Poll::Ready(Some(Err(ResponseBodyError::Overload)))
             }
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
                 open.note(&frame);
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::prepare_trailers(trailers);
+                }
                 if open.is_too_heavy() {
                     open.exchange
                         .reached(Limit::Memory, "a large response is cut");

@@ -23,8 +23,9 @@ use super::headers::{self, Believed, FORWARDED_FOR, Provenance, REQUEST_ID};
 use super::local_reply::{self, Failure};
 use super::upgrade::Tunnel;
 use crate::conn::{Direction, Downstream, HttpVersion};
+use crate::fields;
 use crate::grpc::Messages;
-use crate::io::Calm;
+use crate::io::{Calm, Gate};
 use crate::overload::{Taking, Unread};
 use crate::retry::{Replay, RequestFailure, grpc_status};
 use crate::route;
@@ -51,6 +52,8 @@ pub(super) struct Connection {
     /// Ends the connection if its client gives up too many requests; only HTTP/2 has it.
     calm: Option<Calm>,
     given_up: GivenUp,
+    /// What tells why a message of it is refused; only HTTP/1 has it.
+    gate: Option<Gate>,
     /// Whether its client takes its answers, and where they come from; only HTTP/1 has it, which has one at a time.
     pub(super) taking: Taking,
     /// Answers that wait for the client; only HTTP/2 has more than one.
@@ -90,6 +93,7 @@ impl Connection {
             served: Cell::new(false),
             calm: None,
             given_up: GivenUp::default(),
+            gate: None,
             taking: Taking::default(),
             unread,
             crowd: Crowd::default(),
@@ -103,6 +107,18 @@ impl Connection {
     pub(super) fn known_by(mut self, taking: Taking) -> Self {
         self.taking = taking;
         self
+    }
+
+    /// Where it is known why a message of its client is refused.
+    pub(super) fn guarded_by(mut self, gate: Gate) -> Self {
+        self.gate = Some(gate);
+        self
+    }
+
+    /// What is answered to a message that was refused after a part of it had gone on, if one was.
+    fn refusal(&self) -> Option<Failure> {
+        let refused = self.gate.as_ref()?.refused()?;
+        Some(Failure::from(refused.why))
     }
 
     /// Limits what its client may give up.
@@ -297,7 +313,8 @@ impl Exchange {
     /// What a request that will never be complete is answered.
     pub(super) fn request_failure(&self, why: RequestFailure) -> Failure {
         match why {
-            RequestFailure::Client => Failure::ClientGone,
+            RequestFailure::Client => self.connection.refusal().unwrap_or(Failure::ClientGone),
+            RequestFailure::Trailer => Failure::BadRequest(fields::REFUSED_TRAILER),
             RequestFailure::Late => {
                 self.reached(Limit::Body, "a request is refused whose body does not come");
                 Failure::SlowBody

@@ -3,9 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
@@ -14,6 +12,7 @@ use tulle_runtime::names::UNPROCESSED_HEADER;
 
 use super::local_reply::Failure;
 use crate::conn::HttpVersion;
+use crate::fields;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -24,11 +23,9 @@ pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarde
 /// Who sent it, as proven by its certificate.
 pub(super) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// What names it in logs.
-pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static(fields::REQUEST_ID);
 
-/// How fields begin by which proxies tell apps, and each other, what they have found out or want done.
-const OF_PROXIES: [&str; 3] = ["x-forwarded-", "x-envoy-", "l5d-"];
-/// Those of them that say how a request reached the cluster. An ingress without a sidecar is a client outside the mesh, as
+/// What proxies say of how a request reached the cluster. An ingress without a sidecar is a client outside the mesh, as
 /// anybody else is; an app that is not told that its client came by https sends it there again and again, so that a pod
 /// behind such an ingress may be set to believe all of them.
 const OF_INGRESS: [&str; 5] = [
@@ -97,6 +94,17 @@ pub(super) fn prepare_response(headers: &mut HeaderMap, upgraded: bool) -> bool 
     strip_hop_by_hop(headers, upgraded);
     headers.remove(UNPROCESSED);
     coded
+}
+
+/// Takes out of an answer's trailers what it may not end with.
+pub(super) fn prepare_trailers(trailers: &mut HeaderMap) {
+    let may = |name: &HeaderName| fields::answer_may_end_with(name.as_str().as_bytes());
+    if !trailers.keys().all(may) {
+        let named: Vec<_> = trailers.keys().filter(|name| !may(name)).cloned().collect();
+        for name in named {
+            trailers.remove(name);
+        }
+    }
 }
 
 /// Whether a response carries the mark "not processed".
@@ -287,12 +295,14 @@ impl Believed {
         }
     }
 
-    /// Whether a field of that name, of those that only a proxy may say, is.
-    fn includes(self, name: &HeaderName) -> bool {
+    /// Whether a field of that name, of those that only a proxy may say, is. No proxy writes `_` for `-`: that is the word
+    /// of whoever stands behind one.
+    fn includes(self, name: &str) -> bool {
         match self {
-            Self::All => true,
-            Self::Ingress => OF_INGRESS.contains(&name.as_str()),
-            Self::Nothing => false,
+            Self::All => name != fields::FAILED_HOP && !name.contains('_'),
+            Self::Ingress => OF_INGRESS.contains(&name),
+            // It gets another value anyhow.
+            Self::Nothing => name == fields::REQUEST_ID,
         }
     }
 }
@@ -313,14 +323,12 @@ impl Provenance {
         }
     }
 
-    /// Sets what inbound vouches for, and removes what it does not. The fields of a client outside the mesh are looked
-    /// through by name for that.
+    /// Sets what inbound vouches for, and removes what it does not. The fields are looked through by name for that.
     pub(super) fn apply(&self, headers: &mut HeaderMap) {
         let mut way = Vec::new();
         let trusted = self.believed == Believed::All;
-        if !trusted {
-            strip_of_proxies(headers, self.believed);
-        } else {
+        strip_of_proxies(headers, self.believed);
+        if trusted {
             for before in headers.get_all(FORWARDED_FOR) {
                 way.extend_from_slice(before.as_bytes());
                 way.push(b',');
@@ -349,8 +357,8 @@ impl Provenance {
 /// Removes what only a proxy may say, unless it is believed.
 fn strip_of_proxies(headers: &mut HeaderMap, believed: Believed) {
     let of_proxies = |name: &&HeaderName| {
-        let begins = |begin: &&str| name.as_str().starts_with(begin);
-        (OF_PROXIES.iter().any(begins) || **name == FORWARDED) && !believed.includes(name)
+        let name = name.as_str();
+        fields::is_of_proxies(name.as_bytes()) && !believed.includes(name)
     };
     if !headers.keys().any(|name| of_proxies(&name)) {
         return;

@@ -11,13 +11,14 @@ use tulle_runtime::names::UNPROCESSED_HEADER;
 
 use super::body::ResponseBody;
 use crate::conn::Direction;
+use crate::fields;
 use crate::io::Refusal;
 use crate::route::{RedirectError, RewriteError};
 use crate::telemetry::ResponseFlag;
 use crate::upstream::{ConnectError, UpstreamError};
 
 /// Names the sidecar that answered instead of the app, and why.
-pub const FAILED_HOP_HEADER: HeaderName = HeaderName::from_static("x-tulle-failed-hop");
+pub const FAILED_HOP_HEADER: HeaderName = HeaderName::from_static(fields::FAILED_HOP);
 
 /// Why a request was not answered by the app.
 #[derive(Debug, thiserror::Error)]

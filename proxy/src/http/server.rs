@@ -64,7 +64,7 @@ where
         HttpVersion::Http1 => {
             let heads = refused::heads(&connection);
             let (io, gate): (Client<I>, _) = Guard::new(io, heads);
-            let connection = Owned(Rc::new(connection));
+            let connection = Owned(Rc::new(connection.guarded_by(gate.clone())));
             let declined = Declined::default();
             let io = TokioIo::new(io);
             let served = serve_http1(&connection.0, io, gate.clone(), &declined).await;

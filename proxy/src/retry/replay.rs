@@ -17,13 +17,14 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use ahead::{Ahead, Said};
 use pause::Pause;
 
+use crate::fields::{self, Trailer};
 use crate::grpc::Messages;
 use crate::io::Calm;
 use crate::worker::Worker;
@@ -42,6 +43,9 @@ pub enum RequestBodyError {
     /// The client took its stream back before it was at the end, and called that no error.
     #[error("the client reset its request before the end of the body")]
     Reset,
+    /// Its trailers say what only its head, or only a proxy, may.
+    #[error("the request ends with {}", fields::REFUSED_TRAILER)]
+    Trailer,
     /// It is large, and memory is short.
     #[error("the request body is large, and memory is short")]
     Overload,
@@ -58,6 +62,8 @@ pub enum RequestBodyError {
 pub enum RequestFailure {
     /// The client went away or sent garbage.
     Client,
+    /// It ends with a trailer that no request may have.
+    Trailer,
     /// The client paused for too long.
     Late,
     /// It is large, and memory is short.
@@ -490,7 +496,7 @@ impl Shared {
                 self.fail(RequestFailure::Client);
                 Poll::Ready(Some(Err(RequestBodyError::Client(error))))
             }
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
                 self.waker = None;
                 if let Some(pause) = &mut self.pause {
                     pause.interrupt();
@@ -504,7 +510,11 @@ impl Shared {
                     if self.ahead.is_none() && self.has_come() {
                         self.end();
                     }
-                } else if let Some(trailers) = frame.trailers_ref() {
+                } else if let Some(trailers) = frame.trailers_mut() {
+                    if !are_good(trailers) {
+                        self.fail(RequestFailure::Trailer);
+                        return Poll::Ready(Some(Err(RequestBodyError::Trailer)));
+                    }
                     self.trailers = Some(trailers.clone());
                     self.trailers_given = true;
                     self.end();
@@ -513,6 +523,21 @@ impl Shared {
             }
         }
     }
+}
+
+/// Takes out of a request's trailers what nobody may act upon. False: it is refused for one of them.
+fn are_good(trailers: &mut HeaderMap) -> bool {
+    let becomes = |name: &HeaderName| fields::trailer(name.as_str().as_bytes());
+    let names = || trailers.keys().map(|name| (name, becomes(name)));
+    if names().any(|(_, becomes)| becomes == Trailer::Refused) {
+        return false;
+    }
+    let dropped = names().filter(|(_, becomes)| *becomes == Trailer::Dropped);
+    let dropped: Vec<_> = dropped.map(|(name, _)| name.clone()).collect();
+    for name in dropped {
+        trailers.remove(name);
+    }
+    true
 }
 
 impl Body for RequestBody {

@@ -5,9 +5,8 @@
 
 use memchr::memchr;
 
-use tulle_runtime::names::UNPROCESSED_HEADER;
-
 use super::REFUSED;
+use crate::fields::{self, Trailer};
 
 /// Longest line in front of a chunk.
 const MAX_CHUNK_LINE: usize = 4 * 1024;
@@ -414,30 +413,13 @@ fn field(line: &[u8]) -> Judged<(&[u8], &[u8])> {
     }
 }
 
-/// Trailers must not say anything about framing.
+/// Trailers must not say what belongs into the head. Some are left out later.
 fn trailer(line: &[u8]) -> Judged<()> {
     let (name, _) = field(line)?;
-    let forbidden = [
-        "host",
-        "content-length",
-        "transfer-encoding",
-        // Apps may add trailers to the fields of the head, and there these are what a sidecar says.
-        "forwarded",
-        "x-request-id",
-        UNPROCESSED_HEADER,
-    ];
-    let begins = |begin: &&str| {
-        let beginning = name.get(..begin.len());
-        beginning.is_some_and(|it| it.eq_ignore_ascii_case(begin.as_bytes()))
-    };
-    let of_proxies = ["x-forwarded-", "x-envoy-", "l5d-"].iter().any(begins);
-    let of_head = forbidden
-        .iter()
-        .any(|forbidden| name.eq_ignore_ascii_case(forbidden.as_bytes()));
-    if of_head || of_proxies {
-        return Err("a trailer that belongs into the head");
+    match fields::trailer(name) {
+        Trailer::Refused => Err(fields::REFUSED_TRAILER),
+        Trailer::Passes | Trailer::Dropped => Ok(()),
     }
-    Ok(())
 }
 
 fn number(digits: &[u8]) -> Judged<u64> {

@@ -123,6 +123,9 @@ fn only_messages_that_leave_no_doubt_pass() {
         ("two ports", "GET / HTTP/1.1\r\nHost: a:1:2\r\n\r\n".into(), Some(BAD_HOST)),
         ("a list of hosts", "GET / HTTP/1.1\r\nHost: a, b\r\n\r\n".into(), Some(BAD_HOST)),
         ("the guard's own method", "TULLE-REFUSED / HTTP/1.1\r\nHost: -\r\n\r\n".into(), Some("a method that is reserved")),
+        ("a cookie as trailer", format!("{chunked}0\r\nCookie: 1\r\n\r\n"), Some("a trailer that belongs into the head")),
+        ("an underscore in a trailer's name", format!("{chunked}0\r\nX_Forwarded_For: 1\r\n\r\n"), Some("a trailer that belongs into the head")),
+        ("an authorization as trailer", format!("{chunked}0\r\nAuthorization: 1\r\n\r\n{GET}"), None),
         ("a length as trailer", format!("{chunked}0\r\nContent-Length: 1\r\n\r\n"), Some("a trailer that belongs into the head")),
     ];
     for (name, stream, expected) in table {
