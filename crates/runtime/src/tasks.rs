@@ -36,18 +36,8 @@ impl Tasks {
 
     /// Runs an infrastructure task: it should end when [`Tasks::cancelled`] resolves, and its panic ends the process.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        // Caught in the task itself: a runtime that is dropped by a panic elsewhere drops its tasks, and that is not theirs.
-        let guarded = async move {
-            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
-                tracing::error!(
-                    task = name,
-                    "an infrastructure task panicked; the process ends"
-                );
-                std::process::exit(PANIC_EXIT_STATUS);
-            }
-        };
         self.tracker
-            .spawn(guarded.instrument(tracing::info_span!("task", name)));
+            .spawn(essential(name, task).instrument(tracing::info_span!("task", name)));
     }
 
     /// Runs the task of one connection or stream: its panic ends only that, and is counted.
@@ -101,6 +91,21 @@ impl Tasks {
         }
         ended
     }
+}
+
+/// Runs an infrastructure task of a thread that has a runtime of its own: its panic ends the process.
+pub async fn essential<T>(name: &'static str, task: impl Future<Output = T>) -> T {
+    // Caught in the task itself: a runtime that is dropped by a panic elsewhere drops its tasks, and that is not theirs.
+    AssertUnwindSafe(task)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|_| {
+            tracing::error!(
+                task = name,
+                "an infrastructure task panicked; the process ends"
+            );
+            std::process::exit(PANIC_EXIT_STATUS)
+        })
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep};
 use tulle_runtime::backoff::Backoff;
 use tulle_runtime::drain::DrainWatch;
+use tulle_runtime::tasks::essential;
 
 use crate::conn::Direction;
 use crate::net::{Acceptor, Captured};
@@ -84,7 +85,9 @@ impl Thread {
         let drain = self.handles.drain.clone();
         let overload = worker.overload.clone();
         let lines = worker.clone();
-        spawn_local(async move { lines.telemetry.hand_over_lines().await });
+        spawn_local(essential("access-log", async move {
+            lines.telemetry.hand_over_lines().await;
+        }));
         for (direction, listeners) in [
             (Direction::Outbound, self.outbound),
             (Direction::Inbound, self.inbound),
@@ -92,7 +95,10 @@ impl Thread {
             for listener in listeners {
                 let (open, metrics) = (overload.count(direction), worker.connections.clone());
                 match Acceptor::new(listener, direction, open.clone(), metrics) {
-                    Ok(acceptor) => drop(spawn_local(accept(acceptor, direction, worker.clone()))),
+                    Ok(acceptor) => {
+                        let accepting = accept(acceptor, direction, worker.clone());
+                        spawn_local(essential("accept", accepting));
+                    }
                     Err(error) => {
                         tracing::error!(%error, "could not accept connections; raise the limit of open files");
                         std::process::exit(1)
@@ -100,8 +106,8 @@ impl Thread {
                 }
             }
         }
-        spawn_local(give_up(worker.clone()));
-        spawn_local(verified::watch(worker.clone()));
+        spawn_local(essential("give-up", give_up(worker.clone())));
+        spawn_local(essential("verified", verified::watch(worker.clone())));
         quiet(&drain, &overload).await;
     }
 }

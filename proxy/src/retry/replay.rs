@@ -297,7 +297,7 @@ impl Replay {
             return;
         }
         this.state = State::Over;
-        this.kept.clear();
+        this.forget();
         (this.source, this.ahead) = (None, None);
         if let Some(waker) = this.waker.take() {
             waker.wake();
@@ -342,6 +342,13 @@ impl Shared {
         }
     }
 
+    /// Keeps nothing, and has nothing any more that was kept.
+    fn forget(&mut self) {
+        self.cap = 0;
+        self.kept.clear();
+        self.next = 0;
+    }
+
     fn stop_keeping(&mut self) {
         self.cap = 0;
         self.kept.drain(..self.next);
@@ -384,9 +391,7 @@ impl Shared {
             self.kept.push_back(data.clone());
             self.next = self.kept.len();
         } else {
-            self.cap = 0;
-            self.kept.clear();
-            self.next = 0;
+            self.forget();
             self.lose();
         }
     }

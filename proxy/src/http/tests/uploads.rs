@@ -1,9 +1,15 @@
 //! Request bodies that do not move while memory is short: who holds it goes, and whoever moves does not.
 
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hyper::body::{Body as _, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
@@ -13,6 +19,7 @@ use crate::config::cluster::UpstreamHttp;
 use crate::conn::Direction;
 use crate::conn::HttpVersion::{self, Http1, Http2};
 use crate::overload::Haste;
+use crate::retry::Replay;
 use crate::telemetry::Limit;
 
 const PIECE: &[u8] = &[b'x'; 16 * 1024];
@@ -52,7 +59,7 @@ async fn endless(io: DuplexStream, version: HttpVersion, path: &str) -> (u16, Op
     tokio::task::spawn_local(async move {
         loop {
             body.reserve_capacity(PIECE.len());
-            match std::future::poll_fn(|cx| body.poll_capacity(cx)).await {
+            match poll_fn(|cx| body.poll_capacity(cx)).await {
                 Some(Ok(some)) if body.send_data(PIECE[..some].into(), false).is_ok() => {}
                 _ => break,
             }
@@ -232,5 +239,34 @@ fn a_request_that_waits_for_its_connection_is_not_one_that_no_app_takes() {
             yield_now().await;
         }
         assert_eq!(sidecar.worker.requests.get(), 1);
+    });
+}
+
+/// The body outlives its exchange where the connection of the next hop has yet to let go of it.
+#[test]
+fn of_a_body_whose_exchange_is_over_nothing_is_left_to_be_given_up() {
+    run_still(async {
+        tick();
+        let sidecar = sidecar(app(Http2).await, Http2);
+        let (mut client, server) = tokio::io::duplex(1 << 10);
+        let begins =
+            b"PUT / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n6\r\na body\r\n";
+        client.write_all(begins).await.unwrap();
+        let worker = &sidecar.worker;
+        let done = Cell::new(false);
+        let service = service_fn(async |request: http::Request<Incoming>| {
+            let replay = Replay::new(request.into_body(), 1 << 10, false, false, None, worker);
+            let mut attempt = replay.attempt();
+            let piece = poll_fn(|cx| Pin::new(&mut attempt).poll_frame(cx)).await;
+            assert!(piece.is_some_and(|piece| piece.is_ok()), "it has begun");
+            replay.finish();
+            done.set(!worker.uploads.give_up(Haste::Great));
+            Err::<http::Response<String>, _>("over")
+        });
+        let serving = hyper::server::conn::http1::Builder::new();
+        let _ = serving
+            .serve_connection(TokioIo::new(server), service)
+            .await;
+        assert!(done.get(), "there was something left");
     });
 }

@@ -109,7 +109,7 @@ impl Shared {
     /// It will never be complete, and what has come of it is gone.
     fn give_up(&mut self) {
         self.fail(RequestFailure::Overload);
-        self.kept.clear();
+        self.forget();
         (self.source, self.ahead) = (None, None);
         if let Some(exchange) = self.exchange.take() {
             exchange.wake();
