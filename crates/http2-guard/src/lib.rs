@@ -34,7 +34,9 @@ use batch::Batch;
 use budget::Budget;
 pub use pieces::Pieces;
 use refusals::{Refusals, STATUS};
-use scan::{ACK, CONTINUATION, DATA, Frame, GOAWAY, HEAD, HEADERS, RST_STREAM, SETTINGS, Scanner};
+use scan::{
+    ACK, CONTINUATION, DATA, Frame, GOAWAY, HEAD, HEADERS, PADDED, RST_STREAM, SETTINGS, Scanner,
+};
 use stall::Stall;
 
 /// What a client sends before its first frame.
@@ -212,6 +214,8 @@ pub struct Frames<I> {
     /// Bytes of the head that came last, and how many may come.
     head: usize,
     most: usize,
+    /// A piece of a body whose first byte, which says how long its padding is, comes with the next read.
+    padded: Option<Frame>,
     /// Whether the peer is to be stopped at its next frame.
     stop: bool,
     /// What is given to h2 instead of what the peer sends.
@@ -236,6 +240,7 @@ impl<I> Frames<I> {
             open_head: None,
             head: 0,
             most: ABUSE * bounds.header_list as usize,
+            padded: None,
             stop: false,
             instead: None,
             stall: Stall::new(bounds.patience),
@@ -253,6 +258,9 @@ impl<I> Frames<I> {
         if bytes.is_empty() {
             return;
         }
+        if let Some(frame) = self.padded.take() {
+            self.shared.pieces.arrived(frame.unpadded(bytes[0]));
+        }
         if self.shared.asked.load(Relaxed) {
             self.end(Ended::Asked);
         }
@@ -267,7 +275,7 @@ impl<I> Frames<I> {
                 return;
             };
             if frame.kind == DATA {
-                self.shared.pieces.arrived(frame);
+                self.piece(frame, bytes.get(next));
             }
             if !self.budget.received(frame) {
                 self.end(Ended::ControlFrames);
@@ -284,6 +292,20 @@ impl<I> Frames<I> {
             self.open_head = frame.leaves_open();
             at = next;
         }
+    }
+
+    /// Counts a piece of a body, of which this is the first byte, if it has come.
+    #[inline]
+    fn piece(&mut self, frame: Frame, first: Option<&u8>) {
+        let length = match first {
+            _ if frame.flags & PADDED == 0 || frame.length == 0 => frame.length,
+            Some(first) => frame.unpadded(*first),
+            None => {
+                self.padded = Some(frame);
+                return;
+            }
+        };
+        self.shared.pieces.arrived(length);
     }
 
     /// Counts the bytes of a head. False: they are too many.

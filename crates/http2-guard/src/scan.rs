@@ -92,6 +92,12 @@ impl Frame {
         }
     }
 
+    /// Its bytes without the padding that follows them, of which its first byte says how long it is.
+    #[inline]
+    pub(super) fn unpadded(self, first: u8) -> usize {
+        self.length.saturating_sub(1 + usize::from(first))
+    }
+
     /// Whether it has fields of a head.
     #[inline]
     pub(super) fn is_of_a_head(self) -> bool {

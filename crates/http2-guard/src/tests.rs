@@ -401,3 +401,104 @@ async fn a_flood_is_stopped_though_no_head_comes_in_one_piece() {
         assert!(sent < 3 * LIMIT, "{sent} cut at {cut}");
     }
 }
+
+/// Sends an upload of padded frames to a server that takes them at once. What it took, and why the connection ended.
+async fn padded_upload(times: usize, data: usize, padding: u8) -> (usize, bool, Option<Ended>) {
+    let (mut client, server) = duplex(8 * 1024);
+    let (io, calm) = Frames::new(server, Whose::Client, bounds(LIMIT));
+    calm.pieces().watch(1 << 20);
+    let (taken, pieces) = (std::rc::Rc::new(std::cell::Cell::new(0)), calm.clone());
+    let counted = taken.clone();
+    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let (counted, pieces) = (counted.clone(), pieces.clone());
+        async move {
+            let mut body = request.into_body();
+            while let Some(frame) = http_body_util::BodyExt::frame(&mut body).await {
+                let length = frame.unwrap().data_ref().map_or(0, Bytes::len);
+                counted.set(counted.get() + length);
+                pieces.pieces().taken(length);
+            }
+            Ok::<_, Infallible>(http::Response::new(Empty::<Bytes>::new()))
+        }
+    });
+    let mut builder = Builder::new(LocalExecutor);
+    builder.initial_connection_window_size(1 << 20);
+    let served = builder.serve_connection(TokioIo::new(io), service);
+    let served = tokio::task::spawn_local(served);
+    let hello = [frame(4, 0, 0, &[]), frame(4, 1, 0, &[])].concat();
+    let post = [0x83, 0x86, 0x84, 0x41, 1, b'a'];
+    let head = frame(HEADERS, scan::END_HEADERS, 1, &post);
+    let begin = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &hello, &head].concat();
+    client.write_all(&begin).await.unwrap();
+    let payload = [&[padding][..], &vec![b'x'; data], &vec![0; padding.into()]].concat();
+    let piece = frame(DATA, PADDED, 1, &payload);
+    let (mut reader, mut writer) = tokio::io::split(client);
+    // It stays within its window: as much as that is sent, and then what is taken.
+    let window = 60_000 / payload.len();
+    for sent in 0..times {
+        while taken.get() + window * data < sent * data {
+            if calm.pieces().are_too_many() || calm.ended().is_some() {
+                return (taken.get(), true, calm.ended());
+            }
+            tokio::task::yield_now().await;
+        }
+        writer.write_all(&piece).await.unwrap();
+        drain(&mut reader).await;
+    }
+    writer
+        .write_all(&frame(DATA, scan::END_STREAM, 1, &[]))
+        .await
+        .unwrap();
+    writer.shutdown().await.unwrap();
+    let _ = reader.read_to_end(&mut Vec::new()).await;
+    let _ = served.await.unwrap();
+    (taken.get(), calm.pieces().are_too_many(), calm.ended())
+}
+
+/// Takes what is there, and waits for nothing.
+async fn drain(reader: &mut (impl AsyncRead + Unpin)) {
+    let mut buffer = [0; 1024];
+    while let Some(Ok(1..)) = futures_util::FutureExt::now_or_never(reader.read(&mut buffer)) {}
+}
+
+#[tokio::test]
+async fn an_upload_of_padded_pieces_that_are_taken_goes_on_as_long_as_it_likes() {
+    for (times, data, padding) in [
+        (40_000, 300, 10),
+        (4_000, 300, 0),
+        (4_000, 100, 155),
+        (4_000, 1, 255),
+        (4_000, 255, 1),
+    ] {
+        let uploading = padded_upload(times, data, padding);
+        let seen = LocalSet::new().run_until(uploading).await;
+        assert_eq!(seen, (times * data, false, None), "{data} and {padding}");
+    }
+}
+
+#[test]
+fn padding_is_known_however_its_frame_is_cut() {
+    let frames = [
+        frame(DATA, PADDED, 1, &[10; 311]),
+        frame(DATA, PADDED, 1, &[200; 301]),
+        frame(DATA, PADDED, 1, &[9; 10]),
+        frame(DATA, PADDED, 1, &[]),
+        frame(DATA, 0, 1, &[10; 56]),
+    ]
+    .concat();
+    for cut in 1..frames.len() {
+        let (mut io, calm) = Frames::new((), Whose::Server, bounds(LIMIT));
+        calm.pieces().watch(4 * (156 + 200) - 4);
+        let mut buffer = vec![0; frames.len()];
+        for part in frames.chunks(cut) {
+            let mut buf = ReadBuf::new(&mut buffer);
+            buf.put_slice(part);
+            io.follow(&mut buf, 0);
+        }
+        // 300, 100, 0 and 56 bytes of bodies: one byte less of one of them would not stop it.
+        assert!(calm.pieces().are_too_many(), "cut at {cut}");
+        calm.pieces().taken(100);
+        calm.pieces().taken(56);
+        assert!(calm.pieces().go_on());
+    }
+}
