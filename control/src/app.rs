@@ -60,7 +60,7 @@ pub struct Control {
 /// # Errors
 /// If it cannot start: a port is taken, a directory cannot be read, the CA's state is broken.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    trace::init(&args.log, trace::Format::Text)?;
+    let (_trace, _written) = trace::serve(&args.log, trace::Format::Text)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("control")
@@ -138,6 +138,7 @@ pub(crate) async fn serve(
     let (drain, watch) = drain::channel();
     let ending = CancellationToken::new();
     let mut registry = Registry::with_prefix("tulle");
+    trace::register(&mut registry);
     let ca_metrics = Metrics::register(&mut registry);
     let reached = Reached::register(&mut registry);
     let handshakes = listener::Metrics::register(&mut registry, reached.clone());

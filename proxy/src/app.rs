@@ -40,7 +40,7 @@ const SHUTDOWN: std::time::Duration = std::time::Duration::from_secs(1);
 /// When it cannot start; the message names the cause and the remedy.
 pub fn run(env: Env) -> anyhow::Result<()> {
     let startup = Startup::from_env(env)?;
-    let trace = trace::init(&startup.log, trace::Format::default())?;
+    let (trace, _written) = trace::serve(&startup.log, trace::Format::default())?;
     let files = net::raise_file_limit();
     let listeners = Listeners::bind()?;
     if let Some(mark) = startup.settings.socket_mark {
@@ -171,6 +171,7 @@ impl Sidecar {
         let log = log.transpose().context("could not start the access log")?;
         let telemetry = Hub::new(config.clone(), local, log, &mut registry);
         let own = registry.sub_registry_with_prefix("tulle");
+        trace::register(own);
         let metrics = Metrics {
             ca: ca_client::Metrics::register(own),
             xds: XdsMetrics::register(own),

@@ -40,7 +40,7 @@ const SHUTDOWN: Duration = Duration::from_secs(1);
 /// When it cannot start; the message names the cause and the remedy.
 pub fn run(args: Args, env: Env) -> anyhow::Result<()> {
     let place = Place::from_env(env)?;
-    trace::init(&place.log, trace::Format::default())?;
+    let (_trace, _written) = trace::serve(&place.log, trace::Format::default())?;
     let extra = match args.bootstrap {
         Some(Client::Envoy) => bootstrap::secrets(&args.dir),
         _ => Vec::new(),
@@ -99,6 +99,7 @@ impl Agent {
         let ca = ca_client::Metrics::register(own);
         let relayed = relay::Metrics::register(own);
         self.metrics.register(own);
+        trace::register(own);
         self.serve_readiness(&status, registry, &tasks).await?;
         let listener = match &self.args.xds_listen {
             None => None,

@@ -1,5 +1,7 @@
 //! Lets a few log lines through, and counts the others: whoever can make one cannot fill a disk with them.
 
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -77,6 +79,23 @@ impl Gate {
     }
 }
 
+/// A gate for each of a few kinds of lines.
+#[derive(Debug)]
+pub struct Gates<K>(Mutex<HashMap<K, Gate>>);
+
+impl<K> Default for Gates<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Eq + Hash> Gates<K> {
+    /// As [`Gate::pass`], at the gate of this kind. There must be no more kinds than the program has names for.
+    pub fn pass(&self, kind: K) -> Option<u64> {
+        self.0.lock().entry(kind).or_default().pass()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,5 +113,15 @@ mod tests {
         tokio::time::advance(EACH * 100).await;
         let passed: Vec<_> = (0..100).filter_map(|_| gate.pass()).collect();
         assert_eq!(passed, [0; 5], "a long silence saves nothing up");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_kind_has_a_gate_of_its_own() {
+        let gates = Gates::default();
+        let passed: Vec<_> = (0..100).filter_map(|_| gates.pass("often")).collect();
+        assert_eq!(passed, [0; 5]);
+        assert_eq!(gates.pass("seldom"), Some(0));
+        tokio::time::advance(EACH).await;
+        assert_eq!(gates.pass("often"), Some(95));
     }
 }

@@ -1,7 +1,7 @@
 //! The chassis every Tulle program stands on.
 //!
-//! Rooms in the order in which a program meets them: names, environment and limits, tracing, its gate and metrics, tasks,
-//! signals and drain, back-off, and the admin HTTP server. Nothing here knows xDS, TLS or Kubernetes.
+//! Rooms in the order in which a program meets them: names, environment and limits, tracing with its writer and its gate,
+//! metrics, tasks, signals and drain, back-off, and the admin HTTP server. Nothing here knows xDS, TLS or Kubernetes.
 
 pub mod admin;
 pub mod backoff;
@@ -14,3 +14,4 @@ pub mod names;
 pub mod signals;
 pub mod tasks;
 pub mod trace;
+pub mod writer;

@@ -104,7 +104,7 @@ pub async fn essential<T>(name: &'static str, task: impl Future<Output = T>) -> 
                 task = name,
                 "an infrastructure task panicked; the process ends"
             );
-            std::process::exit(PANIC_EXIT_STATUS)
+            crate::trace::exit(PANIC_EXIT_STATUS)
         })
 }
 

@@ -1,4 +1,10 @@
 //! Logs: one subscriber a process, on standard error, with a filter that can be changed while it runs.
+//!
+//! A command that ends soon writes its lines itself ([`init`]). A program that serves must not wait for whoever reads them:
+//! it hands them to a thread, which drops what does not fit and says so ([`serve`]); they are written at its end, and at a
+//! panic, too.
+
+mod sink;
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -9,6 +15,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use crate::env;
+use sink::Sink;
+pub use sink::{Written, exit, register};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +48,9 @@ pub enum TraceError {
     /// The subscriber is gone.
     #[error("logging has ended")]
     Ended(#[source] reload::Error),
+    /// There can be no thread for it.
+    #[error("could not start the thread that writes the log")]
+    Thread(#[source] std::io::Error),
     /// The format is none of ours.
     #[error("unknown log format {0:?}: use `text` or `json`")]
     Format(String),
@@ -51,13 +62,31 @@ pub struct TraceHandle {
     filter: reload::Handle<EnvFilter, Registry>,
 }
 
-/// Sets up logging for the process. `filter` is a comma-separated list of directives, as in `RUST_LOG`.
+/// Sets up logging for a command: each line is written before it goes on. `filter` is a comma-separated list of directives,
+/// as in `RUST_LOG`.
 ///
 /// # Errors
 /// If the filter does not parse or logging is set up already.
 pub fn init(filter: &str, format: Format) -> Result<TraceHandle, TraceError> {
+    set_up(filter, format, Sink::direct())
+}
+
+/// Sets up logging for a program that serves, as [`init`] does for a command: it does not wait for its lines to be written
+/// until [`Written`] is dropped.
+///
+/// # Errors
+/// If the filter does not parse, logging is set up already, or there can be no thread.
+pub fn serve(filter: &str, format: Format) -> Result<(TraceHandle, Written), TraceError> {
+    let sink = Sink::queued().map_err(TraceError::Thread)?;
+    let written = sink.written();
+    let handle = set_up(filter, format, sink)?;
+    written.take_panics();
+    Ok((handle, written))
+}
+
+fn set_up(filter: &str, format: Format, sink: Sink) -> Result<TraceHandle, TraceError> {
     let (filter, handle) = reload::Layer::new(parse(filter)?);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(sink);
     let lines = match format {
         Format::Text => lines
             .with_ansi(std::io::stderr().is_terminal() && !env::no_color())

@@ -72,7 +72,7 @@ impl Thread {
             .build();
         let runtime = runtime.unwrap_or_else(|error| {
             tracing::error!(%error, "could not start a worker; raise the limit of open files");
-            std::process::exit(1)
+            tulle_runtime::trace::exit(1)
         });
         let local = LocalSet::new();
         runtime.block_on(local.run_until(self.serve()));
@@ -101,7 +101,7 @@ impl Thread {
                     }
                     Err(error) => {
                         tracing::error!(%error, "could not accept connections; raise the limit of open files");
-                        std::process::exit(1)
+                        tulle_runtime::trace::exit(1)
                     }
                 }
             }

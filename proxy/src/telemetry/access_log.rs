@@ -4,8 +4,6 @@
 //! that writes; what the thread cannot keep up with is dropped and counted. So a line costs neither a system call nor
 //! the wake-up of a thread.
 
-mod writer;
-
 use std::io::Write;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -13,13 +11,13 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{FcntlArg, fcntl};
+use tulle_runtime::writer::Writer;
 
 use super::connection::ConnectionRecord;
 use super::json::{Object, key};
 use super::record::{RefusedHead, RequestRecord, ResponseFlags};
 use crate::config::Cluster;
 use crate::conn::Downstream;
-use writer::Writer;
 
 /// Bytes of lines that are not held back any longer ...
 const BATCH: usize = 64 * 1024;
@@ -72,7 +70,8 @@ impl AccessLog {
     }
 
     pub(super) fn new(to: impl Write + Send + 'static, waiting: usize) -> std::io::Result<Self> {
-        let writer = Writer::new(to, waiting)?;
+        // Its reader finds how many are missing in the metrics: there are no lines but those of requests here.
+        let writer = Writer::new("access-log", to, waiting * BATCH, |_| {})?;
         Ok(Self { writer })
     }
 
@@ -83,7 +82,7 @@ impl AccessLog {
 
     /// Lines that were dropped so far.
     pub(super) fn dropped_lines(&self) -> u64 {
-        self.writer.dropped_lines()
+        self.writer.dropped().get()
     }
 
     /// A worker's own end of the log.
