@@ -1,5 +1,6 @@
 //! The way in: from whoever called this pod to its app.
 
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -49,8 +50,7 @@ pub(crate) async fn serve_from(
         sni: None,
     };
     let Some(policy) = Policy::of(&worker, original_dst) else {
-        tracing::info!(client.addr = %peer, server.addr = %original_dst, "refused: no inbound config yet");
-        worker.connections.refuse(Direction::Inbound, "no_config");
+        refuse(&worker, &downstream, "no_config", "no inbound config yet");
         return reset(&tcp);
     };
     let mut seen = BytesMut::new();
@@ -65,10 +65,8 @@ pub(crate) async fn serve_from(
             secured(transport, &hello, downstream, worker).await;
         }
         _ if !policy.plaintext => {
-            tracing::info!(client.addr = %peer, server.addr = %original_dst, "refused: plaintext, and the port is STRICT");
-            worker
-                .connections
-                .refuse(Direction::Inbound, "plaintext_under_strict");
+            let why = "plaintext, and the port is STRICT";
+            refuse(&worker, &downstream, "plaintext_under_strict", why);
             reset(transport.tcp());
         }
         Carries::Http(version) if policy.http => {
@@ -80,6 +78,20 @@ pub(crate) async fn serve_from(
             serve_http(worker, downstream, io, HttpVersion::Http1).await;
         }
         _ => to_app(IoStream::Plain(transport), &downstream, &worker).await,
+    }
+}
+
+/// Counts a connection that is refused, and says why, if that was not said just now.
+fn refuse(worker: &Worker, downstream: &Downstream, reason: &'static str, why: impl Display) {
+    let (connections, direction) = (&worker.connections, downstream.direction);
+    connections.refuse(direction, reason);
+    if let Some(unsaid) = connections.may_tell(direction, reason) {
+        tracing::info!(
+            client.addr = %downstream.peer,
+            server.addr = %downstream.original_dst,
+            unsaid,
+            "refused: {why}"
+        );
     }
 }
 
@@ -110,8 +122,8 @@ impl Unseen {
                 tracing::debug!(client.addr = %peer, %error, "the peer's connection broke");
             }
             Self::NoHello => {
-                tracing::info!(client.addr = %peer, server.addr = %downstream.original_dst, "refused: no TLS in time, and the port is STRICT");
-                worker.connections.refuse(Direction::Inbound, "no_hello");
+                let why = "no TLS in time, and the port is STRICT";
+                refuse(worker, &downstream, "no_hello", why);
                 reset(tcp);
             }
             Self::NoRequest => {
@@ -203,8 +215,7 @@ async fn secured(
     let accepted = match tls::accept(transport, config).await {
         Ok(accepted) => accepted,
         Err(error) => {
-            tracing::info!(client.addr = %downstream.peer, server.addr = %downstream.original_dst, %error, "refused");
-            return worker.connections.refuse(Direction::Inbound, "tls");
+            return refuse(&worker, &downstream, "tls", error);
         }
     };
     let _verified = worker.verified.enter(accepted.chain);
@@ -220,8 +231,8 @@ async fn secured(
         alpn::TCP => to_app(accepted.io, &downstream, &worker).await,
         // rustls agrees to what it was told only, or to nothing if the client offered nothing.
         _ => {
-            tracing::info!(client.addr = %downstream.peer, "refused: TLS without a protocol that the mesh speaks");
-            worker.connections.refuse(Direction::Inbound, "alpn");
+            let why = "TLS without a protocol that the mesh speaks";
+            refuse(&worker, &downstream, "alpn", why);
         }
     }
 }

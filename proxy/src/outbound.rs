@@ -47,10 +47,11 @@ pub(crate) async fn serve_from(
         Resolution::Unknown => None,
         Resolution::Unanswered if worker.settings.passthrough_undiscovered => None,
         Resolution::Unanswered => {
-            tracing::info!(client.addr = %peer, server.addr = %original_dst, "refused: the control plane did not answer");
-            worker
-                .connections
-                .refuse(Direction::Outbound, "undiscovered");
+            let (direction, reason) = (Direction::Outbound, "undiscovered");
+            worker.connections.refuse(direction, reason);
+            if let Some(unsaid) = worker.connections.may_tell(direction, reason) {
+                tracing::info!(client.addr = %peer, server.addr = %original_dst, unsaid, "refused: the control plane did not answer");
+            }
             return reset(&tcp);
         }
     };

@@ -362,6 +362,7 @@ impl Exchange {
         if let Failure::Upstream(error) = failure {
             self.too_large(error);
         }
+        local_reply::tell(failure, self.direction(), &self.worker().connections);
         let mut answer = local_reply::answer(failure, self.direction(), self.record.grpc);
         self.record.flags.insert(answer.flag);
         self.record.details = answer.reason;

@@ -13,6 +13,7 @@ use super::body::ResponseBody;
 use crate::conn::Direction;
 use crate::fields;
 use crate::io::Refusal;
+use crate::net;
 use crate::route::{RedirectError, RewriteError};
 use crate::telemetry::ResponseFlag;
 use crate::upstream::{ConnectError, UpstreamError};
@@ -345,6 +346,27 @@ impl From<Refusal> for Failure {
     }
 }
 
+/// Says why a request fails here. What an operator sees at ordinary times goes through a gate: whoever makes such a request
+/// can make many.
+pub(super) fn tell(failure: &Failure, direction: Direction, connections: &net::Metrics) {
+    let reply = failure.reply();
+    let flag = reply.flag.as_str();
+    let cause = std::error::Error::source(failure).map(tracing::field::display);
+    if reply.level > Level::INFO {
+        tracing::debug!(?direction, flag, error = %failure, cause, "request failed");
+        return;
+    }
+    let Some(unsaid) = connections.may_tell(direction, reply.reason) else {
+        return;
+    };
+    match reply.level {
+        Level::WARN => {
+            tracing::warn!(?direction, flag, error = %failure, cause, unsaid, "request failed");
+        }
+        _ => tracing::info!(?direction, flag, error = %failure, cause, unsaid, "request failed"),
+    }
+}
+
 /// What a local reply says about itself, for the record.
 pub(super) struct Answer {
     pub(super) response: Response<ResponseBody>,
@@ -356,7 +378,6 @@ pub(super) struct Answer {
 /// Answers a request that failed here.
 pub(super) fn answer(failure: &Failure, direction: Direction, grpc: bool) -> Answer {
     let reply = failure.reply();
-    log(&reply, failure, direction);
     let mut response = Response::new(ResponseBody::empty());
     let headers = response.headers_mut();
     headers.insert(FAILED_HOP_HEADER, hop(direction));
@@ -421,14 +442,4 @@ fn hop(direction: Direction) -> HeaderValue {
         Direction::Outbound => "source",
         Direction::Inbound => "destination",
     })
-}
-
-fn log(reply: &Reply, failure: &Failure, direction: Direction) {
-    let flag = reply.flag.as_str();
-    let cause = std::error::Error::source(failure).map(tracing::field::display);
-    match reply.level {
-        Level::WARN => tracing::warn!(?direction, flag, error = %failure, cause, "request failed"),
-        Level::INFO => tracing::info!(?direction, flag, error = %failure, cause, "request failed"),
-        _ => tracing::debug!(?direction, flag, error = %failure, cause, "request failed"),
-    }
 }

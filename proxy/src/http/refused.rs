@@ -97,16 +97,20 @@ pub(super) fn malformed(
     error: Option<&hyper::Error>,
 ) {
     let downstream = &connection.downstream;
+    let connections = &connection.worker.connections;
+    connections.refuse(downstream.direction, "malformed_http");
+    let Some(unsaid) = connections.may_tell(downstream.direction, "malformed_http") else {
+        return;
+    };
     tracing::info!(
         client.addr = %downstream.peer,
         client.id = downstream.peer_id().map(tracing::field::display),
         server.addr = %downstream.original_dst,
         why,
         error = error.map(tracing::field::display),
+        unsaid,
         "refused: malformed HTTP; correct the client, or declare the port as TCP if it speaks something else"
     );
-    let connections = &connection.worker.connections;
-    connections.refuse(downstream.direction, "malformed_http");
 }
 
 /// Tells who holds a connection with a head that does not end.

@@ -21,6 +21,7 @@ mod shared;
 mod slow;
 mod stalled;
 mod streams;
+mod told;
 mod trust;
 mod tunnels;
 mod upgrade;

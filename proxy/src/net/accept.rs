@@ -10,6 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
+use tulle_runtime::gate::Gates;
 use tulle_runtime::names::ports;
 
 use super::{Count, Open, original_destination, reset};
@@ -25,6 +26,7 @@ pub struct Metrics {
     open: Family<DirectionLabel, Gauge>,
     refused: Family<RefusedLabels, Counter>,
     panics: Family<DirectionLabel, Counter>,
+    told: Arc<Gates<RefusedLabels>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -88,6 +90,13 @@ impl Metrics {
         self.refused
             .get_or_create(&RefusedLabels { direction, reason })
             .inc();
+    }
+
+    /// Whether a line may be written about something that was refused for this reason: whoever is refused may come again at
+    /// once, and often. If so, how many were left out before it.
+    pub fn may_tell(&self, direction: Direction, reason: &'static str) -> Option<u64> {
+        let direction = direction.name();
+        self.told.pass(RefusedLabels { direction, reason })
     }
 
     /// How many were refused for a reason, for tests.

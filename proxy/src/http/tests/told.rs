@@ -1,0 +1,113 @@
+//! How often the log tells of what is refused: it cannot be filled by whoever is refused.
+
+use std::sync::Arc;
+
+use http::{Method, StatusCode};
+use http_body_util::Full;
+use parking_lot::Mutex;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+use super::harness::*;
+use crate::conn::Direction;
+use crate::conn::HttpVersion::Http1;
+
+/// Remembers, of each line that an operator sees, how many were left out before it.
+#[derive(Clone, Debug, Default)]
+struct Lines(Arc<Mutex<Vec<u64>>>);
+
+impl Visit for Lines {
+    fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        if field.name() == "unsaid" {
+            self.0.lock().push(value);
+        }
+    }
+}
+
+impl Subscriber for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::INFO
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        event.record(&mut self.clone());
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+impl Lines {
+    /// How many lines came, and how many were left out.
+    fn take(&self) -> (usize, u64) {
+        let lines = std::mem::take(&mut *self.0.lock());
+        (lines.len(), lines.iter().sum())
+    }
+}
+
+#[test]
+fn of_many_malformed_requests_a_few_lines_tell_and_all_are_counted() {
+    let lines = Lines::default();
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    run_paused(async {
+        let sidecar = Sidecar::new(service(&[]));
+        let refused = || {
+            let connections = &sidecar.worker.connections;
+            connections.refused(Direction::Outbound, "malformed_http")
+        };
+        let send = async |times: u64| {
+            let all = refused() + times;
+            for _ in 0..times {
+                let request = "GET / HTTP/1.1\r\nhost: r\r\nBad Name: x\r\n\r\n";
+                let answer = raw(sidecar.client(Http1), request).await;
+                assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+            }
+            // The last one is told of once its connection has lingered.
+            while refused() < all {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        };
+        let begun = tokio::time::Instant::now();
+        send(100).await;
+        // A connection lingers: a little of the clock's time goes by with each.
+        let most = 5 + begun.elapsed().as_secs() as usize;
+        let told = lines.take();
+        assert!((1..=most).contains(&told.0), "{told:?} of {most}");
+        tokio::time::advance(std::time::Duration::from_secs(10)).await;
+        send(1).await;
+        let later = lines.take();
+        assert_eq!(later.0, 1, "it is told again");
+        assert_eq!(told.0 as u64 + told.1 + later.1, 100, "all are told of");
+        assert_eq!(refused(), 101);
+    });
+}
+
+#[test]
+fn of_many_requests_without_a_cluster_a_few_lines_tell_and_all_are_answered() {
+    let lines = Lines::default();
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    run_paused(async {
+        let sidecar = Sidecar::new(outbound(vec![route_to("c")], vec![]));
+        let mut client = Client::new(sidecar.client(Http1), Http1).await;
+        for _ in 0..100 {
+            let request = client.build(Method::GET, "/");
+            let request = request.body(Full::default()).unwrap();
+            let answer = client.request(request).await.unwrap();
+            assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        }
+        assert_eq!(sidecar.records().len(), 100);
+        assert_eq!(lines.take(), (5, 0), "nobody has waited");
+    });
+}
