@@ -28,6 +28,7 @@ mod http2;
 mod identities;
 mod ipv6;
 mod limited;
+mod logs;
 mod long;
 mod mole;
 mod outage;
@@ -87,6 +88,7 @@ fn main() -> ExitCode {
         envoy::traffic::cases(),
         envoy::trust::cases(),
         overload::cases(),
+        logs::cases(),
         table::cases(),
         h2spec::cases(),
         bodies::cases(),
@@ -109,9 +111,12 @@ fn role() -> Option<anyhow::Result<()>> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
         ["tulle", attack::ROLE, ..] => Some(attack::run(&arguments[2..])),
+        ["tulle", logs::ROLE, ..] => Some(logs::run(&arguments[2..])),
         ["tulle", strangers::ROLE, ..] => Some(strangers::run(&arguments[2..])),
         ["tulle", "control", ..] => rotation::control(&arguments[1..]),
-        ["tulle", "proxy", "run"] => limited::sidecar(&overload::LIMITS),
+        ["tulle", "proxy", "run"] => {
+            logs::sidecar().or_else(|| limited::sidecar(&overload::LIMITS))
+        }
         _ => None,
     }
 }
