@@ -23,6 +23,8 @@ const RATE: u32 = 25;
 const LOOK: Duration = Duration::from_millis(20);
 /// How long an attack may take at most.
 const ATTACK: Duration = Duration::from_secs(40);
+/// How long it takes until memory is back: connections to others that nobody uses any more are kept for half a minute.
+const RECOVERY: Duration = Duration::from_secs(60);
 /// What may stay behind in memory: what the allocator keeps, and what the client that behaves itself still uses.
 const RESIDUE: u64 = 12 << 20;
 
@@ -179,7 +181,7 @@ impl<'a> Siege<'a> {
 
     /// Memory goes back to what it was, and requests are served.
     async fn recovers(&self, victim: &str, watched: &Watched, before: Used) -> anyhow::Result<()> {
-        eventually(Duration::from_secs(20), async || {
+        eventually(RECOVERY, async || {
             let now = watched.used()?.memory;
             ensure!(
                 now <= before.memory + RESIDUE,
