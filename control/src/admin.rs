@@ -10,12 +10,14 @@ use http::StatusCode;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serde_json::json;
-use tulle_runtime::admin::{self, AdminServer, Answer};
+use tulle_runtime::admin::{self, AdminServer, Answer, Full};
+use tulle_runtime::gate::Gate;
 use tulle_runtime::metrics;
 use tulle_runtime::tasks::Tasks;
 
 use crate::ca::{Authority, RotateError};
 use crate::discovery::Discovery;
+use crate::limit::Reached;
 use crate::source::SourceReport;
 use crate::store::Kind;
 use crate::translate;
@@ -29,6 +31,8 @@ pub(crate) struct State {
     pub(crate) discovery: Discovery,
     pub(crate) authority: Arc<Authority>,
     pub(crate) report: SourceReport,
+    pub(crate) reached: Reached,
+    pub(crate) connections: usize,
 }
 
 /// What is counted elsewhere and looked up when somebody asks.
@@ -82,6 +86,7 @@ impl Gauges {
 pub(crate) fn routes(server: &mut AdminServer, state: State) {
     let inside = server.local_addr().ip().is_loopback();
     server.allow_host(tulle_runtime::names::CONTROL_DNS_NAME);
+    bound(server, state.connections, state.reached.clone());
     route(server, "/ready", &state, |state| ready(&state.discovery));
     route(server, "/metrics", &state, |state| {
         state.gauges.set(state);
@@ -110,6 +115,18 @@ pub(crate) fn routes(server: &mut AdminServer, state: State) {
     server.post("/ca/rotate-root", move |_| {
         let answer = rotate(&state.authority);
         async move { answer }
+    });
+}
+
+/// Takes so many connections, and counts and tells of more.
+fn bound(server: &mut AdminServer, limit: usize, reached: Reached) {
+    let told = Gate::default();
+    server.room(limit, move |Full { client, oldest }| {
+        reached.count("admin_connections");
+        if let Some(left_out) = told.pass() {
+            tracing::warn!(client.addr = %client, oldest = %oldest, limit, left_out,
+                "operators have as many connections as they may, and the oldest is closed for one more");
+        }
     });
 }
 

@@ -168,7 +168,7 @@ pub(crate) async fn serve(
         handshakes,
         limits.connections,
     );
-    let certificates = certificates.into_service(reached);
+    let certificates = certificates.into_service(reached.clone());
     serve_clients(&tasks, incoming, &discovery, &certificates, &watch, &ending);
     drop(watch);
     let registry = Arc::new(registry);
@@ -181,6 +181,8 @@ pub(crate) async fn serve(
             discovery,
             authority,
             report,
+            reached,
+            connections: limits.admin_connections,
         },
     );
     admin.serve("admin", &tasks);

@@ -33,6 +33,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tulle_identity::SpiffeId;
+use tulle_runtime::admin::CONNECTIONS;
 use tulle_runtime::gate::Gate;
 use tulle_runtime::names::agent;
 use tulle_runtime::tasks::Tasks;
@@ -40,7 +41,7 @@ use tulle_xds_proto::ResourceType;
 
 use crate::app::listener::{Bounds, Stranger};
 use crate::ca::Requests;
-use crate::limit::Reached;
+use crate::limit::{Reached, Slack};
 use crate::store::{Kind, ObjectKey, Store, Update, Updates, World};
 use crate::translate::{self, Affected, ClientKind, Overruled, ProxyView, ROOT_CA, Reach, Subject};
 use account::Accounts;
@@ -77,6 +78,8 @@ pub(crate) struct Limits {
     pub(crate) pod_wait: Duration,
     /// Connections that clients may have.
     pub(crate) connections: Bounds,
+    /// Connections of operators.
+    pub(crate) admin_connections: usize,
     /// What a client may ask of the CA.
     pub(crate) certificates: Requests,
 }
@@ -93,6 +96,7 @@ impl Default for Limits {
             response_bytes: 1 << 20,
             pod_wait: Duration::from_secs(5),
             connections: Bounds::default(),
+            admin_connections: CONNECTIONS,
             certificates: Requests::default(),
         }
     }
@@ -143,6 +147,7 @@ struct Shared {
     limits: Limits,
     metrics: Metrics,
     reached: Reached,
+    slack: Slack,
     /// Lines about streams that end for what came over them.
     ends_told: Gate,
     tasks: Tasks,
@@ -188,7 +193,7 @@ pub(crate) struct ProxyStatus {
 
 impl Discovery {
     /// A server of what `store` holds. Streams end when `ending` is cancelled. Also returns the task that follows the
-    /// store, to be spawned.
+    /// store and gives memory back, to be spawned.
     pub(crate) fn new(
         store: &Store,
         limits: Limits,
@@ -199,6 +204,7 @@ impl Discovery {
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (world, updates) = store.subscribe();
         let metrics = Metrics::register(registry);
+        let slack = Slack::default();
         let discovery = Self(Arc::new(Shared {
             catalog: Catalog::new(world.clone(), metrics.clone()),
             index: Index::new(world.mesh().clone()),
@@ -210,11 +216,16 @@ impl Discovery {
             limits,
             metrics,
             reached,
+            slack: slack.clone(),
             ends_told: Gate::default(),
             tasks,
             ending,
         }));
-        (discovery.clone(), discovery.follow(world, updates))
+        let follow = discovery.clone().follow(world, updates);
+        let both = async move {
+            tokio::join!(follow, slack.give_back());
+        };
+        (discovery, both)
     }
 
     /// Replaces the trust bundle (PEM) that `ROOTCA` serves.

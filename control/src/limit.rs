@@ -6,11 +6,13 @@ mod kept;
 mod network;
 mod pace;
 mod shares;
+mod slack;
 
 pub(crate) use kept::Kept;
 pub(crate) use network::network;
 pub(crate) use pace::Pace;
 pub(crate) use shares::{Share, Shares};
+pub(crate) use slack::{LARGE, Slack};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;

@@ -86,6 +86,8 @@ pub(super) struct Account {
     pub(super) streams_told: Gate,
     /// Lines about having to wait.
     pub(super) waits_told: Gate,
+    /// Lines about types that are not served.
+    pub(super) unserved_told: Gate,
     refusals_told: Mutex<BTreeMap<ResourceType, Arc<Gate>>>,
 }
 
@@ -129,6 +131,7 @@ impl Accounts {
             streams: Mutex::new(0),
             streams_told: Gate::default(),
             waits_told: Gate::default(),
+            unserved_told: Gate::default(),
             refusals_told: Mutex::default(),
         };
         self.all

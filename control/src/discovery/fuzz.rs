@@ -10,7 +10,7 @@ use tulle_xds_proto::prost::Message as _;
 
 use super::resource::{Encoded, Name};
 use super::subscription::{Phase, Subscription};
-use super::variant::{Change, Delta, Full, Variant};
+use super::variant::{Change, Delta, Full, Refusal, Variant};
 
 /// Explicit subscriptions of one type.
 const LIMIT: usize = 64;
@@ -70,7 +70,14 @@ impl Conversation {
     {
         let request =
             V::Request::decode(bytes).map_err(|error| Status::internal(error.to_string()))?;
-        let request = V::decode(request)?;
+        let request = match V::decode(request, LIMIT) {
+            Ok(request) => request,
+            Err(Refusal::Unserved(..)) => return Ok(()),
+            Err(Refusal::Malformed(status)) => return Err(status),
+            Err(Refusal::TooMany(error, _)) => {
+                return Err(Status::resource_exhausted(error.to_string()));
+            }
+        };
         let new = || Subscription::new(request.kind, LIMIT);
         let subscription = self.subscriptions.entry(request.kind).or_insert_with(new);
         let ask = match request.change {

@@ -2,7 +2,8 @@
 //!
 //! A message is read once all of it is there; until then what has come of it lies in memory, for as long as its client
 //! likes. So a message that comes in parts takes room for all of it, as soon as it says how long it is, of what there is for
-//! its client on all of its streams. What comes at once needs none.
+//! its client on all of its streams; and it has that until all is done that it asks for, because what was read of it waits as
+//! well, for its pod to appear, for a turn, until what came before is paid for. What comes at once needs none.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -11,6 +12,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::Frame;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 use tonic::body::Body;
@@ -19,7 +21,7 @@ use tonic::server::NamedService;
 use tulle_identity::SpiffeId;
 
 use super::Peer;
-use crate::limit::{Kept, Reached};
+use crate::limit::{Kept, LARGE, Reached, Slack};
 
 /// How many of the longest messages a client may have under way.
 const LONGEST: usize = 4;
@@ -40,6 +42,18 @@ struct Room {
     longest: usize,
     of_clients: Kept<(IpAddr, SpiffeId), Semaphore>,
     reached: Reached,
+    slack: Slack,
+}
+
+/// Room of a stream's last message, until all is done that it asks for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Held(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+
+impl Held {
+    /// It is done.
+    pub(super) fn give_back(&self) {
+        self.0.lock().take();
+    }
 }
 
 /// The requests of a stream, as they come.
@@ -51,6 +65,10 @@ struct Coming {
     of_client: Arc<Semaphore>,
     /// For the message that has come in part.
     taken: Option<OwnedSemaphorePermit>,
+    /// For the one that has come whole.
+    held: Held,
+    /// One of them was large.
+    large: bool,
 }
 
 /// How far a message has come.
@@ -64,12 +82,14 @@ struct Message {
 }
 
 impl<S> Intake<S> {
-    /// For messages of at most so many bytes; one for which there is no room is counted in `reached`.
-    pub(super) fn new(service: S, longest: usize, reached: Reached) -> Self {
+    /// For messages of at most so many bytes; one for which there is no room is counted in `reached`. What large ones leave is told
+    /// to `slack`. Whoever reads a stream finds a [`Held`] in its request.
+    pub(super) fn new(service: S, longest: usize, reached: Reached, slack: Slack) -> Self {
         let room = Arc::new(Room {
             longest,
             of_clients: Kept::default(),
             reached,
+            slack,
         });
         Self { service, room }
     }
@@ -84,7 +104,9 @@ impl<S: Service<http::Request<Body>>> Service<http::Request<Body>> for Intake<S>
         self.service.poll_ready(cx)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        let held = Held::default();
+        request.extensions_mut().insert(held.clone());
         let peer = request.extensions().get::<Peer>();
         // Of a client without an identity nothing is read.
         let of_client = peer.and_then(|peer| self.room.of_client(peer));
@@ -96,6 +118,8 @@ impl<S: Service<http::Request<Body>>> Service<http::Request<Body>> for Intake<S>
                     room: self.room.clone(),
                     of_client,
                     taken: None,
+                    held,
+                    large: false,
                 })
             }),
             None => request,
@@ -121,11 +145,13 @@ impl Coming {
     /// Some more has come.
     fn take(&mut self, bytes: &[u8]) -> Result<(), Status> {
         if self.message.read(bytes) {
-            self.taken = None;
+            // Nobody asks for more before what came is done.
+            *self.held.0.lock() = self.taken.take();
         }
         let Some(length) = self.message.length().filter(|_| self.taken.is_none()) else {
             return Ok(());
         };
+        self.large |= length >= LARGE;
         // One that is too long is refused for that, before anything of it is kept.
         let length = u32::try_from(length.min(self.room.longest)).unwrap_or(u32::MAX);
         let taken = self.of_client.clone().try_acquire_many_owned(length);
@@ -159,6 +185,14 @@ impl http_body::Body for Coming {
 
     fn is_end_stream(&self) -> bool {
         self.body.is_end_stream()
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        if self.large {
+            self.room.slack.left();
+        }
     }
 }
 

@@ -19,6 +19,7 @@ pub(crate) struct Metrics {
     rejects: Family<TypeLabel, Counter>,
     expired_nonces: Family<TypeLabel, Counter>,
     refused: Family<ReasonLabel, Counter>,
+    refused_requests: Family<ReasonLabel, Counter>,
     encoded: Family<TypeLabel, Counter>,
     convergence: Histogram,
 }
@@ -53,6 +54,7 @@ impl Metrics {
             rejects: Family::default(),
             expired_nonces: Family::default(),
             refused: Family::default(),
+            refused_requests: Family::default(),
             encoded: Family::default(),
             convergence: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
         };
@@ -78,6 +80,11 @@ impl Metrics {
             "xds_refused_streams",
             "Discovery streams that were refused, or ended for what they asked, by reason",
             m.refused,
+        );
+        registry.register(
+            "xds_refused_requests",
+            "Discovery requests that get no answer while their stream goes on, by reason",
+            m.refused_requests,
         );
         registry.register(
             "xds_encoded",
@@ -114,6 +121,11 @@ impl Metrics {
 
     pub(crate) fn refused(&self, reason: &'static str) {
         self.refused.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    pub(crate) fn refused_request(&self, reason: &'static str) {
+        let label = ReasonLabel { reason };
+        self.refused_requests.get_or_create(&label).inc();
     }
 
     pub(crate) fn encoded(&self, kind: ResourceType) {

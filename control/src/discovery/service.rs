@@ -16,7 +16,7 @@ use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
 use tulle_xds_proto::parts::Bounded;
 
-use super::intake::Intake;
+use super::intake::{Held, Intake};
 use super::variant::{Delta, Full, Variant};
 use super::{Discovery, Peer, session};
 
@@ -31,7 +31,8 @@ impl Discovery {
     /// The service, to be added to a server whose connections carry a [`Peer`].
     pub(crate) fn service(&self) -> Intake<Server> {
         let longest = self.0.limits.request_bytes;
-        Intake::new(Server(self.clone()), longest, self.0.reached.clone())
+        let (reached, slack) = (self.0.reached.clone(), self.0.slack.clone());
+        Intake::new(Server(self.clone()), longest, reached, slack)
     }
 }
 
@@ -100,7 +101,10 @@ impl Discovery {
         }
         // One response in the channel, one in the transport: that is all a slow client can pile up.
         let (responses, stream) = mpsc::channel(1);
-        let session = session::serve::<V>(self.clone(), peer, request.into_inner(), responses);
+        let held = request.extensions().get::<Held>().cloned();
+        let held = held.unwrap_or_default();
+        let session =
+            session::serve::<V>(self.clone(), peer, request.into_inner(), held, responses);
         self.0.tasks.spawn_connection("discovery", session);
         Ok(Response::new(ReceiverStream::new(stream).boxed()))
     }

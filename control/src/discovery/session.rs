@@ -17,16 +17,19 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tulle_xds_proto::ResourceType;
+use tulle_xds_proto::envoy::config::core::v3::Node;
 use tulle_xds_proto::prost::Message as _;
 
 use super::account::{OPENING, OpenStream};
 use super::admission::{Admitted, runs_as};
 use super::index::Mailbox;
+use super::intake::Held;
 use super::metrics::Connected;
 use super::resource::Name;
 use super::subscription::{Ask, Asked, Phase, Subscription, Verdict};
-use super::variant::{Change, Incoming, Variant};
+use super::variant::{Change, Incoming, Refusal, Variant};
 use super::{Discovery, Peer, Proxy, Subscriptions};
+use crate::limit::LARGE;
 use crate::translate::{ClientKind, ProxyView};
 
 /// Names that a client of the state-of-the-world variant wants as before, for the cost of one that it asks for.
@@ -45,6 +48,7 @@ pub(super) async fn serve<V: Variant>(
     discovery: Discovery,
     peer: Peer,
     requests: impl Stream<Item = Result<V::Request, Status>> + Send + Unpin,
+    held: Held,
     responses: mpsc::Sender<Result<V::Response, Status>>,
 ) {
     let ended = tokio::select! {
@@ -53,7 +57,7 @@ pub(super) async fn serve<V: Variant>(
         () = discovery.0.ending.cancelled() => {
             Err(Status::unavailable("the control plane is shutting down; connect to another replica"))
         }
-        ended = run::<V>(&discovery, &peer, requests, &responses) => ended,
+        ended = run::<V>(&discovery, &peer, requests, &held, &responses) => ended,
     };
     let Err(status) = ended else { return };
     let id = peer.id.as_ref().map(ToString::to_string);
@@ -68,12 +72,17 @@ pub(super) async fn serve<V: Variant>(
 async fn run<V: Variant>(
     discovery: &Discovery,
     peer: &Peer,
-    mut requests: impl Stream<Item = Result<V::Request, Status>> + Send + Unpin,
+    requests: impl Stream<Item = Result<V::Request, Status>> + Send + Unpin,
+    held: &Held,
     responses: &mpsc::Sender<Result<V::Response, Status>>,
 ) -> Result<(), Status> {
+    let limit = discovery.0.limits.subscriptions;
+    // What waits for anything has been read: then it is no larger than what may be asked.
+    let mut requests =
+        requests.map(|it| received(discovery, it).map(|request| read::<V>(request, limit)));
     let patience = discovery.0.limits.first_request;
-    let first = match tokio::time::timeout(patience, requests.next()).await {
-        Ok(Some(request)) => received(discovery, request)?,
+    let (node, first) = match tokio::time::timeout(patience, requests.next()).await {
+        Ok(Some(request)) => request?,
         Ok(None) => return Ok(()),
         Err(_) => {
             discovery.0.metrics.refused("no_request");
@@ -83,10 +92,10 @@ async fn run<V: Variant>(
     let admitted = tokio::select! {
         biased;
         () = responses.closed() => return Ok(()),
-        admitted = discovery.admit(peer, V::node(&first)) => admitted?,
+        admitted = discovery.admit(peer, node.as_ref()) => admitted?,
     };
     let mut session = Session::open(discovery.clone(), peer, admitted)?;
-    let mut requests = stream::iter([Ok(first)]).chain(requests);
+    let mut requests = stream::iter([Ok((node, first))]).chain(requests);
     loop {
         let owing = session.is_owing();
         let waits = session.waits_until();
@@ -96,12 +105,9 @@ async fn run<V: Variant>(
             () = responses.closed() => return Ok(()),
             request = requests.next(), if waits.is_none() => match request {
                 Some(request) => {
-                    let request = received(discovery, request)?;
-                    let size = request.encoded_len();
-                    let request = decode::<V>(discovery, request)
-                        .inspect_err(|_| session.account.pace.spend(size / BYTES))?;
-                    let _turn = session.turn(session.is_much(&request)).await;
-                    session.request(request, size)?;
+                    let (_, request) = request?;
+                    session.take(request).await?;
+                    held.give_back();
                 }
                 None => return Ok(()),
             },
@@ -138,9 +144,23 @@ fn received<R>(discovery: &Discovery, request: Result<R, Status>) -> Result<R, S
     })
 }
 
-/// Reads a request; one that makes no sense is counted, and ends its stream.
-fn decode<V: Variant>(discovery: &Discovery, request: V::Request) -> Result<Incoming, Status> {
-    V::decode(request).inspect_err(|_| discovery.0.metrics.refused("bad_request"))
+/// What a request asks, or why it asks nothing, and its bytes.
+struct Taken {
+    request: Result<Incoming, Refusal>,
+    size: usize,
+}
+
+/// Reads a request, which may name `limit` of what it wants. Of who its client is only that is kept which matters.
+fn read<V: Variant>(mut request: V::Request, limit: usize) -> (Option<Node>, Taken) {
+    let size = request.encoded_len();
+    let node = V::take_node(&mut request).map(|node| Node {
+        id: node.id,
+        user_agent_name: node.user_agent_name,
+        user_agent_version_type: node.user_agent_version_type,
+        ..Node::default()
+    });
+    let request = V::decode(request, limit);
+    (node, Taken { request, size })
 }
 
 /// The books of a stream; dropping them leaves no trace in registry and index.
@@ -251,6 +271,47 @@ impl Session {
             }
         }
         until
+    }
+
+    /// Takes in a request, when it is its turn.
+    async fn take(&mut self, Taken { request, size }: Taken) -> Result<(), Status> {
+        if size >= LARGE {
+            self.discovery.0.slack.left();
+        }
+        match request {
+            Ok(request) => {
+                let _turn = self.turn(self.is_much(&request)).await;
+                self.request(request, size)
+            }
+            Err(refusal) => self.refuse(refusal, size),
+        }
+    }
+
+    /// Counts and charges for a request that asks nothing that there is. One about a type that is not served is left: what is
+    /// said of other types goes on, and nothing is said of this one, of which another control plane may know more.
+    fn refuse(&self, refusal: Refusal, size: usize) -> Result<(), Status> {
+        let metrics = &self.discovery.0.metrics;
+        self.account.pace.spend(size / BYTES);
+        let (reason, status) = match refusal {
+            Refusal::Unserved(type_url, names) => {
+                self.account.pace.spend(1 + names);
+                metrics.refused_request("unserved_type");
+                if let Some(left_out) = self.account.unserved_told.pass() {
+                    let proxy = &self.proxy;
+                    tracing::info!(proxy.id = %proxy.pod, client.addr = %proxy.address, client.id = %proxy.id, resource.type = type_url, left_out,
+                        "a client asks for a type that is not served, and gets no answer about it");
+                }
+                return Ok(());
+            }
+            Refusal::TooMany(error, names) => {
+                self.account.pace.spend(1 + names);
+                let status = Status::resource_exhausted(error.to_string());
+                ("too_many_names", status)
+            }
+            Refusal::Malformed(status) => ("bad_request", status),
+        };
+        metrics.refused(reason);
+        Err(status)
     }
 
     /// Takes in a request of that many bytes.

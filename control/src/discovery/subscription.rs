@@ -34,6 +34,14 @@ pub(crate) struct TooMany {
     limit: usize,
 }
 
+impl TooMany {
+    /// More of a type than so many.
+    pub(crate) fn of(kind: ResourceType, limit: usize) -> Self {
+        let kind = kind.short_name();
+        Self { kind, limit }
+    }
+}
+
 /// How a client wants a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
@@ -193,7 +201,7 @@ impl Subscription {
             // A client that has everything already is told so by an empty answer.
             self.greet = !ask.initial_versions.is_empty();
             for (name, version) in ask.initial_versions {
-                let held = version.parse().map_or(Held::Foreign, Held::Version);
+                let held = version.map_or(Held::Foreign, Held::Version);
                 self.entries.insert(
                     name.clone(),
                     Entry {
@@ -439,10 +447,7 @@ impl Subscription {
         }
         self.owe(name, if has_it { Owed::Change } else { Owed::Answer });
         if self.explicit > self.limit || self.bytes > self.limit.saturating_mul(AVERAGE_NAME) {
-            return Err(TooMany {
-                kind: self.kind.short_name(),
-                limit: self.limit,
-            });
+            return Err(TooMany::of(self.kind, self.limit));
         }
         Ok(())
     }

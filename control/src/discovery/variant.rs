@@ -2,6 +2,7 @@
 //!
 //! Both decode to one [`Incoming`] and encode one [`Batch`]; all that lies between is the same.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tonic::Status;
@@ -14,16 +15,31 @@ use tulle_xds_proto::google::rpc;
 use tulle_xds_proto::prost::Message;
 
 use super::resource::{Encoded, Name, Version};
-use super::subscription::{Ask, Batch, Reply, WILDCARD};
+use super::subscription::{Ask, Batch, Reply, TooMany, WILDCARD};
 
 /// Longest name of a resource.
 const MAX_NAME: usize = 1024;
+/// What a type URL begins with.
+const TYPES: &str = "type.googleapis.com/";
+/// Longest type URL of what is not served.
+const MAX_TYPE: usize = 256;
 
 /// A request of either variant.
 #[derive(Debug)]
 pub(super) struct Incoming {
     pub(super) kind: ResourceType,
     pub(super) change: Change,
+}
+
+/// Why a request is not taken in.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// It is about this type, of which it names so many: others may serve it, and all else on its stream goes on.
+    Unserved(String, usize),
+    /// It names so many, which is more than anybody may want, and ends its stream.
+    TooMany(TooMany, usize),
+    /// It makes no sense, and ends its stream.
+    Malformed(Status),
 }
 
 /// What a request does to a subscription.
@@ -63,11 +79,11 @@ pub(super) trait Variant: 'static {
     type Request: Message + Default + Send + 'static;
     type Response: Message + Send + 'static;
 
-    /// Who the client says it is; only the first request has to say so.
-    fn node(request: &Self::Request) -> Option<&Node>;
+    /// Who the client says it is, once; only the first request has to say so.
+    fn take_node(request: &mut Self::Request) -> Option<Node>;
 
-    /// Reads a request.
-    fn decode(request: Self::Request) -> Result<Incoming, Status>;
+    /// Reads a request, which may name `limit` of what it wants. Of what it says it has only that is kept which matters.
+    fn decode(request: Self::Request, limit: usize) -> Result<Incoming, Refusal>;
 
     /// Writes a response; `world` is the version of all that is served.
     fn encode(kind: ResourceType, nonce: String, world: String, batch: &Batch) -> Self::Response;
@@ -83,20 +99,22 @@ impl Variant for Delta {
     type Request = DeltaDiscoveryRequest;
     type Response = DeltaDiscoveryResponse;
 
-    fn node(request: &Self::Request) -> Option<&Node> {
-        request.node.as_ref()
+    fn take_node(request: &mut Self::Request) -> Option<Node> {
+        request.node.take()
     }
 
-    fn decode(request: Self::Request) -> Result<Incoming, Status> {
-        let kind = kind(&request.type_url)?;
+    fn decode(request: Self::Request, limit: usize) -> Result<Incoming, Refusal> {
+        let (more, less) = (
+            request.resource_names_subscribe,
+            request.resource_names_unsubscribe,
+        );
+        let kind = kind(&request.type_url, more.len() + less.len())?;
+        few(kind, more.len().max(less.len()), limit)?;
+        let has = request.initial_resource_versions;
         let ask = Ask {
-            subscribe: names(request.resource_names_subscribe)?,
-            unsubscribe: names(request.resource_names_unsubscribe)?,
-            initial_versions: request
-                .initial_resource_versions
-                .into_iter()
-                .map(|(name, v)| (name.into(), v))
-                .collect(),
+            initial_versions: that_matter(kind, &more, has),
+            subscribe: names(more)?,
+            unsubscribe: names(less)?,
             reply: reply(request.response_nonce, request.error_detail),
         };
         Ok(Incoming {
@@ -133,12 +151,13 @@ impl Variant for Full {
     type Request = DiscoveryRequest;
     type Response = DiscoveryResponse;
 
-    fn node(request: &Self::Request) -> Option<&Node> {
-        request.node.as_ref()
+    fn take_node(request: &mut Self::Request) -> Option<Node> {
+        request.node.take()
     }
 
-    fn decode(request: Self::Request) -> Result<Incoming, Status> {
-        let kind = kind(&request.type_url)?;
+    fn decode(request: Self::Request, limit: usize) -> Result<Incoming, Refusal> {
+        let kind = kind(&request.type_url, request.resource_names.len())?;
+        few(kind, request.resource_names.len(), limit)?;
         let reply = reply(request.response_nonce, request.error_detail);
         Ok(Incoming {
             kind,
@@ -164,24 +183,63 @@ impl Variant for Full {
     }
 }
 
-fn kind(type_url: &str) -> Result<ResourceType, Status> {
-    ResourceType::from_type_url(type_url).ok_or_else(|| {
-        let served = ResourceType::ALL.map(ResourceType::type_url).join(", ");
-        let url: String = type_url.chars().take(MAX_NAME).collect();
-        Status::invalid_argument(format!(
-            "type URL {url:?} is not served; these are: {served}"
-        ))
-    })
+/// The type of a request that has so many names.
+fn kind(type_url: &str, names: usize) -> Result<ResourceType, Refusal> {
+    if let Some(kind) = ResourceType::from_type_url(type_url) {
+        return Ok(kind);
+    }
+    if is_type(type_url) {
+        return Err(Refusal::Unserved(type_url.to_owned(), names));
+    }
+    let served = ResourceType::ALL.map(ResourceType::type_url).join(", ");
+    let url: String = type_url.chars().take(MAX_TYPE).collect();
+    Err(Refusal::Malformed(Status::invalid_argument(format!(
+        "{url:?} is no type URL; these are served: {served}"
+    ))))
 }
 
-fn names(names: Vec<String>) -> Result<Vec<Name>, Status> {
+/// Whether it may be the type URL of something: it ends in the full name of a message.
+fn is_type(url: &str) -> bool {
+    let is_part = |part: &str| {
+        let mut bytes = part.bytes();
+        !part.is_empty() && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    let name = url.strip_prefix(TYPES);
+    url.len() <= MAX_TYPE && name.is_some_and(|name| name.split('.').all(is_part))
+}
+
+/// Looks at how many names there are before anything is made of them.
+fn few(kind: ResourceType, names: usize, limit: usize) -> Result<(), Refusal> {
+    // The wildcard is none of them.
+    if names > limit.saturating_add(1) {
+        return Err(Refusal::TooMany(TooMany::of(kind, limit), names));
+    }
+    Ok(())
+}
+
+/// Of what a client has, what it also wants: the rest means nothing, and there may be far more of it.
+fn that_matter(
+    kind: ResourceType,
+    wanted: &[String],
+    has: HashMap<String, String>,
+) -> Vec<(Name, Option<Version>)> {
+    let all = wanted.is_empty() || wanted.iter().any(|name| name == WILDCARD);
+    let has_all = kind.supports_wildcard() && all;
+    let wanted: HashSet<&str> = wanted.iter().map(String::as_str).collect();
+    has.into_iter()
+        .filter(|(name, _)| has_all || wanted.contains(name.as_str()))
+        .map(|(name, version)| (name.into(), version.parse().ok()))
+        .collect()
+}
+
+fn names(names: Vec<String>) -> Result<Vec<Name>, Refusal> {
     if names
         .iter()
         .any(|name| name.is_empty() || name.len() > MAX_NAME)
     {
-        return Err(Status::invalid_argument(format!(
+        return Err(Refusal::Malformed(Status::invalid_argument(format!(
             "a resource name is empty or longer than {MAX_NAME} bytes"
-        )));
+        ))));
     }
     Ok(names.into_iter().map(Name::from).collect())
 }

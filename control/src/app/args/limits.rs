@@ -17,6 +17,7 @@ const OF_CLIENT: NonZeroU32 = NonZeroU32::new(1024).unwrap();
 const ANONYMOUS_OF_ADDRESS: NonZeroU32 = NonZeroU32::new(128).unwrap();
 const HANDSHAKES: NonZeroU32 = NonZeroU32::new(1024).unwrap();
 const HANDSHAKES_OF_ADDRESS: NonZeroU32 = NonZeroU32::new(256).unwrap();
+const ADMIN_CONNECTIONS: NonZeroU32 = NonZeroU32::new(64).unwrap();
 const CONTROL_FRAMES: NonZeroU32 = NonZeroU32::new(1000).unwrap();
 const NAMES_A_SECOND: NonZeroU32 = NonZeroU32::new(2_000).unwrap();
 const NAMES_AT_ONCE: NonZeroU32 = NonZeroU32::new(50_000).unwrap();
@@ -63,6 +64,10 @@ pub struct LimitArgs {
     /// that in a second; one with more is ended.
     #[arg(long, value_name = "NUMBER", default_value_t = CONTROL_FRAMES)]
     pub max_control_frames: NonZeroU32,
+
+    /// Connections at the admin address; one more ends the oldest.
+    #[arg(long, value_name = "NUMBER", default_value_t = ADMIN_CONNECTIONS)]
+    pub max_admin_connections: NonZeroU32,
 
     /// Names that a client may ask for in a second on average, `*` counting as all there are; more requests wait.
     #[arg(long, value_name = "NUMBER", default_value_t = NAMES_A_SECOND)]
@@ -121,6 +126,7 @@ impl Default for LimitArgs {
             max_handshakes: HANDSHAKES,
             max_handshakes_per_address: HANDSHAKES_OF_ADDRESS,
             max_control_frames: CONTROL_FRAMES,
+            max_admin_connections: ADMIN_CONNECTIONS,
             max_names_per_second: NAMES_A_SECOND,
             max_names_at_once: NAMES_AT_ONCE,
             max_certificates_per_second: CERTIFICATES_A_SECOND,
@@ -165,6 +171,7 @@ impl LimitArgs {
                 unread: self.unread_timeout,
                 ..others
             },
+            admin_connections: number(self.max_admin_connections),
             certificates: Requests {
                 a_second: self.max_certificates_per_second.get(),
                 at_once: self.max_certificates_at_once.get(),

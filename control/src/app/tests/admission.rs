@@ -263,15 +263,17 @@ async fn what_happens_to_another_pod_is_not_told() {
 async fn garbage_ends_its_stream_with_a_reason_and_no_other() {
     let (plane, mut proxy) = plane_and_proxy().await;
     let too_long = "x".repeat(2000);
+    let about = |type_url: &str| DeltaDiscoveryRequest {
+        type_url: type_url.to_owned(),
+        ..Default::default()
+    };
+    let long_type = format!("type.googleapis.com/{too_long}");
     let table = [
-        (
-            "an unknown type",
-            DeltaDiscoveryRequest {
-                type_url: "type.googleapis.com/evil.Type".to_owned(),
-                ..Default::default()
-            },
-        ),
-        ("no type", DeltaDiscoveryRequest::default()),
+        ("no type", about("")),
+        ("a type of nowhere", about("evil.Type")),
+        ("half a type", about("type.googleapis.com/evil.")),
+        ("a text for a type", about("type.googleapis.com/evil\nType")),
+        ("a long type", about(&long_type)),
         ("a long name", request(ResourceType::Listener, &[&too_long])),
         ("an empty name", request(ResourceType::Listener, &[""])),
     ];
@@ -284,7 +286,78 @@ async fn garbage_ends_its_stream_with_a_reason_and_no_other() {
         assert_eq!(status.code(), Code::InvalidArgument, "{name}: {status:?}");
     }
     proxy.expect_silence().await;
-    counted(&plane, "bad_request", 4).await;
+    counted(&plane, "bad_request", 7).await;
+}
+
+#[tokio::test]
+async fn a_type_that_is_not_served_is_left_and_told_and_its_stream_goes_on() {
+    let lines = super::lines::Lines::default();
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    let (mut plane, mut other) = plane_and_proxy().await;
+    let mut proxy = plane.proxy("shop", "web-1", "web", IP).await;
+    let mut node = Some(node(&node_id("shop", "web-1", IP)));
+    for type_url in [
+        "type.googleapis.com/envoy.service.runtime.v3.Runtime",
+        "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
+        "type.googleapis.com/envoy.api.v2.Cluster",
+    ] {
+        let unserved = DeltaDiscoveryRequest {
+            // The first one says who the client is.
+            node: node.take(),
+            type_url: type_url.to_owned(),
+            resource_names_subscribe: names(&["a"]),
+            initial_resource_versions: [("b".to_owned(), "1".to_owned())].into(),
+            ..Default::default()
+        };
+        proxy.send_raw(unserved).await;
+        proxy.subscribe(ResourceType::Listener, &["inbound"]).await;
+        assert_eq!(proxy.take().await, ("LDS", names(&["inbound"]), vec![]));
+        let told = lines.with("a type that is not served");
+        let last = told.last().expect("told");
+        assert!(
+            last.text.contains(type_url) && last.text.contains("sa/web"),
+            "{last:?}"
+        );
+    }
+    plane.pod("shop", "web-9", "web", [10, 0, 0, 9]);
+    proxy.expect_silence().await;
+    other.expect_silence().await;
+    let metrics = plane.admin("/metrics").await;
+    let counted = "tulle_xds_refused_requests_total{reason=\"unserved_type\"} 3\n";
+    assert!(metrics.contains(counted), "{metrics}");
+}
+
+#[tokio::test]
+async fn unserved_types_are_told_a_few_times_and_cost_as_much_as_others() {
+    let lines = super::lines::Lines::default();
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    let limits = Limits {
+        names_a_second: 1,
+        names_at_once: 200,
+        ..limits()
+    };
+    let mut plane = Plane::start_with(limits, |_| {}).await;
+    plane.pod("shop", "web-1", "web", IP);
+    let mut proxy = plane.proxy("shop", "web-1", "web", IP).await;
+    proxy.subscribe(ResourceType::Listener, &["inbound"]).await;
+    proxy.take().await;
+    for i in 0..300 {
+        let unserved = DeltaDiscoveryRequest {
+            type_url: format!("type.googleapis.com/evil.Type{i}"),
+            ..Default::default()
+        };
+        proxy.send_raw(unserved).await;
+        if plane
+            .admin("/metrics")
+            .await
+            .contains("{limit=\"pace\"} 1\n")
+        {
+            break;
+        }
+    }
+    plane.measures("{limit=\"pace\"} 1\n").await;
+    let told = lines.with("a type that is not served").len();
+    assert!((5..30).contains(&told), "{told} lines");
 }
 
 #[tokio::test]
@@ -331,9 +404,7 @@ async fn a_message_that_cannot_be_read_ends_its_stream_and_is_counted() {
     gone.subscribe(ResourceType::Secret, &["ROOTCA"]).await;
     gone.take().await;
     drop(gone);
-    while plane.admin("/metrics").await.contains("tulle_xds 2\n") {
-        tokio::task::yield_now().await;
-    }
+    plane.measures("tulle_xds 1\n").await;
     proxy.expect_silence().await;
     counted(&plane, "bad_message", 2).await;
 }

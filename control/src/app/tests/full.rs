@@ -380,6 +380,28 @@ async fn a_client_that_reconnects_gets_all_of_it_again() {
     assert_eq!(again.version_info, version);
 }
 
+#[tokio::test]
+async fn a_type_that_is_not_served_is_left_and_its_stream_goes_on() {
+    let (mut plane, mut client) = plane_and_client().await;
+    let unserved = |names: &[&str], node| DiscoveryRequest {
+        type_url: "type.googleapis.com/envoy.service.runtime.v3.Runtime".to_owned(),
+        resource_names: names.iter().map(ToString::to_string).collect(),
+        node,
+        ..DiscoveryRequest::default()
+    };
+    // Also as the first request, which says who the client is.
+    let first = unserved(&["rtds"], client.node.take());
+    client.requests.send(first).await.expect("it reads");
+    client.settle().await;
+    let again = unserved(&[], None);
+    client.requests.send(again).await.expect("it reads");
+    plane.writer.apply(vec![endpoints("api", &[[10, 0, 1, 2]])]);
+    assert_eq!(client.take().await, ("EDS", names(&[CLUSTER])));
+    client.expect_silence().await;
+    let counted = "tulle_xds_refused_requests_total{reason=\"unserved_type\"} 2\n";
+    plane.measures(counted).await;
+}
+
 /// An Envoy as which the client's pod may speak.
 async fn envoy(plane: &Plane) -> Client {
     let id = node_id("shop", "web-1", IP).replace("sidecar~", "envoy~");
@@ -467,9 +489,7 @@ async fn naming_again_what_it_wants_costs_a_client_nothing_and_a_long_text_does(
     plane.writer.apply(vec![endpoints("api", &[[10, 0, 2, 1]])]);
     let refused = client.next().await;
     client.refuse(&refused, &"x".repeat(2 << 20)).await;
-    while !plane.admin("/metrics").await.contains(WAITS) {
-        tokio::task::yield_now().await;
-    }
+    plane.measures(WAITS).await;
 }
 
 fn lists_later((kind, names): (&str, Vec<String>)) -> bool {

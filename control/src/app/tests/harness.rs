@@ -275,6 +275,16 @@ impl Plane {
         get(self.control.admin_address(), path).await
     }
 
+    /// Waits until the metrics say this.
+    pub(super) async fn measures(&self, text: &str) {
+        soon(async {
+            while !self.admin("/metrics").await.contains(text) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
     pub(super) async fn admin_post(&self, path: &str) -> String {
         http(self.control.admin_address(), &format!("POST {path}")).await
     }
@@ -345,6 +355,12 @@ pub(super) async fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
         }
     });
     ended.await.expect("it comes soon")
+}
+
+/// What comes soon, or the test fails.
+pub(super) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    let ended = tokio::time::timeout(SOON, what).await;
+    ended.expect("it comes soon")
 }
 
 /// What a server answers to a GET.

@@ -2,6 +2,8 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tulle_runtime::tasks::Tasks;
 use tulle_xds_proto::ResourceType;
 
@@ -37,6 +39,34 @@ async fn row_34_beyond_loopback_there_are_only_readiness_and_metrics() {
     }
     assert_eq!(status(&outside.admin_post("/ca/rotate-root").await), "404");
     assert_eq!(outside.bundle().await.roots().len(), 1);
+}
+
+#[tokio::test]
+async fn there_are_as_many_connections_of_operators_as_may_be_and_more_are_counted() {
+    const REACHED: &str = "tulle_control_limits_reached_total{limit=\"admin_connections\"} ";
+    let limits = crate::discovery::Limits {
+        admin_connections: 4,
+        ..limits()
+    };
+    let plane = Plane::start_with(limits, |_| {}).await;
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let address = plane.control.admin_address();
+        let mut stream = TcpStream::connect(address).await.expect("it listens");
+        // It is served once this is answered.
+        let request = b"GET /ready HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
+        stream.write_all(request).await.expect("it reads");
+        stream.read_u8().await.expect("it answers");
+        held.push(stream);
+    }
+    // This one is one too many, and the next takes the room that it has left.
+    for _ in 0..2 {
+        let metrics = plane.admin("/metrics").await;
+        assert!(metrics.contains(&format!("{REACHED}1\n")), "{metrics}");
+    }
+    let mut rest = Vec::new();
+    let first = soon(held[0].read_to_end(&mut rest)).await;
+    first.expect("the oldest is closed");
 }
 
 #[tokio::test]

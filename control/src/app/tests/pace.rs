@@ -35,9 +35,7 @@ async fn plane(names_a_second: u32, names_at_once: u32) -> Plane {
 
 /// Waits until a client has to wait.
 async fn waits(plane: &Plane) {
-    while !plane.admin("/metrics").await.contains(WAITS) {
-        tokio::task::yield_now().await;
-    }
+    plane.measures(WAITS).await;
 }
 
 /// Names that nobody has, other ones each time.
@@ -77,13 +75,7 @@ async fn who_asks_for_too_much_waits_and_still_hears_of_changes_and_nobody_else_
     // A new stream makes it no richer.
     let mut again = plane.proxy("shop", "web-1", "web", IP).await;
     again.subscribe(Listener, &[LISTENER]).await;
-    while !plane
-        .admin("/metrics")
-        .await
-        .contains(&format!("{WAITS}2\n"))
-    {
-        tokio::task::yield_now().await;
-    }
+    plane.measures(&format!("{WAITS}2\n")).await;
 }
 
 #[tokio::test]
@@ -177,15 +169,16 @@ async fn a_refusal_is_told_a_few_times_and_counted_each_time() {
         proxy.nack(&response, "no").await;
     }
     let counted = "tulle_total_xds_rejects_total{type=\"WDS\"} 40\n";
-    while !plane.admin("/metrics").await.contains(counted) {
-        tokio::task::yield_now().await;
-    }
+    plane.measures(counted).await;
     let told = lines.with("a proxy refused its configuration").len();
     assert!((5..20).contains(&told), "{told} lines");
     drop(proxy);
-    while lines.with("were left out").is_empty() {
-        tokio::task::yield_now().await;
-    }
+    soon(async {
+        while lines.with("were left out").is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     let all = [
         lines.with("a proxy refused its"),
         lines.with("were left out"),
@@ -263,13 +256,8 @@ async fn a_long_text_costs_what_it_is_long() {
         proxy.nack(&response, &"x".repeat(length)).await;
         // Once this has been answered, or has to wait, the text has been read.
         proxy.subscribe(Address, &["/10.0.0.2"]).await;
-        let waited = async {
-            while !plane.admin("/metrics").await.contains(WAITS) {
-                tokio::task::yield_now().await;
-            }
-        };
         tokio::select! {
-            () = waited => assert!(waits, "{length}"),
+            () = plane.measures(WAITS) => assert!(waits, "{length}"),
             answered = proxy.next() => assert!(!waits && answered.is_ok(), "{length}"),
         }
     }
@@ -324,11 +312,9 @@ async fn requests_that_do_not_come_whole_take_no_more_than_one_clients_room() {
     let channel = channel.expect("it listens");
     let mut parts = Vec::new();
     for _ in 0..5 {
-        parts.push(begin(&channel, LENGTH).await);
+        parts.push(soon(begin(&channel, LENGTH)).await);
     }
-    while !plane.admin("/metrics").await.contains(REACHED) {
-        tokio::task::yield_now().await;
-    }
+    plane.measures(REACHED).await;
     // What comes at once needs no room, and others have their own.
     let mut own = plane.proxy("shop", "web-1", "web", IP).await;
     own.subscribe(Listener, &[LISTENER]).await;
@@ -349,7 +335,7 @@ async fn requests_that_do_not_come_whole_take_no_more_than_one_clients_room() {
         ask(&mut own, &long).await;
         own.next().await.is_ok()
     };
-    while !served().await {}
+    soon(async { while !served().await {} }).await;
 }
 
 #[tokio::test]

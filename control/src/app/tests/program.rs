@@ -1,5 +1,6 @@
 //! The program: [`run`] in a process of its own, as `tulle control` starts it.
 
+mod hoarders;
 mod strangers;
 
 use std::fs;
@@ -339,6 +340,15 @@ async fn a_bundle_that_cannot_be_written_is_named_and_counted_and_the_rest_serve
             .await
             .starts_with("HTTP/1.1 200")
     );
+}
+
+/// What the kernel says of a process's memory under this name, in KiB.
+fn memory(process: &Child, name: &str) -> u64 {
+    let pid = process.id().expect("it runs");
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find(|line| line.starts_with(name));
+    let number = line.and_then(|line| line.split_whitespace().nth(1));
+    number.and_then(|it| it.parse().ok()).expect("a number")
 }
 
 fn owner_only(path: &Path) {

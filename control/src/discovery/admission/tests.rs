@@ -13,6 +13,7 @@ use tulle_xds_proto::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
 use super::*;
 use crate::app::tests::harness::pod;
+use crate::discovery::intake::Held;
 use crate::discovery::variant::Delta;
 use crate::discovery::{Limits, session};
 use crate::limit::Reached;
@@ -79,7 +80,7 @@ async fn a_stream_that_its_client_has_left_waits_for_no_pod() {
         ..DeltaDiscoveryRequest::default()
     };
     let requests = stream::iter([Ok(request)]).chain(stream::pending());
-    let served = session::serve::<Delta>(discovery(), web(), requests, responses);
+    let served = session::serve::<Delta>(discovery(), web(), requests, Held::default(), responses);
     let mut served = std::pin::pin!(served);
     assert!(poll!(&mut served).is_pending());
     let began = Instant::now();

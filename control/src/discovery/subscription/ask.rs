@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::discovery::resource::Name;
+use crate::discovery::resource::{Name, Version};
 
 /// What one request asks, whatever variant of the protocol carried it.
 #[derive(Debug, Default)]
@@ -11,8 +11,8 @@ pub(crate) struct Ask {
     pub(crate) subscribe: Vec<Name>,
     /// Names to forget.
     pub(crate) unsubscribe: Vec<Name>,
-    /// What a reconnecting client already has.
-    pub(crate) initial_versions: Vec<(Name, String)>,
+    /// What a reconnecting client already has, and its version if that is one of ours.
+    pub(crate) initial_versions: Vec<(Name, Option<Version>)>,
     /// Its word on an earlier response.
     pub(crate) reply: Option<Reply>,
 }

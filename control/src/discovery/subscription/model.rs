@@ -75,7 +75,7 @@ impl Pair {
         let initial_versions = self
             .holds
             .iter()
-            .map(|(name, version)| (name.clone(), version.to_string()))
+            .map(|(name, version)| (name.clone(), Some(*version)))
             .collect();
         self.ask(Ask {
             subscribe,

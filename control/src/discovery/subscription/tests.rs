@@ -240,9 +240,9 @@ fn a_reconnecting_client_gets_what_differs_and_loses_what_vanished() {
     let shelf = Shelf::with(&["same", "other"]);
     let versions = || {
         vec![
-            ("same".into(), Version::of(b"same").to_string()),
-            ("other".into(), Version::of(b"older").to_string()),
-            ("gone".into(), "not-ours".to_owned()),
+            ("same".into(), Some(Version::of(b"same"))),
+            ("other".into(), Some(Version::of(b"older"))),
+            ("gone".into(), None),
         ]
     };
     for ask in [
@@ -267,7 +267,7 @@ fn a_reconnecting_client_gets_what_differs_and_loses_what_vanished() {
 fn a_reconnecting_client_that_has_everything_is_told_so() {
     let shelf = Shelf::with(&["a"]);
     let mut subscription = new(ResourceType::Listener);
-    let initial_versions = vec![("a".into(), Version::of(b"a").to_string())];
+    let initial_versions = vec![("a".into(), Some(Version::of(b"a")))];
     apply(
         &mut subscription,
         &shelf,
@@ -284,7 +284,7 @@ fn a_reconnecting_client_that_has_everything_is_told_so() {
 fn a_reconnecting_client_gets_its_endpoints_even_if_it_has_them() {
     let shelf = Shelf::with(&["a"]);
     let mut subscription = new(ResourceType::Endpoints);
-    let initial_versions = vec![("a".into(), Version::of(b"a").to_string())];
+    let initial_versions = vec![("a".into(), Some(Version::of(b"a")))];
     apply(
         &mut subscription,
         &shelf,
@@ -301,7 +301,7 @@ fn initial_versions_count_in_the_first_request_only() {
     let shelf = Shelf::with(&["a"]);
     let mut subscription = new(ResourceType::Route);
     apply(&mut subscription, &shelf, subscribe(&["b"]));
-    let initial_versions = vec![("a".into(), Version::of(b"a").to_string())];
+    let initial_versions = vec![("a".into(), Some(Version::of(b"a")))];
     apply(
         &mut subscription,
         &shelf,
@@ -664,7 +664,7 @@ fn what_a_client_came_with_and_does_not_want_leaves_no_room_behind() {
         (ResourceType::Cluster, WILDCARD),
     ] {
         let mut subscription = new(kind);
-        let many = (0..50_000).map(|i| (Name::from(i.to_string()), "1".to_owned()));
+        let many = (0..50_000).map(|i| (Name::from(i.to_string()), None));
         let ask = Ask {
             subscribe: vec![wanted.into()],
             initial_versions: many.collect(),

@@ -135,15 +135,6 @@ impl Stranger {
     }
 }
 
-/// Most memory that a process has had, in KiB.
-fn most(process: &Child) -> u64 {
-    let pid = process.id().expect("it runs");
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    let number = line.and_then(|line| line.split_whitespace().nth(1));
-    number.and_then(|it| it.parse().ok()).expect("a number")
-}
-
 #[tokio::test]
 async fn messages_without_end_on_connections_without_a_certificate_take_little_memory() {
     let lender = Plane::start().await;
@@ -151,7 +142,7 @@ async fn messages_without_end_on_connections_without_a_certificate_take_little_m
     put(dir.path(), "shop.yaml", SHOP);
     let mut program = serving(&words(&lender.args(), dir.path())).await;
     Stranger::connect(&lender, &program).await.ask_all().await;
-    let before = most(&program.process);
+    let before = memory(&program.process, "VmHWM:");
     let mut strangers = Vec::new();
     for _ in 0..CONNECTIONS {
         let mut stranger = Stranger::connect(&lender, &program).await;
@@ -159,7 +150,7 @@ async fn messages_without_end_on_connections_without_a_certificate_take_little_m
         strangers.push(stranger);
     }
     let streams: u32 = strangers.iter().map(|it| it.opened).sum();
-    let cost = most(&program.process) - before;
+    let cost = memory(&program.process, "VmHWM:") - before;
     eprintln!("{streams} streams: {cost} KiB");
     assert!(streams as usize >= CONNECTIONS, "each has at least one");
     assert!(cost < COST, "{streams} streams: {cost} KiB");
