@@ -7,11 +7,12 @@ use serde_json::Value;
 use tulle_tests::{Arena, Mesh, app, eventually};
 
 use super::DEADLINE;
-use super::pod::{DELTA, FULL, all_accepted, with_envoy};
+use super::pod::{DELTA, FULL, all_accepted, with_envoy, with_runtime_layer};
 
 tulle_tests::cases! {
     an_outage_of_the_control_plane_costs_no_request ["alone", "envoy", "curl"];
     a_route_that_envoy_refuses_is_shown_and_mended ["alone", "envoy", "curl"];
+    a_type_that_is_not_served_costs_an_envoy_no_other ["alone", "envoy", "curl"];
 }
 
 /// Until everybody has heard of what is new. Each time that an Envoy fails to connect it waits longer for the next, up to
@@ -113,6 +114,27 @@ async fn a_route_that_envoy_refuses_is_shown_and_mended(mesh: &Mesh) -> anyhow::
         routes["last_error"].is_null() && routes["rejected"].as_array().is_some_and(Vec::is_empty),
         "{routes}"
     );
+    Ok(())
+}
+
+async fn a_type_that_is_not_served_costs_an_envoy_no_other(mesh: &Mesh) -> anyhow::Result<()> {
+    let clients = [("full", FULL), ("delta", DELTA)];
+    let [full, delta] = clients.map(|(name, variant)| with_envoy(app(name), variant));
+    // The first thing that such an Envoy asks for is what there is not.
+    let manifests = with_runtime_layer(&(full? + &delta?)) + &app("web").http(8080).yaml();
+    let arena = mesh.apply("envoy-runtime", manifests).await?;
+    for (client, _) in clients {
+        let answer = arena.app_call(client, &["http://web:8080/"]).await?;
+        ensure!(answer["status"] == 200, "{client}: {answer}");
+        all_accepted(&arena, client).await?;
+    }
+    let metrics = mesh.control_admin("/metrics").await?;
+    let metrics = metrics.as_str().context("a text")?;
+    let left = "tulle_xds_refused_requests_total{reason=\"unserved_type\"} ";
+    let left = metrics.lines().find_map(|line| line.strip_prefix(left));
+    let left: u32 = left.context("nothing was left")?.parse()?;
+    ensure!((2..10).contains(&left), "{left} requests");
+    ensure!(!metrics.contains("reason=\"bad_request\""), "{metrics}");
     Ok(())
 }
 
