@@ -138,16 +138,17 @@ impl<'m> Victim<'m> {
         self.answers(&ip).await
     }
 
-    /// It is the same process, small enough, and serves what it knew.
+    /// It is the same process, small enough and always has been, and serves what it knew.
     pub(super) async fn suffers_in_silence(&self) -> anyhow::Result<()> {
         ensure!(pid(&self.arena)? == self.pid, "it was started again");
         let memory = self.memory()?;
         ensure!(memory <= MEMORY, "{} MiB", memory >> 20);
+        self.was_small()?;
         self.serves().await
     }
 
     /// It has always been small enough.
-    pub(super) fn was_small(&self) -> anyhow::Result<()> {
+    fn was_small(&self) -> anyhow::Result<()> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid))?;
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let peak = peak.and_then(|peak| peak.split_whitespace().next());
