@@ -4,6 +4,7 @@
 //! [`Transport`], which replays the bytes that detection has read, reads ahead under TLS, and advertises vectored
 //! writes. Everything here is `Send`, because hyper's upgrades ask for it; nothing here is shared between workers.
 
+mod answers;
 mod guard;
 mod intake;
 mod probe;
@@ -17,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
+pub use answers::{Answers, Asked, TooManyInterim};
 #[cfg(feature = "fuzz")]
 pub(crate) use guard::message_ends;
 pub use guard::{Gate, Guard, Heads, REFUSED, Refusal, Refused};

@@ -11,6 +11,7 @@
 
 mod batch;
 mod budget;
+mod interim;
 mod pieces;
 mod refusals;
 mod scan;
@@ -32,6 +33,7 @@ use tulle_runtime::limits::{Http2, MAX_HEADER_LIST};
 
 use batch::Batch;
 use budget::Budget;
+use interim::Interim;
 pub use pieces::Pieces;
 use refusals::{Refusals, STATUS};
 use scan::{
@@ -69,6 +71,8 @@ pub enum Ended {
     ControlFrames,
     /// Whoever serves it said so.
     Asked,
+    /// The peer sent more interim answers (1xx) to a request than it may.
+    Interim,
     /// The peer took no byte for too long.
     Stalled,
     /// h2 said so, with this reason, or would have for a head that is too large by far.
@@ -209,6 +213,8 @@ pub struct Frames<I> {
     sent: Scanner,
     batch: Batch,
     budget: Budget,
+    /// Of a server.
+    interim: Option<Interim>,
     /// The stream of a head whose fields go on in the next frame.
     open_head: Option<u32>,
     /// Bytes of the head that came last, and how many may come.
@@ -237,6 +243,7 @@ impl<I> Frames<I> {
             sent: Scanner::after(preface(Whose::Server)),
             batch: Batch::default(),
             budget: Budget::new(bounds.control_frames),
+            interim: (whose == Whose::Server).then(Interim::default),
             open_head: None,
             head: 0,
             most: ABUSE * bounds.header_list as usize,
@@ -276,6 +283,15 @@ impl<I> Frames<I> {
             };
             if frame.kind == DATA {
                 self.piece(frame, bytes.get(next));
+            }
+            if let Some(interim) = &mut self.interim {
+                match frame.kind {
+                    HEADERS if !interim.received(frame, bytes.get(next)) => {
+                        self.end(Ended::Interim);
+                    }
+                    DATA | RST_STREAM => interim.forget(frame.stream),
+                    _ => {}
+                }
             }
             if !self.budget.received(frame) {
                 self.end(Ended::ControlFrames);
@@ -360,6 +376,9 @@ impl<I> Frames<I> {
             }
             if frame.kind == RST_STREAM {
                 self.shared.resets(bytes[next..].get(..4));
+                if let Some(interim) = &mut self.interim {
+                    interim.forget(frame.stream);
+                }
             }
             if frame.kind == GOAWAY && frame.length > GOAWAY_FIXED {
                 self.says(&bytes[next..]);

@@ -13,6 +13,7 @@ pub(super) const ACK: u8 = 1;
 pub(super) const END_STREAM: u8 = 1;
 pub(super) const END_HEADERS: u8 = 4;
 pub(super) const PADDED: u8 = 8;
+pub(super) const PRIORITY: u8 = 0x20;
 
 /// What of a frame's head matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -375,23 +375,29 @@ impl Exchange {
         answer.response
     }
 
-    /// Tells who sent a head that is too large for the next hop: the client, or the upstream.
+    /// Tells who sent a head that is too large for the next hop, or too many: the client, or the upstream.
     fn too_large(&self, error: &UpstreamError) {
         match error {
             UpstreamError::TooLarge { .. } => self.reached(
                 Limit::H2HeaderList,
                 "a head is refused that is too large for HTTP/2",
             ),
-            UpstreamError::AnswerTooLarge(_) => {
+            UpstreamError::AnswerTooLarge(_) | UpstreamError::Interim { http2: false, .. } => {
                 let Some(address) = self.record.upstream else {
                     return;
                 };
                 let endpoint = self.record.endpoint.as_ref();
                 let mtls = endpoint.and_then(|endpoint| endpoint.mtls.as_ref());
                 let id = mtls.and_then(|peer| peer.0.first());
-                let what = "the head of an answer is too large";
+                let (limit, what) = match error {
+                    UpstreamError::Interim { .. } => (
+                        Limit::Interim,
+                        "an answer has too many interim ones before it",
+                    ),
+                    _ => (Limit::Head, "the head of an answer is too large"),
+                };
                 let limits = &self.worker().limits;
-                limits.reached(Limit::Head, self.direction(), Who { address, id }, what);
+                limits.reached(limit, self.direction(), Who { address, id }, what);
             }
             _ => {}
         }

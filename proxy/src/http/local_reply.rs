@@ -310,7 +310,11 @@ fn upstream(error: &UpstreamError) -> Reply {
                 reason,
             };
         }
-        E::Malformed(_) | E::Coded | E::UnwantedUpgrade | E::AnswerTooLarge(_) => {
+        E::Malformed(_)
+        | E::Coded
+        | E::UnwantedUpgrade
+        | E::AnswerTooLarge(_)
+        | E::Interim { .. } => {
             let (status, flag) = (StatusCode::BAD_GATEWAY, F::UpstreamProtocolError);
             return Reply {
                 status,
@@ -319,6 +323,7 @@ fn upstream(error: &UpstreamError) -> Reply {
                 level: Level::INFO,
                 reason: match error {
                     E::AnswerTooLarge(_) => "the head of the upstream's response is too large",
+                    E::Interim { .. } => "the upstream sent too many interim responses",
                     _ => "the upstream sent a malformed response",
                 },
             };

@@ -9,6 +9,7 @@ mod grpc_web;
 mod harness;
 mod herd;
 mod inbound;
+mod interim;
 mod limits;
 mod messages;
 mod outbound;

@@ -10,7 +10,7 @@ use super::exchange::{Connection, Exchange};
 use super::server::Client;
 use crate::admission;
 use crate::balance::ActiveGuard;
-use crate::io::IoStream;
+use crate::io::{Answers, IoStream};
 use crate::net::reset;
 use crate::tcp;
 
@@ -94,8 +94,8 @@ impl Drop for Ends {
         if let Some(Ok(client)) = client.map(Upgraded::downcast::<TokioIo<Client<IoStream>>>) {
             reset(client.io.inner().get_ref().get_ref().tcp());
         }
-        if let Some(Ok(upstream)) = upstream.map(Upgraded::downcast::<TokioIo<IoStream>>) {
-            reset(upstream.io.inner().tcp());
+        if let Some(Ok(upstream)) = upstream.map(Upgraded::downcast::<TokioIo<Answers<IoStream>>>) {
+            reset(upstream.io.inner().get_ref().tcp());
         }
     }
 }

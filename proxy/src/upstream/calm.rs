@@ -19,6 +19,7 @@ pub(crate) fn limit_of(ended: Ended) -> Limit {
     match ended {
         Ended::ControlFrames => Limit::H2ControlFrames,
         Ended::Asked => Limit::H2GivenUp,
+        Ended::Interim => Limit::Interim,
         Ended::Stalled => Limit::Unread,
         Ended::Said("too_many_resets") => Limit::H2PendingResets,
         Ended::Said("too_many_internal_resets") => Limit::H2LocalResets,

@@ -15,7 +15,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep};
 
-use crate::io::Calm;
+use crate::io::{Calm, Ended};
 use crate::overload::Newest;
 use crate::telemetry::{Limit, Limits, Who};
 
@@ -79,6 +79,11 @@ impl Load {
             });
             self.has_unwanted.set(true);
         }
+    }
+
+    /// Whether its connection had to end for interim answers.
+    pub(super) fn is_interim(&self) -> bool {
+        self.calm.ended() == Some(Ended::Interim)
     }
 
     /// Whether it has not long to live.

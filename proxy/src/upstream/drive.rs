@@ -15,7 +15,7 @@ use super::calm;
 use super::crowd::{Load, relieve};
 use super::pool::{ConnectionGuard, Http2Connection, Idle};
 use super::{ConnectError, Target};
-use crate::io::{FrameBounds, Frames, IoStream, Whose};
+use crate::io::{Answers, FrameBounds, Frames, IoStream, Whose};
 use crate::net::Reach;
 use crate::settings::Bounds;
 use crate::telemetry::Limit;
@@ -65,6 +65,7 @@ pub(super) async fn http1(
     bounds: &Bounds,
 ) -> Result<Idle, ConnectError> {
     let probe = io.probe()?;
+    let (io, asked) = Answers::new(io);
     let mut builder = http1::Builder::new();
     // What the head of an answer may take is also what is read ahead, and written behind, at most.
     builder.max_buf_size(bounds.head);
@@ -84,6 +85,7 @@ pub(super) async fn http1(
     });
     Ok(Idle {
         sender,
+        asked,
         probe,
         task: Driver(Some(task.abort_handle())),
         since: Instant::now(),

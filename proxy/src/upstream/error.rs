@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::io;
 
+use crate::io::TooManyInterim;
 use crate::tls::TlsError;
 
 /// No connection could be made.
@@ -61,6 +62,15 @@ pub enum UpstreamError {
     /// The head of the answer is larger than it may be.
     #[error("the head of the upstream's answer is too large")]
     AnswerTooLarge(#[source] hyper::Error),
+    /// The peer sent more interim answers to a request than it may.
+    #[error("the upstream sent too many interim answers")]
+    Interim {
+        /// Whether that was on HTTP/2, where it is told of by whoever drives the connection, which others may share.
+        http2: bool,
+        /// What the library made of it.
+        #[source]
+        source: hyper::Error,
+    },
     /// The peer switched protocols though nobody asked it to.
     #[error("the upstream switched protocols unasked")]
     UnwantedUpgrade,
@@ -90,6 +100,7 @@ impl UpstreamError {
             | Self::Coded
             | Self::TooLarge { .. }
             | Self::AnswerTooLarge(_)
+            | Self::Interim { .. }
             | Self::UnwantedUpgrade
             | Self::Malformed(_) => false,
         }
@@ -99,6 +110,17 @@ impl UpstreamError {
     #[must_use]
     pub fn may_be_processed(&self) -> bool {
         matches!(self, Self::Reset(_) | Self::Closed(_))
+    }
+
+    /// The same error, where the HTTP/2 connection had to end for interim answers.
+    pub(super) fn for_interim(self) -> Self {
+        match self {
+            Self::Closed(source) | Self::Reset(source) => {
+                let http2 = true;
+                Self::Interim { http2, source }
+            }
+            other => other,
+        }
     }
 
     /// Reads hyper's error for a request that was not given back.
@@ -111,7 +133,10 @@ impl UpstreamError {
                 () => Self::Closed(error),
             };
         }
-        if error.is_parse_too_large() {
+        if is_interim(&error) {
+            let (http2, source) = (false, error);
+            Self::Interim { http2, source }
+        } else if error.is_parse_too_large() {
             Self::AnswerTooLarge(error)
         } else if error.is_parse() {
             Self::Malformed(error)
@@ -119,6 +144,15 @@ impl UpstreamError {
             Self::Closed(error)
         }
     }
+}
+
+/// Whether an HTTP/1 connection was broken for its interim answers.
+fn is_interim(error: &hyper::Error) -> bool {
+    let io = error
+        .source()
+        .and_then(|error| error.downcast_ref::<io::Error>());
+    io.and_then(io::Error::get_ref)
+        .is_some_and(|error| error.is::<TooManyInterim>())
 }
 
 /// Whether the peer said `REFUSED_STREAM`.

@@ -73,17 +73,28 @@ impl Lease {
         body: RequestBody,
     ) -> impl Future<Output = Result<Response<Incoming>, SendError>> {
         let mut request = head.with(body);
+        let mut load = None;
         let sending = match self {
             Self::Http1(lease) => match &mut lease.idle {
-                Some(idle) => Either::Left(idle.sender.try_send_request(request)),
+                Some(idle) => {
+                    idle.asked.again();
+                    Either::Left(idle.sender.try_send_request(request))
+                }
                 None => return Either::Left(ready(Err(SendError::not_sent(None)))),
             },
             Self::Http2(lease) => {
                 *request.version_mut() = Version::HTTP_2;
+                load = Some(&lease.load);
                 Either::Right(lease.sender.try_send_request(request))
             }
         };
-        Either::Right(sending.map_err(SendError::from))
+        Either::Right(sending.map_err(move |error| {
+            let mut error = SendError::from(error);
+            if load.is_some_and(|load| load.is_interim()) {
+                error.error = error.error.for_interim();
+            }
+            error
+        }))
     }
 
     /// Whether the connection comes from the pool and is not fresh.

@@ -155,8 +155,8 @@ impl Ends {
             ),
             Ended::Stalled => ("unread", "it took nothing of what waits for it"),
             Ended::Said(reason) => ("h2_flood", reason),
-            // Nobody here asks for it.
-            Ended::Asked => return,
+            // Nobody here asks for it, and only servers answer.
+            Ended::Asked | Ended::Interim => return,
         };
         self.reached.count(limit);
         if let Some(left_out) = self.told.pass() {

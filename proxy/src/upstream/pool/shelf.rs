@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::limits::Freed;
 use super::turns::Turns;
-use crate::io::Probe;
+use crate::io::{Asked, Probe};
 use crate::retry::RequestBody;
 use crate::upstream::crowd::Load;
 use crate::upstream::drive::Driver;
@@ -20,6 +20,7 @@ use crate::upstream::{ConnectError, Lease};
 #[derive(Debug)]
 pub(in crate::upstream) struct Idle {
     pub(in crate::upstream) sender: http1::SendRequest<RequestBody>,
+    pub(in crate::upstream) asked: Asked,
     pub(in crate::upstream) probe: Probe,
     pub(in crate::upstream) task: Driver,
     pub(in crate::upstream) since: Instant,

@@ -1,0 +1,159 @@
+//! Interim answers (1xx) before the answer: a few are nothing, and of endless ones a server's connection ends.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use http::{Method, StatusCode};
+use http_body_util::Full;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tulle_runtime::limits::MAX_INTERIM;
+
+use super::harness::*;
+use crate::config::cluster::UpstreamHttp;
+use crate::conn::Direction;
+use crate::conn::HttpVersion::{self, Http1, Http2};
+use crate::telemetry::Limit;
+
+const HINT: &[u8] = b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+/// More than anybody means; a server that is not stopped does not hang for it.
+const ENDLESS: u32 = 100_000;
+
+/// A server that sends so many interim answers before each answer. How many it could send in all is counted.
+async fn server(version: HttpVersion, interim: u32) -> (SocketAddr, Rc<Cell<u32>>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let sent = Rc::new(Cell::new(0));
+    let counted = sent.clone();
+    tokio::task::spawn_local(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let counted = counted.clone();
+            tokio::task::spawn_local(async move {
+                // Its connection may end at any time.
+                let _ = match version {
+                    Http1 => serve_http1(tcp, interim, &counted).await,
+                    Http2 => serve_http2(tcp, interim, &counted).await,
+                };
+            });
+        }
+    });
+    (address, sent)
+}
+
+async fn serve_http1(mut tcp: TcpStream, interim: u32, sent: &Cell<u32>) -> std::io::Result<()> {
+    let mut seen = Vec::new();
+    while tcp.read_buf(&mut seen).await? > 0 {
+        if !seen.ends_with(b"\r\n\r\n") {
+            continue;
+        }
+        seen.clear();
+        for _ in 0..interim {
+            tcp.write_all(HINT).await?;
+            sent.set(sent.get() + 1);
+        }
+        tcp.write_all(OK).await?;
+    }
+    Ok(())
+}
+
+async fn serve_http2(mut tcp: TcpStream, interim: u32, sent: &Cell<u32>) -> std::io::Result<()> {
+    tcp.read_exact(&mut [0; 24]).await?;
+    tcp.write_all(&frame(4, 0, 0, &[])).await?;
+    loop {
+        let mut head = [0; 9];
+        tcp.read_exact(&mut head).await?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        tcp.read_exact(&mut vec![0; length as usize]).await?;
+        if head[3] != 1 {
+            continue;
+        }
+        // `:status: 103`, and `:status: 201` with a body, both in full.
+        for _ in 0..interim {
+            tcp.write_all(&frame(1, 4, head[8], b"\x08\x03103")).await?;
+            sent.set(sent.get() + 1);
+        }
+        tcp.write_all(&frame(1, 4, head[8], b"\x08\x03201")).await?;
+        tcp.write_all(&frame(0, 1, head[8], b"ok")).await?;
+    }
+}
+
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    let head = [0, 0, length, kind, flags, 0, 0, 0, stream];
+    [&head[..], payload].concat()
+}
+
+/// A sidecar in front of such a server.
+fn sidecar(version: HttpVersion, address: SocketAddr) -> Sidecar {
+    let mut to = cluster("c", plain(&[address]));
+    to.http = match version {
+        Http1 => UpstreamHttp::Http1,
+        Http2 => UpstreamHttp::Http2,
+    };
+    Sidecar::new(outbound(vec![route_to("c")], vec![to]))
+}
+
+async fn ask(client: &mut Client) -> StatusCode {
+    let request = client.build(Method::GET, "/").body(Full::default());
+    client.request(request.unwrap()).await.unwrap().status
+}
+
+#[test]
+fn as_many_interim_answers_as_there_may_be_are_nothing_to_each_request() {
+    run(async {
+        for (version, status) in [(Http1, StatusCode::OK), (Http2, StatusCode::CREATED)] {
+            let (address, sent) = server(version, MAX_INTERIM).await;
+            let sidecar = sidecar(version, address);
+            let mut client = Client::new(sidecar.client(Http1), Http1).await;
+            for _ in 0..20 {
+                assert_eq!(ask(&mut client).await, status, "{version:?}");
+            }
+            assert_eq!(sent.get(), 20 * MAX_INTERIM);
+            let limits = &sidecar.worker.limits;
+            assert_eq!(limits.count(Limit::Interim, Direction::Outbound), 0);
+        }
+    });
+}
+
+#[test]
+fn endless_interim_answers_end_their_connection_and_the_request_gets_502() {
+    run(async {
+        for version in [Http1, Http2] {
+            for client in [Http1, Http2] {
+                let (address, sent) = server(version, ENDLESS).await;
+                let sidecar = sidecar(version, address);
+                let mut client = Client::new(sidecar.client(client), client).await;
+                assert_eq!(ask(&mut client).await, StatusCode::BAD_GATEWAY);
+                let record = &sidecar.records()[0];
+                assert_eq!(
+                    record.details,
+                    "the upstream sent too many interim responses"
+                );
+                let limits = &sidecar.worker.limits;
+                // On HTTP/2 it is told of once the connection is down.
+                while limits.count(Limit::Interim, Direction::Outbound) == 0 {
+                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                }
+                assert_eq!(limits.count(Limit::Interim, Direction::Outbound), 1);
+                // What its socket takes in before it hears of it.
+                assert!(sent.get() < ENDLESS, "{version:?}: {}", sent.get());
+            }
+        }
+    });
+}
+
+#[test]
+fn one_too_many_is_too_many() {
+    run(async {
+        let (address, _) = server(Http1, MAX_INTERIM + 1).await;
+        let sidecar = sidecar(Http1, address);
+        let mut client = Client::new(sidecar.client(Http1), Http1).await;
+        assert_eq!(ask(&mut client).await, StatusCode::BAD_GATEWAY);
+        let (address, _) = server(Http2, MAX_INTERIM + 2).await;
+        let sidecar = self::sidecar(Http2, address);
+        let mut client = Client::new(sidecar.client(Http1), Http1).await;
+        assert_eq!(ask(&mut client).await, StatusCode::BAD_GATEWAY);
+    });
+}
