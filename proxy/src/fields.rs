@@ -11,6 +11,8 @@ pub const FAILED_HOP: &str = "x-tulle-failed-hop";
 pub const REQUEST_ID: &str = "x-request-id";
 /// Why a trailer is refused.
 pub const REFUSED_TRAILER: &str = "a trailer that belongs into the head";
+/// Why a value is refused on HTTP/2.
+pub const SPACE: &str = "a value with space around it";
 
 /// How fields begin by which proxies tell apps, and each other, what they have found out or want done ...
 const PROXIES_BEGIN: [&str; 3] = ["x-forwarded-", "x-envoy-", "l5d-"];
@@ -93,6 +95,14 @@ pub fn trailer(name: &[u8]) -> Trailer {
 #[must_use]
 pub fn answer_may_end_with(name: &[u8]) -> bool {
     !is_one_of(name, &OF_A_HOP) && !is_one_of(name, &[UNPROCESSED_HEADER, FAILED_HOP])
+}
+
+/// Whether a value neither begins nor ends with what HTTP/1 would take away (RFC 9113, 8.2.1).
+#[must_use]
+#[inline]
+pub fn is_trimmed(value: &[u8]) -> bool {
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    !blank(value.first()) && !blank(value.last())
 }
 
 fn is_one_of(name: &[u8], names: &[&str]) -> bool {

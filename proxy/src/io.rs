@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
 pub use answers::{Answers, Asked, TooManyInterim};
+pub(crate) use guard::is_port;
 #[cfg(feature = "fuzz")]
 pub(crate) use guard::message_ends;
 pub use guard::{Gate, Guard, Heads, REFUSED, Refusal, Refused};

@@ -23,7 +23,6 @@ use super::headers::{self, Believed, FORWARDED_FOR, Provenance, REQUEST_ID};
 use super::local_reply::{self, Failure};
 use super::upgrade::Tunnel;
 use crate::conn::{Direction, Downstream, HttpVersion};
-use crate::fields;
 use crate::grpc::Messages;
 use crate::io::{Calm, Gate};
 use crate::overload::{Taking, Unread};
@@ -314,7 +313,7 @@ impl Exchange {
     pub(super) fn request_failure(&self, why: RequestFailure) -> Failure {
         match why {
             RequestFailure::Client => self.connection.refusal().unwrap_or(Failure::ClientGone),
-            RequestFailure::Trailer => Failure::BadRequest(fields::REFUSED_TRAILER),
+            RequestFailure::Trailer(why) => Failure::BadRequest(why),
             RequestFailure::Late => {
                 self.reached(Limit::Body, "a request is refused whose body does not come");
                 Failure::SlowBody

@@ -13,6 +13,7 @@ use tulle_runtime::names::UNPROCESSED_HEADER;
 use super::local_reply::Failure;
 use crate::conn::HttpVersion;
 use crate::fields;
+use crate::io::is_port;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -233,8 +234,16 @@ fn absolute_form(request: &mut Parts) -> Result<(), Failure> {
         .uri
         .path_and_query()
         .map_or("/", PathAndQuery::as_str);
-    if !path.starts_with('/') && path != "*" {
+    let of_server = path == "*" && request.method == Method::OPTIONS;
+    if !path.starts_with('/') && !of_server {
         return Err(Failure::BadRequest("a path that does not begin with /"));
+    }
+    if !request.uri.scheme().is_none_or(is_http) {
+        return Err(Failure::BadRequest("a scheme other than http and https"));
+    }
+    let values = request.headers.values().map(HeaderValue::as_bytes);
+    if !values.into_iter().all(fields::is_trimmed) {
+        return Err(Failure::BadRequest(fields::SPACE));
     }
     let host = request.headers.get(HOST);
     if host.is_some() && request.headers.get_all(HOST).iter().nth(1).is_some() {
@@ -243,6 +252,9 @@ fn absolute_form(request: &mut Parts) -> Result<(), Failure> {
     match (request.uri.authority(), host) {
         (Some(authority), _) if authority.as_str().contains('@') => {
             return Err(Failure::BadRequest("a user in the authority"));
+        }
+        (Some(authority), _) if !has_good_port(authority) => {
+            return Err(Failure::BadRequest("an authority with a port that is none"));
         }
         (Some(authority), Some(host))
             if !host
@@ -258,13 +270,26 @@ fn absolute_form(request: &mut Parts) -> Result<(), Failure> {
     if uri.authority.is_none() {
         let host = host.ok_or(Failure::BadRequest("the request names no host"))?;
         let authority = Authority::try_from(host.as_bytes()).ok();
-        let authority = authority.filter(|authority| !authority.as_str().contains('@'));
+        let authority = authority
+            .filter(|authority| !authority.as_str().contains('@') && has_good_port(authority));
         uri.authority = Some(authority.ok_or(Failure::BadRequest("the host is not valid"))?);
     }
     uri.scheme.get_or_insert(Scheme::HTTP);
     request.uri =
         Uri::from_parts(uri).map_err(|_| Failure::BadRequest("the target is not valid"))?;
     Ok(())
+}
+
+fn is_http(scheme: &Scheme) -> bool {
+    let scheme = scheme.as_str();
+    scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
+}
+
+fn has_good_port(authority: &Authority) -> bool {
+    // Within brackets there are colons of an address.
+    let name = authority.as_str();
+    let port = name.rsplit(']').next().unwrap_or(name).split_once(':');
+    port.is_none_or(|(_, digits)| is_port(digits.as_bytes()))
 }
 
 /// What inbound says about a client, built once per connection.

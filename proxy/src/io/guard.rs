@@ -28,6 +28,7 @@ use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+pub(crate) use scan::is_port;
 use scan::{Scan, Scanner, TOO_LARGE, TOO_LONG, TOO_MANY};
 
 /// Method of the request that takes the place of a refused one.

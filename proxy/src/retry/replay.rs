@@ -43,9 +43,9 @@ pub enum RequestBodyError {
     /// The client took its stream back before it was at the end, and called that no error.
     #[error("the client reset its request before the end of the body")]
     Reset,
-    /// Its trailers say what only its head, or only a proxy, may.
-    #[error("the request ends with {}", fields::REFUSED_TRAILER)]
-    Trailer,
+    /// Its trailers are not what trailers may be.
+    #[error("the request ends with {0}")]
+    Trailer(&'static str),
     /// It is large, and memory is short.
     #[error("the request body is large, and memory is short")]
     Overload,
@@ -63,7 +63,7 @@ pub enum RequestFailure {
     /// The client went away or sent garbage.
     Client,
     /// It ends with a trailer that no request may have.
-    Trailer,
+    Trailer(&'static str),
     /// The client paused for too long.
     Late,
     /// It is large, and memory is short.
@@ -516,9 +516,9 @@ impl Shared {
                         self.end();
                     }
                 } else if let Some(trailers) = frame.trailers_mut() {
-                    if !are_good(trailers) {
-                        self.fail(RequestFailure::Trailer);
-                        return Poll::Ready(Some(Err(RequestBodyError::Trailer)));
+                    if let Err(why) = check(trailers) {
+                        self.fail(RequestFailure::Trailer(why));
+                        return Poll::Ready(Some(Err(RequestBodyError::Trailer(why))));
                     }
                     self.trailers = Some(trailers.clone());
                     self.trailers_given = true;
@@ -530,19 +530,25 @@ impl Shared {
     }
 }
 
-/// Takes out of a request's trailers what nobody may act upon. False: it is refused for one of them.
-fn are_good(trailers: &mut HeaderMap) -> bool {
+/// Takes out of a request's trailers what nobody may act upon, unless it is refused for one of them.
+fn check(trailers: &mut HeaderMap) -> Result<(), &'static str> {
     let becomes = |name: &HeaderName| fields::trailer(name.as_str().as_bytes());
     let names = || trailers.keys().map(|name| (name, becomes(name)));
     if names().any(|(_, becomes)| becomes == Trailer::Refused) {
-        return false;
+        return Err(fields::REFUSED_TRAILER);
+    }
+    if !trailers
+        .values()
+        .all(|value| fields::is_trimmed(value.as_bytes()))
+    {
+        return Err(fields::SPACE);
     }
     let dropped = names().filter(|(_, becomes)| *becomes == Trailer::Dropped);
     let dropped: Vec<_> = dropped.map(|(name, _)| name.clone()).collect();
     for name in dropped {
         trailers.remove(name);
     }
-    true
+    Ok(())
 }
 
 impl Body for RequestBody {

@@ -291,6 +291,21 @@ fn row_8_authority_and_host_must_agree_and_name_no_user() {
                 [&GOOD[..3], &[("host", "a/b")]].concat(),
             ),
             ("no host at all", GOOD[..3].to_vec()),
+            (
+                "a port that is too large",
+                with(&[(":authority", "a:65536")]),
+            ),
+            (
+                "such a port in the host alone",
+                [&GOOD[..3], &[("host", "[::1]:99999")]].concat(),
+            ),
+            ("a scheme of another kind", with(&[(":scheme", "ftp")])),
+            (
+                "the server itself, but not its options",
+                with(&[(":path", "*")]),
+            ),
+            ("space before a value", with(&[("x-a", " 1")])),
+            ("a tab after a value", with(&[("x-a", "1\t")])),
         ] {
             let (outcome, got) = sent(&fields, None).await;
             assert_eq!(got, None, "{name}: {outcome:?}");
@@ -310,6 +325,18 @@ fn row_8_authority_and_host_must_agree_and_name_no_user() {
                 "a host alone",
                 [&GOOD[..3], &[("host", "a:81")]].concat(),
                 "a:81",
+            ),
+            (
+                "the largest port",
+                with(&[(":authority", "[::1]:65535")]),
+                "[::1]:65535",
+            ),
+            ("space within a value", with(&[("x-a", "1 2")]), "a"),
+            ("an empty value", with(&[("x-a", "")]), "a"),
+            (
+                "the options of the server itself",
+                with(&[(":method", "OPTIONS"), (":path", "*")]),
+                "a",
             ),
             ("a scheme in capitals", with(&[(":scheme", "HTTP")]), "a"),
             (

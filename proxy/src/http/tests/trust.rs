@@ -141,6 +141,10 @@ fn row_12_a_trailer_of_http2_says_nothing_that_belongs_into_the_head() {
             assert!(told.try_recv().is_err(), "the app was told of {refused}");
         }
         let io = sidecar.caller(app, Security::Plaintext, Http2);
+        let said = HeaderMap::from_iter([("x-sum".parse().unwrap(), " 1".parse().unwrap())]);
+        let ended = ended_with(&sidecar, io, said).await;
+        assert_eq!(ended.text, "a value with space around it");
+        let io = sidecar.caller(app, Security::Plaintext, Http2);
         let said = fields(&["x-sum", "authorization", "x_my_own"]);
         let ended = ended_with(&sidecar, io, said).await;
         assert_eq!(ended.status, StatusCode::OK);

@@ -384,13 +384,20 @@ fn host(value: &[u8]) -> Judged<()> {
     };
     let port_is_good = match port.split_first() {
         None => true,
-        Some((colon, digits)) => *colon == b':' && digits.iter().all(u8::is_ascii_digit),
+        Some((colon, digits)) => *colon == b':' && is_port(digits),
     };
     if name_is_good && port_is_good {
         Ok(())
     } else {
         Err(BAD_HOST)
     }
+}
+
+/// A port's number, or none (RFC 3986, 3.2.3).
+pub(crate) fn is_port(digits: &[u8]) -> bool {
+    let number = std::str::from_utf8(digits).ok();
+    digits.iter().all(u8::is_ascii_digit)
+        && (digits.is_empty() || number.is_some_and(|number| number.parse::<u16>().is_ok()))
 }
 
 /// What a registered name consists of (RFC 3986, 3.2.2).

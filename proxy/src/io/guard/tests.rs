@@ -120,6 +120,8 @@ fn only_messages_that_leave_no_doubt_pass() {
         ("a target beyond ASCII", "GET /\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n".into(), Some("a target with characters that are not encoded")),
         ("an address as host", "GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n".into(), None),
         ("no address in brackets", "GET / HTTP/1.1\r\nHost: [a]\r\n\r\n".into(), Some(BAD_HOST)),
+        ("a port that is too large", "GET / HTTP/1.1\r\nHost: a:65536\r\n\r\n".into(), Some(BAD_HOST)),
+        ("the largest port", "GET / HTTP/1.1\r\nHost: [::1]:65535\r\n\r\n".into(), None),
         ("two ports", "GET / HTTP/1.1\r\nHost: a:1:2\r\n\r\n".into(), Some(BAD_HOST)),
         ("a list of hosts", "GET / HTTP/1.1\r\nHost: a, b\r\n\r\n".into(), Some(BAD_HOST)),
         ("the guard's own method", "TULLE-REFUSED / HTTP/1.1\r\nHost: -\r\n\r\n".into(), Some("a method that is reserved")),
