@@ -29,7 +29,7 @@ use crate::net::Reach;
 use crate::telemetry::{Limit, Limits, Who};
 
 pub use drive::LocalExecutor;
-pub use error::{ConnectError, SendError, UpstreamError, is_refused};
+pub use error::{ConnectError, SendError, UpstreamError, is_fault, is_refused};
 pub use lease::{Head, Lease};
 pub use pool::Pools;
 

@@ -1,6 +1,8 @@
 //! Strangers who send much, many names, or what should not be believed: the sidecar's memory, metrics and log stay as they
 //! were.
 
+mod edge;
+
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -15,7 +17,10 @@ use tulle_tests::{Arena, Mesh, app, eventually, progress, scaled};
 use crate::behaved::Behaved;
 use crate::process::Process;
 
+use edge::row_12_nobody_is_told_what_a_stranger_says_in_the_name_of_a_proxy;
+
 tulle_tests::cases! {
+    row_12_nobody_is_told_what_a_stranger_says_in_the_name_of_a_proxy;
     row_22_a_huge_body_that_might_be_retried_costs_no_memory ["curl"];
     row_26_however_many_names_are_asked_for_metrics_and_memory_stay_bounded;
     row_56_nothing_is_sent_on_to_a_sidecar_s_own_ports;

@@ -11,11 +11,13 @@
 
 mod batch;
 mod budget;
+mod codes;
 mod interim;
 mod pieces;
 mod refusals;
 mod scan;
 mod stall;
+mod trailers;
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -33,11 +35,13 @@ use tulle_runtime::limits::{Http2, MAX_HEADER_LIST};
 
 use batch::Batch;
 use budget::Budget;
+use codes::{REFUSED, is_fault, is_malformed};
 use interim::Interim;
 pub use pieces::Pieces;
 use refusals::{Refusals, STATUS};
 use scan::{
-    ACK, CONTINUATION, DATA, Frame, GOAWAY, HEAD, HEADERS, PADDED, RST_STREAM, SETTINGS, Scanner,
+    ACK, CONTINUATION, DATA, END_STREAM, Frame, GOAWAY, HEAD, HEADERS, PADDED, RST_STREAM,
+    SETTINGS, Scanner,
 };
 use stall::Stall;
 
@@ -96,24 +100,34 @@ struct Shared {
     refused_streams: AtomicU32,
     /// Streams that whoever serves the connection has refused, and that are not written yet.
     refuses: AtomicU32,
+    /// Streams that h2 reset because what the peer sent on them was malformed, and of which nobody has been told.
+    malformed: AtomicU32,
+    /// Streams that whoever serves the connection resets for another's fault, and that are not written yet.
+    passed_on: AtomicU32,
     /// Who wants to know of the peer's settings, and whether somebody waits there.
     settings: AtomicWaker,
     awaited: AtomicBool,
 }
 
 impl Shared {
-    /// A stream is reset with this code; `None`: it comes later.
+    /// A stream is reset with this code; `None`: it comes later. `malformed`: if that was malformed, nobody knows of it.
     #[cold]
-    fn resets(&self, code: Option<&[u8]>) {
+    fn resets(&self, code: Option<&[u8]>, malformed: bool) {
+        let own = |left: &AtomicU32| {
+            let less = |left: u32| left.checked_sub(1);
+            left.fetch_update(Relaxed, Relaxed, less).is_ok()
+        };
         if code == Some(REFUSED) {
-            let own = |left: u32| left.checked_sub(1);
-            if self.refuses.fetch_update(Relaxed, Relaxed, own).is_ok() {
+            if own(&self.refuses) {
                 return;
             }
             self.refused_streams.fetch_add(1, Relaxed);
             self.pieces.call();
-        } else if !code.is_none_or(is_fault) {
+        } else if !code.is_none_or(is_fault) || own(&self.passed_on) {
             return;
+        } else if malformed && code.is_some_and(is_malformed) {
+            self.malformed.fetch_add(1, Relaxed);
+            self.pieces.call();
         }
         self.faults.fetch_add(1, Relaxed);
     }
@@ -164,6 +178,18 @@ impl Calm {
     #[must_use]
     pub fn take_refused_streams(&self) -> u32 {
         self.0.refused_streams.swap(0, Relaxed)
+    }
+
+    /// How many streams h2 has reset since the last time because what the peer sent on them was malformed.
+    /// [`Pieces::stop`] resolves for them too.
+    #[must_use]
+    pub fn take_malformed(&self) -> u32 {
+        self.0.malformed.swap(0, Relaxed)
+    }
+
+    /// Whoever serves the connection resets a stream with the code that another peer has given: that says nothing of this one.
+    pub fn passes_on(&self) {
+        self.0.passed_on.fetch_add(1, Relaxed);
     }
 
     /// Why the connection had to end, if it had to.
@@ -228,6 +254,12 @@ pub struct Frames<I> {
     instead: Option<Bytes>,
     stall: Stall,
     refusals: Refusals,
+    /// The stream whose head h2 refused last.
+    refused: u32,
+    /// The newest stream of a client; `None`: these are a server's frames.
+    newest: Option<u32>,
+    /// The stream whose peer has said last that it sends no more on it.
+    ended: u32,
     shared: Arc<Shared>,
 }
 
@@ -252,6 +284,9 @@ impl<I> Frames<I> {
             instead: None,
             stall: Stall::new(bounds.patience),
             refusals: Refusals::default(),
+            refused: 0,
+            newest: (whose == Whose::Client).then_some(0),
+            ended: 0,
             shared: shared.clone(),
         };
         (frames, Calm(shared))
@@ -260,7 +295,7 @@ impl<I> Frames<I> {
     /// Follows the bytes of `buf` from `start` on, and takes back what the peer may not send.
     #[inline]
     fn follow(&mut self, buf: &mut ReadBuf<'_>, start: usize) {
-        let bytes = &buf.filled()[start..];
+        let bytes = &mut buf.filled_mut()[start..];
         let mut at = 0;
         if bytes.is_empty() {
             return;
@@ -305,6 +340,12 @@ impl<I> Frames<I> {
             {
                 return self.replace(buf, start + begin);
             }
+            if matches!(frame.kind, DATA | HEADERS)
+                && self.are_trailers(frame)
+                && let Some(begin) = whole
+            {
+                trailers::spoil(frame, &mut bytes[begin..]);
+            }
             self.open_head = frame.leaves_open();
             at = next;
         }
@@ -322,6 +363,23 @@ impl<I> Frames<I> {
             }
         };
         self.shared.pieces.arrived(length);
+    }
+
+    /// Whether these are trailers of a client: fields on a stream that is not new, nor the one that has ended last.
+    #[inline]
+    fn are_trailers(&mut self, frame: Frame) -> bool {
+        let ended = self.ended;
+        if frame.flags & END_STREAM != 0 {
+            self.ended = frame.stream;
+        }
+        if frame.kind != HEADERS {
+            return false;
+        }
+        let Some(newest) = &mut self.newest else {
+            return false;
+        };
+        let before = std::mem::replace(newest, frame.stream.max(*newest));
+        frame.stream <= before && frame.stream != ended
     }
 
     /// Counts the bytes of a head. False: they are too many.
@@ -367,6 +425,7 @@ impl<I> Frames<I> {
             self.budget.sent(frame);
             let looks = || self.refusals.follow() || bytes.get(next) == Some(&STATUS);
             if frame.kind == HEADERS && looks() && self.refusals.is_one(frame, &bytes[next..]) {
+                self.refused = frame.stream;
                 self.shared.refused.fetch_add(1, Relaxed);
                 self.shared.pieces.call();
             }
@@ -375,7 +434,9 @@ impl<I> Frames<I> {
                 self.shared.settings.wake();
             }
             if frame.kind == RST_STREAM {
-                self.shared.resets(bytes[next..].get(..4));
+                // h2 resets the stream of a head that it refuses, if that has not ended.
+                let told = frame.stream == self.refused;
+                self.shared.resets(bytes[next..].get(..4), !told);
                 if let Some(interim) = &mut self.interim {
                     interim.forget(frame.stream);
                 }
@@ -403,14 +464,6 @@ impl<I> Frames<I> {
         self.shared.ended.get_or_init(|| Ended::Stalled);
         Poll::Ready(io::ErrorKind::TimedOut.into())
     }
-}
-
-/// `REFUSED_STREAM`.
-const REFUSED: &[u8] = &[0, 0, 0, 7];
-
-/// Whether a stream is reset for what its peer sent: `PROTOCOL_ERROR`, `FLOW_CONTROL_ERROR` or `STREAM_CLOSED`.
-fn is_fault(code: &[u8]) -> bool {
-    matches!(code, [0, 0, 0, 1 | 3 | 5])
 }
 
 /// The head of this stream, or else one of no fields at all, going on and on.

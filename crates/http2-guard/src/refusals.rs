@@ -92,7 +92,7 @@ impl Field {
 }
 
 /// An integer in the last bits of a byte and perhaps in bytes after it (RFC 7541, 5.1).
-fn integer(bytes: &[u8], bits: u32) -> Option<(u32, &[u8])> {
+pub(super) fn integer(bytes: &[u8], bits: u32) -> Option<(u32, &[u8])> {
     let (first, mut rest) = bytes.split_first()?;
     let most = (1 << bits) - 1;
     let mut value = u32::from(*first) & most;
@@ -110,7 +110,7 @@ fn integer(bytes: &[u8], bits: u32) -> Option<(u32, &[u8])> {
     None
 }
 
-fn after_text(bytes: &[u8]) -> Option<&[u8]> {
+pub(super) fn after_text(bytes: &[u8]) -> Option<&[u8]> {
     let (length, rest) = integer(bytes, 7)?;
     rest.get(usize::try_from(length).ok()?..)
 }

@@ -446,7 +446,7 @@ async fn padded_upload(times: usize, data: usize, padding: u8) -> (usize, bool, 
         drain(&mut reader).await;
     }
     writer
-        .write_all(&frame(DATA, scan::END_STREAM, 1, &[]))
+        .write_all(&frame(DATA, END_STREAM, 1, &[]))
         .await
         .unwrap();
     writer.shutdown().await.unwrap();
@@ -500,5 +500,97 @@ fn padding_is_known_however_its_frame_is_cut() {
         calm.pieces().taken(100);
         calm.pieces().taken(56);
         assert!(calm.pieces().go_on());
+    }
+}
+
+/// How many malformed streams are told of by a server that has passed so many resets on, and which were reset for a fault.
+async fn malformed(passed_on: u32, sent: &[Vec<u8>]) -> (u32, Vec<u32>) {
+    const LAST: &[u8; 8] = b"--last--";
+    let mut pair = Pair::new(|builder| {
+        builder.max_header_list_size(300);
+    })
+    .await;
+    for _ in 0..passed_on {
+        pair.calm.passes_on();
+    }
+    pair.client.write_all(&sent.concat()).await.unwrap();
+    // It is answered after everything else.
+    let last = frame(6, 0, 0, LAST);
+    pair.client.write_all(&last).await.unwrap();
+    let mut answered = Vec::new();
+    while !answered.ends_with(LAST)
+        && let Ok(byte) = pair.client.read_u8().await
+    {
+        answered.push(byte);
+    }
+    let _ = pair.client.shutdown().await;
+    let _ = pair.client.read_to_end(&mut answered).await;
+    (pair.calm.take_malformed(), resets(&answered, &[0, 0, 0, 1]))
+}
+
+#[tokio::test]
+async fn streams_that_are_reset_for_what_came_on_them_are_told_of() {
+    let head = |flags, more: &[u8]| {
+        let flags = scan::END_HEADERS | flags;
+        frame(HEADERS, flags, 1, &[&get(1)[..], more].concat())
+    };
+    let open = || head(0, &[]);
+    let trailers = |fields: &[u8]| frame(HEADERS, scan::END_HEADERS | END_STREAM, 1, fields);
+    let large = || head(0, &get(120)[6..].repeat(3));
+    let fault = (1, vec![1]);
+    let none = (0, vec![]);
+    for (name, passed_on, sent, expected) in [
+        (
+            "a good request",
+            0,
+            vec![open(), trailers(b"")],
+            none.clone(),
+        ),
+        (
+            "connection",
+            0,
+            vec![head(1, b"\0\x0aconnection\x01x")],
+            fault.clone(),
+        ),
+        (
+            "a length that is not the body's",
+            0,
+            vec![head(1, b"\x0f\x0d\x019")],
+            fault.clone(),
+        ),
+        (
+            "another's fault",
+            1,
+            vec![head(1, b"\x0f\x0d\x019")],
+            (0, vec![1]),
+        ),
+        (
+            "trailers",
+            0,
+            vec![open(), trailers(b"\0\x01x\x01y")],
+            none.clone(),
+        ),
+        (
+            "a path in trailers",
+            0,
+            vec![open(), trailers(b"\x84")],
+            fault,
+        ),
+        (
+            "another request on a stream that has ended",
+            0,
+            vec![head(1, b""), head(1, b"")],
+            none.clone(),
+        ),
+        ("a head that is too large", 0, vec![large()], (0, vec![1])),
+        (
+            "a stream that is given up",
+            0,
+            vec![open(), frame(3, 0, 1, &[0, 0, 0, 8])],
+            none,
+        ),
+    ] {
+        let seen = LocalSet::new().run_until(malformed(passed_on, &sent)).await;
+        assert_eq!(seen, expected, "{name}");
     }
 }

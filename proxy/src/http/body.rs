@@ -282,6 +282,7 @@ impl ResponseBody {
             }
             Poll::Ready(Some(Err(error))) => {
                 if let Some(open) = tail.take() {
+                    open.exchange.connection.passes_on(&error);
                     open.fail(
                         ResponseFlag::UpstreamConnectionTermination,
                         "upstream_body_cut",

@@ -29,7 +29,7 @@ use crate::overload::{Taking, Unread};
 use crate::retry::{Replay, RequestFailure, grpc_status};
 use crate::route;
 use crate::telemetry::{Limit, RequestRecord, ResponseFlag, ResponseFlags, Who};
-use crate::upstream::UpstreamError;
+use crate::upstream::{UpstreamError, is_fault};
 use crate::worker::Worker;
 
 /// A client's connection.
@@ -160,6 +160,15 @@ impl Connection {
             self.leave(Limit::H2GivenUp, "most requests were given up");
         } else {
             calm.ask();
+        }
+    }
+
+    /// An answer's body broke off upstream, whose code its client is given: it is not its own fault.
+    pub(super) fn passes_on(&self, error: &hyper::Error) {
+        if let Some(calm) = &self.calm
+            && is_fault(error)
+        {
+            calm.passes_on();
         }
     }
 
@@ -361,7 +370,8 @@ impl Exchange {
         if let Failure::Upstream(error) = failure {
             self.too_large(error);
         }
-        local_reply::tell(failure, self.direction(), &self.worker().connections);
+        let client = &self.connection.downstream;
+        local_reply::tell(failure, client, &self.worker().connections);
         let mut answer = local_reply::answer(failure, self.direction(), self.record.grpc);
         self.record.flags.insert(answer.flag);
         self.record.details = answer.reason;

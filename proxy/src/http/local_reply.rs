@@ -10,7 +10,7 @@ use tracing::Level;
 use tulle_runtime::names::UNPROCESSED_HEADER;
 
 use super::body::ResponseBody;
-use crate::conn::Direction;
+use crate::conn::{Direction, Downstream};
 use crate::fields;
 use crate::io::Refusal;
 use crate::net;
@@ -353,22 +353,34 @@ impl From<Refusal> for Failure {
 
 /// Says why a request fails here. What an operator sees at ordinary times goes through a gate: whoever makes such a request
 /// can make many.
-pub(super) fn tell(failure: &Failure, direction: Direction, connections: &net::Metrics) {
+pub(super) fn tell(failure: &Failure, client: &Downstream, connections: &net::Metrics) {
     let reply = failure.reply();
-    let flag = reply.flag.as_str();
-    let cause = std::error::Error::source(failure).map(tracing::field::display);
+    let direction = client.direction;
+    /// One line, whatever its level.
+    macro_rules! line {
+        ($level:ident, $unsaid:expr) => {
+            tracing::$level!(
+                ?direction,
+                client.addr = %client.peer,
+                client.id = client.peer_id().map(tracing::field::display),
+                server.addr = %client.original_dst,
+                flag = reply.flag.as_str(),
+                error = %failure,
+                cause = std::error::Error::source(failure).map(tracing::field::display),
+                unsaid = $unsaid,
+                "request failed"
+            )
+        };
+    }
     if reply.level > Level::INFO {
-        tracing::debug!(?direction, flag, error = %failure, cause, "request failed");
-        return;
+        return line!(debug, None::<u64>);
     }
     let Some(unsaid) = connections.may_tell(direction, reply.reason) else {
         return;
     };
     match reply.level {
-        Level::WARN => {
-            tracing::warn!(?direction, flag, error = %failure, cause, unsaid, "request failed");
-        }
-        _ => tracing::info!(?direction, flag, error = %failure, cause, unsaid, "request failed"),
+        Level::WARN => line!(warn, unsaid),
+        _ => line!(info, unsaid),
     }
 }
 

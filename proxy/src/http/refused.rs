@@ -1,7 +1,8 @@
 //! Heads that are refused before there is a request: what is answered, and who is told.
 //!
 //! Of each one line of the access log tells, as it tells of requests, and a metric: `tulle_limits_reached_total` of what is
-//! too large, `tulle_downstream_connections_refused_total` of what is wrong or late. [`crate::io::Guard`] finds most of it,
+//! too large, `tulle_downstream_connections_refused_total` of what is wrong or late. A stream of HTTP/2 that its library has
+//! reset for what came on it has no line of the access log: there may have been a request, which has one. [`crate::io::Guard`] finds most of it,
 //! hyper the rest, which has answered then.
 
 use http::{Response, StatusCode};
@@ -13,6 +14,9 @@ use super::local_reply::{self, Failure};
 use crate::conn::Direction;
 use crate::io::{Calm, Gate, Heads, Refusal};
 use crate::telemetry::{Limit, RefusedHead, ResponseFlag};
+
+/// Why a stream is refused that is reset for what came on it.
+const H2_MALFORMED: &str = "h2_malformed";
 
 /// What heads may be on a connection.
 pub(super) fn heads(connection: &Connection) -> Heads {
@@ -73,8 +77,8 @@ pub(super) fn tell(connection: &Connection, gate: &Gate, error: Option<&hyper::E
     }
 }
 
-/// Tells of what HTTP/2's library has refused by itself: streams beyond those that may be open, and heads, with 431 whatever
-/// of them is too large.
+/// Tells of what HTTP/2's library has refused by itself: streams beyond those that may be open, heads, with 431 whatever
+/// of them is too large, and what was malformed.
 pub(super) fn tell_http2(connection: &Connection, calm: &Calm) {
     for _ in 0..calm.take_refused_streams() {
         let what = "a stream is refused, because as many are open as may be";
@@ -88,6 +92,26 @@ pub(super) fn tell_http2(connection: &Connection, calm: &Calm) {
         let flag = ResponseFlag::DownstreamProtocolError;
         log(connection, status, flag, details);
     }
+    for _ in 0..calm.take_malformed() {
+        malformed_stream(connection);
+    }
+}
+
+/// Tells who sent a message on a stream of HTTP/2 that its library has reset for that.
+fn malformed_stream(connection: &Connection) {
+    let downstream = &connection.downstream;
+    let connections = &connection.worker.connections;
+    connections.refuse(downstream.direction, H2_MALFORMED);
+    let Some(unsaid) = connections.may_tell(downstream.direction, H2_MALFORMED) else {
+        return;
+    };
+    tracing::info!(
+        client.addr = %downstream.peer,
+        client.id = downstream.peer_id().map(tracing::field::display),
+        server.addr = %downstream.original_dst,
+        unsaid,
+        "refused: a stream of malformed HTTP/2; correct the client"
+    );
 }
 
 /// Tells who sent what is no HTTP, and what is wrong with it.

@@ -161,6 +161,20 @@ pub fn is_refused(error: &hyper::Error) -> bool {
     h2_error(error).and_then(h2::Error::reason) == Some(h2::Reason::REFUSED_STREAM)
 }
 
+/// Whether the stream was reset with a code that says that what was sent on it was at fault.
+#[must_use]
+pub fn is_fault(error: &hyper::Error) -> bool {
+    let reason = h2_error(error).and_then(h2::Error::reason);
+    reason.is_some_and(|reason| {
+        [
+            h2::Reason::PROTOCOL_ERROR,
+            h2::Reason::FLOW_CONTROL_ERROR,
+            h2::Reason::STREAM_CLOSED,
+        ]
+        .contains(&reason)
+    })
+}
+
 fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
     error.source()?.downcast_ref()
 }

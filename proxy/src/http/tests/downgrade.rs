@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 
 use super::harness::*;
 use crate::config::cluster::UpstreamHttp;
+use crate::conn::Direction;
 use crate::conn::HttpVersion::Http2;
 
 const HEADERS: u8 = 1;
@@ -353,6 +354,84 @@ fn row_8_authority_and_host_must_agree_and_name_no_user() {
                 lines == 1 && got.contains(&format!("\r\nhost: {host}\r\n")),
                 "{name}: {got}"
             );
+        }
+    });
+}
+
+/// Streams that were counted as malformed.
+fn malformed(sidecar: &Sidecar) -> u64 {
+    let connections = &sidecar.worker.connections;
+    connections.refused(Direction::Outbound, "h2_malformed")
+}
+
+#[test]
+fn row_7_who_sends_what_the_library_refuses_is_counted() {
+    run(async {
+        let (sidecar, _told) = sidecar().await;
+        let good = [
+            request(&GOOD, None),
+            request(&with(&[(":authority", "u@a")]), None),
+            with_trailers(&[("x-sum", "1")]),
+        ];
+        for bytes in good {
+            outcome(sidecar.client(Http2), &bytes).await;
+        }
+        assert_eq!(malformed(&sidecar), 0);
+        let post = |length| with(&[(":method", "POST"), ("content-length", length)]);
+        let two = [&post("3")[..], &[("content-length", "4")]].concat();
+        let bad = [
+            request(&with(&[("connection", "close")]), None),
+            request(&two, Some("abc")),
+            request(&post("2"), Some("abc")),
+            with_trailers(&[("x-sum", "1"), (":path", "/y")]),
+        ];
+        for (before, bytes) in (0..).zip(bad) {
+            outcome(sidecar.client(Http2), &bytes).await;
+            while malformed(&sidecar) == before {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(malformed(&sidecar), before + 1);
+        }
+        let connections = &sidecar.worker.connections;
+        assert_eq!(
+            connections.refused(Direction::Outbound, "malformed_http"),
+            0
+        );
+    });
+}
+
+/// A good request that ends with these trailers.
+fn with_trailers(trailers: &[Field<'_>]) -> Vec<u8> {
+    let mut bytes = request(&with(&[(":method", "POST")]), Some("abc"));
+    // The body does not end the stream: the flags of its frame.
+    let flags = bytes.len() - "abc".len() - 5;
+    bytes[flags] = 0;
+    bytes.extend(frame(
+        HEADERS,
+        END_HEADERS | END_STREAM,
+        1,
+        &block(trailers),
+    ));
+    bytes
+}
+
+#[test]
+fn row_7_a_pseudo_header_in_trailers_makes_a_request_malformed() {
+    run(async {
+        for (trailers, expected) in [
+            (&[("x-sum", "1")][..], OK),
+            (&[(":path", "/y")], Outcome::Reset),
+            (&[("x-sum", "1"), (":method", "GET")], Outcome::Reset),
+        ] {
+            let (sidecar, mut told) = sidecar().await;
+            let sent = with_trailers(trailers);
+            assert_eq!(outcome(sidecar.client(Http2), &sent).await, expected);
+            let mut got = String::new();
+            while let Ok(text) = told.try_recv() {
+                got = text;
+            }
+            let whole = got.ends_with("0\r\n\r\n");
+            assert_eq!(whole, expected == OK, "{got}");
         }
     });
 }

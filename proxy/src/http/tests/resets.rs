@@ -67,6 +67,41 @@ fn a_stream_that_an_app_resets_ends_no_other() {
     });
 }
 
+#[test]
+fn a_fault_that_an_app_finds_in_the_middle_of_its_answer_is_passed_on_and_not_the_client_s() {
+    run(async {
+        let app = raw_app(|tcp| async move {
+            let mut connection = h2::server::handshake(tcp).await.unwrap();
+            while let Some(Ok((_, mut answer))) = connection.accept().await {
+                let mut body = answer.send_response(Response::new(()), false).unwrap();
+                body.send_data(Bytes::from_static(b"half"), false).unwrap();
+                tokio::task::spawn_local(async move {
+                    tokio::task::yield_now().await;
+                    body.send_reset(h2::Reason::PROTOCOL_ERROR);
+                });
+            }
+        });
+        let sidecar = Sidecar::new(inbound(false));
+        let io = sidecar.caller(app.await, mesh_peer(), Http2);
+        let (mut sender, connection) = h2::client::handshake(io).await.unwrap();
+        tokio::task::spawn_local(connection);
+        let request = Request::get("http://a/").body(()).unwrap();
+        let (answer, _) = sender.send_request(request, true).unwrap();
+        let mut body = answer.await.unwrap().into_body();
+        let end = loop {
+            if let Err(error) = body.data().await.unwrap() {
+                break error;
+            }
+        };
+        assert_eq!(end.reason(), Some(h2::Reason::PROTOCOL_ERROR));
+        drop(sender);
+        sidecar.record().await;
+        let connections = &sidecar.worker.connections;
+        let counted = connections.refused(Direction::Inbound, "h2_malformed");
+        assert_eq!(counted, 0);
+    });
+}
+
 /// Heads of frames up to the second request, from a connection that is quiet in between: their kinds.
 async fn kinds(mut tcp: tokio::net::TcpStream, begun: Rc<Notify>) -> Vec<u8> {
     let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];

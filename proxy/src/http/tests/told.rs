@@ -5,20 +5,26 @@ use std::sync::Arc;
 use http::{Method, StatusCode};
 use http_body_util::Full;
 use parking_lot::Mutex;
+use tokio::io::AsyncWriteExt;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
 use super::harness::*;
-use crate::conn::Direction;
-use crate::conn::HttpVersion::Http1;
+use super::inbound::mesh_peer;
+use crate::conn::HttpVersion::{Http1, Http2};
+use crate::conn::{Direction, Security};
 
-/// Remembers, of each line that an operator sees, how many were left out before it.
+/// Remembers, of each line that an operator sees, how many were left out before it, and whom it names.
 #[derive(Clone, Debug, Default)]
-struct Lines(Arc<Mutex<Vec<u64>>>);
+struct Lines(Arc<Mutex<Vec<u64>>>, Arc<Mutex<Vec<String>>>);
 
 impl Visit for Lines {
-    fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        if ["client.addr", "client.id"].contains(&field.name()) {
+            self.1.lock().push(format!("{value:?}"));
+        }
+    }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
         if field.name() == "unsaid" {
@@ -54,6 +60,11 @@ impl Lines {
     fn take(&self) -> (usize, u64) {
         let lines = std::mem::take(&mut *self.0.lock());
         (lines.len(), lines.iter().sum())
+    }
+
+    /// Whom they name.
+    fn names(&self) -> Vec<String> {
+        std::mem::take(&mut *self.1.lock())
     }
 }
 
@@ -109,5 +120,43 @@ fn of_many_requests_without_a_cluster_a_few_lines_tell_and_all_are_answered() {
         }
         assert_eq!(sidecar.records().len(), 100);
         assert_eq!(lines.take(), (5, 0), "nobody has waited");
+        assert_eq!(lines.names(), ["10.1.0.9:40000"; 5]);
+    });
+}
+
+#[test]
+fn of_many_streams_that_http2_s_library_resets_a_few_lines_tell_whose_they_are() {
+    let lines = Lines::default();
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    run(async {
+        for (security, who) in [
+            (Security::Plaintext, &["10.1.0.9:40000"][..]),
+            (
+                mesh_peer(),
+                &["10.1.0.9:40000", "spiffe://cluster.local/ns/shop/sa/client"],
+            ),
+        ] {
+            let sidecar = Sidecar::new(inbound(true));
+            let connections = &sidecar.worker.connections;
+            let refused = || connections.refused(Direction::Inbound, "h2_malformed");
+            let mut io = sidecar.caller(nobody().await, security, Http2);
+            io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+                .await
+                .unwrap();
+            for stream in 0..100 {
+                // A request with a field that belongs to a hop.
+                let head = [0, 0, 20, 1, 5, 0, 0, 0, 1 + 2 * stream];
+                io.write_all(&head).await.unwrap();
+                io.write_all(b"\x82\x86\x84\x41\x01a\0\x0aconnection\x01x")
+                    .await
+                    .unwrap();
+            }
+            while refused() < 100 {
+                tokio::task::yield_now().await;
+            }
+            let (told, names) = (lines.take().0, lines.names());
+            assert!((1..=6).contains(&told), "{told} lines");
+            assert_eq!(names, who.repeat(told));
+        }
     });
 }
