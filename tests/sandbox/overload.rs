@@ -21,6 +21,8 @@ tulle_tests::cases! {
 pub(crate) const MEMORY: u64 = 64 << 20;
 /// What may stay of it after an attack: what the allocator cannot give back.
 const RESIDUE: u64 = 6 << 20;
+/// CPU time that a hundred slow clients may cost until they are let go, with what is served meanwhile.
+const SLOW: Duration = Duration::from_secs(2);
 /// CPU time that a flood of connections may cost, with what is served meanwhile, of a build without optimisation.
 const FLOOD: Duration = Duration::from_secs(2);
 const CGROUP: &str = "tulle-test-memory";
@@ -220,7 +222,9 @@ pub(crate) async fn confine(mesh: &Mesh, namespace: &str, cgroup: &Cgroup) -> an
 async fn row_19_slow_clients_are_let_go_and_others_served(mesh: &Mesh) -> anyhow::Result<()> {
     const EACH: usize = 20;
     let arena = mesh.apply("slow", manifests()).await?;
+    let sidecar = Process::of(&arena, "web")?;
     let behaved = Behaved::begin(&arena, 20).await?.begun().await?;
+    let cpu = sidecar.cpu()?;
     let mut attacks = Vec::new();
     for way in [Way::Silent, Way::Head, Way::Body, Way::Drip, Way::Unread] {
         attacks.push((
@@ -261,5 +265,7 @@ async fn row_19_slow_clients_are_let_go_and_others_served(mesh: &Mesh) -> anyhow
             Way::Unread | Way::UnreadHttp2 => {}
         }
     }
+    let cpu = sidecar.cpu()? - cpu;
+    ensure!(cpu < SLOW, "they cost {cpu:?}");
     behaved.end(40).await
 }

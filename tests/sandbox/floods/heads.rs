@@ -149,6 +149,7 @@ async fn row_21_the_limit_of_a_head_counts_names_and_values_and_32_for_each(
     for side in Side::ALL {
         let outcomes = siege.stand(side, asked.iter().map(|(it, _)| it)).await?;
         for (outcome, (attack, passes)) in outcomes.iter().zip(&asked) {
+            cheap(outcome)?;
             let first = &outcome.told["first"];
             ensure!(
                 first.is_string() && is_ok(first) == *passes,

@@ -1,5 +1,7 @@
 //! Streams that nothing is taken of, and streams that are used after their end: rows 20 and 28.
 
+use std::time::Duration;
+
 use anyhow::ensure;
 use tulle_tests::{App, Mesh, app, scaled};
 
@@ -11,6 +13,10 @@ tulle_tests::cases! {
     row_20_ten_thousand_of_them_stay_within_the_memory_that_there_is ["python3"];
     row_28_a_stream_that_is_used_after_its_reset_does_no_harm ["python3"];
 }
+
+/// CPU time that a thousand streams of a connection may cost, the client that behaves itself included, of a build without
+/// optimisation.
+const CPU: Duration = Duration::from_secs(3);
 
 /// A thousand streams, each with as much as may be under way of it and as much as may wait to be sent, and half as much
 /// again for what that takes. What is asked for is a gigabyte. More may be under way to an app's own sidecar, because it
@@ -60,6 +66,7 @@ for _ in range(20):
     let siege = Siege::of(mesh, "row-20", backend()).await?;
     for side in Side::ALL {
         for outcome in siege.stand(side, again.clone()).await? {
+            ensure!(outcome.cpu < CPU, "{side:?}: {outcome:?}");
             ensure!(outcome.growth < streams(side), "{side:?}: {outcome:?}");
             ensure!(outcome.told["goaway"].is_null(), "{side:?}: {outcome:?}");
         }
@@ -101,6 +108,8 @@ tell(dict(ends=ends, resets=[len(peer.resets) for peer in peers], closed=[peer.c
             ends.is_some_and(|ends| ends.len() == connections && ends.iter().all(|it| it == true)),
             "{side:?}: {outcome:?}"
         );
+        let number = u32::try_from(connections)?;
+        ensure!(outcome.cpu < CPU * number, "{side:?}: {outcome:?}");
         ensure!(outcome.growth < MEMORY, "{side:?}: {outcome:?}");
         siege.counted(side, "h2_flush").await?;
     }
