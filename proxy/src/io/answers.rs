@@ -186,8 +186,8 @@ mod tests {
                 at: At::Status(0),
                 interim: 0,
             };
-            let pieces = answer.chunks(size);
-            let fits = pieces.map(|piece| heads.follow(piece)).all(|fits| fits);
+            let mut pieces = answer.chunks(size);
+            let fits = pieces.all(|piece| heads.follow(piece));
             fits.then_some(heads.interim)
         });
         let first = all.next().flatten();
