@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::JoinSet;
 use tulle_runtime::names::{containers, labels::INJECT};
 use tulle_tests::{Arena, Mesh, app, eventually};
 
@@ -88,7 +89,8 @@ impl Stranger {
         };
         let tcp = self.place.connect(self.web).await?;
         let (mut sender, connection) = h2::client::handshake(tcp).await?;
-        let running = tokio::spawn(connection);
+        let mut running = JoinSet::new();
+        running.spawn(connection);
         let mut request = http::Request::post("http://web/").body(())?;
         request.headers_mut().extend(forged(fields)?);
         let (answer, mut body) = sender.send_request(request, false)?;
@@ -99,7 +101,7 @@ impl Stranger {
         while let Some(data) = body.data().await {
             text.extend_from_slice(&data?);
         }
-        running.abort();
+        running.abort_all();
         Ok((head.status.as_u16(), String::from_utf8(text)?))
     }
 
