@@ -131,10 +131,15 @@ fn http1(came: &Parts, sent: &Parts, upgrade: bool, destination: SocketAddr) {
         assert!(!sent.headers.contains_key(name), "{name}");
     }
     let said = values(&came.headers, TE.as_str());
-    let mut words = said.iter().flat_map(|line| line.split(|byte| b",;".contains(byte)));
+    let mut words = said
+        .iter()
+        .flat_map(|line| line.split(|byte| b",;".contains(byte)));
     let wanted = words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"trailers"));
     let te = values(&sent.headers, TE.as_str());
-    assert!(te.is_empty() || te == [b"trailers"] && wanted && !upgrade, "{te:?}");
+    assert!(
+        te.is_empty() || te == [b"trailers"] && wanted && !upgrade,
+        "{te:?}"
+    );
     let coding: &[&[u8]] = match came.headers.contains_key(TRANSFER_ENCODING) {
         true => &[b"chunked"],
         false => &[],
