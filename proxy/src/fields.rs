@@ -91,10 +91,12 @@ pub fn trailer(name: &[u8]) -> Trailer {
     }
 }
 
-/// Whether a trailer of an answer goes on: an app may say what it likes, but nothing about the hop, or of a sidecar.
+/// Whether a trailer of an answer goes on: an app may say what it likes, but nothing about the hop, or of a sidecar. A `host`
+/// is a request's: gRPC servers say theirs in metadata.
 #[must_use]
 pub fn answer_may_end_with(name: &[u8]) -> bool {
-    !is_one_of(name, &OF_A_HOP) && !is_one_of(name, &[UNPROCESSED_HEADER, FAILED_HOP])
+    let of_a_hop = is_one_of(name, &OF_A_HOP) && !is_one_of(name, &["host"]);
+    !of_a_hop && !is_one_of(name, &[UNPROCESSED_HEADER, FAILED_HOP])
 }
 
 /// Whether a value neither begins nor ends with what HTTP/1 would take away (RFC 9113, 8.2.1).
@@ -178,6 +180,7 @@ mod tests {
             ("grpc-status", true),
             ("x-request-id", true),
             ("x-envoy-upstream-service-time", true),
+            ("host", true),
             ("connection", false),
             ("transfer-encoding", false),
             ("x-tulle-unprocessed", false),

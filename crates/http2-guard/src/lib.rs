@@ -54,6 +54,8 @@ const _: () = assert!(PIECES > MAX_HEADER_LIST as usize / 16_384 * 5 / 4);
 /// How many times larger than it may be a head is refused; beyond that, its connection ends. h2 has the same limit for what
 /// the fields of a head come to, but takes six frames of them whatever their size.
 const ABUSE: usize = 4;
+/// Resets that may be announced before they are sent.
+const MOST_PASSED_ON: u32 = 16;
 /// Bytes of a GOAWAY frame before its text.
 const GOAWAY_FIXED: usize = 8;
 
@@ -189,7 +191,9 @@ impl Calm {
 
     /// Whoever serves the connection resets a stream with the code that another peer has given: that says nothing of this one.
     pub fn passes_on(&self) {
-        self.0.passed_on.fetch_add(1, Relaxed);
+        // Those of which no reset came of are not to be saved up.
+        let one_more = |count| (count < MOST_PASSED_ON).then_some(count + 1);
+        let _ = self.0.passed_on.fetch_update(Relaxed, Relaxed, one_more);
     }
 
     /// Why the connection had to end, if it had to.

@@ -84,7 +84,7 @@ impl Writer {
 
     /// Hands so many lines over, or drops them if the thread is too far behind.
     pub fn write(&self, batch: Vec<u8>, lines: u64) {
-        let weight = batch.len() + EACH;
+        let weight = weight(&batch);
         // Who comes at the same moment may exceed it by one batch each.
         let fits = self.shared.waiting.load(Relaxed) < self.shared.most;
         if fits {
@@ -111,6 +111,11 @@ impl Writer {
     }
 }
 
+/// What a batch takes in memory, full or not.
+fn weight(batch: &Vec<u8>) -> usize {
+    batch.capacity() + EACH
+}
+
 fn run(mut to: impl Write, jobs: &Receiver<Job>, shared: &Shared, gap: impl Fn(u64)) {
     let (mut told, mut asked) = (0, Vec::new());
     while let Some(job) = next(jobs, &mut asked) {
@@ -121,7 +126,7 @@ fn run(mut to: impl Write, jobs: &Receiver<Job>, shared: &Shared, gap: impl Fn(u
                 continue;
             }
         };
-        shared.waiting.fetch_sub(batch.len() + EACH, Relaxed);
+        shared.waiting.fetch_sub(weight(&batch), Relaxed);
         // A log that nobody takes must not end the program: what cannot be written is gone.
         if to.write_all(&batch).and_then(|()| to.flush()).is_err() {
             shared.dropped.inc_by(lines);

@@ -120,7 +120,11 @@ impl Lines {
     /// Hands over what there is.
     pub(super) fn hand_over(&mut self) {
         if !self.batch.is_empty() {
-            let batch = std::mem::take(&mut self.batch);
+            let mut batch = std::mem::take(&mut self.batch);
+            // One that is handed over for its age is small: what it has no use for is not to wait with it.
+            if batch.len() < batch.capacity() / 2 {
+                batch.shrink_to_fit();
+            }
             self.writer.write(batch, std::mem::take(&mut self.count));
         }
     }

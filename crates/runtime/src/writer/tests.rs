@@ -84,3 +84,15 @@ fn lines_to_a_reader_who_has_gone_are_counted() {
     writer.flush(PATIENCE);
     assert_eq!(writer.dropped().get(), 3);
 }
+
+#[test]
+fn what_waits_counts_as_the_memory_that_it_takes() {
+    let (writer, jobs) = Writer::unattended(MOST);
+    for _ in 0..100 {
+        let mut batch = Vec::with_capacity(MOST / 8);
+        batch.push(b'\n');
+        writer.write(batch, 1);
+    }
+    drop(writer);
+    assert_eq!(jobs.iter().count(), 8);
+}

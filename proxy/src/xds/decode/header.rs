@@ -84,6 +84,7 @@ pub(super) fn header_name(field: &str, name: &str) -> Result<HeaderName, DecodeE
 }
 
 /// A literal header value: `%%` is a per cent sign, and Envoy's `%COMMANDS%` are refused, for nobody evaluates them here.
+/// Space around it is none of it, and HTTP/2 allows none there (RFC 9113, 8.2.1).
 fn header_value(field: &str, value: &str) -> Result<HeaderValue, DecodeError> {
     let mut literal = String::with_capacity(value.len());
     let mut rest = value;
@@ -99,6 +100,7 @@ fn header_value(field: &str, value: &str) -> Result<HeaderValue, DecodeError> {
     }
     literal.push_str(rest);
     literal
+        .trim_matches([' ', '\t'])
         .parse()
         .map_err(|error| DecodeError::invalid(field, value, error))
 }

@@ -272,6 +272,8 @@ fn header_changes() {
     );
     let table = with(option("x-a", "100%%", 2)).expect("valid");
     assert_eq!(table.routes[0].request_headers.set[0].1, "100%");
+    let table = with(option("x-a", "\t a b ", 2)).expect("valid");
+    assert_eq!(table.routes[0].request_headers.set[0].1, "a b");
 }
 
 #[test]
