@@ -1,7 +1,7 @@
 //! HTTP/2 frames: the layer under h2.
 //!
 //! The input is what a client sends, its preface included; what follows the preface is what a server sends. While a peer is
-//! within limits, the layer changes nothing, however the bytes come. Who sends more control frames than its work is
+//! within limits, the layer changes nothing but the end of trailers that are none, however the bytes come. Who sends more control frames than its work is
 //! worth, or more of one head than it may, both of which are counted here once more, is stopped at the frame that is one too
 //! many, or after it where its head is in h2's hands already, and what h2 gets from then on is a head that never ends. What h2
 //! writes leaves as it is.
@@ -91,14 +91,16 @@ fn reads(data: &[u8], whose: Whose, size: usize) {
         header_list: u32::MAX >> 4,
         patience: Duration::MAX,
     };
-    let (passed, ended, _) = read(data, whose, size, all);
+    let (mut passed, ended, _) = read(data, whose, size, all);
+    let begin = if whose == Whose::Client { PREFACE } else { 0 };
+    let frames = frames(data, begin);
+    restore(&mut passed, data, &frames);
     assert_eq!((passed.as_slice(), ended), (data, None), "pieces of {size}");
-    let (passed, ended, took) = read(data, whose, size, BOUNDS);
+    let (mut passed, ended, took) = read(data, whose, size, BOUNDS);
     if took > NO_TIME {
         return;
     }
-    let begin = if whose == Whose::Client { PREFACE } else { 0 };
-    let frames = frames(data, begin);
+    restore(&mut passed, data, &frames);
     let Some((at, why)) = too_many(&frames) else {
         assert_eq!((passed.as_slice(), ended), (data, None), "pieces of {size}");
         return;
@@ -123,6 +125,19 @@ fn reads(data: &[u8], whose: Whose, size: usize) {
         endless(&passed[stop..], open),
         "pieces of {size}: not stopped"
     );
+}
+
+/// Gives trailers back the end of their stream, which those that have a pseudo-header lose, so that h2 refuses them.
+fn restore(passed: &mut [u8], data: &[u8], frames: &[Frame]) {
+    for (at, frame) in frames.iter().enumerate() {
+        // A stream that could be new has a higher number than all before it.
+        let begun = |it: &Frame| it.kind == HEADERS && it.stream >= frame.stream;
+        let trailers = frame.kind == HEADERS && frames[..at].iter().any(begun);
+        let flags = frame.start + 4;
+        if trailers && passed.get(flags).is_some_and(|it| it | 1 == data[flags]) {
+            passed[flags] = data[flags];
+        }
+    }
 }
 
 fn read(
