@@ -10,7 +10,7 @@ use http::StatusCode;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serde_json::json;
-use tulle_runtime::admin::{self, AdminServer, Answer, Full};
+use tulle_runtime::admin::{self, AdminServer, Answer, Evicted};
 use tulle_runtime::gate::Gate;
 use tulle_runtime::metrics;
 use tulle_runtime::tasks::Tasks;
@@ -121,7 +121,7 @@ pub(crate) fn routes(server: &mut AdminServer, state: State) {
 /// Takes so many connections, and counts and tells of more.
 fn bound(server: &mut AdminServer, limit: usize, reached: Reached) {
     let told = Gate::default();
-    server.room(limit, move |Full { client, oldest }| {
+    server.room(limit, move |Evicted { client, oldest }| {
         reached.count("admin_connections");
         if let Some(left_out) = told.pass() {
             tracing::warn!(client.addr = %client, oldest = %oldest, limit, left_out,

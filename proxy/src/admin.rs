@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use prometheus_client::registry::Registry;
-use tulle_runtime::admin::{AdminError, AdminServer, Answer, Full, json, text, typed};
+use tulle_runtime::admin::{AdminError, AdminServer, Answer, Evicted, json, text, typed};
 use tulle_runtime::metrics;
 use tulle_runtime::names::ports;
 use tulle_runtime::tasks::Tasks;
@@ -109,7 +109,7 @@ impl Admin {
     fn bound(&self, server: &mut AdminServer, name: &'static str) {
         let most = self.app.settings.bounds.admin_connections;
         let limits = self.limits.clone();
-        server.room(most, move |Full { client, oldest }| {
+        server.room(most, move |Evicted { client, oldest }| {
             let who = Who {
                 address: client,
                 id: None,

@@ -3,6 +3,7 @@
 //! The one list for heads and trailers of both versions. A name is looked at as an app could read it: to CGI, and what
 //! came after it, `_` is `-`, and `X_Forwarded_For` is one with the field that a sidecar vouches for.
 
+use http::{HeaderMap, HeaderName};
 use tulle_runtime::names::UNPROCESSED_HEADER;
 
 /// Names the sidecar that answered instead of the app.
@@ -18,11 +19,10 @@ pub const SPACE: &str = "a value with space around it";
 const PROXIES_BEGIN: [&str; 3] = ["x-forwarded-", "x-envoy-", "l5d-"];
 /// ... and those that have a name of their own.
 const PROXIES_SAY: [&str; 4] = ["forwarded", REQUEST_ID, UNPROCESSED_HEADER, FAILED_HOP];
-/// What is about one hop, or about where a message ends and whose it is.
-const OF_A_HOP: [&str; 10] = [
+/// What is about one hop, or about where a message ends.
+const OF_A_HOP: [&str; 9] = [
     "connection",
     "content-length",
-    "host",
     "http2-settings",
     "keep-alive",
     "proxy-connection",
@@ -83,7 +83,7 @@ pub fn trailer(name: &[u8]) -> Trailer {
         Trailer::Dropped
     } else if is_of_proxies(name)
         || is_one_of(name, &OF_A_HOP)
-        || is_one_of(name, &["cookie", "expect"])
+        || is_one_of(name, &["cookie", "expect", "host"])
     {
         Trailer::Refused
     } else {
@@ -95,8 +95,7 @@ pub fn trailer(name: &[u8]) -> Trailer {
 /// is a request's: gRPC servers say theirs in metadata.
 #[must_use]
 pub fn answer_may_end_with(name: &[u8]) -> bool {
-    let of_a_hop = is_one_of(name, &OF_A_HOP) && !is_one_of(name, &["host"]);
-    !of_a_hop && !is_one_of(name, &[UNPROCESSED_HEADER, FAILED_HOP])
+    !is_one_of(name, &OF_A_HOP) && !is_one_of(name, &[UNPROCESSED_HEADER, FAILED_HOP])
 }
 
 /// Whether a value neither begins nor ends with what HTTP/1 would take away (RFC 9113, 8.2.1).
@@ -105,6 +104,15 @@ pub fn answer_may_end_with(name: &[u8]) -> bool {
 pub fn is_trimmed(value: &[u8]) -> bool {
     let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     !blank(value.first()) && !blank(value.last())
+}
+
+/// Takes out the fields whose names are of a kind; allocates only if there are any.
+pub fn remove(fields: &mut HeaderMap, of_kind: impl Fn(&str) -> bool) {
+    let names = fields.keys().filter(|name| of_kind(name.as_str()));
+    let names: Vec<HeaderName> = names.cloned().collect();
+    for name in names {
+        fields.remove(name);
+    }
 }
 
 fn is_one_of(name: &[u8], names: &[&str]) -> bool {

@@ -83,9 +83,8 @@ pub(crate) async fn serve_from(
 
 /// Counts a connection that is refused, and says why, if that was not said just now.
 fn refuse(worker: &Worker, downstream: &Downstream, reason: &'static str, why: impl Display) {
-    let (connections, direction) = (&worker.connections, downstream.direction);
-    connections.refuse(direction, reason);
-    if let Some(unsaid) = connections.may_tell(direction, reason) {
+    let connections = &worker.connections;
+    if let Some(unsaid) = connections.refuse_and_tell(downstream.direction, reason) {
         tracing::info!(
             client.addr = %downstream.peer,
             server.addr = %downstream.original_dst,

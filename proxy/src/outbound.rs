@@ -47,9 +47,8 @@ pub(crate) async fn serve_from(
         Resolution::Unknown => None,
         Resolution::Unanswered if worker.settings.passthrough_undiscovered => None,
         Resolution::Unanswered => {
-            let (direction, reason) = (Direction::Outbound, "undiscovered");
-            worker.connections.refuse(direction, reason);
-            if let Some(unsaid) = worker.connections.may_tell(direction, reason) {
+            let connections = &worker.connections;
+            if let Some(unsaid) = connections.refuse_and_tell(Direction::Outbound, "undiscovered") {
                 tracing::info!(client.addr = %peer, server.addr = %original_dst, unsaid, "refused: the control plane did not answer");
             }
             return reset(&tcp);

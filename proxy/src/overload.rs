@@ -15,7 +15,6 @@ mod cgroup;
 mod memory;
 mod newest;
 mod taking;
-mod trim;
 
 use std::pin::pin;
 use std::sync::Arc;

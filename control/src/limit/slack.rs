@@ -1,4 +1,4 @@
-//! Gives memory back that large requests took and nobody uses any more. One call of the C library, which has no safe form.
+//! Gives memory back that large requests took and nobody uses any more.
 //!
 //! What was freed stays with the allocator, which hands it out again but does not return it: without this a control plane stays
 //! as large as its worst client once made it.
@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tulle_runtime::allocator;
 
 /// Bytes of a request that leaves more than is soon used again.
 pub(crate) const LARGE: usize = 256 << 10;
@@ -29,26 +30,9 @@ impl Slack {
             self.0.notified().await;
             tokio::time::sleep(LATER).await;
             // It takes milliseconds, and holds locks that allocations wait for, one after the other.
-            if tokio::task::spawn_blocking(trim).await.is_err() {
+            if tokio::task::spawn_blocking(allocator::trim).await.is_err() {
                 tracing::error!("memory was not given back");
             }
         }
     }
 }
-
-/// Has the allocator give free memory back to the kernel.
-#[cfg(target_env = "gnu")]
-#[expect(
-    unsafe_code,
-    reason = "the C library's own function, which nobody wraps"
-)]
-fn trim() {
-    // SAFETY: it takes a number, holds the allocator's own locks, and may be called from any thread at any time.
-    unsafe {
-        nix::libc::malloc_trim(0);
-    }
-}
-
-/// Other C libraries give memory back by themselves.
-#[cfg(not(target_env = "gnu"))]
-fn trim() {}

@@ -5,9 +5,8 @@
 //! number of the dynamic table is not looked up, nor one that another read brings: h2 throws it away all the same.
 
 use super::refusals::{after_text, integer};
-use super::scan::{END_STREAM, Frame, HEAD, PADDED};
+use super::scan::{END_STREAM, Frame, HEAD, PADDED, PRIORITY};
 
-const PRIORITY: u8 = 0x20;
 /// The last pseudo-header field of the static table (RFC 7541, appendix A).
 const LAST_PSEUDO: u32 = 14;
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode, header};
-use http_body_util::Full as FullBody;
+use http_body_util::Full;
 use tokio::net::TcpListener;
 
 use crate::tasks::Tasks;
@@ -25,7 +25,7 @@ use crate::tasks::Tasks;
 pub const CONNECTIONS: usize = 64;
 
 /// What a handler answers with; see [`text`] and [`json`].
-pub type Answer = Response<FullBody<Bytes>>;
+pub type Answer = Response<Full<Bytes>>;
 
 type Handler = Arc<dyn Fn(Request) -> Pin<Box<dyn Future<Output = Answer> + Send>> + Send + Sync>;
 
@@ -71,7 +71,7 @@ pub struct AdminServer {
 
 /// One connection came for which there was no room, and the oldest had to go for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full {
+pub struct Evicted {
     /// Who opened the one that came.
     pub client: SocketAddr,
     /// Who had opened the one that went.
@@ -81,7 +81,7 @@ pub struct Full {
 /// How many connections there may be, and who is told of one more.
 struct Room {
     most: usize,
-    full: Box<dyn Fn(Full) + Send + Sync>,
+    full: Box<dyn Fn(Evicted) + Send + Sync>,
 }
 
 #[derive(Clone, Default)]
@@ -141,7 +141,11 @@ impl AdminServer {
     }
 
     /// Takes so many connections at a time; one more ends the oldest, and is told.
-    pub fn room(&mut self, most: usize, full: impl Fn(Full) + Send + Sync + 'static) -> &mut Self {
+    pub fn room(
+        &mut self,
+        most: usize,
+        full: impl Fn(Evicted) + Send + Sync + 'static,
+    ) -> &mut Self {
         self.room = Room {
             most,
             full: Box::new(full),
@@ -190,7 +194,7 @@ impl AdminServer {
 
     /// What a request gets, without a connection: for fuzz targets.
     #[cfg(feature = "fuzz")]
-    pub async fn answer(&self, request: http::Request<FullBody<Bytes>>) -> Answer {
+    pub async fn answer(&self, request: http::Request<Full<Bytes>>) -> Answer {
         serve::answer(&self.routes, request).await
     }
 
@@ -242,7 +246,7 @@ pub fn json(value: &impl serde::Serialize) -> Answer {
 /// An answer of any content type.
 #[must_use]
 pub fn typed(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(FullBody::new(body.into()));
+    let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(

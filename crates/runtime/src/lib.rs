@@ -1,9 +1,10 @@
 //! The chassis every Tulle program stands on.
 //!
 //! Rooms in the order in which a program meets them: names, environment and limits, tracing with its writer and its gate,
-//! metrics, tasks, signals and drain, back-off, and the admin HTTP server. Nothing here knows xDS, TLS or Kubernetes.
+//! metrics, tasks, signals and drain, back-off, the allocator, and the admin HTTP server. Nothing here knows xDS, TLS or Kubernetes.
 
 pub mod admin;
+pub mod allocator;
 pub mod backoff;
 pub mod drain;
 pub mod env;

@@ -99,13 +99,9 @@ pub(super) fn prepare_response(headers: &mut HeaderMap, upgraded: bool) -> bool 
 
 /// Takes out of an answer's trailers what it may not end with.
 pub(super) fn prepare_trailers(trailers: &mut HeaderMap) {
-    let may = |name: &HeaderName| fields::answer_may_end_with(name.as_str().as_bytes());
-    if !trailers.keys().all(may) {
-        let named: Vec<_> = trailers.keys().filter(|name| !may(name)).cloned().collect();
-        for name in named {
-            trailers.remove(name);
-        }
-    }
+    fields::remove(trailers, |name| {
+        !fields::answer_may_end_with(name.as_bytes())
+    });
 }
 
 /// Whether a response carries the mark "not processed".
@@ -381,17 +377,9 @@ impl Provenance {
 
 /// Removes what only a proxy may say, unless it is believed.
 fn strip_of_proxies(headers: &mut HeaderMap, believed: Believed) {
-    let of_proxies = |name: &&HeaderName| {
-        let name = name.as_str();
+    fields::remove(headers, |name| {
         fields::is_of_proxies(name.as_bytes()) && !believed.includes(name)
-    };
-    if !headers.keys().any(|name| of_proxies(&name)) {
-        return;
-    }
-    let found: Vec<HeaderName> = headers.keys().filter(of_proxies).cloned().collect();
-    for name in found {
-        headers.remove(name);
-    }
+    });
 }
 
 /// A random UUID.

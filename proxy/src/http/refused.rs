@@ -15,9 +15,6 @@ use crate::conn::Direction;
 use crate::io::{Calm, Gate, Heads, Refusal};
 use crate::telemetry::{Limit, RefusedHead, ResponseFlag};
 
-/// Why a stream is refused that is reset for what came on it.
-const H2_MALFORMED: &str = "h2_malformed";
-
 /// What heads may be on a connection.
 pub(super) fn heads(connection: &Connection) -> Heads {
     let settings = &connection.worker.settings;
@@ -101,8 +98,7 @@ pub(super) fn tell_http2(connection: &Connection, calm: &Calm) {
 fn malformed_stream(connection: &Connection) {
     let downstream = &connection.downstream;
     let connections = &connection.worker.connections;
-    connections.refuse(downstream.direction, H2_MALFORMED);
-    let Some(unsaid) = connections.may_tell(downstream.direction, H2_MALFORMED) else {
+    let Some(unsaid) = connections.refuse_and_tell(downstream.direction, "h2_malformed") else {
         return;
     };
     tracing::info!(
@@ -122,8 +118,7 @@ pub(super) fn malformed(
 ) {
     let downstream = &connection.downstream;
     let connections = &connection.worker.connections;
-    connections.refuse(downstream.direction, "malformed_http");
-    let Some(unsaid) = connections.may_tell(downstream.direction, "malformed_http") else {
+    let Some(unsaid) = connections.refuse_and_tell(downstream.direction, "malformed_http") else {
         return;
     };
     tracing::info!(

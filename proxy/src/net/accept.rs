@@ -92,6 +92,12 @@ impl Metrics {
             .inc();
     }
 
+    /// As [`Metrics::refuse`], and as [`Metrics::may_tell`].
+    pub fn refuse_and_tell(&self, direction: Direction, reason: &'static str) -> Option<u64> {
+        self.refuse(direction, reason);
+        self.may_tell(direction, reason)
+    }
+
     /// Whether a line may be written about something that was refused for this reason: whoever is refused may come again at
     /// once, and often. If so, how many were left out before it.
     pub fn may_tell(&self, direction: Direction, reason: &'static str) -> Option<u64> {

@@ -6,8 +6,9 @@
 
 use std::time::{Duration, Instant};
 
+use tulle_runtime::allocator;
+
 use super::memory::resident;
-use super::trim;
 
 /// Between two looks, each of which reads one small file. It becomes longer while nothing can be given back.
 const LOOK: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(12));
@@ -29,7 +30,7 @@ pub async fn give_back_what_was_freed() {
             continue;
         }
         let begun = Instant::now();
-        trim::trim();
+        allocator::trim();
         let (after, took) = (used(), begun.elapsed());
         tracing::trace!(before, after, ?took, "free memory was given back");
         let given_back = before.zip(after);

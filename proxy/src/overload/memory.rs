@@ -11,11 +11,10 @@ use std::time::{Duration, Instant};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-
 use tokio::sync::Notify;
+use tulle_runtime::allocator;
 
 use super::cgroup::Cgroup;
-use super::trim;
 use crate::io::Intake;
 use crate::settings::Bounds;
 
@@ -305,7 +304,7 @@ impl Memory {
             };
             if share >= GIVE_BACK && trimmed.elapsed() >= due {
                 let begun = Instant::now();
-                trim::trim();
+                allocator::trim();
                 trimmed = Instant::now();
                 let took = trimmed - begun;
                 pause = TRIM.max(took * 100);

@@ -17,7 +17,7 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -532,22 +532,16 @@ impl Shared {
 
 /// Takes out of a request's trailers what nobody may act upon, unless it is refused for one of them.
 fn check(trailers: &mut HeaderMap) -> Result<(), &'static str> {
-    let becomes = |name: &HeaderName| fields::trailer(name.as_str().as_bytes());
-    let names = || trailers.keys().map(|name| (name, becomes(name)));
-    if names().any(|(_, becomes)| becomes == Trailer::Refused) {
+    let becomes = |name: &str| fields::trailer(name.as_bytes());
+    let mut names = trailers.keys().map(HeaderName::as_str);
+    if names.any(|name| becomes(name) == Trailer::Refused) {
         return Err(fields::REFUSED_TRAILER);
     }
-    if !trailers
-        .values()
-        .all(|value| fields::is_trimmed(value.as_bytes()))
-    {
+    let mut values = trailers.values().map(HeaderValue::as_bytes);
+    if !values.all(fields::is_trimmed) {
         return Err(fields::SPACE);
     }
-    let dropped = names().filter(|(_, becomes)| *becomes == Trailer::Dropped);
-    let dropped: Vec<_> = dropped.map(|(name, _)| name.clone()).collect();
-    for name in dropped {
-        trailers.remove(name);
-    }
+    fields::remove(trailers, |name| becomes(name) == Trailer::Dropped);
     Ok(())
 }
 

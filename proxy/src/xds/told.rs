@@ -124,8 +124,9 @@ mod tests {
 
     use parking_lot::Mutex;
     use tracing::field::{Field, Visit};
-    use tracing::span::{Attributes, Id, Record};
-    use tracing::{Event, Metadata, Subscriber};
+    use tracing::{Event, Subscriber};
+    use tracing_subscriber::layer::{Context, SubscriberExt as _};
+    use tracing_subscriber::{Layer, registry};
 
     use super::*;
 
@@ -143,33 +144,17 @@ mod tests {
         }
     }
 
-    impl Subscriber for Names {
-        fn enabled(&self, _: &Metadata<'_>) -> bool {
-            true
-        }
-
-        fn new_span(&self, _: &Attributes<'_>) -> Id {
-            Id::from_u64(1)
-        }
-
-        fn record(&self, _: &Id, _: &Record<'_>) {}
-
-        fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-        fn event(&self, event: &Event<'_>) {
+    impl<S: Subscriber> Layer<S> for Names {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
             event.record(&mut self.clone());
         }
-
-        fn enter(&self, _: &Id) {}
-
-        fn exit(&self, _: &Id) {}
     }
 
     #[test]
     fn of_a_long_name_only_the_beginning_is_said() {
         let names = Names::default();
         let long = "\u{e9}".repeat(1 << 20);
-        tracing::subscriber::with_default(names.clone(), || {
+        tracing::subscriber::with_default(registry().with(names.clone()), || {
             let mut told = Told::default();
             for name in ["short", &long] {
                 told.expired(ResourceType::Cluster, name);

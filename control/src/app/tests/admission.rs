@@ -291,8 +291,7 @@ async fn garbage_ends_its_stream_with_a_reason_and_no_other() {
 
 #[tokio::test]
 async fn a_type_that_is_not_served_is_left_and_told_and_its_stream_goes_on() {
-    let lines = super::lines::Lines::default();
-    let _guard = tracing::subscriber::set_default(lines.clone());
+    let (lines, _guard) = super::lines::Lines::listen();
     let (mut plane, mut other) = plane_and_proxy().await;
     let mut proxy = plane.proxy("shop", "web-1", "web", IP).await;
     let mut node = Some(node(&node_id("shop", "web-1", IP)));
@@ -329,8 +328,7 @@ async fn a_type_that_is_not_served_is_left_and_told_and_its_stream_goes_on() {
 
 #[tokio::test]
 async fn unserved_types_are_told_a_few_times_and_cost_as_much_as_others() {
-    let lines = super::lines::Lines::default();
-    let _guard = tracing::subscriber::set_default(lines.clone());
+    let (lines, _guard) = super::lines::Lines::listen();
     let limits = Limits {
         names_a_second: 1,
         names_at_once: 200,

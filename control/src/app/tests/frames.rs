@@ -121,8 +121,7 @@ async fn subscribed(proxy: &mut Proxy, host: u8) {
 
 #[tokio::test]
 async fn row_16_a_flood_of_control_frames_ends_its_connection_and_no_other() {
-    let lines = super::lines::Lines::default();
-    let _guard = tracing::subscriber::set_default(lines.clone());
+    let (lines, _guard) = super::lines::Lines::listen();
     let (mut plane, mut proxy) = plane_and_proxy().await;
     let floods = [
         ("PING", ping()),

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
+use tracing::subscriber::{DefaultGuard, set_default};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::layer::{Context, SubscriberExt as _};
+use tracing_subscriber::{Layer, registry};
 
-/// Everything that is logged, as long as it is the default subscriber.
+/// Everything that is logged, as long as it is a layer of the default subscriber.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Lines(Arc<Mutex<Vec<Line>>>);
 
@@ -19,6 +21,13 @@ pub(super) struct Line {
 }
 
 impl Lines {
+    /// Hears what this thread logs until the guard is dropped.
+    pub(super) fn listen() -> (Self, DefaultGuard) {
+        let lines = Self::default();
+        let guard = set_default(registry().with(lines.clone()));
+        (lines, guard)
+    }
+
     /// Those that contain a text.
     pub(super) fn with(&self, text: &str) -> Vec<Line> {
         let lines = self.0.lock();
@@ -44,26 +53,10 @@ impl Visit for Line {
     }
 }
 
-impl Subscriber for Lines {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn event(&self, event: &Event<'_>) {
+impl<S: Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut line = Line::default();
         event.record(&mut line);
         self.0.lock().push(line);
     }
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
 }

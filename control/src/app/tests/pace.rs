@@ -157,8 +157,7 @@ async fn who_is_refused_for_too_many_names_has_paid_for_them_when_it_comes_again
 
 #[tokio::test]
 async fn a_refusal_is_told_a_few_times_and_counted_each_time() {
-    let lines = super::lines::Lines::default();
-    let _guard = tracing::subscriber::set_default(lines.clone());
+    let (lines, _guard) = super::lines::Lines::listen();
     let (mut plane, mut proxy) = plane_and_proxy().await;
     proxy.subscribe(Address, &["/10.0.0.2"]).await;
     proxy.take().await;
@@ -190,8 +189,7 @@ async fn a_refusal_is_told_a_few_times_and_counted_each_time() {
 
 #[tokio::test]
 async fn who_has_its_streams_open_is_told_so_by_name() {
-    let lines = super::lines::Lines::default();
-    let _guard = tracing::subscriber::set_default(lines.clone());
+    let (lines, _guard) = super::lines::Lines::listen();
     let limits = Limits {
         streams_per_pod: 1,
         ..limits()

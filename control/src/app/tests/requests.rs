@@ -37,8 +37,7 @@ async fn connect(plane: &Plane, from: [u8; 4]) -> Channel {
 
 #[tokio::test]
 async fn who_asks_for_too_many_certificates_is_refused_and_nobody_else_is() {
-    let lines = super::lines::Lines::default();
-    let _guard = tracing::subscriber::set_default(lines.clone());
+    let (lines, _guard) = super::lines::Lines::listen();
     let (plane, token) = plane(Requests {
         a_second: 1,
         at_once: 3,
@@ -92,8 +91,7 @@ async fn who_asks_for_too_many_certificates_is_refused_and_nobody_else_is() {
 
 #[tokio::test]
 async fn refused_tokens_are_told_a_few_times_and_counted_each_time() {
-    let lines = super::lines::Lines::default();
-    let _guard = tracing::subscriber::set_default(lines.clone());
+    let (lines, _guard) = super::lines::Lines::listen();
     let (plane, token) = plane(Requests::default()).await;
     let channel = connect(&plane, ONE).await;
     for _ in 0..40 {

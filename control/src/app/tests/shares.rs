@@ -113,8 +113,7 @@ async fn behind_one_address_that_is_no_pods_each_pod_has_streams_of_its_own() {
 
 #[tokio::test]
 async fn a_client_with_too_many_connections_is_refused_and_no_other_is() {
-    let lines = super::lines::Lines::default();
-    let _guard = tracing::subscriber::set_default(lines.clone());
+    let (lines, _guard) = super::lines::Lines::listen();
     let plane = plane(bounded(Bounds {
         of_client: 2,
         ..Bounds::default()

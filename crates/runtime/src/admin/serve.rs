@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
-use super::{Answer, Full, Request, Room, Route, Routes, check, text};
+use super::{Answer, Evicted, Request, Room, Route, Routes, check, text};
 use crate::tasks::Tasks;
 
 /// Time for a request's head, and again for its body; also how long an idle connection stays.
@@ -44,7 +44,7 @@ impl Places {
             && let Some((oldest, place)) = self.0.pop_front()
             && place.send(()).is_ok()
         {
-            (room.full)(Full { client, oldest });
+            (room.full)(Evicted { client, oldest });
         }
         let (place, taken) = oneshot::channel();
         self.0.push_back((client, place));

@@ -138,7 +138,7 @@ async fn there_is_as_much_room_as_is_said_and_of_one_too_many_is_told() {
     assert!(tells.try_recv().is_err(), "there was room");
     let (oldest, client) = a_newcomer_ends_the_oldest(address, 5).await;
     let full = tells.try_recv().expect("it was told");
-    assert_eq!(full, Full { client, oldest });
+    assert_eq!(full, Evicted { client, oldest });
     assert!(tells.try_recv().is_err(), "once");
 }
 

@@ -7,8 +7,10 @@ use http_body_util::Full;
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
 use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::{DefaultGuard, set_default};
 use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::layer::{Context, SubscriberExt as _};
+use tracing_subscriber::{Layer, registry};
 
 use super::harness::*;
 use super::inbound::mesh_peer;
@@ -33,29 +35,24 @@ impl Visit for Lines {
     }
 }
 
-impl Subscriber for Lines {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+impl<S: Subscriber> Layer<S> for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
         *metadata.level() <= Level::INFO
     }
 
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn event(&self, event: &Event<'_>) {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         event.record(&mut self.clone());
     }
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
 }
 
 impl Lines {
+    /// Hears what this thread logs until the guard is dropped.
+    fn listen() -> (Self, DefaultGuard) {
+        let lines = Self::default();
+        let guard = set_default(registry().with(lines.clone()));
+        (lines, guard)
+    }
+
     /// How many lines came, and how many were left out.
     fn take(&self) -> (usize, u64) {
         let lines = std::mem::take(&mut *self.0.lock());
@@ -70,8 +67,7 @@ impl Lines {
 
 #[test]
 fn of_many_malformed_requests_a_few_lines_tell_and_all_are_counted() {
-    let lines = Lines::default();
-    let _guard = tracing::subscriber::set_default(lines.clone());
+    let (lines, _guard) = Lines::listen();
     run_paused(async {
         let sidecar = Sidecar::new(service(&[]));
         let refused = || {
@@ -107,8 +103,7 @@ fn of_many_malformed_requests_a_few_lines_tell_and_all_are_counted() {
 
 #[test]
 fn of_many_requests_without_a_cluster_a_few_lines_tell_and_all_are_answered() {
-    let lines = Lines::default();
-    let _guard = tracing::subscriber::set_default(lines.clone());
+    let (lines, _guard) = Lines::listen();
     run_paused(async {
         let sidecar = Sidecar::new(outbound(vec![route_to("c")], vec![]));
         let mut client = Client::new(sidecar.client(Http1), Http1).await;
@@ -126,8 +121,7 @@ fn of_many_requests_without_a_cluster_a_few_lines_tell_and_all_are_answered() {
 
 #[test]
 fn of_many_streams_that_http2_s_library_resets_a_few_lines_tell_whose_they_are() {
-    let lines = Lines::default();
-    let _guard = tracing::subscriber::set_default(lines.clone());
+    let (lines, _guard) = Lines::listen();
     run(async {
         for (security, who) in [
             (Security::Plaintext, &["10.1.0.9:40000"][..]),
