@@ -8,7 +8,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
 
@@ -95,12 +95,17 @@ impl Writer {
         }
     }
 
-    /// Waits until everything handed over before is written, but no longer than `patience`.
+    /// Waits until everything handed over before is written, but no longer than `patience`; who hands over more meanwhile
+    /// is not waited for.
     pub fn flush(&self, patience: Duration) {
-        let (done, written) = sync_channel(1);
-        if self.queue.send(Job::Flush(done)).is_ok() {
-            // Too late, or the thread is gone: the process ends either way.
-            let _ = written.recv_timeout(patience);
+        let until = Instant::now() + patience;
+        // Twice: what is told of lines that were dropped may stand behind the first time.
+        for _ in 0..2 {
+            let (done, written) = sync_channel(1);
+            if self.queue.send(Job::Flush(done)).is_ok() {
+                // Too late, or the thread is gone: there is nothing more to be done.
+                let _ = written.recv_timeout(until.saturating_duration_since(Instant::now()));
+            }
         }
     }
 
@@ -117,12 +122,13 @@ fn weight(batch: &Vec<u8>) -> usize {
 }
 
 fn run(mut to: impl Write, jobs: &Receiver<Job>, shared: &Shared, gap: impl Fn(u64)) {
-    let (mut told, mut asked) = (0, Vec::new());
-    while let Some(job) = next(jobs, &mut asked) {
+    let mut told = 0;
+    for job in jobs {
         let (batch, lines) = match job {
             Job::Write(batch, lines) => (batch, lines),
             Job::Flush(done) => {
-                asked.push(done);
+                // Whoever asked may be gone.
+                let _ = done.send(());
                 continue;
             }
         };
@@ -139,17 +145,6 @@ fn run(mut to: impl Write, jobs: &Receiver<Job>, shared: &Shared, gap: impl Fn(u
             told = dropped;
         }
     }
-}
-
-/// What is to be done next. When nothing is, whoever asked for a flush is answered: what was dropped has been told of then.
-fn next(jobs: &Receiver<Job>, asked: &mut Vec<SyncSender<()>>) -> Option<Job> {
-    if let Ok(job) = jobs.try_recv() {
-        return Some(job);
-    }
-    for done in asked.drain(..) {
-        let _ = done.send(());
-    }
-    jobs.recv().ok()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Nobody waits for whoever reads, and what he does read is whole and in order.
 
 use std::io::{BufRead as _, BufReader, Read as _, pipe};
+use std::sync::atomic::AtomicBool;
 
 use super::*;
 
@@ -68,7 +69,7 @@ fn what_was_handed_over_is_written_when_the_flush_returns_and_a_stuck_reader_is_
     assert_eq!(read, line(1));
 
     writer.write(vec![b'x'; 1 << 20], 1);
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     writer.flush(Duration::from_millis(50));
     assert!(begun.elapsed() < PATIENCE);
     // The thread must not outlive what it writes to.
@@ -95,4 +96,46 @@ fn what_waits_counts_as_the_memory_that_it_takes() {
     }
     drop(writer);
     assert_eq!(jobs.iter().count(), 8);
+}
+
+/// Somebody who has always more to say: a line comes for each that is written, until it is enough.
+struct Steady {
+    own: Receiver<Writer>,
+    writer: Option<Writer>,
+    enough: Arc<AtomicBool>,
+}
+
+impl Write for Steady {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let own = &self.own;
+        let writer = self.writer.get_or_insert_with(|| own.recv().unwrap());
+        if self.enough.load(Relaxed) {
+            self.writer = None;
+            return Err(std::io::ErrorKind::BrokenPipe.into());
+        }
+        writer.write(line(1), 1);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn who_waits_for_his_lines_does_not_wait_for_those_that_come_after_them() {
+    let (give, own) = channel();
+    let enough = Arc::new(AtomicBool::new(false));
+    let steady = Steady {
+        own,
+        writer: None,
+        enough: enough.clone(),
+    };
+    let writer = Writer::new("log", steady, MOST, |_| {}).unwrap();
+    give.send(writer.clone()).unwrap();
+    writer.write(line(0), 1);
+    let begun = Instant::now();
+    writer.flush(PATIENCE);
+    assert!(begun.elapsed() < PATIENCE / 2, "it is never answered");
+    enough.store(true, Relaxed);
 }
