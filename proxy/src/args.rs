@@ -128,7 +128,8 @@ impl Command {
         match done {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("tulle-proxy: {error:#}");
+                // Not held up by whoever should read it: a proxy that has to end does.
+                trace::last_word(&format!("tulle-proxy: {error:#}"));
                 ExitCode::FAILURE
             }
         }
@@ -191,8 +192,14 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::io::{ErrorKind, PipeReader, PipeWriter, Read as _, pipe};
+    use std::iter;
+    use std::process::{self, Stdio};
+    use std::sync::mpsc;
+    use std::time::Duration;
 
     use clap::CommandFactory as _;
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
     use super::*;
 
@@ -216,6 +223,47 @@ mod tests {
     fn rules_are_printed_without_a_pod() {
         let nobody = Env::from_pairs::<&str, &str>([]);
         capture(&["--dry-run"]).execute(nobody).unwrap();
+    }
+
+    /// Set for the child process.
+    const CHILD: &str = "TULLE_TEST_UNREAD_CHILD";
+
+    /// An end of a pipe that takes nothing more, and the one that nobody reads.
+    fn full() -> (PipeReader, PipeWriter) {
+        let (reader, mut writer) = pipe().unwrap();
+        fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let full = iter::repeat_with(|| writer.write(b"\n")).find_map(Result::err);
+        assert_eq!(full.unwrap().kind(), ErrorKind::WouldBlock);
+        fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+        (reader, writer)
+    }
+
+    #[test]
+    fn a_sidecar_ends_although_nobody_reads_why() {
+        if std::env::var_os(CHILD).is_some() {
+            // There is no POD_NAME.
+            let status = main_from(["tulle-proxy", "run"].map(OsString::from));
+            println!("it has ended: {}", status == ExitCode::FAILURE);
+            return;
+        }
+        let (_unread, stderr) = full();
+        let name = "args::tests::a_sidecar_ends_although_nobody_reads_why";
+        let mut command = process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "--nocapture", name]);
+        command.env_clear().env(CHILD, "1").stderr(stderr);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdout = child.stdout.take().unwrap();
+        let (told, said) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut all = String::new();
+            let _ = stdout.read_to_string(&mut all);
+            let _ = told.send(all);
+        });
+        let said = said.recv_timeout(Duration::from_secs(30));
+        let _ = child.kill();
+        child.wait().unwrap();
+        let said = said.expect("it waits for its reader");
+        assert!(said.contains("it has ended: true"), "{said}");
     }
 
     /// What `settings.rs` reads, and what it has others read for it. Limits are looked at there.

@@ -16,7 +16,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use crate::env;
 use sink::Sink;
-pub use sink::{Written, exit, register};
+pub use sink::{Written, exit, last_word, register};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

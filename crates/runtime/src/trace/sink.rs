@@ -17,6 +17,8 @@ use crate::writer::Writer;
 const WAITING: usize = 1 << 20;
 /// How long the end of a program waits for a reader.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a panic does, twice: it may be the last that the process says, and must not hold up for long who goes on.
+const PANIC_PATIENCE: Duration = Duration::from_millis(50);
 
 /// The thread of this process, which is as unique as its standard error.
 static WRITER: OnceLock<Writer> = OnceLock::new();
@@ -85,11 +87,17 @@ impl Write for Line<'_> {
 pub struct Written(Option<Writer>);
 
 impl Written {
-    /// This is the log of the process from now on: panics are told there, too, because whoever panics must not wait either.
+    /// This is the log of the process from now on: panics are told there, too, because whoever panics must not wait for
+    /// ever either. He does wait a moment: a panic while another one unwinds ends the process.
     pub(super) fn take_panics(&self) {
         let Some(writer) = self.0.clone() else { return };
         if WRITER.set(writer.clone()).is_ok() {
-            std::panic::set_hook(Box::new(move |panic| writer.write(told(panic), 1)));
+            std::panic::set_hook(Box::new(move |panic| {
+                // There may be no room for it yet.
+                writer.flush(PANIC_PATIENCE);
+                writer.write(told(panic), 1);
+                writer.flush(PANIC_PATIENCE);
+            }));
         }
     }
 }
@@ -110,6 +118,21 @@ pub fn register(registry: &mut Registry) {
         "Lines of the program's own log that were dropped, because they were not read fast enough",
         dropped.cloned().unwrap_or_default(),
     );
+}
+
+/// Says on standard error why the program ends, after everything that it has logged. Waits a second at most for a reader.
+pub fn last_word(word: &str) {
+    let word = format!("{word}\n").into_bytes();
+    let writer = WRITER.get().cloned();
+    let writer = writer.or_else(|| Sink::queued().ok()?.0);
+    match writer {
+        Some(writer) => {
+            writer.write(word, 1);
+            writer.flush(PATIENCE);
+        }
+        // Where there can be no thread there is nobody to wait for.
+        None => drop(io::stderr().write_all(&word)),
+    }
 }
 
 /// Ends the process, but not before the lines of its log are written.

@@ -1,8 +1,11 @@
 //! How a program's lines come out, seen from outside: each test runs itself again as such a program.
 
 use std::io::{BufRead as _, BufReader, Read as _, pipe};
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
+
+use nix::sys::resource::{Resource, setrlimit};
 
 use super::super::{Format, serve};
 use super::*;
@@ -85,6 +88,47 @@ fn every_line_is_written_before_a_panic_and_the_panic_is_told_after_them() {
     assert!(last("expected by the test") > last("line number"));
 }
 
+/// Panics while another panic unwinds.
+struct Unwinds;
+
+impl Drop for Unwinds {
+    fn drop(&mut self) {
+        panic!("the second");
+    }
+}
+
+#[test]
+fn a_panic_that_ends_the_process_at_once_is_told_before() {
+    if is_child() {
+        setrlimit(Resource::RLIMIT_CORE, 0, 0).expect("no core is left behind");
+        let (_, _written) = serve("info", Format::Text).expect("the only one");
+        // More than the pipe takes, so that the thread is behind.
+        let long = "x".repeat(400_000);
+        tracing::info!(long, "line number 0.");
+        let _unwinds = Unwinds;
+        panic!("the first");
+    }
+    let (status, lines) = run("a_panic_that_ends_the_process_at_once_is_told_before");
+    assert_eq!(status.signal(), Some(nix::libc::SIGABRT));
+    let said = |text: &str| lines.iter().any(|line| line == text);
+    assert!(said("the first") && said("the second"), "{lines:.200?}");
+}
+
+#[test]
+fn the_last_word_of_a_program_stands_behind_its_lines() {
+    if is_child() {
+        let (_, written) = serve("info", Format::Text).expect("the only one");
+        std::mem::forget(written);
+        log_some();
+        last_word("why it ends");
+        std::process::exit(7);
+    }
+    let (status, lines) = run("the_last_word_of_a_program_stands_behind_its_lines");
+    assert_eq!(status.code(), Some(7));
+    are_all_there(&lines);
+    assert_eq!(lines.last().map(String::as_str), Some("why it ends"));
+}
+
 #[test]
 fn every_line_is_written_before_a_task_ends_the_process() {
     if is_child() {
@@ -115,6 +159,10 @@ fn a_program_whose_log_nobody_reads_goes_on_ends_and_tells_what_is_missing() {
             .find_map(|line| line.strip_prefix("tulle_log_lines_dropped_total "));
         let dropped: u64 = dropped.and_then(|it| it.parse().ok()).expect(&metrics);
         assert!((7_000..10_000).contains(&dropped), "{dropped}");
+        // Neither is seen, and neither may be waited for.
+        let panic = std::panic::catch_unwind(|| panic!("nobody reads this"));
+        assert!(panic.is_err());
+        last_word("nor this");
         // The parent is told that this program was not held up, and reads then.
         println!("went on");
         io::stdin().read_line(&mut String::new()).expect("a word");
@@ -154,7 +202,7 @@ fn a_program_whose_log_nobody_reads_goes_on_ends_and_tells_what_is_missing() {
     assert!((100..3_000).contains(&written), "{written}");
     let missing = format!(
         "lines were dropped here, because the log was not read fast enough lines={}",
-        10_000 - written
+        10_002 - written
     );
     let told = all.lines().find(|line| line.contains("were dropped"));
     assert!(all.contains(&missing), "not {missing}, but {told:?}");
