@@ -3,17 +3,20 @@
 //! h2 bounds most of what a peer can make grow, but answers control frames for as long as they come, and waits for ever
 //! for a peer that reads nothing. [`Frames`] follows the frames of both directions by their heads, in place. A peer that
 //! sends more control frames than its work is worth, or a head that is too large by far, is made to stop: h2 gets a head in
-//! more pieces than it takes, and so says `ENHANCE_YOUR_CALM` itself and closes in order. A peer that takes no byte for too
-//! long is given up. Frames that are sent at about the same time leave together.
+//! more pieces than it takes, and so says `ENHANCE_YOUR_CALM` itself and closes in order. A server that sends too many interim
+//! answers (1xx) on one stream has that stream reset by h2, in the same way. A peer that takes no byte for too long is given
+//! up. Frames that are sent at about the same time leave together.
 //!
 //! [`Calm`] is the other end of it: whoever serves the connection can have it ended so, and learns why it ended. [`Pieces`]
 //! keeps count of small pieces of bodies that nobody has taken, for which h2 would end the connection.
 
 mod batch;
 mod budget;
+mod calm;
 mod codes;
 mod interim;
 mod pieces;
+mod put_in;
 mod refusals;
 mod scan;
 mod stall;
@@ -21,23 +24,23 @@ mod trailers;
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU32};
-use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use tulle_runtime::limits::{Http2, MAX_HEADER_LIST};
 
 use batch::Batch;
 use budget::Budget;
-use codes::{REFUSED, is_fault, is_malformed};
-use interim::Interim;
+use calm::Shared;
+pub use calm::{Calm, Ended};
+use interim::{Interim, Verdict, fault};
 pub use pieces::Pieces;
+use put_in::PutIn;
 use refusals::{Refusals, STATUS};
 use scan::{
     ACK, CONTINUATION, DATA, END_STREAM, Frame, GOAWAY, HEAD, HEADERS, PADDED, RST_STREAM,
@@ -54,8 +57,6 @@ const _: () = assert!(PIECES > MAX_HEADER_LIST as usize / 16_384 * 5 / 4);
 /// How many times larger than it may be a head is refused; beyond that, its connection ends. h2 has the same limit for what
 /// the fields of a head come to, but takes six frames of them whatever their size.
 const ABUSE: usize = 4;
-/// Resets that may be announced before they are sent.
-const MOST_PASSED_ON: u32 = 16;
 /// Bytes of a GOAWAY frame before its text.
 const GOAWAY_FIXED: usize = 8;
 
@@ -69,139 +70,6 @@ const SAID: [&str; 5] = [
     "header_list_way_too_large",
     "too_many_data_frames",
 ];
-
-/// Why a connection had to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// The peer sent more control frames than it may.
-    ControlFrames,
-    /// Whoever serves it said so.
-    Asked,
-    /// The peer sent more interim answers (1xx) to a request than it may.
-    Interim,
-    /// The peer took no byte for too long.
-    Stalled,
-    /// h2 said so, with this reason, or would have for a head that is too large by far.
-    Said(&'static str),
-}
-
-/// Ends a connection, and tells why it had to end.
-#[derive(Clone, Debug)]
-pub struct Calm(Arc<Shared>);
-
-#[derive(Debug, Default)]
-struct Shared {
-    asked: AtomicBool,
-    ended: OnceLock<Ended>,
-    pieces: Pieces,
-    /// Streams that h2 reset for what the peer sent, or refused.
-    faults: AtomicU32,
-    /// Heads that h2 refused by itself, and of which nobody has been told.
-    refused: AtomicU32,
-    /// Streams that h2 refused, because as many were open as may be, and of which nobody has been told.
-    refused_streams: AtomicU32,
-    /// Streams that whoever serves the connection has refused, and that are not written yet.
-    refuses: AtomicU32,
-    /// Streams that h2 reset because what the peer sent on them was malformed, and of which nobody has been told.
-    malformed: AtomicU32,
-    /// Streams that whoever serves the connection resets for another's fault, and that are not written yet.
-    passed_on: AtomicU32,
-    /// Who wants to know of the peer's settings, and whether somebody waits there.
-    settings: AtomicWaker,
-    awaited: AtomicBool,
-}
-
-impl Shared {
-    /// A stream is reset with this code; `None`: it comes later. `malformed`: if that was malformed, nobody knows of it.
-    #[cold]
-    fn resets(&self, code: Option<&[u8]>, malformed: bool) {
-        let own = |left: &AtomicU32| {
-            let less = |left: u32| left.checked_sub(1);
-            left.fetch_update(Relaxed, Relaxed, less).is_ok()
-        };
-        if code == Some(REFUSED) {
-            if own(&self.refuses) {
-                return;
-            }
-            self.refused_streams.fetch_add(1, Relaxed);
-            self.pieces.call();
-        } else if !code.is_none_or(is_fault) || own(&self.passed_on) {
-            return;
-        } else if malformed && code.is_some_and(is_malformed) {
-            self.malformed.fetch_add(1, Relaxed);
-            self.pieces.call();
-        }
-        self.faults.fetch_add(1, Relaxed);
-    }
-}
-
-impl Calm {
-    /// Has the connection end with `ENHANCE_YOUR_CALM` at the peer's next frame.
-    pub fn ask(&self) {
-        self.0.asked.store(true, Relaxed);
-    }
-
-    /// The pieces of bodies that are waiting.
-    #[must_use]
-    pub fn pieces(&self) -> &Pieces {
-        &self.0.pieces
-    }
-
-    /// How many streams h2 has reset for what the peer sent, or refused. It also does so for what was under way while it sent a whole
-    /// answer, unless that is one of 50 that it remembers for a second, and ends a connection at a number that it never forgets.
-    #[must_use]
-    pub fn faults(&self) -> u32 {
-        self.0.faults.load(Relaxed)
-    }
-
-    /// How many heads of requests h2 has refused by itself since the last time: they were larger than they may be.
-    /// [`Pieces::stop`] resolves for them too.
-    #[must_use]
-    pub fn take_refused(&self) -> u32 {
-        self.0.refused.swap(0, Relaxed)
-    }
-
-    /// Wakes a task, always the same one, when h2 has taken settings of the peer in; it has to ask again then.
-    #[inline]
-    pub fn on_settings(&self, waker: &Waker) {
-        if !self.0.awaited.load(Relaxed) {
-            self.0.awaited.store(true, Relaxed);
-            self.0.settings.register(waker);
-        }
-    }
-
-    /// Whoever serves the connection refuses a stream, which h2 tells the peer in the same words as what it refuses by itself.
-    pub fn refuse(&self) {
-        self.0.refuses.fetch_add(1, Relaxed);
-    }
-
-    /// How many streams h2 has refused by itself since the last time: as many were open as may be. [`Pieces::stop`] resolves
-    /// for them too.
-    #[must_use]
-    pub fn take_refused_streams(&self) -> u32 {
-        self.0.refused_streams.swap(0, Relaxed)
-    }
-
-    /// How many streams h2 has reset since the last time because what the peer sent on them was malformed.
-    /// [`Pieces::stop`] resolves for them too.
-    #[must_use]
-    pub fn take_malformed(&self) -> u32 {
-        self.0.malformed.swap(0, Relaxed)
-    }
-
-    /// Whoever serves the connection resets a stream with the code that another peer has given: that says nothing of this one.
-    pub fn passes_on(&self) {
-        // Those of which no reset came of are not to be saved up.
-        let one_more = |count| (count < MOST_PASSED_ON).then_some(count + 1);
-        let _ = self.0.passed_on.fetch_update(Relaxed, Relaxed, one_more);
-    }
-
-    /// Why the connection had to end, if it had to.
-    #[must_use]
-    pub fn ended(&self) -> Option<Ended> {
-        self.0.ended.get().copied()
-    }
-}
 
 /// Whose frames are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,6 +113,10 @@ pub struct Frames<I> {
     budget: Budget,
     /// Of a server.
     interim: Option<Interim>,
+    /// A stream that is reset behind the head that is coming.
+    resets: Option<u32>,
+    /// What h2 is given between what the peer has sent before and after it.
+    put_in: Option<Box<PutIn>>,
     /// The stream of a head whose fields go on in the next frame.
     open_head: Option<u32>,
     /// Bytes of the head that came last, and how many may come.
@@ -280,6 +152,8 @@ impl<I> Frames<I> {
             batch: Batch::default(),
             budget: Budget::new(bounds.control_frames),
             interim: (whose == Whose::Server).then(Interim::default),
+            resets: None,
+            put_in: None,
             open_head: None,
             head: 0,
             most: ABUSE * bounds.header_list as usize,
@@ -317,6 +191,12 @@ impl<I> Frames<I> {
             {
                 return self.replace(buf, start + end);
             }
+            if let Some(stream) = self.resets
+                && self.open_head.is_none()
+                && let Some(end) = self.received.end(bytes, at)
+            {
+                return self.reset(stream, buf, start + end);
+            }
             let Some((frame, next)) = self.received.next(bytes, at) else {
                 return;
             };
@@ -325,9 +205,11 @@ impl<I> Frames<I> {
             }
             if let Some(interim) = &mut self.interim {
                 match frame.kind {
-                    HEADERS if !interim.received(frame, bytes.get(next)) => {
-                        self.end(Ended::Interim);
-                    }
+                    HEADERS => match interim.received(frame, bytes.get(next)) {
+                        Verdict::Fine => {}
+                        Verdict::Reset => self.resets = Some(frame.stream),
+                        Verdict::End => self.end(Ended::Interim),
+                    },
                     DATA | RST_STREAM => interim.forget(frame.stream),
                     _ => {}
                 }
@@ -410,6 +292,32 @@ impl<I> Frames<I> {
         self.instead = Some(instead);
     }
 
+    /// Has h2 reset a stream between the frame that ends there and what follows it, which is looked at when h2 gets it.
+    #[cold]
+    fn reset(&mut self, stream: u32, buf: &mut ReadBuf<'_>, at: usize) {
+        let before = self.put_in.take();
+        self.put_in = Some(Box::new(PutIn::new(&fault(stream), buf, at, before)));
+        self.resets = None;
+        self.received.forget();
+        self.shared.interim.fetch_add(1, Relaxed);
+    }
+
+    /// Gives h2 the next part of what was put in, or of what came behind it.
+    #[cold]
+    fn give_put_in(&mut self, buf: &mut ReadBuf<'_>) {
+        let start = buf.filled().len();
+        let Some(put_in) = &mut self.put_in else {
+            return;
+        };
+        let of_peer = put_in.give(buf);
+        if put_in.is_empty() {
+            self.put_in = None;
+        }
+        if of_peer {
+            self.follow(buf, start);
+        }
+    }
+
     /// Follows what was written of several pieces.
     #[inline]
     fn wrote_all(&mut self, bufs: &[IoSlice<'_>], written: usize) {
@@ -442,7 +350,7 @@ impl<I> Frames<I> {
                 let told = frame.stream == self.refused;
                 self.shared.resets(bytes[next..].get(..4), !told);
                 if let Some(interim) = &mut self.interim {
-                    interim.forget(frame.stream);
+                    interim.gave_up(frame.stream);
                 }
             }
             if frame.kind == GOAWAY && frame.length > GOAWAY_FIXED {
@@ -504,6 +412,10 @@ impl<I: AsyncRead + Unpin> AsyncRead for Frames<I> {
             // Whoever runs this connection sees to them before it is read on.
             this.shared.pieces.wait(cx.waker());
             return Poll::Pending;
+        }
+        if this.put_in.is_some() {
+            this.give_put_in(buf);
+            return Poll::Ready(Ok(()));
         }
         let start = buf.filled().len();
         ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;

@@ -72,6 +72,11 @@ impl Scanner {
         Some((frame, at))
     }
 
+    /// What follows the frame whose head came last comes again from its beginning.
+    pub(super) fn forget(&mut self) {
+        self.skip = 0;
+    }
+
     /// Where in these bytes, from there on, the frame ends whose head came last, if no other head has begun.
     #[inline]
     pub(super) fn end(&self, bytes: &[u8], from: usize) -> Option<usize> {

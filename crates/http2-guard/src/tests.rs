@@ -1,6 +1,10 @@
 //! Whom the layer over an HTTP/2 connection stops, and whom it lets go on.
 
+mod interim;
+
 use std::convert::Infallible;
+use std::sync::atomic::AtomicU32;
+use std::task::Waker;
 
 use http_body_util::Empty;
 use hyper::rt::Executor;
@@ -10,6 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::task::LocalSet;
 
+use super::codes::REFUSED;
 use super::*;
 
 const LIMIT: u32 = 100;

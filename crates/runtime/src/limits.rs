@@ -7,6 +7,7 @@
 
 mod bounds;
 mod http2;
+mod interim;
 
 use std::ops::RangeInclusive;
 use std::str::FromStr;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 pub use bounds::{Bounds, Patience};
 pub use http2::{Http2, MAX_HEADER_LIST, Way};
+pub use interim::{INTERIM_EVERY, InterimAllowance, MAX_INTERIM};
 
 use crate::env::Env;
 use crate::names::{annotations, variables};
@@ -46,10 +48,6 @@ pub const VARIABLES: [&str; 25] = [
     variables::H2_STREAM_WINDOW,
     variables::H2_CONNECTION_WINDOW,
 ];
-
-/// Interim answers (1xx) to one request. A server sends one or two: 100, and 103 when it knows what will be needed; one that
-/// says now and then that it is still at work (102) is not to be cut off at once.
-pub const MAX_INTERIM: u32 = 16;
 
 /// Longest time that a limit may be: what every clock and every socket option can count.
 const LONGEST: Duration = Duration::from_secs(1_000 * 3_600);

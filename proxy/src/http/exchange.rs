@@ -391,7 +391,7 @@ impl Exchange {
                 Limit::H2HeaderList,
                 "a head is refused that is too large for HTTP/2",
             ),
-            UpstreamError::AnswerTooLarge(_) | UpstreamError::Interim { http2: false, .. } => {
+            UpstreamError::AnswerTooLarge(_) | UpstreamError::Interim(_) => {
                 let Some(address) = self.record.upstream else {
                     return;
                 };
@@ -399,7 +399,7 @@ impl Exchange {
                 let mtls = endpoint.and_then(|endpoint| endpoint.mtls.as_ref());
                 let id = mtls.and_then(|peer| peer.0.first());
                 let (limit, what) = match error {
-                    UpstreamError::Interim { .. } => (
+                    UpstreamError::Interim(_) => (
                         Limit::Interim,
                         "an answer has too many interim ones before it",
                     ),

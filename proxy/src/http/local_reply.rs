@@ -310,11 +310,7 @@ fn upstream(error: &UpstreamError) -> Reply {
                 reason,
             };
         }
-        E::Malformed(_)
-        | E::Coded
-        | E::UnwantedUpgrade
-        | E::AnswerTooLarge(_)
-        | E::Interim { .. } => {
+        E::Malformed(_) | E::Coded | E::UnwantedUpgrade | E::AnswerTooLarge(_) | E::Interim(_) => {
             let (status, flag) = (StatusCode::BAD_GATEWAY, F::UpstreamProtocolError);
             return Reply {
                 status,
@@ -323,7 +319,7 @@ fn upstream(error: &UpstreamError) -> Reply {
                 level: Level::INFO,
                 reason: match error {
                     E::AnswerTooLarge(_) => "the head of the upstream's response is too large",
-                    E::Interim { .. } => "the upstream sent too many interim responses",
+                    E::Interim(_) => "the upstream sent too many interim responses",
                     _ => "the upstream sent a malformed response",
                 },
             };

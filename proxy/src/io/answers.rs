@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tulle_runtime::limits::MAX_INTERIM;
+use tulle_runtime::limits::{InterimAllowance, MAX_INTERIM};
 
 /// A server sent more interim answers than it may.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("more than {MAX_INTERIM} interim answers to one request")]
+#[error("more interim answers to one request than {MAX_INTERIM} and what its time is worth")]
 pub struct TooManyInterim;
 
 /// Says that the next head is the answer to another request.
@@ -42,7 +42,7 @@ pub struct Answers<I> {
 #[derive(Debug, Default)]
 struct Heads {
     at: At,
-    interim: u32,
+    left: InterimAllowance,
 }
 
 /// Where in an answer.
@@ -62,6 +62,14 @@ const INTERIM: &[u8] = b"HTTP/1.1 1";
 const VERSION: usize = b"HTTP/1.".len();
 
 impl Heads {
+    /// Another request was sent.
+    fn begin() -> Self {
+        Self {
+            at: At::Status(0),
+            left: InterimAllowance::default(),
+        }
+    }
+
     /// Looks on. False: there have been too many.
     fn follow(&mut self, bytes: &[u8]) -> bool {
         for byte in bytes {
@@ -81,8 +89,7 @@ impl Heads {
                 (At::Status(at), b'1') if *at > INTERIM.len() => At::Final,
                 (At::Status(_), _) => At::Rest(false),
                 (At::Rest(true), b'\n') => {
-                    self.interim += 1;
-                    if self.interim > MAX_INTERIM {
+                    if !self.left.take() {
                         return false;
                     }
                     At::Status(0)
@@ -128,10 +135,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Answers<I> {
         ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
         if this.asked.load(Relaxed) {
             this.asked.store(false, Relaxed);
-            this.heads = Heads {
-                at: At::Status(0),
-                interim: 0,
-            };
+            this.heads = Heads::begin();
         }
         if this.heads.at == At::Final || this.heads.follow(&buf.filled()[start..]) {
             return Poll::Ready(Ok(()));
@@ -177,38 +181,42 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Answers<I> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt as _;
+    use tokio::time::advance;
+    use tulle_runtime::limits::INTERIM_EVERY;
+
     use super::*;
 
-    /// How many interim answers are found in these bytes, cut in pieces of each size; `None`: too many.
-    fn found(answer: &[u8]) -> Option<u32> {
+    const HINT: &str = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
+    const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+
+    /// Whether these bytes, cut in pieces of each size, may come.
+    fn fits(answer: &[u8]) -> bool {
         let mut all = (1..=answer.len()).map(|size| {
-            let mut heads = Heads {
-                at: At::Status(0),
-                interim: 0,
-            };
-            let mut pieces = answer.chunks(size);
-            let fits = pieces.all(|piece| heads.follow(piece));
-            fits.then_some(heads.interim)
+            let mut heads = Heads::begin();
+            answer.chunks(size).all(|piece| heads.follow(piece))
         });
-        let first = all.next().flatten();
+        let first = all.next().unwrap();
         assert!(all.all(|other| other == first), "it depends on the pieces");
         first
     }
 
-    #[test]
-    fn interim_answers_are_found_however_they_are_cut() {
-        const HINT: &str = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
-        const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    /// How many interim answers are found in what ends with none too many.
+    fn found(answer: &[u8]) -> Option<u32> {
+        let more = (0..=MAX_INTERIM).find(|more| {
+            let hints = HINT.repeat(*more as usize + 1);
+            !fits(&[hints.as_bytes(), answer].concat())
+        })?;
+        Some(MAX_INTERIM - more)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn interim_answers_are_found_however_they_are_cut() {
         let most = MAX_INTERIM as usize;
         for (answer, expected) in [
             (OK.to_owned(), Some(0)),
             ([HINT, OK].concat(), Some(1)),
-            (HINT.repeat(most), Some(MAX_INTERIM)),
-            ([&HINT.repeat(most), OK].concat(), Some(MAX_INTERIM)),
-            (HINT.repeat(most + 1), None),
-            ("HTTP/1.1 100 C\n\n".repeat(most + 1), None),
-            ("\r\nHTTP/1.0 199\r\n\r\n".repeat(most + 1), None),
-            ("HTTP/1.1 110 x\r\na: b\n\r\n".repeat(most + 1), None),
+            ([&HINT.repeat(most - 1), OK].concat(), Some(MAX_INTERIM - 1)),
             ("HTTP/1.1 111 x\r\n\r\n".repeat(3), Some(3)),
             // Another protocol, or a body: whatever they say.
             (
@@ -220,5 +228,42 @@ mod tests {
         ] {
             assert_eq!(found(answer.as_bytes()), expected, "{answer}");
         }
+        for interim in [
+            HINT,
+            "HTTP/1.1 100 C\n\n",
+            "\r\nHTTP/1.0 199\r\n\r\n",
+            "HTTP/1.1 110 x\r\na: b\n\r\n",
+        ] {
+            assert!(fits(interim.repeat(most).as_bytes()), "{interim}");
+            assert!(fits([&interim.repeat(most), OK].concat().as_bytes()));
+            assert!(!fits(interim.repeat(most + 1).as_bytes()), "{interim}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_takes_its_time_may_send_more_and_each_request_has_its_own() {
+        let (mut server, io) = tokio::io::duplex(1_024);
+        let (mut answers, asked) = Answers::new(io);
+        let mut read = async || {
+            tokio::io::AsyncWriteExt::write_all(&mut server, HINT.as_bytes())
+                .await
+                .unwrap();
+            answers.read_exact(&mut vec![0; HINT.len()]).await
+        };
+        for _ in 0..3 {
+            asked.again();
+            for _ in 0..100 {
+                read().await.unwrap();
+                advance(INTERIM_EVERY).await;
+            }
+            for _ in 0..MAX_INTERIM {
+                read().await.unwrap();
+            }
+        }
+        let error = read().await.unwrap_err();
+        assert!(error.get_ref().unwrap().is::<TooManyInterim>());
+        // Another one begins anew.
+        asked.again();
+        read().await.unwrap();
     }
 }

@@ -58,7 +58,7 @@ limits! {
     Memory = "memory",
     /// Bytes or fields of a head on HTTP/1: a request is refused with 414 or 431, an answer becomes 502.
     Head = "head",
-    /// Interim answers (1xx) of a server to one request: its connection ends, and the request gets 502.
+    /// Interim answers (1xx) of a server to one request: that gets 502, and an HTTP/1 connection ends, or an HTTP/2 stream.
     Interim = "interim",
     /// Time that the head of an HTTP/1 request takes: it is refused.
     HeadTime = "head_time",

@@ -15,7 +15,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep};
 
-use crate::io::{Calm, Ended};
+use crate::io::Calm;
 use crate::overload::Newest;
 use crate::telemetry::{Limit, Limits, Who};
 
@@ -81,9 +81,9 @@ impl Load {
         }
     }
 
-    /// Whether its connection had to end for interim answers.
-    pub(super) fn is_interim(&self) -> bool {
-        self.calm.ended() == Some(Ended::Interim)
+    /// Whether a stream of it was reset for its interim answers; each is told once.
+    pub(super) fn take_interim(&self) -> bool {
+        self.calm.take_interim()
     }
 
     /// Whether it has not long to live.

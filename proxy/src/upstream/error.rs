@@ -64,13 +64,7 @@ pub enum UpstreamError {
     AnswerTooLarge(#[source] hyper::Error),
     /// The peer sent more interim answers to a request than it may.
     #[error("the upstream sent too many interim answers")]
-    Interim {
-        /// Whether that was on HTTP/2, where it is told of by whoever drives the connection, which others may share.
-        http2: bool,
-        /// What the library made of it.
-        #[source]
-        source: hyper::Error,
-    },
+    Interim(#[source] hyper::Error),
     /// The peer switched protocols though nobody asked it to.
     #[error("the upstream switched protocols unasked")]
     UnwantedUpgrade,
@@ -100,7 +94,7 @@ impl UpstreamError {
             | Self::Coded
             | Self::TooLarge { .. }
             | Self::AnswerTooLarge(_)
-            | Self::Interim { .. }
+            | Self::Interim(_)
             | Self::UnwantedUpgrade
             | Self::Malformed(_) => false,
         }
@@ -112,13 +106,10 @@ impl UpstreamError {
         matches!(self, Self::Reset(_) | Self::Closed(_))
     }
 
-    /// The same error, where the HTTP/2 connection had to end for interim answers.
-    pub(super) fn for_interim(self) -> Self {
+    /// The same error, unless an HTTP/2 stream was reset for its interim answers, which is only known if one was.
+    pub(super) fn or_interim(self, was_one: impl FnOnce() -> bool) -> Self {
         match self {
-            Self::Closed(source) | Self::Reset(source) => {
-                let http2 = true;
-                Self::Interim { http2, source }
-            }
+            Self::Reset(source) if is_own_reset(&source) && was_one() => Self::Interim(source),
             other => other,
         }
     }
@@ -134,8 +125,7 @@ impl UpstreamError {
             };
         }
         if is_interim(&error) {
-            let (http2, source) = (false, error);
-            Self::Interim { http2, source }
+            Self::Interim(error)
         } else if error.is_parse_too_large() {
             Self::AnswerTooLarge(error)
         } else if error.is_parse() {
@@ -153,6 +143,13 @@ fn is_interim(error: &hyper::Error) -> bool {
         .and_then(|error| error.downcast_ref::<io::Error>());
     io.and_then(io::Error::get_ref)
         .is_some_and(|error| error.is::<TooManyInterim>())
+}
+
+/// Whether the library has reset the stream for what the peer sent on it.
+fn is_own_reset(error: &hyper::Error) -> bool {
+    h2_error(error).is_some_and(|h2| {
+        h2.is_library() && h2.is_reset() && h2.reason() == Some(h2::Reason::PROTOCOL_ERROR)
+    })
 }
 
 /// Whether the peer said `REFUSED_STREAM`.

@@ -90,8 +90,8 @@ impl Lease {
         };
         Either::Right(sending.map_err(move |error| {
             let mut error = SendError::from(error);
-            if load.is_some_and(|load| load.is_interim()) {
-                error.error = error.error.for_interim();
+            if let Some(load) = load {
+                error.error = error.error.or_interim(|| load.take_interim());
             }
             error
         }))

@@ -1,4 +1,4 @@
-//! Interim answers (1xx) before the answer: a few are nothing, and of endless ones a server's connection ends.
+//! Interim answers (1xx) before the answer: a few are nothing, and for endless ones their own request gets 502.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use super::harness::*;
 use crate::config::cluster::UpstreamHttp;
 use crate::conn::Direction;
 use crate::conn::HttpVersion::{self, Http1, Http2};
-use crate::telemetry::Limit;
+use crate::telemetry::{Limit, ResponseFlag};
 
 const HINT: &[u8] = b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -118,7 +118,7 @@ fn as_many_interim_answers_as_there_may_be_are_nothing_to_each_request() {
 }
 
 #[test]
-fn endless_interim_answers_end_their_connection_and_the_request_gets_502() {
+fn for_endless_interim_answers_the_request_gets_502_and_its_server_is_stopped() {
     run(async {
         for version in [Http1, Http2] {
             for client in [Http1, Http2] {
@@ -132,15 +132,63 @@ fn endless_interim_answers_end_their_connection_and_the_request_gets_502() {
                     "the upstream sent too many interim responses"
                 );
                 let limits = &sidecar.worker.limits;
-                // On HTTP/2 it is told of once the connection is down.
-                while limits.count(Limit::Interim, Direction::Outbound) == 0 {
-                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-                }
                 assert_eq!(limits.count(Limit::Interim, Direction::Outbound), 1);
                 // What its socket takes in before it hears of it.
                 assert!(sent.get() < ENDLESS, "{version:?}: {}", sent.get());
             }
         }
+    });
+}
+
+/// A server with which a first request waits while the second one gets so many interim answers; then the first is answered.
+async fn one_of_two(interim: usize) -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::task::spawn_local(async move {
+        // Only one connection is taken: on another nobody would be answered.
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        tcp.read_exact(&mut [0; 24]).await.unwrap();
+        tcp.write_all(&frame(4, 0, 0, &[])).await.unwrap();
+        let mut head = [0; 9];
+        while tcp.read_exact(&mut head).await.is_ok() {
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            tcp.read_exact(&mut vec![0; length as usize]).await.unwrap();
+            if head[3] == 1 && head[8] == 3 {
+                let hints = frame(1, 4, 3, b"\x08\x03103").repeat(interim);
+                let answer = frame(1, 5, 1, b"\x08\x03201");
+                tcp.write_all(&[hints, answer].concat()).await.unwrap();
+            } else if head[3] == 1 && head[8] > 3 {
+                let answer = frame(1, 5, head[8], b"\x88");
+                tcp.write_all(&answer).await.unwrap();
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn on_a_connection_that_requests_share_only_the_one_with_endless_interim_answers_fails() {
+    run(async {
+        let sidecar = sidecar(Http2, one_of_two(1_000).await);
+        let mut other = Client::new(sidecar.client(Http2), Http2).await;
+        let other = tokio::task::spawn_local(async move { (ask(&mut other).await, other) });
+        tokio::task::yield_now().await;
+        let mut client = Client::new(sidecar.client(Http2), Http2).await;
+        assert_eq!(ask(&mut client).await, StatusCode::BAD_GATEWAY);
+        let (answered, mut other) = other.await.unwrap();
+        assert_eq!(answered, StatusCode::CREATED);
+        for client in [&mut client, &mut other] {
+            assert_eq!(ask(client).await, StatusCode::OK);
+        }
+        let limits = &sidecar.worker.limits;
+        assert_eq!(limits.count(Limit::Interim, Direction::Outbound), 1);
+        let failed = sidecar.records().into_iter();
+        let failed: Vec<_> = failed.filter(|it| it.status.is_server_error()).collect();
+        let [failed] = &failed[..] else {
+            panic!("{failed:?}");
+        };
+        assert!(failed.flags.contains(ResponseFlag::UpstreamProtocolError));
+        assert_eq!(failed.attempts, 1);
     });
 }
 
