@@ -1,13 +1,16 @@
 //! How connections end, at either end and in every order, through two sidecars and mutual TLS between them: what is whole
 //! arrives whole, nothing else looks whole, and the access log says who has cut it. Row 27.
 
+mod frames;
 mod http;
+mod http2;
 mod opaque;
+mod requests;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -16,12 +19,18 @@ use tokio::time::timeout;
 use tulle_tests::{Arena, Mesh, app, eventually};
 
 use crate::place::Place;
+use crate::proof::encrypted_requests;
 
 pub(crate) fn cases() -> Vec<tulle_tests::Case> {
-    [http::cases(), opaque::cases()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        http::cases(),
+        http2::cases(),
+        opaque::cases(),
+        requests::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// How long anything may take.
@@ -68,6 +77,30 @@ impl<'a> Pair<'a> {
         })
         .await
     }
+}
+
+/// The client's sidecar and the app's have logged each request `/N` with one of these flags, and all came over mutual TLS.
+async fn flagged(pair: &Pair<'_>, expected: &[[&str; 2]]) -> anyhow::Result<()> {
+    for (side, pod) in ["client", "web"].into_iter().enumerate() {
+        eventually(PATIENCE, async || {
+            let log = pair.arena.access_log(pod)?;
+            for (number, flags) in expected.iter().enumerate() {
+                let path = format!("/{number}");
+                let line = log.iter().find(|line| line["path"] == path.as_str());
+                let line = line.with_context(|| format!("{pod} has no line of {path}"))?;
+                let flag = line["response_flags"].as_str().unwrap_or_default();
+                let mut expected = flags[side].split(' ');
+                ensure!(
+                    expected.any(|it| it == flag),
+                    "{pod}, not {}: {line}",
+                    flags[side]
+                );
+            }
+            Ok(())
+        })
+        .await?;
+    }
+    encrypted_requests(&pair.arena, "web", u32::try_from(expected.len())?).await
 }
 
 /// Ends a connection at once, and not in peace.

@@ -100,14 +100,14 @@ async fn answer(listener: &TcpListener) -> anyhow::Result<()> {
 
 /// An answer as its client has to read it.
 #[derive(Debug)]
-struct Answer {
-    status: u16,
+pub(super) struct Answer {
+    pub(super) status: u16,
     /// The body; `None`: it is not whole.
-    body: Option<String>,
+    pub(super) body: Option<String>,
 }
 
 impl Answer {
-    fn parse(bytes: &[u8], peace: bool) -> anyhow::Result<Self> {
+    pub(super) fn parse(bytes: &[u8], peace: bool) -> anyhow::Result<Self> {
         let text = String::from_utf8(bytes.to_vec())?;
         let (head, body) = text.split_once("\r\n\r\n").context("no whole head")?;
         let status = head.get(9..12).context("no status")?.parse()?;
@@ -168,8 +168,8 @@ async fn ask(pair: &Pair<'_>, number: usize, ending: &Ending) -> anyhow::Result<
     );
     say(&mut tcp, request.as_bytes()).await?;
     let (bytes, peace) = rest(&mut tcp).await?;
-    // The cut may overtake the head: a reset before the first byte is as plain as one after it.
-    if bytes.is_empty() && !peace && ending.whole.is_none() {
+    // The cut may overtake the head: an end before the first byte is as plain as one after it.
+    if bytes.is_empty() && ending.whole.is_none() {
         return logged_as(pair, number, ending).await;
     }
     let answer = Answer::parse(&bytes, peace)
