@@ -3,7 +3,7 @@
 //! The one list for heads and trailers of both versions. A name is looked at as an app could read it: to CGI, and what
 //! came after it, `_` is `-`, and `X_Forwarded_For` is one with the field that a sidecar vouches for.
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tulle_runtime::names::UNPROCESSED_HEADER;
 
 /// Names the sidecar that answered instead of the app.
@@ -12,8 +12,6 @@ pub const FAILED_HOP: &str = "x-tulle-failed-hop";
 pub const REQUEST_ID: &str = "x-request-id";
 /// Why a trailer is refused.
 pub const REFUSED_TRAILER: &str = "a trailer that belongs into the head";
-/// Why a value is refused on HTTP/2.
-pub const SPACE: &str = "a value with space around it";
 
 /// How fields begin by which proxies tell apps, and each other, what they have found out or want done ...
 const PROXIES_BEGIN: [&str; 3] = ["x-forwarded-", "x-envoy-", "l5d-"];
@@ -98,12 +96,31 @@ pub fn answer_may_end_with(name: &[u8]) -> bool {
     !is_one_of(name, &OF_A_HOP) && !is_one_of(name, &[UNPROCESSED_HEADER, FAILED_HOP])
 }
 
-/// Whether a value neither begins nor ends with what HTTP/1 would take away (RFC 9113, 8.2.1).
-#[must_use]
+/// Takes away the blanks at both ends of values, which are no part of them (RFC 9110, 5.5). HTTP/1 knows none, and on HTTP/2
+/// they make a message malformed (RFC 9113, 8.2.1), but many peers let them pass; nobody behind a sidecar gets to see them.
+/// Allocates only for values that have some.
 #[inline]
-pub fn is_trimmed(value: &[u8]) -> bool {
+pub fn trim(fields: &mut HeaderMap) {
+    for value in fields.values_mut() {
+        if !is_trimmed(value.as_bytes()) {
+            trim_value(value);
+        }
+    }
+}
+
+#[inline]
+fn is_trimmed(value: &[u8]) -> bool {
     let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     !blank(value.first()) && !blank(value.last())
+}
+
+#[cold]
+fn trim_value(value: &mut HeaderValue) {
+    // A part of a value is one.
+    if let Ok(mut trimmed) = HeaderValue::from_bytes(value.as_bytes().trim_ascii()) {
+        trimmed.set_sensitive(value.is_sensitive());
+        *value = trimmed;
+    }
 }
 
 /// Takes out the fields whose names are of a kind; allocates only if there are any.
@@ -131,6 +148,32 @@ fn is(name: &[u8], known: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blanks_around_values_go_and_those_within_stay() {
+        for (came, left) in [
+            ("", ""),
+            ("a", "a"),
+            ("a b", "a b"),
+            (" a", "a"),
+            ("a\t", "a"),
+            ("\t  a \t b\t ", "a \t b"),
+            (" ", ""),
+            ("\t\t", ""),
+        ] {
+            let mut value = HeaderValue::from_static(came);
+            value.set_sensitive(true);
+            let mut headers = HeaderMap::new();
+            headers.append("x-other", HeaderValue::from_static("1"));
+            headers.append("x-a", HeaderValue::from_static("1 "));
+            headers.append("x-a", value);
+            trim(&mut headers);
+            assert_eq!(headers["x-other"], "1");
+            let values: Vec<_> = headers.get_all("x-a").iter().collect();
+            assert_eq!(values, ["1", left], "{came:?}");
+            assert!(values[1].is_sensitive());
+        }
+    }
 
     #[test]
     fn what_only_proxies_say_is_found_however_it_is_written() {

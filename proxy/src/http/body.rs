@@ -249,10 +249,10 @@ impl ResponseBody {
                 Poll::Ready(Some(Err(ResponseBodyError::Overload)))
             }
             Poll::Ready(Some(Ok(mut frame))) => {
-                open.note(&frame);
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::prepare_trailers(trailers);
                 }
+                open.note(&frame);
                 if open.is_too_heavy() {
                     open.exchange
                         .reached(Limit::Memory, "a large response is cut");

@@ -23,6 +23,7 @@ use super::headers::{self, Believed, FORWARDED_FOR, Provenance, REQUEST_ID};
 use super::local_reply::{self, Failure};
 use super::upgrade::Tunnel;
 use crate::conn::{Direction, Downstream, HttpVersion};
+use crate::fields;
 use crate::grpc::Messages;
 use crate::io::{Calm, Gate};
 use crate::overload::{Taking, Unread};
@@ -229,6 +230,10 @@ pub(super) struct Arrived {
 impl Arrived {
     pub(super) fn new(connection: Rc<Connection>, mut request: Request<Incoming>) -> Self {
         let upgrade = hyper::upgrade::on(&mut request);
+        if connection.version == HttpVersion::Http2 {
+            // On HTTP/1 hyper does it.
+            fields::trim(request.headers_mut());
+        }
         let (parts, body) = request.into_parts();
         let exchange = Exchange::begin(connection, &parts);
         Self {

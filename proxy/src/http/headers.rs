@@ -99,6 +99,7 @@ pub(super) fn prepare_response(headers: &mut HeaderMap, upgraded: bool) -> bool 
 
 /// Takes out of an answer's trailers what it may not end with.
 pub(super) fn prepare_trailers(trailers: &mut HeaderMap) {
+    fields::trim(trailers);
     fields::remove(trailers, |name| {
         !fields::answer_may_end_with(name.as_bytes())
     });
@@ -236,10 +237,6 @@ fn absolute_form(request: &mut Parts) -> Result<(), Failure> {
     }
     if !request.uri.scheme().is_none_or(is_http) {
         return Err(Failure::BadRequest("a scheme other than http and https"));
-    }
-    let values = request.headers.values().map(HeaderValue::as_bytes);
-    if !values.into_iter().all(fields::is_trimmed) {
-        return Err(Failure::BadRequest(fields::SPACE));
     }
     let host = request.headers.get(HOST);
     if host.is_some() && request.headers.get_all(HOST).iter().nth(1).is_some() {

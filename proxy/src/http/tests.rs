@@ -1,6 +1,7 @@
 //! The HTTP hop, with real clients and apps in one process.
 
 mod affinity;
+mod blanks;
 mod crowded;
 mod downgrade;
 mod early;

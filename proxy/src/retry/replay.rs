@@ -17,7 +17,7 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -537,10 +537,7 @@ fn check(trailers: &mut HeaderMap) -> Result<(), &'static str> {
     if names.any(|name| becomes(name) == Trailer::Refused) {
         return Err(fields::REFUSED_TRAILER);
     }
-    let mut values = trailers.values().map(HeaderValue::as_bytes);
-    if !values.all(fields::is_trimmed) {
-        return Err(fields::SPACE);
-    }
+    fields::trim(trailers);
     fields::remove(trailers, |name| becomes(name) == Trailer::Dropped);
     Ok(())
 }

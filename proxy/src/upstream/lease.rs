@@ -2,7 +2,7 @@
 
 use std::rc::{Rc, Weak};
 
-use futures_util::TryFutureExt as _;
+use futures_util::FutureExt as _;
 use futures_util::future::{Either, ready};
 use http::{HeaderMap, Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
@@ -11,6 +11,7 @@ use hyper::client::conn::{TrySendError, http2};
 use super::crowd::Load;
 use super::pool::{Freed, Idle, Shelf};
 use super::{SendError, UpstreamError};
+use crate::fields;
 use crate::retry::RequestBody;
 
 /// A request without its body, as it goes upstream.
@@ -88,12 +89,20 @@ impl Lease {
                 Either::Right(lease.sender.try_send_request(request))
             }
         };
-        Either::Right(sending.map_err(move |error| {
-            let mut error = SendError::from(error);
-            if let Some(load) = load {
-                error.error = error.error.or_interim(|| load.take_interim());
+        Either::Right(sending.map(move |answered| match (answered, load) {
+            (Ok(mut response), Some(_)) => {
+                // On HTTP/1 hyper does it.
+                fields::trim(response.headers_mut());
+                Ok(response)
             }
-            error
+            (Ok(response), None) => Ok(response),
+            (Err(error), load) => {
+                let mut error = SendError::from(error);
+                if let Some(load) = load {
+                    error.error = error.error.or_interim(|| load.take_interim());
+                }
+                Err(error)
+            }
         }))
     }
 
