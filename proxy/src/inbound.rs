@@ -84,7 +84,8 @@ pub(crate) async fn serve_from(
 /// Counts a connection that is refused, and says why, if that was not said just now.
 fn refuse(worker: &Worker, downstream: &Downstream, reason: &'static str, why: impl Display) {
     let connections = &worker.connections;
-    if let Some(unsaid) = connections.refuse_and_tell(downstream.direction, reason) {
+    if let Some(unsaid) = connections.refuse_and_tell(downstream.direction, reason, downstream.peer)
+    {
         tracing::info!(
             client.addr = %downstream.peer,
             server.addr = %downstream.original_dst,

@@ -48,7 +48,9 @@ pub(crate) async fn serve_from(
         Resolution::Unanswered if worker.settings.passthrough_undiscovered => None,
         Resolution::Unanswered => {
             let connections = &worker.connections;
-            if let Some(unsaid) = connections.refuse_and_tell(Direction::Outbound, "undiscovered") {
+            if let Some(unsaid) =
+                connections.refuse_and_tell(Direction::Outbound, "undiscovered", peer)
+            {
                 tracing::info!(client.addr = %peer, server.addr = %original_dst, unsaid, "refused: the control plane did not answer");
             }
             return reset(&tcp);

@@ -1,41 +1,68 @@
 //! Lets a few log lines through, and counts the others: whoever can make one cannot fill a disk with them.
+//!
+//! Nobody waits at a gate for somebody else: its state is in atomics, and whoever floods one takes no lock from the others.
 
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{BuildHasher as _, Hash, RandomState};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
-/// Lines that may come at once.
-const AT_ONCE: u32 = 5;
-/// How long it takes until there may be one more.
-const EACH: Duration = Duration::from_secs(1);
 /// How many times wider a gate is that is for all.
 const WIDE: u32 = 10;
+/// Gates for the clients of one kind of lines. By which of them a client comes nobody can choose.
+const CLIENTS: usize = 64;
+
+/// How many lines may come.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    at_once: u32,
+    /// How long it takes until there may be one more.
+    each: Duration,
+}
+
+const NARROW_PACE: Pace = Pace {
+    at_once: 5,
+    each: Duration::from_secs(1),
+};
+
+const WIDE_PACE: Pace = Pace {
+    at_once: NARROW_PACE.at_once * WIDE,
+    each: Duration::from_millis(1_000 / WIDE as u64),
+};
+
+/// When the lines that went through will have been paid for, in nanoseconds.
+#[derive(Debug, Default)]
+struct Paid(AtomicU64);
+
+impl Paid {
+    /// Whether one more line may come.
+    fn take(&self, pace: Pace, now: u64) -> bool {
+        let each = nanos(pace.each);
+        let pay = |paid: u64| {
+            let paid = paid.max(now) + each;
+            (paid <= now + each * u64::from(pace.at_once)).then_some(paid)
+        };
+        self.0.fetch_update(Relaxed, Relaxed, pay).is_ok()
+    }
+}
 
 /// A gate for lines of one kind: five at once, and one a second.
 #[derive(Debug)]
 pub struct Gate {
-    each: Duration,
-    state: Mutex<State>,
-    at_once: u32,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// When those that went through will have been paid for.
-    paid: Option<Instant>,
-    left_out: u64,
+    begun: Instant,
+    pace: Pace,
+    paid: Paid,
+    left_out: AtomicU64,
 }
 
 impl Default for Gate {
     fn default() -> Self {
-        Self {
-            each: EACH,
-            state: Mutex::default(),
-            at_once: AT_ONCE,
-        }
+        Self::new(NARROW_PACE)
     }
 }
 
@@ -43,10 +70,15 @@ impl Gate {
     /// One for lines about many, of whom each has his own: ten times as wide.
     #[must_use]
     pub fn wide() -> Self {
+        Self::new(WIDE_PACE)
+    }
+
+    fn new(pace: Pace) -> Self {
         Self {
-            each: EACH / WIDE,
-            state: Mutex::default(),
-            at_once: AT_ONCE * WIDE,
+            begun: Instant::now(),
+            pace,
+            paid: Paid::default(),
+            left_out: AtomicU64::new(0),
         }
     }
 
@@ -62,66 +94,94 @@ impl Gate {
 
     /// As [`Self::pass`], for a line that tells of so many others.
     fn pass_with(&self, others: u64) -> Option<u64> {
-        let now = Instant::now();
-        let mut state = self.state.lock();
-        let paid = state.paid.map_or(now, |paid| paid.max(now)) + self.each;
-        if paid > now + self.each * self.at_once {
-            state.left_out += 1 + others;
-            return None;
+        if self.paid.take(self.pace, since(self.begun)) {
+            return Some(self.left_out.swap(0, Relaxed) + others);
         }
-        state.paid = Some(paid);
-        Some(std::mem::take(&mut state.left_out) + others)
+        self.left_out.fetch_add(1 + others, Relaxed);
+        None
     }
 
     /// How many lines were left out since the last one, now that no more will come.
     pub fn close(&self) -> u64 {
-        std::mem::take(&mut self.state.lock().left_out)
+        self.left_out.swap(0, Relaxed)
     }
 }
 
-/// A gate for each of a few kinds of lines.
+/// Gates for each of a few kinds of lines, so that no client's lines hide those of another: five at once and one a second of
+/// a client, and ten times as many of all.
 #[derive(Debug)]
-pub struct Gates<K>(Mutex<HashMap<K, Gate>>);
+pub struct Gates<K> {
+    begun: Instant,
+    clients: RandomState,
+    /// Copied for a new kind, which does not happen often.
+    kinds: ArcSwap<HashMap<K, Arc<Kind>>>,
+}
+
+/// The gates of one kind of lines.
+#[derive(Debug)]
+struct Kind {
+    all: Paid,
+    clients: [Paid; CLIENTS],
+    /// Of all clients.
+    left_out: AtomicU64,
+}
+
+impl Kind {
+    fn pass(&self, client: usize, now: u64) -> Option<u64> {
+        if self.clients[client].take(NARROW_PACE, now) && self.all.take(WIDE_PACE, now) {
+            return Some(self.left_out.swap(0, Relaxed));
+        }
+        self.left_out.fetch_add(1, Relaxed);
+        None
+    }
+}
 
 impl<K> Default for Gates<K> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self {
+            begun: Instant::now(),
+            clients: RandomState::new(),
+            kinds: ArcSwap::default(),
+        }
     }
 }
 
-impl<K: Eq + Hash> Gates<K> {
-    /// As [`Gate::pass`], at the gate of this kind. There must be no more kinds than the program has names for.
-    pub fn pass(&self, kind: K) -> Option<u64> {
-        self.0.lock().entry(kind).or_default().pass()
+impl<K: Clone + Eq + Hash> Gates<K> {
+    /// Whether a line of this kind may be written about a client; if so, how many of the kind were left out since the last
+    /// one. There must be no more kinds than the program has names for.
+    pub fn pass(&self, kind: &K, client: IpAddr) -> Option<u64> {
+        let now = since(self.begun);
+        let own = self.clients.hash_one(client) as usize % CLIENTS;
+        match self.kinds.load().get(kind) {
+            Some(kind) => kind.pass(own, now),
+            None => self.add(kind).pass(own, now),
+        }
     }
+
+    fn add(&self, kind: &K) -> Arc<Kind> {
+        let new = Arc::new(Kind {
+            all: Paid::default(),
+            clients: std::array::from_fn(|_| Paid::default()),
+            left_out: AtomicU64::new(0),
+        });
+        let add = |kinds: &Arc<HashMap<K, Arc<Kind>>>| {
+            let mut kinds = HashMap::clone(kinds);
+            kinds.entry(kind.clone()).or_insert_with(|| new.clone());
+            kinds
+        };
+        self.kinds.rcu(add);
+        // Somebody else may have come first.
+        self.kinds.load().get(kind).cloned().unwrap_or(new)
+    }
+}
+
+fn since(begun: Instant) -> u64 {
+    nanos(begun.elapsed())
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 2)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_few_lines_go_through_and_the_next_says_how_many_did_not() {
-        let gate = Gate::default();
-        let passed: Vec<_> = (0..100).filter_map(|_| gate.pass()).collect();
-        assert_eq!(passed, [0; 5]);
-        tokio::time::advance(EACH).await;
-        assert_eq!(gate.pass(), Some(95));
-        assert_eq!(gate.pass(), None);
-        assert_eq!(gate.close(), 1);
-        assert_eq!(gate.close(), 0);
-        tokio::time::advance(EACH * 100).await;
-        let passed: Vec<_> = (0..100).filter_map(|_| gate.pass()).collect();
-        assert_eq!(passed, [0; 5], "a long silence saves nothing up");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn each_kind_has_a_gate_of_its_own() {
-        let gates = Gates::default();
-        let passed: Vec<_> = (0..100).filter_map(|_| gates.pass("often")).collect();
-        assert_eq!(passed, [0; 5]);
-        assert_eq!(gates.pass("seldom"), Some(0));
-        tokio::time::advance(EACH).await;
-        assert_eq!(gates.pass("often"), Some(95));
-    }
-}
+mod tests;

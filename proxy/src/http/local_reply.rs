@@ -371,7 +371,7 @@ pub(super) fn tell(failure: &Failure, client: &Downstream, connections: &net::Me
     if reply.level > Level::INFO {
         return line!(debug, None::<u64>);
     }
-    let Some(unsaid) = connections.may_tell(direction, reply.reason) else {
+    let Some(unsaid) = connections.may_tell(direction, reply.reason, client.peer) else {
         return;
     };
     match reply.level {

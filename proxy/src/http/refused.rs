@@ -98,7 +98,9 @@ pub(super) fn tell_http2(connection: &Connection, calm: &Calm) {
 fn malformed_stream(connection: &Connection) {
     let downstream = &connection.downstream;
     let connections = &connection.worker.connections;
-    let Some(unsaid) = connections.refuse_and_tell(downstream.direction, "h2_malformed") else {
+    let Some(unsaid) =
+        connections.refuse_and_tell(downstream.direction, "h2_malformed", downstream.peer)
+    else {
         return;
     };
     tracing::info!(
@@ -118,7 +120,9 @@ pub(super) fn malformed(
 ) {
     let downstream = &connection.downstream;
     let connections = &connection.worker.connections;
-    let Some(unsaid) = connections.refuse_and_tell(downstream.direction, "malformed_http") else {
+    let Some(unsaid) =
+        connections.refuse_and_tell(downstream.direction, "malformed_http", downstream.peer)
+    else {
         return;
     };
     tracing::info!(

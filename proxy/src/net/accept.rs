@@ -93,16 +93,27 @@ impl Metrics {
     }
 
     /// As [`Metrics::refuse`], and as [`Metrics::may_tell`].
-    pub fn refuse_and_tell(&self, direction: Direction, reason: &'static str) -> Option<u64> {
+    pub fn refuse_and_tell(
+        &self,
+        direction: Direction,
+        reason: &'static str,
+        client: SocketAddr,
+    ) -> Option<u64> {
         self.refuse(direction, reason);
-        self.may_tell(direction, reason)
+        self.may_tell(direction, reason, client)
     }
 
-    /// Whether a line may be written about something that was refused for this reason: whoever is refused may come again at
-    /// once, and often. If so, how many were left out before it.
-    pub fn may_tell(&self, direction: Direction, reason: &'static str) -> Option<u64> {
+    /// Whether a line may be written about something of a client that was refused for this reason: it may come again at
+    /// once, and often. If so, how many were left out before it, of this client and of others.
+    pub fn may_tell(
+        &self,
+        direction: Direction,
+        reason: &'static str,
+        client: SocketAddr,
+    ) -> Option<u64> {
         let direction = direction.name();
-        self.told.pass(RefusedLabels { direction, reason })
+        let kind = RefusedLabels { direction, reason };
+        self.told.pass(&kind, client.ip())
     }
 
     /// How many were refused for a reason, for tests.

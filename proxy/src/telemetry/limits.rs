@@ -1,26 +1,21 @@
 //! Limits on what a peer can make grow: how often each was reached, and who reached it.
 //!
-//! One family of counters for the whole data path, `tulle_limits_reached_total`, and with it one line of the log a
-//! second for each limit at most, so that a flood does not flood the log. Labels are names of [`Limit`] only, so the
+//! One family of counters for the whole data path, `tulle_limits_reached_total`, and with it a few lines of the log for each
+//! limit and peer, so that a flood does not flood the log, nor hide what others do. Labels are names of [`Limit`] only, so the
 //! family is bounded. Nothing here is on the path of a request that keeps within the limits.
 
-use std::collections::HashMap;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use tulle_identity::SpiffeId;
+use tulle_runtime::gate::Gates;
 
 use crate::conn::{Direction, Downstream};
-
-/// Between two lines about one limit.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// Makes limits of their names in metrics and logs.
 macro_rules! limits {
@@ -120,20 +115,13 @@ impl<'a> From<&'a Downstream> for Who<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Limits {
     reached: Family<Labels, Counter>,
-    told: Arc<Mutex<HashMap<Labels, Told>>>,
+    told: Arc<Gates<Labels>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
     limit: &'static str,
     listener: &'static str,
-}
-
-/// When a limit was last told of, and how often it was reached since.
-#[derive(Clone, Copy, Debug)]
-struct Told {
-    at: Instant,
-    unsaid: u64,
 }
 
 impl Limits {
@@ -149,7 +137,7 @@ impl Limits {
         limits
     }
 
-    /// A peer reached a limit: counts it and, unless that was told just now, says who did what. `listener` is the one
+    /// A peer reached a limit: counts it and, unless that was told of it just now, says who did what. `listener` is the one
     /// that the traffic came by.
     pub fn reached(&self, limit: Limit, listener: Direction, who: Who<'_>, what: impl Display) {
         self.reached_at(limit, listener.name(), who, what);
@@ -168,7 +156,7 @@ impl Limits {
             listener,
         };
         self.reached.get_or_create(&labels).inc();
-        if let Some(unsaid) = self.take_turn(labels, Instant::now()) {
+        if let Some(unsaid) = self.told.pass(&labels, who.address.ip()) {
             tracing::warn!(
                 limit = limit.name(),
                 listener,
@@ -178,21 +166,6 @@ impl Limits {
                 "a limit was reached: {what}"
             );
         }
-    }
-
-    /// Whether a line is due, and how many were left out before it.
-    fn take_turn(&self, labels: Labels, now: Instant) -> Option<u64> {
-        let mut told = self.told.lock();
-        let Some(before) = told.get_mut(&labels) else {
-            told.insert(labels, Told { at: now, unsaid: 0 });
-            return Some(0);
-        };
-        if now.duration_since(before.at) < PAUSE {
-            before.unsaid += 1;
-            return None;
-        }
-        before.at = now;
-        Some(std::mem::take(&mut before.unsaid))
     }
 
     /// How often a limit was reached, for tests.
@@ -215,32 +188,6 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn labels(listener: &'static str) -> Labels {
-        Labels {
-            limit: "some",
-            listener,
-        }
-    }
-
-    #[test]
-    fn one_line_a_second_says_how_many_were_left_out() {
-        let limits = Limits::default();
-        let begun = Instant::now();
-        let turn = |listener, millis| {
-            limits.take_turn(labels(listener), begun + Duration::from_millis(millis))
-        };
-        assert_eq!(turn("inbound", 0), Some(0));
-        assert_eq!(turn("inbound", 10), None);
-        assert_eq!(
-            turn("outbound", 10),
-            Some(0),
-            "the other listener has a turn of its own"
-        );
-        assert_eq!(turn("inbound", 999), None);
-        assert_eq!(turn("inbound", 1_000), Some(2));
-        assert_eq!(turn("inbound", 2_500), Some(0));
-    }
 
     #[test]
     fn every_time_is_counted_told_or_not() {

@@ -1,5 +1,6 @@
 //! How often the log tells of what is refused: it cannot be filled by whoever is refused.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
@@ -16,6 +17,8 @@ use super::harness::*;
 use super::inbound::mesh_peer;
 use crate::conn::HttpVersion::{Http1, Http2};
 use crate::conn::{Direction, Security};
+use crate::net;
+use crate::telemetry::{Limit, Limits, Who};
 
 /// Remembers, of each line that an operator sees, how many were left out before it, and whom it names.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +26,7 @@ struct Lines(Arc<Mutex<Vec<u64>>>, Arc<Mutex<Vec<String>>>);
 
 impl Visit for Lines {
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        if ["client.addr", "client.id"].contains(&field.name()) {
+        if ["client.addr", "client.id", "peer.addr"].contains(&field.name()) {
             self.1.lock().push(format!("{value:?}"));
         }
     }
@@ -99,6 +102,42 @@ fn of_many_malformed_requests_a_few_lines_tell_and_all_are_counted() {
         assert_eq!(told.0 as u64 + told.1 + later.1, 100, "all are told of");
         assert_eq!(refused(), 101);
     });
+}
+
+#[test]
+fn a_flood_of_one_client_hides_no_other() {
+    let (lines, _guard) = Lines::listen();
+    let client = |last: u8| SocketAddr::from(([10, 1, 0, last], 40_000));
+    let (limits, connections) = (Limits::default(), net::Metrics::default());
+    let reached = |last| {
+        let (address, id) = (client(last), None);
+        limits.reached(
+            Limit::Head,
+            Direction::Inbound,
+            Who { address, id },
+            "a head",
+        );
+    };
+    let refused = |last| {
+        let unsaid = connections.refuse_and_tell(Direction::Inbound, "tls", client(last));
+        if let Some(unsaid) = unsaid {
+            tracing::info!(client.addr = %client(last), unsaid, "refused");
+        }
+    };
+    for (name, tell) in [
+        ("a limit", &reached as &dyn Fn(u8)),
+        ("a refusal", &refused),
+    ] {
+        (0..100).for_each(|_| tell(1));
+        assert!((5..10).contains(&lines.take().0), "{name}");
+        let of_one = lines.names();
+        assert!(of_one.iter().all(|it| *it == client(1).to_string()));
+        (2..=21).for_each(tell);
+        let (told, unsaid) = lines.take();
+        // One or the other may share a gate.
+        assert!(told >= 10 && unsaid > 80, "{name}: {told} and {unsaid}");
+        assert!(!lines.names().contains(&client(1).to_string()));
+    }
 }
 
 #[test]
