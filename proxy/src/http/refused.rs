@@ -2,7 +2,7 @@
 //!
 //! Of each one line of the access log tells, as it tells of requests, and a metric: `tulle_limits_reached_total` of what is
 //! too large, `tulle_downstream_connections_refused_total` of what is wrong or late. A stream of HTTP/2 that its library has
-//! reset for what came on it has no line of the access log: there may have been a request, which has one. [`crate::io::Guard`] finds most of it,
+//! reset for what came on it counts as `tulle_downstream_streams_malformed_total`, and has no line of the access log: there may have been a request, which has one. [`crate::io::Guard`] finds most of it,
 //! hyper the rest, which has answered then.
 
 use http::{Response, StatusCode};
@@ -98,9 +98,7 @@ pub(super) fn tell_http2(connection: &Connection, calm: &Calm) {
 fn malformed_stream(connection: &Connection) {
     let downstream = &connection.downstream;
     let connections = &connection.worker.connections;
-    let Some(unsaid) =
-        connections.refuse_and_tell(downstream.direction, "h2_malformed", downstream.peer)
-    else {
+    let Some(unsaid) = connections.malformed_stream(downstream.direction, downstream.peer) else {
         return;
     };
     tracing::info!(

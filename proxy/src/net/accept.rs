@@ -26,6 +26,7 @@ pub struct Metrics {
     open: Family<DirectionLabel, Gauge>,
     refused: Family<RefusedLabels, Counter>,
     panics: Family<DirectionLabel, Counter>,
+    malformed: Family<DirectionLabel, Counter>,
     told: Arc<Gates<RefusedLabels>>,
 }
 
@@ -65,6 +66,11 @@ impl Metrics {
             "Captured connections that ended in a panic of the proxy",
             metrics.panics.clone(),
         );
+        registry.register(
+            "downstream_streams_malformed",
+            "HTTP/2 streams of captured connections that were reset, because what came on them is malformed",
+            metrics.malformed.clone(),
+        );
         metrics
     }
 
@@ -103,6 +109,15 @@ impl Metrics {
         self.may_tell(direction, reason, client)
     }
 
+    /// Counts a stream of HTTP/2 that was reset for what came on it, as [`Metrics::may_tell`].
+    pub fn malformed_stream(&self, direction: Direction, client: SocketAddr) -> Option<u64> {
+        let label = DirectionLabel {
+            direction: direction.name(),
+        };
+        self.malformed.get_or_create(&label).inc();
+        self.may_tell(direction, "h2_malformed", client)
+    }
+
     /// Whether a line may be written about something of a client that was refused for this reason: it may come again at
     /// once, and often. If so, how many were left out before it, of this client and of others.
     pub fn may_tell(
@@ -114,6 +129,14 @@ impl Metrics {
         let direction = direction.name();
         let kind = RefusedLabels { direction, reason };
         self.told.pass(&kind, client.ip())
+    }
+
+    /// How many streams were malformed, for tests.
+    #[cfg(test)]
+    pub(crate) fn malformed_streams(&self, direction: Direction) -> u64 {
+        let direction = direction.name();
+        let label = DirectionLabel { direction };
+        self.malformed.get_or_create(&label).get()
     }
 
     /// How many were refused for a reason, for tests.

@@ -4,11 +4,14 @@
 
 use std::collections::BTreeSet;
 
+use prometheus_client::registry::Registry;
 use tulle_runtime::env::Env;
 use tulle_runtime::limits::{Limits, VARIABLES};
 use tulle_runtime::names::variables;
 
 use crate::args::RUN_VARIABLES;
+use crate::conn::Direction;
+use crate::net;
 use crate::telemetry::Limit;
 
 const README: &str = include_str!("../../../README.md");
@@ -23,16 +26,21 @@ struct Row {
     default: &'static str,
 }
 
-/// The rows between the heading and the next one.
-fn rows() -> Vec<Row> {
+/// What is between the heading and the next one.
+fn limits() -> &'static str {
     let (_, limits) = README.split_once("\n## Limits\n").expect("the heading");
     let (limits, _) = limits.split_once("\n## ").expect("the next heading");
+    limits
+}
+
+/// The rows of it.
+fn rows() -> Vec<Row> {
     let cells = |line: &'static str| -> Option<Vec<&'static str>> {
         let line = line.strip_prefix("| ")?.strip_suffix(" |")?;
         Some(line.split('|').map(str::trim).collect())
     };
     let quoted = |cell: &'static str| cell.strip_prefix('`')?.strip_suffix('`');
-    let lines = limits.lines().filter_map(cells);
+    let lines = limits().lines().filter_map(cells);
     lines
         .filter(|cells| cells[1] != "variable")
         .map(|cells| Row {
@@ -72,6 +80,19 @@ fn readme_has_every_label() {
     let said: BTreeSet<_> = rows().into_iter().filter_map(|row| row.label).collect();
     let counted: BTreeSet<_> = Limit::ALL.iter().map(|limit| limit.name()).collect();
     assert_eq!(said, counted);
+}
+
+#[test]
+fn readme_has_the_metric_of_what_is_no_limit() {
+    let mut registry = Registry::with_prefix("tulle");
+    let connections = net::Metrics::register(&mut registry);
+    connections.malformed_stream(Direction::Inbound, ([10, 0, 0, 1], 4_711).into());
+    let (name, labels) = ("tulle_downstream_streams_malformed_total", "direction");
+    let counted = format!("{name}{{{labels}=\"inbound\"}} 1");
+    let metrics = tulle_runtime::metrics::encode(&registry);
+    assert!(metrics.contains(&counted), "{metrics}");
+    let row = format!("\n| (`{name}{{{labels}}}`) |");
+    assert!(limits().contains(&row), "{row}");
 }
 
 #[test]

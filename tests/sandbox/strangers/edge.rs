@@ -182,9 +182,9 @@ async fn malformed(arena: &Arena<'_>, web: SocketAddr) -> anyhow::Result<()> {
         }
     }
     eventually(DEADLINE, async || {
-        let labels = [("direction", "inbound"), ("reason", "h2_malformed")];
+        let labels = [("direction", "inbound")];
         let metrics = arena.metrics("web").await?;
-        let counted = metrics.sum("tulle_downstream_connections_refused_total", &labels);
+        let counted = metrics.sum("tulle_downstream_streams_malformed_total", &labels);
         ensure!(counted == f64::from(STREAMS), "{counted} are counted");
         let log = arena.logs("web", Some(containers::PROXY))?;
         let lines = log.lines().filter(|line| line.contains("malformed HTTP/2"));

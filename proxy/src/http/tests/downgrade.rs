@@ -373,7 +373,7 @@ fn row_8_authority_and_host_must_agree_and_name_no_user() {
 /// Streams that were counted as malformed.
 fn malformed(sidecar: &Sidecar) -> u64 {
     let connections = &sidecar.worker.connections;
-    connections.refused(Direction::Outbound, "h2_malformed")
+    connections.malformed_streams(Direction::Outbound)
 }
 
 #[test]

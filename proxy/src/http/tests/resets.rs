@@ -97,7 +97,7 @@ fn a_fault_that_an_app_finds_in_the_middle_of_its_answer_is_passed_on_and_not_th
         drop(sender);
         sidecar.record().await;
         let connections = &sidecar.worker.connections;
-        let counted = connections.refused(Direction::Inbound, "h2_malformed");
+        let counted = connections.malformed_streams(Direction::Inbound);
         assert_eq!(counted, 0);
     });
 }

@@ -171,7 +171,7 @@ fn of_many_streams_that_http2_s_library_resets_a_few_lines_tell_whose_they_are()
         ] {
             let sidecar = Sidecar::new(inbound(true));
             let connections = &sidecar.worker.connections;
-            let refused = || connections.refused(Direction::Inbound, "h2_malformed");
+            let refused = || connections.malformed_streams(Direction::Inbound);
             let mut io = sidecar.caller(nobody().await, security, Http2);
             io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
                 .await
