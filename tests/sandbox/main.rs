@@ -26,6 +26,7 @@ mod hostile;
 mod http1;
 mod http2;
 mod identities;
+mod interim;
 mod ipv6;
 mod limited;
 mod logs;
@@ -96,6 +97,7 @@ fn main() -> ExitCode {
         ends::cases(),
         hellos::cases(),
         identities::cases(),
+        interim::cases(),
         forged::cases(),
         long::cases(),
         rotation::cases(),

@@ -10,12 +10,13 @@ use std::collections::hash_map::Entry;
 
 use tulle_runtime::limits::InterimAllowance;
 
-use super::scan::{END_STREAM, Frame, PADDED, PRIORITY};
+use super::scan::{END_STREAM, Frame, HEAD, PADDED, PRIORITY};
 
 /// Streams that are remembered. More than a connection carries: what is left are late heads of streams that were reset.
 const STREAMS: usize = 4_096;
-/// Heads of streams that were reset already: what fits into the sockets of both ends before a server hears of it.
-const LATE: u32 = 16_384;
+/// Bytes of such heads on streams that were reset already: more than fits into the sockets of both ends before a server
+/// hears of it.
+const LATE: usize = 16 << 20;
 /// The kind and the payload of a frame that makes a stream depend on itself (RFC 7540, 5.3.1).
 const PRIORITY_FRAME: u8 = 2;
 const PRIORITY_LENGTH: u8 = 5;
@@ -24,7 +25,7 @@ const PRIORITY_LENGTH: u8 = 5;
 #[derive(Debug, Default)]
 pub(super) struct Interim {
     streams: HashMap<u32, Heads>,
-    late: u32,
+    late: usize,
 }
 
 /// What has come on a stream.
@@ -57,7 +58,7 @@ impl Interim {
             self.forget(frame.stream);
             return Verdict::Fine;
         }
-        self.count(frame.stream)
+        self.count(frame)
     }
 
     /// A stream has its answer, or has ended.
@@ -76,11 +77,11 @@ impl Interim {
         }
     }
 
-    fn count(&mut self, stream: u32) -> Verdict {
+    fn count(&mut self, frame: Frame) -> Verdict {
         if self.streams.len() >= STREAMS {
             self.streams.clear();
         }
-        match self.streams.entry(stream) {
+        match self.streams.entry(frame.stream) {
             Entry::Vacant(place) => {
                 place.insert(Heads::Left(InterimAllowance::default()));
                 Verdict::Fine
@@ -96,7 +97,7 @@ impl Interim {
                 if self.late >= LATE {
                     return Verdict::End;
                 }
-                self.late += 1;
+                self.late += HEAD + frame.length;
                 Verdict::Fine
             }
         }
@@ -176,8 +177,8 @@ mod tests {
         interim.gave_up(3);
         interim.gave_up(5);
         assert!(!interim.streams.contains_key(&5), "there was nothing on it");
-        for late in 0..LATE {
-            let stream = 1 + late % 2 * 2;
+        for late in 0..LATE.div_ceil(HEAD + 5) {
+            let stream = if late % 2 == 0 { 1 } else { 3 };
             assert_eq!(interim.received(head(stream, 0), Some(&8)), Verdict::Fine);
         }
         assert_eq!(interim.received(head(7, 0), Some(&8)), Verdict::Fine);

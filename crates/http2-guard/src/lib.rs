@@ -302,20 +302,25 @@ impl<I> Frames<I> {
         self.shared.interim.fetch_add(1, Relaxed);
     }
 
-    /// Gives h2 the next part of what was put in, or of what came behind it.
+    /// Gives h2 the next part of what was put in, or of what came behind it. False: there is nothing any more.
     #[cold]
-    fn give_put_in(&mut self, buf: &mut ReadBuf<'_>) {
-        let start = buf.filled().len();
+    fn poll_put_in(&mut self, cx: &Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<bool> {
         let Some(put_in) = &mut self.put_in else {
-            return;
+            return Poll::Ready(false);
         };
-        let of_peer = put_in.give(buf);
-        if put_in.is_empty() {
-            self.put_in = None;
+        if put_in.pauses() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
-        if of_peer {
+        if put_in.is_over() {
+            self.put_in = None;
+            return Poll::Ready(false);
+        }
+        let start = buf.filled().len();
+        if put_in.give(buf) {
             self.follow(buf, start);
         }
+        Poll::Ready(true)
     }
 
     /// Follows what was written of several pieces.
@@ -413,8 +418,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Frames<I> {
             this.shared.pieces.wait(cx.waker());
             return Poll::Pending;
         }
-        if this.put_in.is_some() {
-            this.give_put_in(buf);
+        if this.put_in.is_some() && ready!(this.poll_put_in(cx, buf)) {
             return Poll::Ready(Ok(()));
         }
         let start = buf.filled().len();

@@ -146,7 +146,9 @@ async fn many_streams_may_be_reset_at_once() {
 #[tokio::test]
 async fn a_server_that_does_not_stop_loses_the_connection() {
     let run = async {
-        let endless = hint(1, false).repeat(20_000);
+        // A value of 3000 bytes.
+        let fields = [b"\x08\x03103\0\x01x\x7f\xb9\x16", &[b'x'; 3_000][..]].concat();
+        let endless = frame(HEADERS, 4, 1, &fields).repeat(6_000);
         let (answers, resets, told, ended) = answered(&endless, 100_000).await;
         assert_eq!(answers, [Err(true), Err(false)]);
         assert_eq!((resets, told), (vec![1], 1));
