@@ -138,7 +138,11 @@ async fn plays(app: &mut App<'_>, client: Client, then: Then) -> anyhow::Result<
         return Ok(false);
     }
     let finished = then == Then::Finishes;
-    ensure!(rest.contains("whole") == finished, "{rest:?}");
+    let expected = finished || then == Then::Ends;
+    ensure!(
+        expected && rest.contains("whole") == finished,
+        "{rest:?} and {end:?}"
+    );
     app.say(&frames::answer(stream, None, true)).await?;
     let mut client = client.context("nobody waits for the answer")?;
     client.is_answered().await?;

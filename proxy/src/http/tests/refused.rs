@@ -130,6 +130,55 @@ fn a_head_that_is_refused_is_answered_logged_and_counted_however_it_comes() {
     });
 }
 
+#[test]
+fn a_target_is_told_to_be_too_long_where_heads_may_be_longer_than_any_can_be() {
+    run(async {
+        let app = raw_app(|mut tcp| async move {
+            let head = read_head(&mut tcp).await;
+            let target = head.split(' ').nth(1).map_or(0, str::len);
+            let answer =
+                format!("HTTP/1.1 200 OK\r\nx-target: {target}\r\ncontent-length: 0\r\n\r\n");
+            tcp.write_all(answer.as_bytes()).await.unwrap();
+        })
+        .await;
+        let mut settings = Settings::default();
+        settings.bounds.head = 1 << 20;
+        let sidecar = Sidecar::with_settings(service(&[app]), settings);
+        // A host that the target brings counts, but is not in the one that the app gets.
+        for (begin, host) in [("/", 0), ("http://a/", 8)] {
+            for size in [3_000, usize::MAX] {
+                for (length, status) in
+                    [(65_534, 200), (65_535, 414), (66_000, 414), (500_000, 414)]
+                {
+                    let rest = "t".repeat(length - begin.len());
+                    let request = format!(
+                        "GET {begin}{rest} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+                    );
+                    let answer = told(sidecar.client(Http1), &request, size).await;
+                    let what = format!("{begin} and {length}, {size} at a time: {answer}");
+                    assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{what}");
+                    if status == 200 {
+                        let target = format!("x-target: {}\r\n", length - host);
+                        assert!(answer.contains(&target), "{what}");
+                        continue;
+                    }
+                    let reason = "the target of the request is too long";
+                    assert!(answer.ends_with(reason), "{what}");
+                    let expected = [(StatusCode::URI_TOO_LONG, reason)];
+                    assert_eq!(logged(&sidecar).await, expected, "{what}");
+                }
+            }
+        }
+        assert_eq!(
+            sidecar
+                .worker
+                .limits
+                .count(Limit::Head, Direction::Outbound),
+            12
+        );
+    });
+}
+
 /// An app whose answer has so many fields, `content-length` included, and one of so many bytes.
 async fn app_with(fields: usize, bytes: usize) -> std::net::SocketAddr {
     let more: String = (2..fields).map(|n| format!("x-{n}: v\r\n")).collect();
