@@ -20,7 +20,7 @@ use crate::mole::{PORT, burrow};
 use crate::place::Place;
 use forge::{Forger, Shown};
 
-mod forge;
+pub(crate) mod forge;
 
 tulle_tests::cases! {
     row_30_and_31_forged_certificates_of_clients_are_refused;

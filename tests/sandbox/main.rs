@@ -32,6 +32,7 @@ mod limited;
 mod logs;
 mod long;
 mod mole;
+mod networks;
 mod outage;
 mod overload;
 mod place;
@@ -100,6 +101,7 @@ fn main() -> ExitCode {
         interim::cases(),
         forged::cases(),
         long::cases(),
+        networks::cases(),
         rotation::cases(),
         storms::cases(),
         strangers::cases(),

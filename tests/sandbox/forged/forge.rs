@@ -20,9 +20,9 @@ use tulle_identity::{Root, TrustDomain};
 const CA: &str = "/run/tulle/control/ca.json";
 const HOUR: Duration = Duration::from_secs(3600);
 /// The versions of TLS that a mesh speaks.
-pub(super) const VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13];
+pub(crate) const VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13];
 
-pub(super) fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
