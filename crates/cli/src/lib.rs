@@ -71,3 +71,6 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,9 @@ use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::Path;
 
+use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
+use tulle_runtime::trace;
 
 use crate::error::CliError;
 
@@ -46,11 +48,23 @@ pub(crate) fn line(line: &impl std::fmt::Display) -> Result<(), CliError> {
 
 /// Says why a command ended early, with all causes, and what to do next.
 pub(crate) fn error(error: &CliError) {
-    note(&format!(
+    let text = format!(
         "{ERROR}error{ERROR:#}: {}\n{NEXT}next{NEXT:#}:  {}",
         chain(error),
         error.next_step()
-    ));
+    );
+    match error {
+        CliError::Control(_) | CliError::Agent(_) => last_word(&text),
+        _ => note(&text),
+    }
+}
+
+/// As [`note`], at the end of a program that serves: it does not stay because nobody reads why it goes.
+fn last_word(text: &str) {
+    let choice = AutoStream::choice(&io::stderr());
+    let mut styled = AutoStream::new(Vec::new(), choice);
+    let _ = write!(styled, "{text}");
+    trace::last_word(&String::from_utf8_lossy(&styled.into_inner()));
 }
 
 /// Says something that an operator should know although the command goes on.
