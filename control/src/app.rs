@@ -15,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tulle_runtime::admin::AdminServer;
+use tulle_runtime::allocator;
 use tulle_runtime::drain::{self, Drain, DrainWatch};
 use tulle_runtime::names::{self, agent};
 use tulle_runtime::tasks::Tasks;
@@ -61,6 +62,7 @@ pub struct Control {
 /// If it cannot start: a port is taken, a directory cannot be read, the CA's state is broken.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let (_trace, _written) = trace::serve(&args.log, trace::Format::Text)?;
+    allocator::keep_little();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("control")

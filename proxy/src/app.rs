@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use tulle_identity::Identity;
 use tulle_identity::ca_client::{self, ControlName};
+use tulle_runtime::allocator;
 use tulle_runtime::drain;
 use tulle_runtime::env::Env;
 use tulle_runtime::names::{CONTROL_DNS_NAME, files, ports};
@@ -41,6 +42,7 @@ const SHUTDOWN: std::time::Duration = std::time::Duration::from_secs(1);
 pub fn run(env: Env) -> anyhow::Result<()> {
     let startup = Startup::from_env(env)?;
     let (trace, _written) = trace::serve(&startup.log, trace::Format::default())?;
+    allocator::keep_little();
     let files = net::raise_file_limit();
     let listeners = Listeners::bind()?;
     if let Some(mark) = startup.settings.socket_mark {

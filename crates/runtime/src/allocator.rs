@@ -1,4 +1,31 @@
-//! Gives memory back that the allocator holds but nobody uses. One call of the C library, which has no safe form.
+//! Gives memory back that the allocator holds but nobody uses. Calls of the C library, which have no safe form.
+
+/// Bytes of free memory that a thread may keep at the end of what it has.
+#[cfg(target_env = "gnu")]
+const KEPT: nix::libc::c_int = 4 << 20;
+/// Bytes from which on an allocation is the kernel's, and goes back to it as soon as it is freed.
+#[cfg(target_env = "gnu")]
+const OWN: nix::libc::c_int = 1 << 20;
+
+/// Has the allocator keep little of what is freed; for when a process begins. Left alone it learns from what is freed how
+/// much it should keep, up to 64 MiB a thread, which [`trim`] gives back of none but the first: a peer would teach it.
+#[cfg(target_env = "gnu")]
+#[expect(
+    unsafe_code,
+    reason = "the C library's own function, which nobody wraps"
+)]
+pub fn keep_little() {
+    use nix::libc::{M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, mallopt};
+    // SAFETY: it takes two numbers, holds the allocator's own locks, and may be called from any thread at any time.
+    let set = unsafe { mallopt(M_MMAP_THRESHOLD, OWN) & mallopt(M_TRIM_THRESHOLD, KEPT) };
+    if set == 0 {
+        tracing::warn!("the allocator may keep more free memory than it should");
+    }
+}
+
+/// Other C libraries keep little by themselves.
+#[cfg(not(target_env = "gnu"))]
+pub fn keep_little() {}
 
 /// Has the allocator give free memory back to the kernel. Takes milliseconds, and allocations elsewhere wait for it: only
 /// now and then, or for when memory is short.
@@ -17,3 +44,33 @@ pub fn trim() {
 /// Other C libraries give memory back by themselves.
 #[cfg(not(target_env = "gnu"))]
 pub fn trim() {}
+
+#[cfg(all(test, target_env = "gnu"))]
+mod tests {
+    use super::*;
+
+    /// Bytes of this process that are in memory.
+    fn resident() -> usize {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        let pages = statm.split(' ').nth(1).unwrap();
+        pages.parse::<usize>().unwrap() * 4096
+    }
+
+    #[test]
+    fn what_a_thread_has_freed_goes_back_whatever_was_freed_before() {
+        keep_little();
+        // From this the allocator would learn to keep twice as much.
+        drop(std::hint::black_box(vec![1_u8; 24 << 20]));
+        let thread = std::thread::spawn(|| {
+            let mut pieces = Vec::with_capacity(200_000);
+            let before = resident();
+            // Nothing may be allocated after them that stays.
+            pieces.resize_with(200_000, || Box::new([1_u8; 128]));
+            std::hint::black_box(&mut pieces).clear();
+            trim();
+            resident().saturating_sub(before)
+        });
+        let left = thread.join().unwrap();
+        assert!(left < 8 << 20, "{left} of 28 million bytes");
+    }
+}

@@ -64,7 +64,6 @@ impl Side {
 pub(super) struct Siege<'a> {
     pub(super) arena: Arena<'a>,
     svid: String,
-    residue: u64,
 }
 
 /// What a sidecar has used so far.
@@ -104,16 +103,7 @@ impl<'a> Siege<'a> {
     ) -> anyhow::Result<Self> {
         let arena = mesh.apply(name, manifests).await?;
         let svid = svid(&arena, "client").await?;
-        Ok(Self {
-            arena,
-            svid,
-            residue: RESIDUE,
-        })
-    }
-
-    /// Lets so many bytes stay behind in memory.
-    pub(super) fn leaving(self, residue: u64) -> Self {
-        Self { residue, ..self }
+        Ok(Self { arena, svid })
     }
 
     /// Where an attacker on that side connects to.
@@ -194,7 +184,7 @@ impl<'a> Siege<'a> {
         eventually(RECOVERY, async || {
             let now = watched.used()?.memory;
             ensure!(
-                now <= before.memory + self.residue,
+                now <= before.memory + RESIDUE,
                 "the sidecar of {victim} had {} KiB of its own before and has {} KiB after",
                 before.memory >> 10,
                 now >> 10
