@@ -136,7 +136,8 @@ impl Control {
 
     async fn ask(&self, path: &str) -> anyhow::Result<String> {
         let mut tcp = TcpStream::connect(self.admin).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         tcp.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         tcp.read_to_string(&mut answer).await?;
