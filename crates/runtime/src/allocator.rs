@@ -45,7 +45,7 @@ pub fn trim() {
 #[cfg(not(target_env = "gnu"))]
 pub fn trim() {}
 
-#[cfg(all(test, target_env = "gnu"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
