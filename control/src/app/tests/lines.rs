@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tracing::field::{Field, Visit};
-use tracing::subscriber::{DefaultGuard, set_default};
-use tracing::{Event, Subscriber};
+use tracing::subscriber::{DefaultGuard, NoSubscriber, set_default};
+use tracing::{Dispatch, Event, Subscriber};
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::{Layer, registry};
 
@@ -22,10 +22,12 @@ pub(super) struct Line {
 
 impl Lines {
     /// Hears what this thread logs until the guard is dropped.
-    pub(super) fn listen() -> (Self, DefaultGuard) {
+    pub(super) fn listen() -> (Self, (Dispatch, DefaultGuard)) {
         let lines = Self::default();
+        // While there is but one, a thread without any decides for all whether a line is of interest.
+        let another = Dispatch::new(NoSubscriber::default());
         let guard = set_default(registry().with(lines.clone()));
-        (lines, guard)
+        (lines, (another, guard))
     }
 
     /// Those that contain a text.

@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::{Endpoint, Server};
+use tracing::subscriber::NoSubscriber;
 use tulle_runtime::drain::{self, Drain};
 use tulle_runtime::tasks::Tasks;
 use tulle_xds_proto::envoy::config::core::v3::{Extension, Node};
@@ -323,6 +324,8 @@ async fn what_clients_do_wrong_is_told_a_few_times_and_counted_each_time() {
     let lines = Lines::default();
     let written = lines.clone();
     let subscriber = tracing_subscriber::fmt().with_writer(move || written.clone());
+    // While there is but one, a thread without any decides for all whether a line is of interest.
+    let _another = tracing::Dispatch::new(NoSubscriber::default());
     let _guard = tracing::subscriber::set_default(subscriber.finish());
     let mut stage = Stage::new(1).await;
     stage.control.cut();

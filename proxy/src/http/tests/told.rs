@@ -8,8 +8,8 @@ use http_body_util::Full;
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
 use tracing::field::{Field, Visit};
-use tracing::subscriber::{DefaultGuard, set_default};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::subscriber::{DefaultGuard, NoSubscriber, set_default};
+use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::{Layer, registry};
 
@@ -50,10 +50,12 @@ impl<S: Subscriber> Layer<S> for Lines {
 
 impl Lines {
     /// Hears what this thread logs until the guard is dropped.
-    fn listen() -> (Self, DefaultGuard) {
+    fn listen() -> (Self, (Dispatch, DefaultGuard)) {
         let lines = Self::default();
+        // While there is but one, a thread without any decides for all whether a line is of interest.
+        let another = Dispatch::new(NoSubscriber::default());
         let guard = set_default(registry().with(lines.clone()));
-        (lines, guard)
+        (lines, (another, guard))
     }
 
     /// How many lines came, and how many were left out.
