@@ -1,13 +1,15 @@
 //! HTTP/2 frames: the layer under h2.
 //!
 //! The input is what a client sends, its preface included; what follows the preface is what a server sends. While a peer is
-//! within limits, the layer changes nothing but the end of trailers that are none, however the bytes come. Who sends more control frames than its work is
+//! within limits, the layer changes nothing but the end of trailers that are none, however the bytes come; behind one interim
+//! answer too many, which is counted here as well, it puts one frame of its own in. Who sends more control frames than its work is
 //! worth, or more of one head than it may, both of which are counted here once more, is stopped at the frame that is one too
 //! many, or after it where its head is in h2's hands already, and what h2 gets from then on is a head that never ends. What h2
 //! writes leaves as it is.
 
 #![no_main]
 
+use std::collections::HashMap;
 use std::io::IoSlice;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -17,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tulle_fuzz::input::seed;
 use tulle_fuzz::wire::Wire;
 use tulle_proxy::io::{Ended, FrameBounds, Frames, Whose};
+use tulle_runtime::limits::MAX_INTERIM;
 
 const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
 const HEAD: usize = 9;
@@ -40,6 +43,11 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+/// Of a head: its first byte is no field.
+const PADDED_OR_PRIORITY: u8 = 0x28;
+/// Heads of a stream: the answer has one too.
+const MOST: u32 = MAX_INTERIM + 1;
 
 tulle_fuzz::target!(|data: &[u8]| {
     let cut = 1 + (seed(data) % 61) as usize;
@@ -94,20 +102,31 @@ fn reads(data: &[u8], whose: Whose, size: usize) {
     let (mut passed, ended, _) = read(data, whose, size, all);
     let begin = if whose == Whose::Client { PREFACE } else { 0 };
     let frames = frames(data, begin);
+    let step = size.min(BUFFER);
+    let faults = match whose {
+        Whose::Client => Vec::new(),
+        Whose::Server => interim(data, &frames, step),
+    };
+    take_out(&mut passed, &faults);
     restore(&mut passed, data, &frames);
     assert_eq!((passed.as_slice(), ended), (data, None), "pieces of {size}");
     let (mut passed, ended, took) = read(data, whose, size, BOUNDS);
     if took > NO_TIME {
         return;
     }
-    restore(&mut passed, data, &frames);
-    let Some((at, why)) = too_many(&frames) else {
+    let too_many = too_many(&frames);
+    let whole = too_many.map_or(frames.len(), |(at, _)| at);
+    let last = frames.get(whole).map_or(data.len(), |frame| frame.start);
+    let put_in = faults.iter().take_while(|(at, _)| *at <= last).count();
+    take_out(&mut passed, &faults[..put_in]);
+    // Behind that is what a peer never sent.
+    restore(&mut passed, data, &frames[..whole]);
+    let Some((at, why)) = too_many else {
         assert_eq!((passed.as_slice(), ended), (data, None), "pieces of {size}");
         return;
     };
     assert_eq!(ended, Some(why), "pieces of {size}");
     let last = frames[at];
-    let step = size.min(BUFFER);
     let cut = last.start / step != (last.start + HEAD - 1) / step;
     let before = at.checked_sub(1).map(|before| frames[before]);
     let (stop, open) = if cut {
@@ -127,12 +146,53 @@ fn reads(data: &[u8], whose: Whose, size: usize) {
     );
 }
 
+/// Which streams have one interim answer too many, and where what is put in for that has its place.
+fn interim(data: &[u8], frames: &[Frame], step: usize) -> Vec<(usize, [u8; 4])> {
+    let mut heads = HashMap::<[u8; 4], u32>::new();
+    let (mut faults, mut waits) = (Vec::new(), None);
+    for frame in frames {
+        let first = frame.start + HEAD;
+        let known = (first - 1) / step == first / step && frame.flags & PADDED_OR_PRIORITY == 0;
+        let told = known && matches!(data.get(first), Some(0x88..=0x8e));
+        match frame.kind {
+            HEADERS if !told && frame.flags & END_STREAM == 0 => {
+                let heads = heads.entry(frame.stream).or_default();
+                *heads += 1;
+                if *heads == MOST + 1 {
+                    waits = Some(frame.stream);
+                }
+            }
+            HEADERS | DATA | RST_STREAM => drop(heads.remove(&frame.stream)),
+            _ => {}
+        }
+        if !frame.leaves_open() && frame.end() <= data.len() {
+            faults.extend(waits.take().map(|stream| (frame.end(), stream)));
+        }
+    }
+    faults
+}
+
+/// Takes out what was put in there: streams that depend on themselves.
+fn take_out(passed: &mut Vec<u8>, faults: &[(usize, [u8; 4])]) {
+    for (at, [a, b, c, d]) in faults.iter().copied() {
+        let fault = [0, 0, 5, 2, 0, a, b, c, d, a, b, c, d, 0];
+        assert_eq!(
+            passed.get(at..at + fault.len()),
+            Some(&fault[..]),
+            "at {at}"
+        );
+        passed.drain(at..at + fault.len());
+    }
+}
+
 /// Gives trailers back the end of their stream, which those that have a pseudo-header lose, so that h2 refuses them.
 fn restore(passed: &mut [u8], data: &[u8], frames: &[Frame]) {
     for (at, frame) in frames.iter().enumerate() {
         // A stream that could be new has a higher number than all before it.
         let begun = |it: &Frame| it.kind == HEADERS && it.stream >= frame.stream;
-        let trailers = frame.kind == HEADERS && frames[..at].iter().any(begun);
+        // Nor can there be one of that number.
+        let begins = frame.stream != [0; 4] && !frames[..at].iter().any(begun);
+        let trailers = frame.kind == HEADERS && !begins;
         let flags = frame.start + 4;
         if trailers && passed.get(flags).is_some_and(|it| it | 1 == data[flags]) {
             passed[flags] = data[flags];
@@ -149,11 +209,17 @@ fn read(
     let begun = Instant::now();
     let (mut frames, calm) = Frames::new(Wire::new(data, size), whose, bounds);
     let mut cx = Context::from_waker(Waker::noop());
-    let mut passed = Vec::new();
+    let (mut passed, mut turns) = (Vec::new(), 0);
     loop {
         let mut buf = [0; BUFFER];
         let mut buf = ReadBuf::new(&mut buf);
         let read = Pin::new(&mut frames).poll_read(&mut cx, &mut buf);
+        if read.is_pending() {
+            // So that what has been put in is seen to.
+            turns += 1;
+            assert!(turns <= data.len(), "nobody would wake it");
+            continue;
+        }
         assert!(matches!(read, Poll::Ready(Ok(()))), "{read:?}");
         if buf.filled().is_empty() {
             return (passed, calm.ended(), begun.elapsed());
