@@ -1,5 +1,7 @@
 //! Answers that come before the request's body has ended.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -11,8 +13,8 @@ use tokio::sync::mpsc;
 
 use super::harness::*;
 use super::inbound::mesh_peer;
-use crate::conn::Direction;
 use crate::conn::HttpVersion::{Http1, Http2};
+use crate::conn::{Direction, Security};
 use crate::settings::Settings;
 use crate::telemetry::Limit;
 use crate::upstream::LocalExecutor;
@@ -110,6 +112,12 @@ fn an_answer_made_here_to_head_has_no_body() {
     });
 }
 
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    let head = [0, 0, length, kind, flags];
+    [&head[..], &stream.to_be_bytes(), payload].concat()
+}
+
 /// What a peer still sends while it is answered is no fault of its, and other clients' requests are on its connection.
 #[test]
 fn what_is_under_way_at_early_answers_costs_nobody_on_a_shared_connection_a_request() {
@@ -127,15 +135,6 @@ fn what_is_under_way_at_early_answers_costs_nobody_on_a_shared_connection_a_requ
         settings.http2.local_resets = 180;
         let sidecar = Sidecar::build(inbound(false), Ca::new().identity("reviews"), settings);
         let mut peer = sidecar.caller(app, mesh_peer(), Http2);
-        let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
-            let length = u8::try_from(payload.len()).unwrap();
-            [
-                &[0, 0, length, kind, flags][..],
-                &stream.to_be_bytes(),
-                payload,
-            ]
-            .concat()
-        };
         let put = b"\x02\x03PUT\x86\x84\x41\x01a";
         let begin = [
             &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..],
@@ -170,6 +169,115 @@ fn what_is_under_way_at_early_answers_costs_nobody_on_a_shared_connection_a_requ
         assert!(seen.iter().all(|it| it.0 != 7 || it.2 == 0), "{seen:?}");
         let limits = &sidecar.worker.limits;
         assert_eq!(limits.count(Limit::H2LocalResets, Direction::Inbound), 1);
+    });
+}
+
+#[test]
+fn only_who_is_shared_is_left_before_it_has_as_many_faults_as_it_may() {
+    run(async {
+        let app = echo(Http2, "a").await;
+        for (security, is_left) in [(mesh_peer(), true), (Security::Plaintext, false)] {
+            let mut settings = Settings::default();
+            settings.http2.local_resets = 10;
+            let identity = Ca::new().identity("reviews");
+            let sidecar = Sidecar::build(inbound(true), identity, settings);
+            let mut peer = sidecar.caller(app, security, Http2);
+            let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+            peer.write_all(hello).await.unwrap();
+            // POST http://a/ that says more than it has announced, and GET.
+            let bad = |stream| {
+                let post = frame(1, 4, stream, b"\x83\x86\x84\x01\x01a\x0f\x0d\x011");
+                [post, frame(0, 1, stream, b"xx")].concat()
+            };
+            let good = |stream| frame(1, 5, stream, b"\x82\x86\x84\x01\x01a");
+            let mut seen = Vec::new();
+            for stream in (1..15).step_by(2) {
+                peer.write_all(&bad(stream)).await.unwrap();
+                read_until(&mut peer, &mut seen, (3, stream)).await;
+            }
+            peer.write_all(&good(15)).await.unwrap();
+            read_until(&mut peer, &mut seen, (1, 15)).await;
+            let left = |seen: &[(u8, u32, u32)]| seen.iter().any(|it| (it.0, it.2) == (7, 0));
+            let counted = || {
+                let limits = &sidecar.worker.limits;
+                limits.count(Limit::H2LocalResets, Direction::Inbound)
+            };
+            assert_eq!(left(&seen), is_left, "{is_left}: {seen:?}");
+            assert_eq!(counted(), u64::from(is_left));
+            if is_left {
+                continue;
+            }
+            for stream in (17..25).step_by(2) {
+                peer.write_all(&bad(stream)).await.unwrap();
+            }
+            read_until(&mut peer, &mut seen, (7, 0)).await;
+            assert_eq!(seen.last(), Some(&(7, 0, 11)), "now it has too many");
+        }
+    });
+}
+
+/// Who only gives up loses the connection, at once or, if it is shared, when those that are on it have been answered.
+#[test]
+fn requests_that_end_make_up_for_those_that_are_given_up() {
+    run(async {
+        let app = app(Http2, |request: Request<Incoming>| async move {
+            let body = request.into_body().collect().await;
+            Response::new(Full::new(
+                body.map(|body| body.to_bytes()).unwrap_or_default(),
+            ))
+        })
+        .await;
+        for (security, code) in [(Security::Plaintext, 11), (mesh_peer(), 0)] {
+            let mut settings = Settings::default();
+            settings.http2.given_up = 3;
+            let identity = Ca::new().identity("reviews");
+            let sidecar = Sidecar::build(inbound(true), identity, settings);
+            let mut peer = sidecar.caller(app, security, Http2);
+            let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+            peer.write_all(hello).await.unwrap();
+            let post = |flags: u8, stream| frame(1, 4 | flags, stream, b"\x83\x86\x84\x01\x01a");
+            let under_way = async |number| {
+                while sidecar.worker.requests.get() != number {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            // One that stays.
+            peer.write_all(&post(0, 1)).await.unwrap();
+            under_way(1).await;
+            let mut seen = Vec::new();
+            let (mut streams, mut given_up) = ((3..).step_by(2), 0);
+            while !seen.iter().any(|it: &(u8, u32, u32)| it.0 == 7) {
+                let stream = streams.next().unwrap();
+                peer.write_all(&post(0, stream)).await.unwrap();
+                under_way(2).await;
+                let reset = frame(3, 0, stream, &[0, 0, 0, 8]);
+                peer.write_all(&reset).await.unwrap();
+                under_way(1).await;
+                given_up += 1;
+                if given_up <= 10 {
+                    let stream = streams.next().unwrap();
+                    peer.write_all(&post(1, stream)).await.unwrap();
+                    read_until(&mut peer, &mut seen, (1, stream)).await;
+                    assert!(seen.iter().all(|it| it.0 != 7), "{seen:?}");
+                } else {
+                    // It is told so at its next frame.
+                    peer.write_all(&frame(6, 0, 0, &[0; 8])).await.unwrap();
+                    let last = if given_up > 13 { 7 } else { 6 };
+                    read_until(&mut peer, &mut seen, (last, 0)).await;
+                }
+            }
+            assert_eq!(seen.last(), Some(&(7, 0, code)));
+            assert_eq!(given_up, 14, "that is one too many");
+            if code == 0 {
+                peer.write_all(&frame(0, 1, 1, b"whole")).await.unwrap();
+                read_until(&mut peer, &mut seen, (0, 1)).await;
+            }
+            let limits = &sidecar.worker.limits;
+            // What is asked to end has ended soon.
+            while limits.count(Limit::H2GivenUp, Direction::Inbound) != 1 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
     });
 }
 

@@ -102,6 +102,49 @@ fn a_fault_that_an_app_finds_in_the_middle_of_its_answer_is_passed_on_and_not_th
     });
 }
 
+#[test]
+fn a_client_s_own_fault_counts_after_one_of_its_app_s_that_is_none() {
+    run(async {
+        let app = raw_app(|tcp| async move {
+            let mut connection = h2::server::handshake(tcp).await.unwrap();
+            while let Some(Ok((_, mut answer))) = connection.accept().await {
+                let mut body = answer.send_response(Response::new(()), false).unwrap();
+                body.send_data(Bytes::from_static(b"half"), false).unwrap();
+                tokio::task::spawn_local(async move {
+                    tokio::task::yield_now().await;
+                    body.send_reset(h2::Reason::INTERNAL_ERROR);
+                });
+            }
+        });
+        let sidecar = Sidecar::new(inbound(false));
+        let io = sidecar.caller(app.await, mesh_peer(), Http2);
+        let (mut sender, connection) = h2::client::handshake(io).await.unwrap();
+        tokio::task::spawn_local(connection);
+        let request = Request::get("http://a/").body(()).unwrap();
+        let (answer, _) = sender.send_request(request, true).unwrap();
+        if let Ok(answer) = answer.await {
+            let mut body = answer.into_body();
+            while let Some(Ok(_)) = body.data().await {}
+        }
+        sidecar.record().await;
+        let counted = || {
+            let connections = &sidecar.worker.connections;
+            connections.malformed_streams(Direction::Inbound)
+        };
+        assert_eq!(counted(), 0);
+        // It says more than it has announced.
+        let request = Request::post("http://a/").header("content-length", "1");
+        let (answer, mut body) = sender
+            .send_request(request.body(()).unwrap(), false)
+            .unwrap();
+        body.send_data(Bytes::from_static(b"xx"), true).unwrap();
+        assert!(answer.await.is_err_and(|error| error.is_reset()));
+        while counted() == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+}
+
 /// Heads of frames up to the second request, from a connection that is quiet in between: their kinds.
 async fn kinds(mut tcp: tokio::net::TcpStream, begun: Rc<Notify>) -> Vec<u8> {
     let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -12,8 +12,10 @@ use tokio::sync::Semaphore;
 
 use super::harness::*;
 use crate::config::cluster::UpstreamHttp;
+use crate::conn::Direction;
 use crate::conn::HttpVersion::Http2;
 use crate::settings::Settings;
+use crate::telemetry::Limit;
 use crate::upstream::LocalExecutor;
 
 /// Requests that are sent at once.
@@ -151,6 +153,57 @@ fn row_28_late_answers_to_requests_that_were_given_up_end_no_other() {
             drop(asked);
         }
         assert_eq!(stays.await.unwrap().status(), StatusCode::OK);
+    });
+}
+
+/// Answers each request with a byte more than it announces, for which h2 resets the stream.
+async fn answers_too_much(mut tcp: TcpStream) -> std::io::Result<()> {
+    tcp.read_exact(&mut [0; 24]).await?;
+    tcp.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await?;
+    loop {
+        let mut head = [0; 9];
+        tcp.read_exact(&mut head).await?;
+        let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+        tcp.read_exact(&mut vec![0; length]).await?;
+        match (head[3], head[4]) {
+            (1, _) => {
+                let announces = [0, 0, 5, 1, 4, 0, 0, 0, head[8], 0x88, 15, 13, 1, b'1'];
+                let says = [0, 0, 2, 0, 1, 0, 0, 0, head[8], b'x', b'x'];
+                tcp.write_all(&[&announces[..], &says].concat()).await?;
+            }
+            (4, 0) => tcp.write_all(&[0, 0, 0, 4, 1, 0, 0, 0, 0]).await?,
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn row_28_a_server_whose_streams_have_to_be_reset_is_left_at_the_number_that_is_set() {
+    run(async {
+        for (most, expected) in [(2, 4), (5, 2), (100, 1)] {
+            let connections = Rc::new(Cell::new(0));
+            let count = connections.clone();
+            let app = raw_app(move |tcp| {
+                count.set(count.get() + 1);
+                async move {
+                    let _ = answers_too_much(tcp).await;
+                }
+            })
+            .await;
+            let mut settings = Settings::default();
+            settings.http2.local_resets = most;
+            let sidecar = sidecar(app, settings);
+            for _ in 0..12 {
+                let mut client = Client::new(sidecar.client(Http2), Http2).await;
+                let request = client.build(Method::POST, "/").body(Full::default());
+                let answer = client.request(request.unwrap()).await;
+                assert!(answer.is_err(), "it is cut");
+            }
+            assert_eq!(connections.get(), expected, "with {most} on each");
+            let limits = &sidecar.worker.limits;
+            let counted = limits.count(Limit::H2LocalResets, Direction::Outbound);
+            assert_eq!(counted > 0, expected > 1, "with {most} on each");
+        }
     });
 }
 
