@@ -281,6 +281,47 @@ fn requests_that_end_make_up_for_those_that_are_given_up() {
     });
 }
 
+/// Streams that are reset before they are looked at: who shares a connection, or is the app of this pod, may have as many as
+/// it may have open.
+#[test]
+fn only_a_stranger_is_left_for_many_streams_that_were_reset_at_once() {
+    run(async {
+        let app = echo(Http2, "a").await;
+        let mut settings = Settings::default();
+        settings.http2.pending_resets = 10;
+        settings.http2.max_streams = 40;
+        let ca = Ca::new();
+        let server = Sidecar::build(inbound(true), ca.identity("reviews"), settings.clone());
+        let own = Sidecar::with_settings(service(&[app]), settings);
+        let caller = |security| server.caller(app, security, Http2);
+        for (what, mut peer, most) in [
+            ("a stranger", caller(Security::Plaintext), 10),
+            ("a sidecar", caller(mesh_peer()), 40),
+            ("the app", own.client(Http2), 40),
+        ] {
+            let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+            peer.write_all(hello).await.unwrap();
+            let mut seen = Vec::new();
+            let begin_and_reset = |stream| {
+                let get = frame(1, 5, stream, b"\x82\x86\x84\x01\x01a");
+                [get, frame(3, 0, stream, &[0, 0, 0, 8])].concat()
+            };
+            let ping = frame(6, 0, 0, &[0; 8]);
+            let many = |first: u32, number| {
+                let streams = (first..).step_by(2).take(number);
+                [streams.flat_map(begin_and_reset).collect(), ping.clone()].concat()
+            };
+            peer.write_all(&many(1, most)).await.unwrap();
+            read_until(&mut peer, &mut seen, (6, 0)).await;
+            let left = seen.iter().any(|it| it.0 == 7);
+            assert!(!left, "{what}: {seen:?}");
+            peer.write_all(&many(1001, 2 * most)).await.unwrap();
+            read_until(&mut peer, &mut seen, (7, 0)).await;
+            assert_eq!(seen.last(), Some(&(7, 0, 11)), "{what}: {seen:?}");
+        }
+    });
+}
+
 /// Reads frames up to one of that kind and stream: kinds, streams and codes.
 async fn read_until(peer: &mut DuplexStream, seen: &mut Vec<(u8, u32, u32)>, last: (u8, u32)) {
     loop {
