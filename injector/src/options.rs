@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
+use tulle_identity::ca_client::ControlName;
 use tulle_runtime::names::{annotations as names, labels};
 
 use crate::config::Resources;
@@ -103,7 +104,7 @@ impl Options {
                 .map(|value| host_and_port(names::XDS_ADDRESS, value))
                 .transpose()?,
             xds_name: get(names::XDS_NAME)
-                .map(|value| server_name(names::XDS_NAME, value))
+                .map(|value| server_name(value, get(names::XDS_ADDRESS).is_some()))
                 .transpose()?,
             limits: limits::parse(annotations)?,
             resources: resources::parse(get, &config.resources)?,
@@ -215,20 +216,29 @@ fn host_and_port(name: &'static str, value: &str) -> Result<String, InjectError>
     }
 }
 
-fn server_name(name: &'static str, value: &str) -> Result<String, InjectError> {
+fn server_name(value: &str, has_address: bool) -> Result<String, InjectError> {
     let value = value.trim();
-    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
-    let is_dns = !value.is_empty() && value.chars().all(is_name);
-    if is_dns || value.starts_with("spiffe://") {
-        return Ok(value.to_owned());
-    }
-    Err(InjectError::Annotation {
-        name,
+    let refused = |problem: &str, remedy| InjectError::Annotation {
+        name: names::XDS_NAME,
         value: value.to_owned(),
-        problem: "it is neither a SPIFFE id nor a DNS name".to_owned(),
-        remedy: "write what the control plane's certificate carries, such as \
-            `spiffe://cluster.local/ns/infra/sa/config`",
-    })
+        problem: problem.to_owned(),
+        remedy,
+    };
+    // As the sidecar reads it.
+    if value.parse::<ControlName>().is_err() {
+        return Err(refused(
+            "it is neither a SPIFFE id nor a DNS name",
+            "write what the control plane's certificate carries, such as \
+                `spiffe://cluster.local/ns/infra/sa/config`",
+        ));
+    }
+    if !has_address {
+        return Err(refused(
+            "nothing says where that control plane is",
+            "write its address as `tulle.dev/xds-address`, too, or remove the name",
+        ));
+    }
+    Ok(value.to_owned())
 }
 
 /// `Some(true)` for the first of two words, `Some(false)` for the second.

@@ -74,6 +74,18 @@ fn bad_values_are_refused_by_annotation_value_and_remedy() {
             "what the control plane's certificate",
         ),
         (
+            "tulle.dev/xds-name",
+            "spiffe://cluster.local/config",
+            "what the control plane's certificate",
+        ),
+        (
+            "tulle.dev/xds-name",
+            "config..infra",
+            "what the control plane's certificate",
+        ),
+        // Without an address.
+        ("tulle.dev/xds-name", "config.infra.svc", "its address"),
+        (
             "tulle.dev/exclude-inbound-ports",
             "0",
             "write ports from 1 to 65535",
