@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tulle_identity::SpiffeId;
 use tulle_runtime::admin::CONNECTIONS;
-use tulle_runtime::gate::Gate;
+use tulle_runtime::gate::Gates;
 use tulle_runtime::names::agent;
 use tulle_runtime::tasks::Tasks;
 use tulle_xds_proto::ResourceType;
@@ -148,8 +148,8 @@ struct Shared {
     metrics: Metrics,
     reached: Reached,
     slack: Slack,
-    /// Lines about streams that end for what came over them.
-    ends_told: Gate,
+    /// Lines about streams that end for what came over them, by the code they end with.
+    ends_told: Gates<i32>,
     tasks: Tasks,
     /// Cancelled when streams should end.
     ending: CancellationToken,
@@ -217,7 +217,7 @@ impl Discovery {
             metrics,
             reached,
             slack: slack.clone(),
-            ends_told: Gate::default(),
+            ends_told: Gates::default(),
             tasks,
             ending,
         }));

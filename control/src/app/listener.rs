@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tulle_identity::{ClientAuth, Identity, SpiffeId, peer_id};
-use tulle_runtime::gate::Gate;
+use tulle_runtime::gate::{Gate, Gates};
 use tulle_runtime::tasks::Tasks;
 
 use crate::discovery::Peer;
@@ -213,8 +213,8 @@ pub(crate) fn accept(
         bounds,
         clients: Shares::default(),
         identities: Shares::default(),
-        told: Gate::default(),
-        failures_told: Gate::default(),
+        told: Gates::default(),
+        failures_told: Gates::default(),
         full_told: Gate::default(),
         files_told: Gate::default(),
     });
@@ -290,7 +290,7 @@ async fn accept_loop(
                 Ok(connection) => connections.hand_over(connection).await,
                 Err(error) => {
                     acceptor.metrics.failed.inc();
-                    if let Some(left_out) = acceptor.failures_told.pass() {
+                    if let Some(left_out) = acceptor.failures_told.pass(&(), ip) {
                         tracing::info!(client.addr = %address, %error, left_out, "TLS handshake failed");
                     }
                 }
@@ -323,9 +323,9 @@ struct Acceptor {
     clients: Shares<(IpAddr, SpiffeId)>,
     identities: Shares<SpiffeId>,
     /// Lines about clients that have more than their share.
-    told: Gate,
+    told: Gates<&'static str>,
     /// Lines about handshakes that failed.
-    failures_told: Gate,
+    failures_told: Gates<()>,
     /// Lines about there being no room for a connection.
     full_told: Gate,
     /// Lines about the want of file descriptors.
@@ -432,7 +432,7 @@ impl Acceptor {
     }
 
     fn tell_over(&self, limit: &'static str, address: SocketAddr, id: Option<&SpiffeId>) {
-        if let Some(left_out) = self.told.pass() {
+        if let Some(left_out) = self.told.pass(&limit, network(address.ip())) {
             let id = id.map(ToString::to_string);
             tracing::warn!(client.addr = %address, client.id = id, limit, left_out,
                 "a client has as many connections as it may, and is refused more");

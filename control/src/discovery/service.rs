@@ -95,9 +95,11 @@ impl Discovery {
         peer.within_its_share()?;
         if peer.id.is_none() {
             self.0.metrics.refused("no_svid");
-            return Err(Status::unauthenticated(
+            let status = Status::unauthenticated(
                 "a client certificate of the mesh is required for discovery",
-            ));
+            );
+            session::tell_ended(self, &peer, &status);
+            return Err(status);
         }
         // One response in the channel, one in the transport: that is all a slow client can pile up.
         let (responses, stream) = mpsc::channel(1);

@@ -29,7 +29,7 @@ use super::resource::Name;
 use super::subscription::{Ask, Asked, Phase, Subscription, Verdict};
 use super::variant::{Change, Incoming, Refusal, Variant};
 use super::{Discovery, Peer, Proxy, Subscriptions};
-use crate::limit::LARGE;
+use crate::limit::{LARGE, network};
 use crate::translate::{ClientKind, ProxyView};
 
 /// Names that a client of the state-of-the-world variant wants as before, for the cost of one that it asks for.
@@ -60,13 +60,19 @@ pub(super) async fn serve<V: Variant>(
         ended = run::<V>(&discovery, &peer, requests, &held, &responses) => ended,
     };
     let Err(status) = ended else { return };
-    let id = peer.id.as_ref().map(ToString::to_string);
-    if let Some(left_out) = discovery.0.ends_told.pass() {
-        tracing::info!(client.addr = %peer.address, client.id = id, code = ?status.code(), reason = status.message(),
-            left_out, "discovery stream ended");
-    }
+    tell_ended(&discovery, &peer, &status);
     // Without room for the status the stream just ends.
     let _ = tokio::time::timeout(LAST_WORD, responses.send(Err(status))).await;
+}
+
+/// Says whose stream has ended, and why.
+pub(super) fn tell_ended(discovery: &Discovery, peer: &Peer, status: &Status) {
+    let (code, client) = (status.code(), network(peer.address.ip()));
+    if let Some(left_out) = discovery.0.ends_told.pass(&i32::from(code), client) {
+        let id = peer.id.as_ref().map(ToString::to_string);
+        tracing::info!(client.addr = %peer.address, client.id = id, ?code, reason = status.message(), left_out,
+            "discovery stream ended");
+    }
 }
 
 async fn run<V: Variant>(

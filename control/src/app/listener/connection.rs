@@ -18,11 +18,11 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 use tulle_http2_guard::{Calm, Ended, FrameBounds, Frames, Whose};
-use tulle_runtime::gate::Gate;
+use tulle_runtime::gate::Gates;
 
 use super::{Bounds, Place};
 use crate::discovery::Peer;
-use crate::limit::Reached;
+use crate::limit::{Reached, network};
 
 /// Bytes that the fields of a head may be, which is what hyper's servers take.
 const HEADER_LIST: u32 = 16 << 10;
@@ -126,7 +126,7 @@ impl Drop for Connection {
 #[derive(Clone, Debug)]
 pub(super) struct Ends {
     reached: Reached,
-    told: Arc<Gate>,
+    told: Arc<Gates<&'static str>>,
 }
 
 impl Ends {
@@ -140,7 +140,7 @@ impl Ends {
     /// HTTP/2's library has refused heads by itself.
     fn refused(&self, heads: u32, peer: &Peer) {
         self.reached.count_all("head", heads);
-        if let Some(left_out) = self.told.pass() {
+        if let Some(left_out) = self.told.pass(&"head", network(peer.address.ip())) {
             let id = peer.id.as_ref().map(ToString::to_string);
             tracing::warn!(client.addr = %peer.address, client.id = id, heads, left_out,
                 "requests of a client had larger heads than they may, and were answered 431");
@@ -159,7 +159,7 @@ impl Ends {
             Ended::Asked | Ended::Interim => return,
         };
         self.reached.count(limit);
-        if let Some(left_out) = self.told.pass() {
+        if let Some(left_out) = self.told.pass(&limit, network(peer.address.ip())) {
             let id = peer.id.as_ref().map(ToString::to_string);
             tracing::warn!(client.addr = %peer.address, client.id = id, limit, what, left_out,
                 "the connection of a client was ended");

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -287,4 +287,37 @@ async fn addresses_full_of_silent_connections_keep_nobody_elsewhere_waiting() {
     let mut given_up = silent.remove(0);
     let end = tokio::time::timeout(Duration::from_secs(5), given_up.read(&mut [0])).await;
     assert!(matches!(end, Ok(Ok(0) | Err(_))), "{end:?}");
+}
+
+#[tokio::test]
+async fn who_is_refused_is_named_whoever_else_floods() {
+    let (lines, _guard) = super::lines::Lines::listen();
+    let plane = plane(limits()).await;
+    let others = (10..20).map(|host| [127, 0, 0, host]);
+    for from in [ONE; 40].into_iter().chain(others) {
+        let mut tcp = says_nothing(&plane, from).await;
+        tcp.write_all(b"no TLS\r\n\r\n").await.expect("it listens");
+        // Until it is closed.
+        let _ = tcp.read_to_end(&mut Vec::new()).await;
+        let channel = connect(&plane, from, "web").await;
+        let asked = async {
+            let mut proxy = Proxy::open(channel, Some(node("nobody"))).await?;
+            proxy.subscribe(Secret, &["ROOTCA"]).await;
+            proxy.next().await.map(drop)
+        };
+        asked.await.expect_err("a stream of nobody");
+        let channel = plane.channel_from(Some(from.into()), plane.xds_address(), None);
+        let opened = Proxy::open(channel.await.expect("it listens"), None).await;
+        opened.err().expect("a stream without a certificate");
+    }
+    let [nobody, no_certificate] = ["PermissionDenied", "Unauthenticated"];
+    for what in ["TLS handshake failed", nobody, no_certificate] {
+        let told = lines.with(what);
+        let of_one = |line: &&super::lines::Line| line.text.contains("127.0.0.2:");
+        let flood = told.iter().filter(of_one).count();
+        assert!((1..30).contains(&flood), "{flood}: {what}");
+        // One or two may come by the same gate as the flood.
+        let others = told.len() - flood;
+        assert!(others >= 5, "{others} of 10: {what}");
+    }
 }
