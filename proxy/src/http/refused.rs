@@ -129,6 +129,7 @@ pub(super) fn malformed(
         server.addr = %downstream.original_dst,
         why,
         error = error.map(tracing::field::display),
+        cause = error.and_then(std::error::Error::source).map(tracing::field::display),
         unsaid,
         "refused: malformed HTTP; correct the client, or declare the port as TCP if it speaks something else"
     );

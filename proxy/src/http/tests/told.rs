@@ -20,14 +20,21 @@ use crate::conn::{Direction, Security};
 use crate::net;
 use crate::telemetry::{Limit, Limits, Who};
 
-/// Remembers, of each line that an operator sees, how many were left out before it, and whom it names.
+/// Remembers, of each line that an operator sees, how many were left out before it, whom it names, and what it says of the cause.
 #[derive(Clone, Debug, Default)]
-struct Lines(Arc<Mutex<Vec<u64>>>, Arc<Mutex<Vec<String>>>);
+struct Lines(
+    Arc<Mutex<Vec<u64>>>,
+    Arc<Mutex<Vec<String>>>,
+    Arc<Mutex<Vec<String>>>,
+);
 
 impl Visit for Lines {
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
         if ["client.addr", "client.id", "peer.addr"].contains(&field.name()) {
             self.1.lock().push(format!("{value:?}"));
+        }
+        if field.name() == "cause" {
+            self.2.lock().push(format!("{value:?}"));
         }
     }
 
@@ -192,6 +199,36 @@ fn of_many_streams_that_http2_s_library_resets_a_few_lines_tell_whose_they_are()
             let (told, names) = (lines.take().0, lines.names());
             assert!((1..=6).contains(&told), "{told} lines");
             assert_eq!(names, who.repeat(told));
+        }
+    });
+}
+
+#[test]
+fn of_a_connection_that_is_broken_for_its_frames_a_line_says_what_was_wrong() {
+    let (lines, _guard) = Lines::listen();
+    run(async {
+        let sidecar = Sidecar::new(inbound(true));
+        let connections = &sidecar.worker.connections;
+        let refused = || connections.refused(Direction::Inbound, "malformed_http");
+        for (broken, cause) in [
+            // A frame that is larger than any may be, and a promise, which is no client's to make.
+            (&b"\0\xff\xff\0\0\0\0\0\x01"[..], "frame with invalid size"),
+            (
+                b"\0\0\x05\x05\x04\0\0\0\x01\0\0\0\x02\x82",
+                "protocol error",
+            ),
+        ] {
+            let before = refused();
+            let mut io = sidecar.caller(nobody().await, Security::Plaintext, Http2);
+            io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+                .await
+                .unwrap();
+            io.write_all(broken).await.unwrap();
+            while refused() == before {
+                tokio::task::yield_now().await;
+            }
+            let said = std::mem::take(&mut *lines.2.lock());
+            assert!(said.len() == 1 && said[0].contains(cause), "{said:?}");
         }
     });
 }
