@@ -306,6 +306,13 @@ async fn loops(
     let metrics = arena.metrics("web").await?;
     let refused = metrics.sum("tulle_downstream_connections_refused_total", &refused);
     ensure!(refused >= 3.0, "{refused} refused as loops");
+    // Whose sidecar has refused it says who that was.
+    for (pod, who) in [("web", address("outsider")?), ("client", own.clone())] {
+        let (log, who) = (arena.logs(pod, Some(containers::PROXY))?, format!("{who}:"));
+        let mut lines = log.lines().filter(|line| line.contains("\"loop\""));
+        let told = lines.any(|line| line.contains("refused: a connection") && line.contains(&who));
+        ensure!(told, "{pod} does not tell of {who} in {log}");
+    }
     let url = format!("http://{web}:8080/");
     let answer = arena.app_call("client", &[&url]).await?;
     ensure!(answer["status"] == 200, "{answer}");

@@ -210,8 +210,7 @@ impl Acceptor {
                         });
                     }
                     Err(reason) => {
-                        tracing::debug!(client.addr = %peer, direction = self.direction.name(), reason, "refused");
-                        self.metrics.refuse(self.direction, reason);
+                        self.refuse(&tcp, peer, reason);
                         reset(&tcp);
                     }
                 },
@@ -219,6 +218,22 @@ impl Acceptor {
                 // The peer was gone before we came to it.
                 Err(error) => tracing::debug!(%error, "accept"),
             }
+        }
+    }
+
+    /// Counts a connection that must not go on, and says whose it is: whoever calls a sidecar's own ports looks for a way
+    /// around it, or is told a wrong port.
+    fn refuse(&self, tcp: &TcpStream, client: SocketAddr, reason: &'static str) {
+        let direction = self.direction;
+        if let Some(unsaid) = self.metrics.refuse_and_tell(direction, reason, client) {
+            tracing::info!(
+                client.addr = %client,
+                server.addr = original_destination(tcp).ok().map(tracing::field::display),
+                direction = direction.name(),
+                reason,
+                unsaid,
+                "refused: a connection to a port of the sidecar's own, or to nowhere"
+            );
         }
     }
 
