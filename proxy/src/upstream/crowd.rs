@@ -15,6 +15,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep};
 
+use super::Target;
 use crate::io::Calm;
 use crate::overload::Newest;
 use crate::telemetry::{Limit, Limits, Who};
@@ -32,6 +33,11 @@ pub(in crate::upstream) struct Load {
     calm: Calm,
     /// Whether it will not live long.
     worn: Cell<bool>,
+    /// With more streams than that reset for what its peer sent on them it will not either.
+    most_faults: u32,
+    /// Whom that is told of.
+    target: Target,
+    limits: Limits,
     /// Answers that nobody wants, which are read all the same.
     unwanted: RefCell<Vec<Unwanted>>,
     has_unwanted: Cell<bool>,
@@ -46,11 +52,15 @@ struct Unwanted {
 }
 
 impl Load {
-    pub(super) fn new(calm: Calm) -> Self {
+    /// `local_resets`: streams that h2 resets for what the peer sent, before it ends the connection.
+    pub(super) fn new(calm: Calm, local_resets: u32, target: Target, limits: Limits) -> Self {
         Self {
             streams: Cell::new(0),
             calm,
             worn: Cell::new(false),
+            most_faults: local_resets / 2,
+            target,
+            limits,
             unwanted: RefCell::default(),
             has_unwanted: Cell::new(false),
         }
@@ -86,8 +96,14 @@ impl Load {
         self.calm.take_interim()
     }
 
-    /// Whether it has not long to live.
+    /// Whether it has not long to live: what is asked from now on is asked on another one, and what was asked is answered.
     pub(super) fn is_worn(&self) -> bool {
+        if !self.worn.get() && self.calm.faults() > self.most_faults {
+            self.worn.set(true);
+            let what = "a connection to it is left, because many streams had to be reset";
+            self.target
+                .reached(&self.limits, Limit::H2LocalResets, what);
+        }
         self.worn.get()
     }
 
@@ -146,8 +162,9 @@ pub(super) async fn relieve(load: Rc<Load>, newest: Newest, limits: Limits) {
                 if give_up(&load, &newest, &limits) {
                     since = Instant::now();
                 }
-                if pieces.are_few() || since.elapsed() >= PATIENCE {
-                    load.worn.set(!pieces.go_on());
+                let goes_on = pieces.are_few() || since.elapsed() >= PATIENCE;
+                if goes_on && !pieces.go_on() {
+                    load.worn.set(true);
                 }
             }
             sleep(STEP).await;

@@ -122,7 +122,12 @@ pub(super) async fn http2(
         .map_err(ConnectError::Handshake)?;
     let max_streams = Rc::new(Cell::new(connection.current_max_send_streams()));
     calm.pieces().watch(limits.connection_window);
-    let load = Rc::new(Load::new(calm.clone()));
+    let load = Rc::new(Load::new(
+        calm.clone(),
+        limits.local_resets,
+        target.clone(),
+        worker.limits.clone(),
+    ));
     let relieving = relieve(load.clone(), worker.newest.clone(), worker.limits.clone());
     // A task of its own, which sleeps until there is something to see to: what drives the connection is woken for every request.
     let relieving = Driver(Some(tokio::task::spawn_local(relieving).abort_handle()));
