@@ -11,6 +11,7 @@ use tokio::time::Sleep;
 
 use super::exchange::Exchange;
 use super::headers;
+use super::local_reply::TOO_MANY_INTERIM;
 use super::stalls::{self, Said};
 use crate::balance::ActiveGuard;
 use crate::conn::HttpVersion;
@@ -283,10 +284,15 @@ impl ResponseBody {
             Poll::Ready(Some(Err(error))) => {
                 if let Some(open) = tail.take() {
                     open.exchange.connection.passes_on(&error);
-                    open.fail(
-                        ResponseFlag::UpstreamConnectionTermination,
-                        "upstream_body_cut",
-                    );
+                    if open.lease.had_too_many_interim(&error) {
+                        open.exchange.too_many_interim();
+                        open.fail(ResponseFlag::UpstreamProtocolError, TOO_MANY_INTERIM);
+                    } else {
+                        open.fail(
+                            ResponseFlag::UpstreamConnectionTermination,
+                            "upstream_body_cut",
+                        );
+                    }
                 }
                 Poll::Ready(Some(Err(error.into())))
             }

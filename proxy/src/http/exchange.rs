@@ -396,25 +396,30 @@ impl Exchange {
                 Limit::H2HeaderList,
                 "a head is refused that is too large for HTTP/2",
             ),
-            UpstreamError::AnswerTooLarge(_) | UpstreamError::Interim(_) => {
-                let Some(address) = self.record.upstream else {
-                    return;
-                };
-                let endpoint = self.record.endpoint.as_ref();
-                let mtls = endpoint.and_then(|endpoint| endpoint.mtls.as_ref());
-                let id = mtls.and_then(|peer| peer.0.first());
-                let (limit, what) = match error {
-                    UpstreamError::Interim(_) => (
-                        Limit::Interim,
-                        "an answer has too many interim ones before it",
-                    ),
-                    _ => (Limit::Head, "the head of an answer is too large"),
-                };
-                let limits = &self.worker().limits;
-                limits.reached(limit, self.direction(), Who { address, id }, what);
+            UpstreamError::AnswerTooLarge(_) => {
+                self.upstream_reached(Limit::Head, "the head of an answer is too large");
             }
+            UpstreamError::Interim(_) => self.too_many_interim(),
             _ => {}
         }
+    }
+
+    /// Tells who sent too many interim answers.
+    pub(super) fn too_many_interim(&self) {
+        let what = "an answer has too many interim ones before it";
+        self.upstream_reached(Limit::Interim, what);
+    }
+
+    /// Tells of a limit that the upstream reached.
+    fn upstream_reached(&self, limit: Limit, what: &str) {
+        let Some(address) = self.record.upstream else {
+            return;
+        };
+        let endpoint = self.record.endpoint.as_ref();
+        let mtls = endpoint.and_then(|endpoint| endpoint.mtls.as_ref());
+        let id = mtls.and_then(|peer| peer.0.first());
+        let limits = &self.worker().limits;
+        limits.reached(limit, self.direction(), Who { address, id }, what);
     }
 
     /// Sends an answer that was made here; the exchange is over.

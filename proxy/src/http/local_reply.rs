@@ -20,6 +20,8 @@ use crate::upstream::{ConnectError, UpstreamError};
 
 /// Names the sidecar that answered instead of the app, and why.
 pub const FAILED_HOP_HEADER: HeaderName = HeaderName::from_static(fields::FAILED_HOP);
+/// Why an answer is refused, or cut behind its head.
+pub(super) const TOO_MANY_INTERIM: &str = "the upstream sent too many interim responses";
 
 /// Why a request was not answered by the app.
 #[derive(Debug, thiserror::Error)]
@@ -319,7 +321,7 @@ fn upstream(error: &UpstreamError) -> Reply {
                 level: Level::INFO,
                 reason: match error {
                     E::AnswerTooLarge(_) => "the head of the upstream's response is too large",
-                    E::Interim(_) => "the upstream sent too many interim responses",
+                    E::Interim(_) => TOO_MANY_INTERIM,
                     _ => "the upstream sent a malformed response",
                 },
             };

@@ -146,7 +146,7 @@ fn is_interim(error: &hyper::Error) -> bool {
 }
 
 /// Whether the library has reset the stream for what the peer sent on it.
-fn is_own_reset(error: &hyper::Error) -> bool {
+pub(super) fn is_own_reset(error: &hyper::Error) -> bool {
     h2_error(error).is_some_and(|h2| {
         h2.is_library() && h2.is_reset() && h2.reason() == Some(h2::Reason::PROTOCOL_ERROR)
     })

@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http2};
 
 use super::crowd::Load;
+use super::error::is_own_reset;
 use super::pool::{Freed, Idle, Shelf};
 use super::{SendError, UpstreamError};
 use crate::fields;
@@ -130,6 +131,12 @@ impl Lease {
         if let Self::Http2(lease) = self {
             lease.load.took(length);
         }
+    }
+
+    /// Whether this is how an answer broke off because its head came behind too many interim ones; each is told once.
+    #[must_use]
+    pub fn had_too_many_interim(&self, error: &hyper::Error) -> bool {
+        matches!(self, Self::Http2(lease) if is_own_reset(error) && lease.load.take_interim())
     }
 
     /// Nobody wants the rest of the answer.

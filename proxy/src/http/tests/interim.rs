@@ -205,3 +205,24 @@ fn one_too_many_is_too_many() {
         assert_eq!(ask(&mut client).await, StatusCode::BAD_GATEWAY);
     });
 }
+
+#[test]
+fn an_answer_whose_head_is_one_too_many_is_cut_and_that_is_counted() {
+    run(async {
+        let (address, _) = server(Http2, MAX_INTERIM + 1).await;
+        let sidecar = sidecar(Http2, address);
+        for times in 1..=3 {
+            let mut client = Client::new(sidecar.client(Http2), Http2).await;
+            let request = client.build(Method::GET, "/").body(Full::default());
+            let answer = client.request(request.unwrap()).await;
+            assert!(answer.is_err(), "it is cut");
+            let limits = &sidecar.worker.limits;
+            let counted = limits.count(Limit::Interim, Direction::Outbound);
+            assert_eq!(counted, times);
+            let record = &sidecar.records()[0];
+            let details = "the upstream sent too many interim responses";
+            assert_eq!(record.details, details);
+            assert!(record.flags.contains(ResponseFlag::UpstreamProtocolError));
+        }
+    });
+}
