@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -104,6 +105,17 @@ impl Clients {
     }
 }
 
+/// Whether the service has heard of a request: of what cannot be read it does not.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Heard(Arc<AtomicBool>);
+
+impl Heard {
+    /// It has.
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// The door before a service whose connections carry a [`Peer`].
 #[derive(Clone, Debug)]
 pub(crate) struct Door<S> {
@@ -139,6 +151,14 @@ impl<S> Door<S> {
         }
     }
 
+    /// What came could not be read, as its answer says.
+    fn unread(&self, peer: &Peer, client: &Client, answer: &http::Response<Body>) {
+        self.metrics.failed("bad_message");
+        let status = Status::from_header_map(answer.headers());
+        let why = status.map(|status| format!("{:?}: {}", status.code(), status.message()));
+        self.tell(peer, client, &why.unwrap_or_default());
+    }
+
     fn late(&self, peer: &Peer, client: &Client) -> Status {
         self.metrics.failed("deadline");
         self.reached.count("certificate_deadline");
@@ -161,7 +181,7 @@ where
         self.service.poll_ready(cx)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let Some(peer) = request.extensions().get::<Peer>().cloned() else {
             let status = Status::internal("this connection has no peer");
             return ready(Ok(status.into_http())).boxed();
@@ -170,11 +190,18 @@ where
         if let Err(status) = self.pass(&peer, &client) {
             return ready(Ok(status.into_http())).boxed();
         }
+        let heard = Heard::default();
+        request.extensions_mut().insert(heard.clone());
         let answer = self.service.call(request);
         let (deadline, door) = (self.clients.requests.deadline, self.clone());
         async move {
-            let answer = tokio::time::timeout(deadline, answer).await;
-            answer.unwrap_or_else(|_| Ok(door.late(&peer, &client).into_http()))
+            let Ok(Ok(answer)) = tokio::time::timeout(deadline, answer).await else {
+                return Ok(door.late(&peer, &client).into_http());
+            };
+            if !heard.0.load(Ordering::Relaxed) {
+                door.unread(&peer, &client, &answer);
+            }
+            Ok(answer)
         }
         .boxed()
     }

@@ -15,7 +15,7 @@ use tulle_xds_proto::istio::auth::istio_certificate_service_server::{
 };
 use tulle_xds_proto::istio::auth::{IstioCertificateRequest, IstioCertificateResponse};
 
-use super::door::{Clients, Door, Requests};
+use super::door::{Clients, Door, Heard, Requests};
 use super::token::CachedReview;
 use super::{Authority, Caller, Metrics, TokenError, TokenReview};
 use crate::discovery::Peer;
@@ -152,6 +152,9 @@ impl IstioCertificateService for CertificateService {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
+        if let Some(heard) = request.extensions().get::<Heard>() {
+            heard.set();
+        }
         let peer = request.extensions().get::<Peer>().cloned();
         let peer = peer.ok_or_else(|| Status::internal("this connection has no peer"))?;
         let client = self.clients.of(&peer);
@@ -168,6 +171,9 @@ impl IstioCertificateService for CertificateService {
             seconds => Some(Duration::from_secs(u64::try_from(seconds).map_err(
                 |_| {
                     self.metrics.failed("csr");
+                    if let Some(left_out) = self.clients.tells_refusal(&client) {
+                        tracing::warn!(client.addr = %peer.address, client.id = %id, seconds, left_out, "certificate not issued: it would end before it begins");
+                    }
                     Status::invalid_argument("validity_duration is negative")
                 },
             )?)),

@@ -7,6 +7,7 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
+use tulle_xds_proto::istio::auth::istio_certificate_service_client::IstioCertificateServiceClient;
 use tulle_xds_proto::istio::auth::{IstioCertificateRequest, IstioCertificateResponse};
 
 use super::certificates::certify_over;
@@ -142,4 +143,28 @@ async fn a_request_whose_message_does_not_end_is_given_up() {
     certify_over(channel, &token)
         .await
         .expect("it has said all");
+}
+
+#[tokio::test]
+async fn a_request_that_cannot_be_read_is_counted_and_told() {
+    let (lines, _guard) = super::lines::Lines::listen();
+    let (plane, _token) = plane(Requests::default()).await;
+    let request = IstioCertificateRequest {
+        csr: "x".repeat(20_000),
+        validity_duration: 0,
+    };
+    let mut client = IstioCertificateServiceClient::new(connect(&plane, ONE).await);
+    let status = client.create_certificate(request).await;
+    let status = status.expect_err("it is longer than any may be");
+    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+    let metrics = plane.admin("/metrics").await;
+    let counted = "tulle_ca_csr_failures_total{reason=\"bad_message\"} 1\n";
+    assert!(metrics.contains(counted), "{metrics}");
+    let told = lines.with("certificate request refused");
+    assert!(
+        told.len() == 1
+            && told[0].text.contains("127.0.0.2:")
+            && told[0].text.contains("too large"),
+        "{told:?}"
+    );
 }
