@@ -10,7 +10,7 @@ use http::StatusCode;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serde_json::json;
-use tulle_runtime::admin::{self, AdminServer, Answer, Evicted};
+use tulle_runtime::admin::{self, AdminServer, Answer, Evicted, Refusals};
 use tulle_runtime::gate::Gate;
 use tulle_runtime::metrics;
 use tulle_runtime::tasks::Tasks;
@@ -33,6 +33,7 @@ pub(crate) struct State {
     pub(crate) report: SourceReport,
     pub(crate) reached: Reached,
     pub(crate) connections: usize,
+    pub(crate) refusals: Refusals,
 }
 
 /// What is counted elsewhere and looked up when somebody asks.
@@ -86,6 +87,7 @@ impl Gauges {
 pub(crate) fn routes(server: &mut AdminServer, state: State) {
     let inside = server.local_addr().ip().is_loopback();
     server.allow_host(tulle_runtime::names::CONTROL_DNS_NAME);
+    server.refusals(state.refusals.clone());
     bound(server, state.connections, state.reached.clone());
     route(server, "/ready", &state, |state| ready(&state.discovery));
     route(server, "/metrics", &state, |state| {

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
-use tulle_runtime::admin::AdminServer;
+use tulle_runtime::admin::{AdminServer, Refusals};
 use tulle_runtime::allocator;
 use tulle_runtime::drain::{self, Drain, DrainWatch};
 use tulle_runtime::names::{self, agent};
@@ -145,6 +145,7 @@ pub(crate) async fn serve(
     let reached = Reached::register(&mut registry);
     let handshakes = listener::Metrics::register(&mut registry, reached.clone());
     let gauges = admin::Gauges::register(&mut registry);
+    let refusals = Refusals::register(&mut registry);
     let authority = authority(args, ca_metrics.clone()).context("cannot start the CA")?;
     let (discovery, follow) = Discovery::new(
         store,
@@ -185,6 +186,7 @@ pub(crate) async fn serve(
             report,
             reached,
             connections: limits.admin_connections,
+            refusals,
         },
     );
     admin.serve("admin", &tasks);

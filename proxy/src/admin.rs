@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use prometheus_client::registry::Registry;
-use tulle_runtime::admin::{AdminError, AdminServer, Answer, Evicted, json, text, typed};
+use tulle_runtime::admin::{AdminError, AdminServer, Answer, Evicted, Refusals, json, text, typed};
 use tulle_runtime::metrics;
 use tulle_runtime::names::ports;
 use tulle_runtime::tasks::Tasks;
@@ -41,6 +41,8 @@ pub struct Admin {
     pub app: AppProbes,
     /// Counts connections for which there is no room.
     pub limits: Limits,
+    /// Counts what the servers refuse.
+    pub refusals: Refusals,
 }
 
 /// How to ask the app of this pod whether it is well.
@@ -105,9 +107,10 @@ impl Admin {
         Ok(bound)
     }
 
-    /// Takes as many connections as the operator says, and tells of more.
+    /// Takes as many connections as the operator says, and tells of more, and of what is refused.
     fn bound(&self, server: &mut AdminServer, name: &'static str) {
         let most = self.app.settings.bounds.admin_connections;
+        server.refusals(self.refusals.clone());
         let limits = self.limits.clone();
         server.room(most, move |Evicted { client, oldest }| {
             let who = Who {

@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use tulle_identity::Identity;
 use tulle_identity::ca_client::{self, ControlName};
+use tulle_runtime::admin::Refusals;
 use tulle_runtime::allocator;
 use tulle_runtime::drain;
 use tulle_runtime::env::Env;
@@ -93,6 +94,7 @@ struct Metrics {
     xds: XdsMetrics,
     connections: net::Metrics,
     limits: Limits,
+    refusals: Refusals,
     memory: MemoryMetrics,
     telemetry: Arc<Hub>,
 }
@@ -115,6 +117,7 @@ impl Sidecar {
                 settings: settings.clone(),
             },
             limits: metrics.limits.clone(),
+            refusals: metrics.refusals.clone(),
         };
         admin.start(Addresses::default(), &tasks).await?;
         tracing::info!(client.id = %self.startup.id, pod = self.startup.pod_name, "starting");
@@ -179,6 +182,7 @@ impl Sidecar {
             xds: XdsMetrics::register(own),
             connections: net::Metrics::register(own),
             limits: Limits::register(own),
+            refusals: Refusals::register(own),
             memory: MemoryMetrics::register(own),
             telemetry,
         };

@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 use tulle_identity::{CaClientConfig, Identity, ca_client, control_channel};
-use tulle_runtime::admin::AdminServer;
+use tulle_runtime::admin::{AdminServer, Refusals};
 use tulle_runtime::backoff::Backoff;
 use tulle_runtime::env::Env;
 use tulle_runtime::names::CONTROL_DNS_NAME;
@@ -100,7 +100,9 @@ impl Agent {
         let relayed = relay::Metrics::register(own);
         self.metrics.register(own);
         trace::register(own);
-        self.serve_readiness(&status, registry, &tasks).await?;
+        let refusals = Refusals::register(own);
+        self.serve_readiness(&status, registry, refusals, &tasks)
+            .await?;
         let listener = match &self.args.xds_listen {
             None => None,
             Some(at) => Some(Listener::bind(at).await.context("--xds-listen")?),
@@ -157,10 +159,12 @@ impl Agent {
         &self,
         status: &Status,
         registry: Registry,
+        refusals: Refusals,
         tasks: &Tasks,
     ) -> anyhow::Result<()> {
         if let Some(address) = self.args.ready_address {
             let mut server = AdminServer::bind_exposed(address).await?;
+            server.refusals(refusals);
             status.routes(&mut server, Arc::new(registry));
             server.serve("readiness", tasks);
         }

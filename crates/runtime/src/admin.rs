@@ -5,6 +5,7 @@
 //! browser sent, and bounds heads, bodies, time and connections.
 
 mod check;
+mod refusals;
 mod serve;
 
 use std::fmt;
@@ -20,6 +21,9 @@ use http_body_util::Full;
 use tokio::net::TcpListener;
 
 use crate::tasks::Tasks;
+
+pub use refusals::Refusals;
+use serve::Server;
 
 /// Connections that a server takes unless it is told otherwise.
 pub const CONNECTIONS: usize = 64;
@@ -67,6 +71,7 @@ pub struct AdminServer {
     address: SocketAddr,
     routes: Routes,
     room: Room,
+    refusals: Refusals,
 }
 
 /// One connection came for which there was no room, and the oldest had to go for it.
@@ -125,6 +130,7 @@ impl AdminServer {
                 most: CONNECTIONS,
                 full: Box::new(|_| ()),
             },
+            refusals: Refusals::default(),
         })
     }
 
@@ -150,6 +156,12 @@ impl AdminServer {
             most,
             full: Box::new(full),
         };
+        self
+    }
+
+    /// Counts with these what it refuses.
+    pub fn refusals(&mut self, refusals: Refusals) -> &mut Self {
+        self.refusals = refusals;
         self
     }
 
@@ -184,9 +196,12 @@ impl AdminServer {
             name,
             serve::accept_loop(
                 self.listener,
-                Arc::new(self.routes),
+                Arc::new(Server {
+                    name,
+                    routes: self.routes,
+                    refusals: self.refusals,
+                }),
                 self.room,
-                name,
                 tasks.clone(),
             ),
         );
@@ -195,7 +210,12 @@ impl AdminServer {
     /// What a request gets, without a connection: for fuzz targets.
     #[cfg(feature = "fuzz")]
     pub async fn answer(&self, request: http::Request<Full<Bytes>>) -> Answer {
-        serve::answer(&self.routes, request).await
+        let server = Server {
+            name: "fuzz",
+            routes: self.routes.clone(),
+            refusals: self.refusals.clone(),
+        };
+        serve::answer(&server, self.address, request).await
     }
 
     fn route<F>(

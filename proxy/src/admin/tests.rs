@@ -52,6 +52,7 @@ impl Rig {
         registry.register("tulle_things", "Things", Counter::<u64>::default());
         let (tasks, limits) = (Tasks::new(), Limits::default());
         let status = Status::default();
+        let refusals = Refusals::register(registry.sub_registry_with_prefix("tulle"));
         let admin = Admin {
             status: status.clone(),
             config,
@@ -62,6 +63,7 @@ impl Rig {
                 ..no_probes()
             },
             limits: limits.clone(),
+            refusals,
         };
         let any = |ip: &str| format!("{ip}:0").parse().unwrap();
         let at = Addresses {
@@ -225,6 +227,7 @@ async fn the_operators_port_is_never_open_to_the_network() {
         trace: trace_handle(),
         app: no_probes(),
         limits: Limits::default(),
+        refusals: Refusals::default(),
     };
     for open in ["0.0.0.0:0", "[::]:0", "10.1.0.5:0"] {
         let at = Addresses {
@@ -282,6 +285,10 @@ async fn forged_requests_are_refused() {
     }
     let asked = tokio::time::timeout(Duration::ZERO, rig.status.drain_requested()).await;
     assert!(asked.is_err(), "nobody may drain");
+    let (_, metrics) = rig.get("/stats").await;
+    let browser = "{server=\"admin\",reason=\"browser\"} 6\n";
+    let counted = format!("tulle_admin_refused_total{browser}");
+    assert!(metrics.contains(&counted), "{metrics}");
 }
 
 #[tokio::test]

@@ -168,3 +168,12 @@ async fn a_request_that_cannot_be_read_is_counted_and_told() {
         "{told:?}"
     );
 }
+
+#[tokio::test]
+async fn what_operators_ask_for_that_is_not_there_is_counted() {
+    let (plane, _token) = plane(Requests::default()).await;
+    plane.admin("/nope").await;
+    let metrics = plane.admin("/metrics").await;
+    let counted = "tulle_admin_refused_total{server=\"admin\",reason=\"not_found\"} 1\n";
+    assert!(metrics.contains(counted), "{metrics}");
+}

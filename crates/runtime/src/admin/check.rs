@@ -5,18 +5,25 @@ use std::net::{IpAddr, Ipv6Addr};
 use http::request::Parts;
 use http::{Method, Version, header};
 
+use super::refusals::Reason;
+
+/// The reason, and what the client is told of it.
+type Refused = (Reason, &'static str);
+
 /// Why a request is refused, or `Ok`.
-pub(super) fn admit(head: &Parts, hosts: &[String]) -> Result<(), &'static str> {
+pub(super) fn admit(head: &Parts, hosts: &[String]) -> Result<(), Refused> {
     let mut named = head.headers.get_all(header::HOST).into_iter();
     match (named.next(), named.next()) {
         (Some(host), None) => {
-            let host = host.to_str().map_err(|_| "malformed Host header\n")?;
+            let host = host
+                .to_str()
+                .map_err(|_| (Reason::Host, "malformed Host header\n"))?;
             check_host(host, hosts)?;
         }
-        (Some(_), Some(_)) => return Err("more than one Host header\n"),
+        (Some(_), Some(_)) => return Err((Reason::Host, "more than one Host header\n")),
         // Browsers always send one; HTTP/1.0 probes may not.
         (None, _) if head.version == Version::HTTP_10 => {}
-        (None, _) => return Err("no Host header\n"),
+        (None, _) => return Err((Reason::Host, "no Host header\n")),
     }
     if let Some(authority) = head.uri.authority() {
         check_host(authority.as_str(), hosts)?;
@@ -24,12 +31,13 @@ pub(super) fn admit(head: &Parts, hosts: &[String]) -> Result<(), &'static str> 
     let from_a_browser =
         head.headers.contains_key(header::ORIGIN) || head.headers.contains_key("sec-fetch-site");
     if head.method == Method::POST && from_a_browser {
-        return Err("this is not for browsers: POST it with a command-line client\n");
+        let why = "this is not for browsers: POST it with a command-line client\n";
+        return Err((Reason::Browser, why));
     }
     Ok(())
 }
 
-fn check_host(host: &str, hosts: &[String]) -> Result<(), &'static str> {
+fn check_host(host: &str, hosts: &[String]) -> Result<(), Refused> {
     let name = without_port(host);
     let is_ip = name.parse::<IpAddr>().is_ok()
         || name
@@ -42,7 +50,8 @@ fn check_host(host: &str, hosts: &[String]) -> Result<(), &'static str> {
     {
         return Ok(());
     }
-    Err("Host is not an IP address or localhost: ask by address\n")
+    let why = "Host is not an IP address or localhost: ask by address\n";
+    Err((Reason::Host, why))
 }
 
 fn without_port(host: &str) -> &str {

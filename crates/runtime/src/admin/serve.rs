@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
+use http::request::Parts;
+use http::{Method, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -15,6 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
+use super::refusals::{Reason, Refusals};
 use super::{Answer, Evicted, Request, Room, Route, Routes, check, text};
 use crate::tasks::Tasks;
 
@@ -52,11 +54,20 @@ impl Places {
     }
 }
 
+/// What the connections of a server have in common.
+pub(super) struct Server {
+    pub(super) name: &'static str,
+    pub(super) routes: Routes,
+    pub(super) refusals: Refusals,
+}
+
+/// A request that is not answered as it wants: why, and what its client is told.
+type Refused = (Reason, Answer);
+
 pub(super) async fn accept_loop(
     listener: TcpListener,
-    routes: Arc<Routes>,
+    server: Arc<Server>,
     room: Room,
-    name: &'static str,
     tasks: Tasks,
 ) {
     let accept = async {
@@ -65,8 +76,9 @@ pub(super) async fn accept_loop(
             match listener.accept().await {
                 Ok((stream, client)) => {
                     let taken = places.take(client, &room);
-                    let connection = serve_connection(stream, routes.clone(), tasks.clone());
-                    tasks.spawn_connection(name, async move {
+                    let connection =
+                        serve_connection(stream, client, server.clone(), tasks.clone());
+                    tasks.spawn_connection(server.name, async move {
                         tokio::select! {
                             () = connection => {}
                             Ok(()) = taken => tracing::debug!("an admin connection made room for another"),
@@ -74,7 +86,7 @@ pub(super) async fn accept_loop(
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept an admin connection");
+                    server.refusals.accept(server.name, &error);
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -87,10 +99,16 @@ pub(super) async fn accept_loop(
     }
 }
 
-async fn serve_connection(stream: TcpStream, routes: Arc<Routes>, tasks: Tasks) {
+async fn serve_connection(
+    stream: TcpStream,
+    client: SocketAddr,
+    server: Arc<Server>,
+    tasks: Tasks,
+) {
+    let of_all = server.clone();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let routes = routes.clone();
-        async move { Ok::<_, Infallible>(answer(&routes, request).await) }
+        let server = server.clone();
+        async move { Ok::<_, Infallible>(answer(&server, client, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -109,20 +127,38 @@ async fn serve_connection(stream: TcpStream, routes: Arc<Routes>, tasks: Tasks) 
     };
     match tokio::time::timeout(CONNECTION_LIFETIME, served).await {
         Ok(Ok(())) => {}
+        Ok(Err(error)) if error.is_parse() => of_all.refusals.unread(of_all.name, client, &error),
         Ok(Err(error)) => tracing::debug!(%error, "an admin connection ended badly"),
         Err(_) => tracing::debug!("an admin connection reached its time limit"),
     }
 }
 
-pub(super) async fn answer<B>(routes: &Routes, request: hyper::Request<B>) -> Answer
+/// What a request gets; a refusal is counted and told.
+pub(super) async fn answer<B>(
+    server: &Server,
+    client: SocketAddr,
+    request: hyper::Request<B>,
+) -> Answer
 where
     B: hyper::body::Body<Data = bytes::Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let (head, body) = request.into_parts();
-    if let Err(reason) = check::admit(&head, &routes.hosts) {
-        return text(StatusCode::FORBIDDEN, reason);
+    match serve(&server.routes, &head, body).await {
+        Ok(answer) => answer,
+        Err((reason, answer)) => {
+            server.refusals.request(server.name, client, reason, &head);
+            answer
+        }
     }
+}
+
+async fn serve<B>(routes: &Routes, head: &Parts, body: B) -> Result<Answer, Refused>
+where
+    B: hyper::body::Body<Data = bytes::Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    check::admit(head, &routes.hosts).map_err(|(reason, why)| refused(reason, why))?;
     let path = head.uri.path();
     let here: Vec<&Route> = routes
         .routes
@@ -135,35 +171,39 @@ where
         &head.method
     };
     let Some(route) = here.iter().find(|route| route.method == *wanted) else {
-        return refuse(routes, &here);
+        return Err(unrouted(routes, &here));
     };
-    let body =
-        match tokio::time::timeout(READ_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) => {
-                return text(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    format!("cannot read the body: {error}\n"),
-                );
-            }
-            Err(_) => {
-                return text(
-                    StatusCode::REQUEST_TIMEOUT,
-                    "the body did not arrive in time\n",
-                );
-            }
-        };
+    let collected = Limited::new(body, MAX_BODY).collect();
+    let body = match tokio::time::timeout(READ_TIMEOUT, collected).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) => {
+            let reason = if error.is::<LengthLimitError>() {
+                Reason::BodyTooLarge
+            } else {
+                Reason::BadBody
+            };
+            return Err(refused(reason, format!("cannot read the body: {error}\n")));
+        }
+        Err(_) => {
+            let why = "the body did not arrive in time\n";
+            return Err(refused(Reason::BodyTimeout, why));
+        }
+    };
     let request = Request {
         path: path.to_owned(),
         query: head.uri.query().unwrap_or_default().to_owned(),
-        headers: head.headers,
+        headers: head.headers.clone(),
         body,
     };
-    (route.handler)(request).await
+    Ok((route.handler)(request).await)
+}
+
+fn refused(reason: Reason, why: impl Into<bytes::Bytes>) -> Refused {
+    (reason, text(reason.status(), why))
 }
 
 /// No route fits; `here` are those of the path, with other methods.
-fn refuse(routes: &Routes, here: &[&Route]) -> Answer {
+fn unrouted(routes: &Routes, here: &[&Route]) -> Refused {
     if here.is_empty() {
         let known: Vec<String> = routes
             .routes
@@ -171,15 +211,15 @@ fn refuse(routes: &Routes, here: &[&Route]) -> Answer {
             .map(|route| format!("{} {}\n", route.method, route.path))
             .collect();
         let list = format!("nothing here; there is:\n{}", known.concat());
-        return text(StatusCode::NOT_FOUND, list);
+        return refused(Reason::NotFound, list);
     }
     let allowed: Vec<&str> = here.iter().map(|route| route.method.as_str()).collect();
     let allowed = allowed.join(", ");
-    let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, format!("use {allowed}\n"));
+    let (reason, mut answer) = refused(Reason::Method, format!("use {allowed}\n"));
     if let Ok(allowed) = header::HeaderValue::try_from(allowed) {
-        refusal.headers_mut().insert(header::ALLOW, allowed);
+        answer.headers_mut().insert(header::ALLOW, allowed);
     }
-    refusal
+    (reason, answer)
 }
 
 fn matches(pattern: &str, path: &str) -> bool {

@@ -7,7 +7,13 @@ use tokio::net::TcpStream;
 
 use super::*;
 
+mod refused;
+
 async fn server() -> (SocketAddr, Tasks) {
+    counted(Refusals::default()).await
+}
+
+async fn counted(refusals: Refusals) -> (SocketAddr, Tasks) {
     let mut server = AdminServer::bind("127.0.0.1:0".parse().expect("an address"))
         .await
         .expect("a free port");
@@ -21,6 +27,7 @@ async fn server() -> (SocketAddr, Tasks) {
     server.post("/logging", |request| async move {
         text(StatusCode::OK, request.body)
     });
+    server.refusals(refusals);
     let (address, tasks) = (server.local_addr(), Tasks::new());
     server.serve("admin", &tasks);
     (address, tasks)
@@ -73,6 +80,11 @@ async fn requests_get_the_status_they_deserve() {
         ),
         ("a head too large", format!("GET /ready HTTP/1.1\r\nHost: localhost\r\nX: {big}\r\n\r\n"), "431"),
         ("garbage", "\u{1}\u{2}\u{3}\r\n\r\n".to_owned(), "400"),
+        (
+            "a body that is none",
+            "POST /logging HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\nnone".to_owned(),
+            "400",
+        ),
     ];
     for (name, request, status) in table {
         let answer = exchange(address, &request).await;
