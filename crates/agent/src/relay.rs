@@ -9,8 +9,11 @@ mod codec;
 #[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
 mod listener;
+mod refusal;
 mod relayed;
 
+use std::error::Error as _;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +39,7 @@ pub(crate) use listener::Listener;
 
 use bytes::Bytes;
 use codec::Whole;
+use refusal::Refusal;
 use relayed::{Held, Relayed};
 
 /// How long a client may take for its first request, as at the control plane.
@@ -60,6 +64,7 @@ pub(crate) struct Metrics {
     relayed: Counter,
     refused: Family<Reason, Counter>,
     waited: Counter,
+    accept_failures: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -90,10 +95,16 @@ impl Metrics {
             "How often a connection to the relay had to wait until another one ended",
             metrics.waited.clone(),
         );
+        registry.register(
+            "relay_accept_failures",
+            "How often a connection to the relay could not be accepted",
+            metrics.accept_failures.clone(),
+        );
         metrics
     }
 
-    fn refused(&self, reason: &'static str) {
+    fn refused(&self, refusal: Refusal) {
+        let reason = refusal.name();
         self.refused.get_or_create(&Reason { reason }).inc();
     }
 }
@@ -119,6 +130,9 @@ struct Told {
     waits: Gate,
     streams: Gate,
     nodes: Gate,
+    methods: Gate,
+    messages: Gate,
+    silent: Gate,
     breaks: Gate,
     accepts: Gate,
 }
@@ -191,20 +205,25 @@ impl Relay {
         self.0.drain.lock().take();
     }
 
-    /// Answers one call.
-    async fn call<B>(&self, request: http::Request<B>) -> http::Response<tonic::body::Body>
+    /// Answers one call of a client, which has an address unless it comes by a socket file.
+    async fn call<B>(
+        &self,
+        request: http::Request<B>,
+        client: Option<SocketAddr>,
+    ) -> http::Response<tonic::body::Body>
     where
         B: hyper::body::Body + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     {
         let Some(method) = Method::of(request.uri().path()) else {
-            self.0.metrics.refused("unknown_method");
+            self.0.refuse_method(request.uri().path(), client);
             let why = format!("only {} is relayed", Method::Full.path());
             return Status::unimplemented(why).into_http();
         };
         let service = Service {
             relay: self.clone(),
             method,
+            client,
         };
         tonic::server::Grpc::new(Whole)
             .max_decoding_message_size(MAX_REQUEST)
@@ -216,17 +235,19 @@ impl Relay {
     async fn open(
         &self,
         method: Method,
+        client: Option<SocketAddr>,
         mut requests: Streaming<Bytes>,
     ) -> Result<Response<Relayed>, Status> {
         let shared = &self.0;
         let Some(drain) = shared.drain.lock().clone() else {
-            shared.metrics.refused("ending");
+            shared.metrics.refused(Refusal::Ending);
             return Err(Status::unavailable("the agent is ending"));
         };
         let place = shared.places.clone().try_acquire_owned().map_err(|_| {
-            shared.metrics.refused("too_many_streams");
+            shared.metrics.refused(Refusal::TooManyStreams);
             if let Some(left_out) = shared.told.streams.pass() {
                 tracing::warn!(
+                    client.addr = client.map(tracing::field::display),
                     left_out,
                     "a client of this pod has too many discovery streams open; see --xds-streams"
                 );
@@ -236,13 +257,17 @@ impl Relay {
         let first = match tokio::time::timeout(FIRST_REQUEST, requests.message()).await {
             Ok(Ok(Some(first))) => first,
             Ok(Ok(None)) => return Ok(Response::new(Relayed::empty())),
-            Ok(Err(status)) => return Err(status),
-            Err(_) => return Err(Status::deadline_exceeded("no request on this stream")),
+            Ok(Err(status)) => return Err(shared.unread(status, client)),
+            Err(_) => return Err(shared.refuse_silence(client)),
         };
-        self.check(method, &first)?;
+        self.check(method, client, &first)?;
         // A client's own end shows as the end of its requests; dropping the response says the rest.
-        let requests =
-            stream::iter([first]).chain(requests.filter_map(async |request| request.ok()).fuse());
+        // Nothing comes behind what cannot be read: where the next message would begin nobody knows.
+        let reader = shared.clone();
+        let readable = move |(): &mut (), request: Result<Bytes, Status>| {
+            std::future::ready(request.map_err(|status| reader.unread(status, client)).ok())
+        };
+        let requests = stream::iter([first]).chain(requests.scan((), readable));
         let mut control =
             tonic::client::Grpc::new((shared.connect)()).max_decoding_message_size(MAX_RESPONSE);
         let ready = control.ready().await;
@@ -264,15 +289,20 @@ impl Relay {
     }
 
     /// Makes sure that the first request speaks for this pod.
-    fn check(&self, method: Method, first: &Bytes) -> Result<(), Status> {
+    fn check(
+        &self,
+        method: Method,
+        client: Option<SocketAddr>,
+        first: &Bytes,
+    ) -> Result<(), Status> {
         let shared = &self.0;
         if !parts::fits(first, &[], MAX_PARTS) {
-            shared.metrics.refused("bad_message");
-            return Err(Status::out_of_range("the first request has too many parts"));
+            let status = Status::out_of_range("the first request has too many parts");
+            return Err(shared.refuse_message(status, client));
         }
         let id = codec::node_id(method, first).map_err(|error| {
-            shared.metrics.refused("bad_message");
-            Status::invalid_argument(format!("the first request cannot be read: {error}"))
+            let why = format!("the first request cannot be read: {error}");
+            shared.refuse_message(Status::invalid_argument(why), client)
         })?;
         let fits = id
             .split_once('~')
@@ -280,10 +310,11 @@ impl Relay {
         if fits {
             return Ok(());
         }
-        shared.metrics.refused("foreign_node");
+        shared.metrics.refused(Refusal::ForeignNode);
         let shown: String = id.chars().take(256).collect();
         if let Some(left_out) = shared.told.nodes.pass() {
             tracing::warn!(
+                client.addr = client.map(tracing::field::display),
                 node = shown,
                 left_out,
                 "a client of this pod speaks for another node; use the bootstrap that the agent writes"
@@ -300,6 +331,7 @@ impl Relay {
 struct Service {
     relay: Relay,
     method: Method,
+    client: Option<SocketAddr>,
 }
 
 impl StreamingService<Bytes> for Service {
@@ -308,8 +340,58 @@ impl StreamingService<Bytes> for Service {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Relayed>, Status>> + Send>>;
 
     fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
-        let (relay, method) = (self.relay.clone(), self.method);
-        Box::pin(async move { relay.open(method, request.into_inner()).await })
+        let (relay, method, client) = (self.relay.clone(), self.method, self.client);
+        Box::pin(async move { relay.open(method, client, request.into_inner()).await })
+    }
+}
+
+impl Shared {
+    fn refuse_method(&self, path: &str, client: Option<SocketAddr>) {
+        self.metrics.refused(Refusal::UnknownMethod);
+        if let Some(left_out) = self.told.methods.pass() {
+            let path: String = path.chars().take(256).collect();
+            tracing::warn!(
+                client.addr = client.map(tracing::field::display),
+                path,
+                left_out,
+                "a client of this pod calls a method that is not relayed; let it use aggregated discovery (ADS)"
+            );
+        }
+    }
+
+    /// Why there is no message: one that is too long or cannot be read is refused; an end that the transport gives a reason
+    /// for is the client's affair.
+    fn unread(&self, status: Status, client: Option<SocketAddr>) -> Status {
+        let read = matches!(status.code(), Code::Internal | Code::OutOfRange);
+        if read && status.source().is_none() {
+            return self.refuse_message(status, client);
+        }
+        status
+    }
+
+    fn refuse_message(&self, status: Status, client: Option<SocketAddr>) -> Status {
+        self.metrics.refused(Refusal::BadMessage);
+        if let Some(left_out) = self.told.messages.pass() {
+            tracing::warn!(
+                client.addr = client.map(tracing::field::display),
+                error = status.message(),
+                left_out,
+                "a client of this pod sends what is no discovery request, or too long a one"
+            );
+        }
+        status
+    }
+
+    fn refuse_silence(&self, client: Option<SocketAddr>) -> Status {
+        self.metrics.refused(Refusal::NoRequest);
+        if let Some(left_out) = self.told.silent.pass() {
+            tracing::warn!(
+                client.addr = client.map(tracing::field::display),
+                left_out,
+                "a client of this pod opened a discovery stream and has asked nothing in {FIRST_REQUEST:?}"
+            );
+        }
+        Status::deadline_exceeded("no request on this stream")
     }
 }
 

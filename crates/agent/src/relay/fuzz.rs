@@ -38,6 +38,6 @@ impl Gate {
     /// What its client is told.
     pub fn admit(&self, full: bool, first: &[u8]) -> Result<(), Status> {
         let method = if full { Method::Full } else { Method::Delta };
-        self.0.check(method, &Bytes::copy_from_slice(first))
+        self.0.check(method, None, &Bytes::copy_from_slice(first))
     }
 }

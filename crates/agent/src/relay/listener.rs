@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -69,15 +70,15 @@ impl Listener {
         let places = Arc::new(Semaphore::new(relay.connections()));
         loop {
             let accepted = match self {
-                Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
+                Self::Tcp(listener) => listener.accept().await.map(|(stream, client)| {
                     // A relay has nothing to gain from waiting for more to send.
                     let _ = stream.set_nodelay(true);
-                    serve_connection(stream, relay.clone()).boxed()
+                    serve_connection(stream, relay.clone(), Some(client)).boxed()
                 }),
                 Self::Unix(listener, _) => listener
                     .accept()
                     .await
-                    .map(|(stream, _)| serve_connection(stream, relay.clone()).boxed()),
+                    .map(|(stream, _)| serve_connection(stream, relay.clone(), None).boxed()),
             };
             match accepted {
                 Ok(served) => {
@@ -89,6 +90,7 @@ impl Listener {
                     });
                 }
                 Err(error) => {
+                    relay.0.metrics.accept_failures.inc();
                     if let Some(left_out) = relay.0.told.accepts.pass() {
                         tracing::warn!(%error, left_out, "cannot accept a client of the relay");
                     }
@@ -112,11 +114,12 @@ async fn take(places: &Arc<Semaphore>, relay: &Relay) -> OwnedSemaphorePermit {
 async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     relay: Relay,
+    client: Option<SocketAddr>,
 ) {
     let streams = u32::try_from(relay.connections()).unwrap_or(u32::MAX);
     let service = service_fn(move |request| {
         let relay = relay.clone();
-        async move { Ok::<_, Infallible>(relay.call(request).await) }
+        async move { Ok::<_, Infallible>(relay.call(request, client).await) }
     });
     let served = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())

@@ -21,6 +21,8 @@ use tulle_xds_proto::envoy::service::discovery::v3::{
 };
 
 use super::*;
+
+mod refused;
 use crate::args::XdsListen;
 
 const NODE: &str = "10.1.2.3~web-1.shop~shop.svc.cluster.local";
@@ -419,7 +421,7 @@ async fn other_methods_are_not_relayed() {
         http::Request::post("/envoy.service.cluster.v3.ClusterDiscoveryService/StreamClusters")
             .body(http_body_util::Empty::<Bytes>::new())
             .unwrap();
-    let answer = stage.relay.call(request).await;
+    let answer = stage.relay.call(request, None).await;
     let status = Status::from_header_map(answer.headers()).unwrap();
     assert_eq!(status.code(), Code::Unimplemented);
 }
