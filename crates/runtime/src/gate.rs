@@ -14,7 +14,8 @@ use tokio::time::Instant;
 
 /// How many times wider a gate is that is for all.
 const WIDE: u32 = 10;
-/// Gates for the clients of one kind of lines. By which of them a client comes nobody can choose.
+/// Gates for the clients of one kind of lines. By which of them a client comes nobody can choose: of those that flood, each
+/// hides one in so many others.
 const CLIENTS: usize = 64;
 
 /// How many lines may come.
@@ -40,6 +41,12 @@ const WIDE_PACE: Pace = Pace {
 struct Paid(AtomicU64);
 
 impl Paid {
+    /// Whether one more line might come now.
+    fn is_open(&self, pace: Pace, now: u64) -> bool {
+        let paid = self.0.load(Relaxed).max(now);
+        paid + nanos(pace.each) <= now + nanos(pace.each) * u64::from(pace.at_once)
+    }
+
     /// Whether one more line may come.
     fn take(&self, pace: Pace, now: u64) -> bool {
         let each = nanos(pace.each);
@@ -128,7 +135,9 @@ struct Kind {
 
 impl Kind {
     fn pass(&self, client: usize, now: u64) -> Option<u64> {
-        if self.clients[client].take(NARROW_PACE, now) && self.all.take(WIDE_PACE, now) {
+        // What the gate for all does not let through is no line of the client's.
+        let any = self.all.is_open(WIDE_PACE, now);
+        if any && self.clients[client].take(NARROW_PACE, now) && self.all.take(WIDE_PACE, now) {
             return Some(self.left_out.swap(0, Relaxed));
         }
         self.left_out.fetch_add(1, Relaxed);
@@ -151,7 +160,7 @@ impl<K: Clone + Eq + Hash> Gates<K> {
     /// one. There must be no more kinds than the program has names for.
     pub fn pass(&self, kind: &K, client: IpAddr) -> Option<u64> {
         let now = since(self.begun);
-        let own = self.clients.hash_one(client) as usize % CLIENTS;
+        let own = self.clients.hash_one(network(client)) as usize % CLIENTS;
         match self.kinds.load().get(kind) {
             Some(kind) => kind.pass(own, now),
             None => self.add(kind).pass(own, now),
@@ -172,6 +181,17 @@ impl<K: Clone + Eq + Hash> Gates<K> {
         self.kinds.rcu(add);
         // Somebody else may have come first.
         self.kinds.load().get(kind).cloned().unwrap_or(new)
+    }
+}
+
+/// Whose an address is: of IPv6 a host has 64 bits of its own.
+fn network(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V6(client) => {
+            let [a, b, c, d, ..] = client.segments();
+            IpAddr::V6([a, b, c, d, 0, 0, 0, 0].into())
+        }
+        v4 => v4,
     }
 }
 

@@ -67,6 +67,45 @@ async fn many_clients_have_no_more_lines_than_all_may_have() {
     assert!(second[0] >= 10_000 - 50);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_network_of_ipv6_is_one_client() {
+    let gates = Gates::default();
+    let address = |network: u64, host: u64| {
+        let bits = u128::from(network) << 64 | u128::from(host);
+        IpAddr::from(std::net::Ipv6Addr::from_bits(bits))
+    };
+    let own = (0..1_000).filter_map(|host| gates.pass(&"often", address(1, host)));
+    assert_eq!(own.collect::<Vec<_>>(), [0; 5]);
+    let others = (2..40).filter_map(|network| gates.pass(&"often", address(network, 1)));
+    assert!(others.count() >= 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_gate_for_all_keeps_back_is_no_line_of_its_client() {
+    let gates = Gates::default();
+    let flood = (0..10_000).filter_map(|number| gates.pass(&"often", client(number)));
+    assert_eq!(flood.count(), 50);
+    // None of these is charged to anybody.
+    assert_eq!(gates.pass(&"often", client(1)), None);
+    tokio::time::advance(WIDE_PACE.each * 50).await;
+    for number in 0..20_000 {
+        let _ = gates.pass(&"often", client(number));
+    }
+    let kinds = gates.kinds.load();
+    let now = since(gates.begun);
+    let charged: u64 = kinds["often"]
+        .clients
+        .iter()
+        .map(|paid| {
+            paid.0
+                .load(Relaxed)
+                .saturating_sub(now)
+                .div_ceil(nanos(NARROW_PACE.each))
+        })
+        .sum();
+    assert!(charged <= 100, "{charged}");
+}
+
 #[test]
 fn of_lines_that_many_threads_would_write_each_is_written_or_counted() {
     const EACH: u64 = 10_000;
