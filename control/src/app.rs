@@ -61,8 +61,8 @@ pub struct Control {
 /// # Errors
 /// If it cannot start: a port is taken, a directory cannot be read, the CA's state is broken.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let (_trace, _written) = trace::serve(&args.log, trace::Format::Text)?;
     allocator::keep_little();
+    let (_trace, _written) = trace::serve(&args.log, trace::Format::Text)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("control")

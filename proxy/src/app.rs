@@ -41,9 +41,9 @@ const SHUTDOWN: std::time::Duration = std::time::Duration::from_secs(1);
 ///
 /// When it cannot start; the message names the cause and the remedy.
 pub fn run(env: Env) -> anyhow::Result<()> {
+    allocator::keep_little();
     let startup = Startup::from_env(env)?;
     let (trace, _written) = trace::serve(&startup.log, trace::Format::default())?;
-    allocator::keep_little();
     let files = net::raise_file_limit();
     let listeners = Listeners::bind()?;
     if let Some(mark) = startup.settings.socket_mark {

@@ -19,7 +19,7 @@ use tulle_runtime::backoff::Backoff;
 use tulle_runtime::env::Env;
 use tulle_runtime::names::CONTROL_DNS_NAME;
 use tulle_runtime::tasks::Tasks;
-use tulle_runtime::{drain, signals, trace};
+use tulle_runtime::{allocator, drain, signals, trace};
 
 use crate::args::{Args, Client, Place};
 use crate::bootstrap::{self, Upstream};
@@ -39,6 +39,7 @@ const SHUTDOWN: Duration = Duration::from_secs(1);
 /// # Errors
 /// When it cannot start; the message names the cause and the remedy.
 pub fn run(args: Args, env: Env) -> anyhow::Result<()> {
+    allocator::keep_little();
     let place = Place::from_env(env)?;
     let (_trace, _written) = trace::serve(&place.log, trace::Format::default())?;
     let extra = match args.bootstrap {

@@ -7,8 +7,9 @@ const KEPT: nix::libc::c_int = 4 << 20;
 #[cfg(target_env = "gnu")]
 const OWN: nix::libc::c_int = 1 << 20;
 
-/// Has the allocator keep little of what is freed; for when a process begins. Left alone it learns from what is freed how
-/// much it should keep, up to 64 MiB a thread, which [`trim`] gives back of none but the first: a peer would teach it.
+/// Has the allocator keep little of what is freed; for when a process begins, before it has a second thread. Left alone it
+/// learns from what is freed how much it should keep, up to 64 MiB a thread, which [`trim`] gives back of none but the first:
+/// a peer would teach it.
 #[cfg(target_env = "gnu")]
 #[expect(
     unsafe_code,
@@ -16,10 +17,11 @@ const OWN: nix::libc::c_int = 1 << 20;
 )]
 pub fn keep_little() {
     use nix::libc::{M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, mallopt};
-    // SAFETY: it takes two numbers, holds the allocator's own locks, and may be called from any thread at any time.
-    let set = unsafe { mallopt(M_MMAP_THRESHOLD, OWN) & mallopt(M_TRIM_THRESHOLD, KEPT) };
-    if set == 0 {
-        tracing::warn!("the allocator may keep more free memory than it should");
+    // SAFETY: it takes two numbers and changes nothing but what the allocator reads under its own locks.
+    unsafe {
+        // It refuses only what it does not know.
+        mallopt(M_MMAP_THRESHOLD, OWN);
+        mallopt(M_TRIM_THRESHOLD, KEPT);
     }
 }
 
