@@ -253,7 +253,7 @@ async fn between_pods(
         results.keep(place);
     }
     results.judge();
-    let missed = results.missed_costs();
+    let missed = results.missed();
     if !missed.is_empty() {
         match arenas.profiles(plan, &missed).await {
             Ok(profiles) => results.profiles = profiles,

@@ -25,6 +25,7 @@ use crate::profile::{Profile, Profiler};
 use crate::spread::Spread;
 use crate::syscalls::Counter;
 use crate::systems::{CLIENT, Pods, System};
+use crate::targets::Load;
 use crate::wire::{Hello, Wire};
 use crate::{linkerd, ztunnel};
 
@@ -334,7 +335,7 @@ impl<'a> Arenas<'a> {
     pub(crate) async fn profiles(
         &self,
         plan: &Plan,
-        kinds: &[Kind],
+        loads: &[Load],
     ) -> anyhow::Result<Vec<Profile>> {
         let profiler = Profiler::find()?;
         let mut ours = self.all.iter();
@@ -342,18 +343,19 @@ impl<'a> Arenas<'a> {
         let ours = ours.context("ours does not run")?;
         let time = if plan.quick { QUICK_PROFILE } else { PROFILE };
         let mut profiles = Vec::new();
-        for kind in kinds {
-            eprintln!("profile of {} over {}", kind.name(), ours.system.describe());
+        for load in loads {
+            eprintln!("profile of {load} over {}", ours.system.describe());
             let manner = Manner {
                 window: time + COUNTER_STARTS,
+                rate: load.rate,
                 ..Manner::default()
             };
-            let mut load = Running::start(ours, *kind, manner, self.cores.as_ref())?;
-            load.word("begin").await?;
-            profiler.record(*kind, &ours.sidecars, time).await?;
-            load.word("end ").await?;
-            load.stop().await?;
-            profiles.push(profiler.profile(*kind, time).await?);
+            let mut running = Running::start(ours, load.kind, manner, self.cores.as_ref())?;
+            running.word("begin").await?;
+            profiler.record(&ours.sidecars, time).await?;
+            running.word("end ").await?;
+            running.stop().await?;
+            profiles.push(profiler.profile(*load, time).await?);
         }
         Ok(profiles)
     }

@@ -1,4 +1,4 @@
-//! Where the CPU time of our two sidecars goes under a load whose target was missed: by `perf`, where that is there and may.
+//! Where the CPU time of our two sidecars goes under a load whose target was missed, as fast as it goes or at its rate: by `perf`, where that is there and may.
 //!
 //! A flat profile: what ran, by the symbol, and by what it belongs to. Names of symbols are enough for that; what the
 //! compiler has put into a caller counts as the caller.
@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio::process::Command;
 use tulle_tests::gate;
 
-use crate::load::Kind;
+use crate::targets::Load;
 
 /// Samples a second.
 const FREQUENCY: &str = "1999";
@@ -107,7 +107,7 @@ impl Group {
 /// Of a load.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Profile {
-    kind: Kind,
+    load: Load,
     seconds: f64,
     samples: u64,
     /// Parts of all samples in percent.
@@ -130,34 +130,29 @@ impl Profiler {
     }
 
     /// Records what all these processes together do during that time.
-    pub(crate) async fn record(
-        &self,
-        kind: Kind,
-        pids: &[u32],
-        time: Duration,
-    ) -> anyhow::Result<()> {
+    pub(crate) async fn record(&self, pids: &[u32], time: Duration) -> anyhow::Result<()> {
         let pids: Vec<_> = pids.iter().map(u32::to_string).collect();
         let seconds = format!("{:.3}", time.as_secs_f64());
-        let mut record = self.perf(&["record", "-q", "-F", FREQUENCY, "-o"], kind);
+        let mut record = self.perf(&["record", "-q", "-F", FREQUENCY, "-o"]);
         record.args(["-p", &pids.join(","), "--", "sleep", &seconds]);
         said(record).await?;
         Ok(())
     }
 
-    /// What was recorded.
-    pub(crate) async fn profile(&self, kind: Kind, time: Duration) -> anyhow::Result<Profile> {
-        let mut report = self.perf(&["report", "-i"], kind);
+    /// What was recorded last.
+    pub(crate) async fn profile(&self, load: Load, time: Duration) -> anyhow::Result<Profile> {
+        let mut report = self.perf(&["report", "-i"]);
         report.args(["--no-children", "--stdio", "--show-nr-samples", "-t", "\t"]);
         report.args(["--sort", "symbol"]);
         let text = said(report).await?;
-        let profile = Profile::read(kind, time, &text);
+        let profile = Profile::read(load, time, &text);
         ensure!(profile.samples > 0, "perf has taken no samples: {text}");
         Ok(profile)
     }
 
-    fn perf(&self, arguments: &[&str], kind: Kind) -> Command {
+    fn perf(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.perf);
-        let data = self.data.path().join(kind.name());
+        let data = self.data.path().join("perf.data");
         command.args(arguments).arg(data).env("LC_ALL", "C");
         command
     }
@@ -175,7 +170,7 @@ async fn said(mut command: Command) -> anyhow::Result<String> {
 
 impl Profile {
     /// From lines of `PERCENT TAB SAMPLES TAB [k] SYMBOL`.
-    fn read(kind: Kind, time: Duration, text: &str) -> Self {
+    fn read(load: Load, time: Duration, text: &str) -> Self {
         let mut all: Vec<(Group, String, u64)> = Vec::new();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let mut fields = line.split('\t').map(str::trim);
@@ -203,7 +198,7 @@ impl Profile {
         let symbols =
             symbols.map(|(group, name, samples)| (*group, name.clone(), percent(*samples)));
         Self {
-            kind,
+            load,
             seconds: time.as_secs_f64(),
             samples: total,
             groups: groups.into(),
@@ -212,9 +207,12 @@ impl Profile {
     }
 
     pub(crate) fn render(&self) -> String {
+        let rate = self.load.rate;
+        let rate = rate.map_or_else(String::new, |rate| format!(" at {rate:.0} a second"));
         let mut text = format!(
-            "\n## Profile beside what was missed: {}, both sidecars of ours, {} samples in {:.0} s\n\n",
-            self.kind.describe().0,
+            "\n## Profile beside what was missed: {}{}, both sidecars of ours, {} samples in {:.0} s\n\n",
+            self.load.kind.describe().0,
+            rate,
             self.samples,
             self.seconds
         );

@@ -15,7 +15,7 @@ use crate::profile::Profile;
 use crate::spread::Spread;
 use crate::starts::Starts;
 use crate::systems::System;
-use crate::targets::{self, Target, Verdict};
+use crate::targets::{self, Load, Target, Verdict};
 
 /// Where connections are measured with their handshakes.
 const SHARED: &str =
@@ -69,13 +69,18 @@ impl Results {
         columns.filter(|column| column.refused.is_some()).count()
     }
 
-    /// The loads of which a target about what they cost was missed.
-    pub(crate) fn missed_costs(&self) -> Vec<Kind> {
-        let missed = self.targets.iter();
-        let missed = missed.filter(|target| target.verdict == Verdict::Missed);
-        let mut kinds: Vec<_> = missed.filter_map(|target| target.kind).collect();
-        kinds.dedup();
-        kinds
+    /// The loads of which a target was missed, each once.
+    pub(crate) fn missed(&self) -> Vec<Load> {
+        let mut loads = Vec::new();
+        for target in &self.targets {
+            if target.verdict == Verdict::Missed
+                && let Some(load) = target.load
+                && !loads.contains(&load)
+            {
+                loads.push(load);
+            }
+        }
+        loads
     }
 
     /// Whether every target that was to be measured was, and holds.

@@ -1,5 +1,7 @@
 //! What must be reached, line by line: medians of the rounds, ratios in the same run.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use crate::clocks::Still;
@@ -25,6 +27,23 @@ const HELD: f64 = 0.5;
 const DEMO: f64 = 8.0;
 const READY: f64 = 100.0;
 
+/// What is sent, and at what fixed rate, if it is one.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) struct Load {
+    pub(crate) kind: Kind,
+    pub(crate) rate: Option<f64>,
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.name())?;
+        match self.rate {
+            Some(rate) => write!(f, " at {rate:.0} a second"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// A line of the table.
 #[derive(Debug, Serialize)]
 pub(crate) struct Target {
@@ -34,7 +53,7 @@ pub(crate) struct Target {
     pub(crate) verdict: Verdict,
     /// The load that it is about, if its profile would say more.
     #[serde(skip)]
-    pub(crate) kind: Option<Kind>,
+    pub(crate) load: Option<Load>,
     /// After the point: as many as the verdict needs.
     #[serde(skip)]
     digits: usize,
@@ -108,14 +127,14 @@ impl Target {
             bound: words,
             is,
             verdict,
-            kind: None,
+            load: None,
             digits: is.map_or(DIGITS, |is| digits(is.median, bound, holds)),
         }
     }
 
     /// That of a load.
-    fn of(mut self, kind: Kind) -> Self {
-        self.kind = Some(kind);
+    fn of(mut self, load: Load) -> Self {
+        self.load = Some(load);
         self
     }
 
@@ -194,7 +213,7 @@ fn costs(results: &Results) -> Vec<Target> {
         for (other, bound) in [(System::Envoy, envoy), (System::Bare, bare)] {
             let what = format!("{}, per CPU-second, to {}", kind.name(), other.describe());
             let ratio = measured.and_then(|one| one.ratio(other, Sample::per_cpu_second));
-            let target = Target::at_least(what, bound, ratio).of(kind);
+            let target = Target::at_least(what, bound, ratio).of(Load { kind, rate: None });
             targets.push(target.about(&[System::Tulle, other], results));
         }
     }
@@ -204,11 +223,14 @@ fn costs(results: &Results) -> Vec<Target> {
 fn latencies(results: &Results) -> Vec<Target> {
     let all = results.wanted.latency.iter().map(|kind| {
         let measured = results.latency.iter().find(|one| one.kind == *kind);
-        let rate = measured.and_then(|one| one.rate);
-        let rate = rate.map_or_else(String::new, |rate| format!(" at {rate:.0} a second"));
-        let what = format!("{}{rate}, p99 added, to Envoy", kind.name());
+        let load = Load {
+            kind: *kind,
+            rate: measured.and_then(|one| one.rate),
+        };
+        let what = format!("{load}, p99 added, to Envoy");
         let three = [System::Plain, System::Tulle, System::Envoy];
-        Target::at_most(what, ADDED_P99, measured.and_then(added)).about(&three, results)
+        let target = Target::at_most(what, ADDED_P99, measured.and_then(added)).of(load);
+        target.about(&three, results)
     });
     all.collect()
 }
