@@ -105,7 +105,7 @@ tell(peer.told(lived=lived))
         let goaway = &told["goaway"];
         let said = says.is_none_or(|says| goaway["debug"] == says);
         ensure!(goaway["code"] == CALM && said, "{limit}: beyond it: {told}");
-        siege.counted(side, limit).await?;
+        siege.counted(side, &[limit]).await?;
     }
 
     let eleven = "
@@ -117,7 +117,7 @@ tell(peer.told(refused=sorted(peer.resets.items())))
     let told = siege.ask(side, eleven).await?;
     let refused = serde_json::json!([[21, 7]]);
     ensure!(told["refused"] == refused, "the eleventh stream: {told}");
-    siege.counted(side, "h2_streams").await?;
+    siege.counted(side, &["h2_streams"]).await?;
 
     let untaken = "
 peer = connect(to, window=0).listen()
@@ -126,7 +126,7 @@ tell(dict(cut=bool(peer.until(lambda it: it.resets, 8))))
 ";
     let told = siege.ask(side, untaken).await?;
     ensure!(told["cut"] == true, "an answer that nobody takes: {told}");
-    siege.counted(side, "h2_flush").await?;
+    siege.counted(side, &["h2_flush"]).await?;
 
     let many = "
 open = [socket.create_connection((to['host'], to['port']), 5) for _ in range(40)]
@@ -134,5 +134,5 @@ time.sleep(0.5)
 tell(dict(open=len(open)))
 ";
     siege.ask(side, many).await?;
-    siege.counted(side, "connections").await
+    siege.counted(side, &["connections"]).await
 }

@@ -187,7 +187,7 @@ async fn refuses(mesh: &Mesh, name: &str, limits: &[&str], acts: &[Act]) -> anyh
             cheap(outcome)?;
         }
         for limit in limits {
-            siege.counted(server.side(), limit).await?;
+            siege.counted(server.side(), &[limit]).await?;
         }
     }
     Ok(())

@@ -86,7 +86,7 @@ async fn attacked(mesh: &Mesh, namespace: &str, attack: &str) -> anyhow::Result<
     let late = async {
         // It has no connection yet, and comes in the middle of it.
         eventually(DEADLINE, async || {
-            siege.counted(Side::Stranger, "memory").await
+            siege.counted(Side::Stranger, &["memory"]).await
         })
         .await?;
         let patient = ["--http2", "--timeout", "10m"];

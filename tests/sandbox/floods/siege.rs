@@ -224,16 +224,19 @@ impl<'a> Siege<'a> {
 
     /// A limit was reached on that side: it was counted, and the sidecar said by whom.
     pub(super) async fn limited(&self, side: Side, limit: &str) -> anyhow::Result<()> {
-        self.counted(side, limit).await?;
+        self.counted(side, &[limit]).await?;
         self.named(side, limit).await
     }
 
-    /// A limit was reached on that side, and counted.
-    pub(super) async fn counted(&self, side: Side, limit: &str) -> anyhow::Result<()> {
+    /// One of these limits was reached on that side, and counted.
+    pub(super) async fn counted(&self, side: Side, limits: &[&str]) -> anyhow::Result<()> {
         eventually(Duration::from_secs(5), async || {
-            let reached = self.reached(side, limit).await?;
-            ensure!(reached > 0.0, "{side:?}: {limit} was not counted");
-            Ok(())
+            for limit in limits {
+                if self.reached(side, limit).await? > 0.0 {
+                    return Ok(());
+                }
+            }
+            bail!("{side:?}: {limits:?} was not counted")
         })
         .await
     }
