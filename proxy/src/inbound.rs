@@ -15,7 +15,7 @@ use crate::conn::{Direction, Downstream, HttpVersion, Security};
 use crate::detect::{self, Carries, Hello, SILENCE, detect};
 use crate::handover::serve_http;
 use crate::io::{IoStream, Transport};
-use crate::net::{Captured, Reach, dial, reset};
+use crate::net::{Captured, Reach, Refusal, dial, reset};
 use crate::tcp;
 use crate::telemetry::{ConnectionRecord, Limit, ResponseFlag, Who};
 use crate::tls;
@@ -50,7 +50,12 @@ pub(crate) async fn serve_from(
         sni: None,
     };
     let Some(policy) = Policy::of(&worker, original_dst) else {
-        refuse(&worker, &downstream, "no_config", "no inbound config yet");
+        refuse(
+            &worker,
+            &downstream,
+            Refusal::NoConfig,
+            "no inbound config yet",
+        );
         return reset(&tcp);
     };
     let mut seen = BytesMut::new();
@@ -66,7 +71,7 @@ pub(crate) async fn serve_from(
         }
         _ if !policy.plaintext => {
             let why = "plaintext, and the port is STRICT";
-            refuse(&worker, &downstream, "plaintext_under_strict", why);
+            refuse(&worker, &downstream, Refusal::PlaintextUnderStrict, why);
             reset(transport.tcp());
         }
         Carries::Http(version) if policy.http => {
@@ -82,9 +87,10 @@ pub(crate) async fn serve_from(
 }
 
 /// Counts a connection that is refused, and says why, if that was not said just now.
-fn refuse(worker: &Worker, downstream: &Downstream, reason: &'static str, why: impl Display) {
+fn refuse(worker: &Worker, downstream: &Downstream, refusal: Refusal, why: impl Display) {
     let connections = &worker.connections;
-    if let Some(unsaid) = connections.refuse_and_tell(downstream.direction, reason, downstream.peer)
+    if let Some(unsaid) =
+        connections.refuse_and_tell(downstream.direction, refusal, downstream.peer)
     {
         tracing::info!(
             client.addr = %downstream.peer,
@@ -123,7 +129,7 @@ impl Unseen {
             }
             Self::NoHello => {
                 let why = "no TLS in time, and the port is STRICT";
-                refuse(worker, &downstream, "no_hello", why);
+                refuse(worker, &downstream, Refusal::NoHello, why);
                 reset(tcp);
             }
             Self::NoRequest => {
@@ -215,7 +221,7 @@ async fn secured(
     let accepted = match tls::accept(transport, config).await {
         Ok(accepted) => accepted,
         Err(error) => {
-            return refuse(&worker, &downstream, "tls", error);
+            return refuse(&worker, &downstream, Refusal::Tls, error);
         }
     };
     let _verified = worker.verified.enter(accepted.chain);
@@ -232,7 +238,7 @@ async fn secured(
         // rustls agrees to what it was told only, or to nothing if the client offered nothing.
         _ => {
             let why = "TLS without a protocol that the mesh speaks";
-            refuse(&worker, &downstream, "alpn", why);
+            refuse(&worker, &downstream, Refusal::Alpn, why);
         }
     }
 }
@@ -253,7 +259,7 @@ async fn to_app(client: IoStream, downstream: &Downstream, worker: &Worker) {
             tracing::debug!(server.addr = %downstream.original_dst, %error, "the app does not answer");
             worker
                 .connections
-                .refuse(Direction::Inbound, "app_unreachable");
+                .refuse(Direction::Inbound, Refusal::AppUnreachable);
             return reset(client.tcp());
         }
     };

@@ -6,6 +6,7 @@
 mod accept;
 mod count;
 mod dial;
+mod refusal;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,6 +18,7 @@ use tokio::net::TcpStream;
 pub use accept::{Acceptor, Captured, Metrics};
 pub use count::{Count, Open};
 pub use dial::{Reach, dial};
+pub use refusal::Refusal;
 
 /// Connections that wait in the kernel until a worker accepts them.
 const BACKLOG: i32 = 4096;

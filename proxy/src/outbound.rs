@@ -16,7 +16,7 @@ use crate::conn::{Direction, Downstream, HttpVersion, Security};
 use crate::detect::{self, Carries, SILENCE, detect};
 use crate::handover::serve_http;
 use crate::io::{IoStream, Transport};
-use crate::net::{Captured, Reach, dial, reset};
+use crate::net::{Captured, Reach, Refusal, dial, reset};
 use crate::tcp::{self, Moved, RelayError};
 use crate::telemetry::{ConnectionRecord, Limit, ResponseFlag, Who};
 use crate::worker::Worker;
@@ -49,7 +49,7 @@ pub(crate) async fn serve_from(
         Resolution::Unanswered => {
             let connections = &worker.connections;
             if let Some(unsaid) =
-                connections.refuse_and_tell(Direction::Outbound, "undiscovered", peer)
+                connections.refuse_and_tell(Direction::Outbound, Refusal::Undiscovered, peer)
             {
                 tracing::info!(client.addr = %peer, server.addr = %original_dst, unsaid, "refused: the control plane did not answer");
             }
@@ -156,7 +156,7 @@ async fn to_cluster(client: IoStream, downstream: &Downstream, route: &TcpRoute,
             tracing::debug!(client.addr = %downstream.peer, server.addr = %downstream.original_dst, %error, "refused");
             worker
                 .connections
-                .refuse(Direction::Outbound, "no_upstream");
+                .refuse(Direction::Outbound, Refusal::NoUpstream);
             reset(client.tcp());
         }
     }

@@ -12,6 +12,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::task::{self, Id};
 
 use crate::conn::Direction;
+use crate::net::Refusal;
 use crate::worker::Worker;
 
 /// The clients that have shown a certificate. Clones share them.
@@ -71,7 +72,7 @@ pub(crate) async fn watch(worker: Rc<Worker>) {
             worker.newest.give_up_task(*id);
             worker
                 .connections
-                .refuse(Direction::Inbound, "distrusted_root");
+                .refuse(Direction::Inbound, Refusal::DistrustedRoot);
         }
         if !distrusted.is_empty() {
             let connections = distrusted.len();

@@ -13,6 +13,7 @@ use super::headers;
 use super::local_reply::{self, Failure};
 use crate::conn::Direction;
 use crate::io::{Calm, Gate, Heads, Refusal};
+use crate::net;
 use crate::telemetry::{Limit, RefusedHead, ResponseFlag};
 
 /// What heads may be on a connection.
@@ -118,9 +119,11 @@ pub(super) fn malformed(
 ) {
     let downstream = &connection.downstream;
     let connections = &connection.worker.connections;
-    let Some(unsaid) =
-        connections.refuse_and_tell(downstream.direction, "malformed_http", downstream.peer)
-    else {
+    let Some(unsaid) = connections.refuse_and_tell(
+        downstream.direction,
+        net::Refusal::MalformedHttp,
+        downstream.peer,
+    ) else {
         return;
     };
     tracing::info!(
@@ -140,7 +143,7 @@ fn late(connection: &Connection) {
     let what = "a head is refused that does not end in time";
     connection.reached(Limit::HeadTime, what);
     let connections = &connection.worker.connections;
-    connections.refuse(connection.downstream.direction, "slow_head");
+    connections.refuse(connection.downstream.direction, net::Refusal::SlowHead);
     let (status, flag) = (StatusCode::REQUEST_TIMEOUT, ResponseFlag::StreamIdleTimeout);
     log(
         connection,

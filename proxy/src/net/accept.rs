@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tulle_runtime::gate::Gates;
 use tulle_runtime::names::ports;
 
-use super::{Count, Open, original_destination, reset};
+use super::{Count, Open, Refusal, original_destination, reset};
 use crate::conn::Direction;
 
 /// Ports that nothing must be sent on to: this sidecar, or another one, would find itself at the other end.
@@ -91,8 +91,8 @@ impl Metrics {
     }
 
     /// Counts a connection that was refused.
-    pub fn refuse(&self, direction: Direction, reason: &'static str) {
-        let direction = direction.name();
+    pub fn refuse(&self, direction: Direction, refusal: Refusal) {
+        let (direction, reason) = (direction.name(), refusal.name());
         self.refused
             .get_or_create(&RefusedLabels { direction, reason })
             .inc();
@@ -102,11 +102,11 @@ impl Metrics {
     pub fn refuse_and_tell(
         &self,
         direction: Direction,
-        reason: &'static str,
+        refusal: Refusal,
         client: SocketAddr,
     ) -> Option<u64> {
-        self.refuse(direction, reason);
-        self.may_tell(direction, reason, client)
+        self.refuse(direction, refusal);
+        self.may_tell(direction, refusal.name(), client)
     }
 
     /// Counts a stream of HTTP/2 that was reset for what came on it, as [`Metrics::may_tell`].
@@ -209,8 +209,8 @@ impl Acceptor {
                             open,
                         });
                     }
-                    Err(reason) => {
-                        self.refuse(&tcp, peer, reason);
+                    Err(refusal) => {
+                        self.refuse(&tcp, peer, refusal);
                         reset(&tcp);
                     }
                 },
@@ -223,14 +223,14 @@ impl Acceptor {
 
     /// Counts a connection that must not go on, and says whose it is: whoever calls a sidecar's own ports looks for a way
     /// around it, or is told a wrong port.
-    fn refuse(&self, tcp: &TcpStream, client: SocketAddr, reason: &'static str) {
+    fn refuse(&self, tcp: &TcpStream, client: SocketAddr, refusal: Refusal) {
         let direction = self.direction;
-        if let Some(unsaid) = self.metrics.refuse_and_tell(direction, reason, client) {
+        if let Some(unsaid) = self.metrics.refuse_and_tell(direction, refusal, client) {
             tracing::info!(
                 client.addr = %client,
                 server.addr = original_destination(tcp).ok().map(tracing::field::display),
                 direction = direction.name(),
-                reason,
+                reason = refusal.name(),
                 unsaid,
                 "refused: a connection to a port of the sidecar's own, or to nowhere"
             );
@@ -238,13 +238,13 @@ impl Acceptor {
     }
 
     /// Where a connection meant to go, or why it must not go on.
-    fn admit(&self, tcp: &TcpStream) -> Result<SocketAddr, &'static str> {
-        let original = original_destination(tcp).map_err(|_| "not_captured")?;
-        let local = tcp.local_addr().map_err(|_| "closed")?;
+    fn admit(&self, tcp: &TcpStream) -> Result<SocketAddr, Refusal> {
+        let original = original_destination(tcp).map_err(|_| Refusal::NotCaptured)?;
+        let local = tcp.local_addr().map_err(|_| Refusal::Closed)?;
         if leads_back(original, local) {
-            return Err("loop");
+            return Err(Refusal::Loop);
         }
-        tcp.set_nodelay(true).map_err(|_| "closed")?;
+        tcp.set_nodelay(true).map_err(|_| Refusal::Closed)?;
         Ok(original)
     }
 }

@@ -11,7 +11,7 @@ use tulle_runtime::names::variables;
 
 use crate::args::RUN_VARIABLES;
 use crate::conn::Direction;
-use crate::net;
+use crate::net::{self, Refusal};
 use crate::telemetry::Limit;
 
 const README: &str = include_str!("../../../README.md");
@@ -93,6 +93,28 @@ fn readme_has_the_metric_of_what_is_no_limit() {
     assert!(metrics.contains(&counted), "{metrics}");
     let row = format!("\n| (`{name}{{{labels}}}`) |");
     assert!(limits().contains(&row), "{row}");
+}
+
+#[test]
+fn readme_has_every_reason_to_refuse_a_connection() {
+    let name = "tulle_downstream_connections_refused_total";
+    let head = format!("\n`{name}{{direction,reason}}`");
+    let (_, table) = README.split_once(&head).expect("it is there");
+    let rows = table.lines().skip_while(|line| !line.starts_with('|'));
+    let rows = rows.take_while(|line| line.starts_with('|'));
+    let said: Vec<_> = rows
+        .filter_map(|row| row.strip_prefix("| `")?.split('`').next())
+        .collect();
+    let unlike: BTreeSet<_> = said.iter().copied().collect();
+    assert_eq!(unlike.len(), said.len(), "a row is there twice");
+    let counted = Refusal::ALL.iter().map(|refusal| refusal.name());
+    assert_eq!(unlike, counted.collect());
+    let mut registry = Registry::with_prefix("tulle");
+    let connections = net::Metrics::register(&mut registry);
+    connections.refuse(Direction::Inbound, Refusal::Tls);
+    let counted = format!("{name}{{direction=\"inbound\",reason=\"tls\"}} 1");
+    let metrics = tulle_runtime::metrics::encode(&registry);
+    assert!(metrics.contains(&counted), "{metrics}");
 }
 
 #[test]

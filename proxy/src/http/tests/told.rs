@@ -128,7 +128,8 @@ fn a_flood_of_one_client_hides_no_other() {
         );
     };
     let refused = |last| {
-        let unsaid = connections.refuse_and_tell(Direction::Inbound, "tls", client(last));
+        let unsaid =
+            connections.refuse_and_tell(Direction::Inbound, net::Refusal::Tls, client(last));
         if let Some(unsaid) = unsaid {
             tracing::info!(client.addr = %client(last), unsaid, "refused");
         }
