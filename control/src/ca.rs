@@ -6,6 +6,7 @@
 
 mod authority;
 mod door;
+mod failure;
 #[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
 mod metrics;

@@ -13,6 +13,7 @@ mod index;
 mod intake;
 mod metrics;
 mod node;
+mod refused;
 mod resource;
 mod service;
 mod session;

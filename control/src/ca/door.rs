@@ -21,6 +21,7 @@ use tulle_identity::SpiffeId;
 use tulle_runtime::gate::Gate;
 
 use super::Metrics;
+use super::failure::Failure;
 use crate::discovery::Peer;
 use crate::limit::{Kept, Pace, Reached, network};
 
@@ -135,7 +136,7 @@ impl<S> Door<S> {
             peer.spoke();
             return Ok(());
         };
-        self.metrics.failed("pace");
+        self.metrics.failed(Failure::Pace);
         self.reached.count("certificates");
         self.tell(peer, client, "it asks for more certificates than it may");
         let left = (until - Instant::now()).as_secs_f64();
@@ -153,14 +154,14 @@ impl<S> Door<S> {
 
     /// What came could not be read, as its answer says.
     fn unread(&self, peer: &Peer, client: &Client, answer: &http::Response<Body>) {
-        self.metrics.failed("bad_message");
+        self.metrics.failed(Failure::BadMessage);
         let status = Status::from_header_map(answer.headers());
         let why = status.map(|status| format!("{:?}: {}", status.code(), status.message()));
         self.tell(peer, client, &why.unwrap_or_default());
     }
 
     fn late(&self, peer: &Peer, client: &Client) -> Status {
-        self.metrics.failed("deadline");
+        self.metrics.failed(Failure::Deadline);
         self.reached.count("certificate_deadline");
         self.tell(peer, client, "it took too long, its message included");
         Status::deadline_exceeded("the request took too long")

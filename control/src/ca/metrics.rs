@@ -6,6 +6,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use super::failure::Failure;
+
 /// Counters of the CA.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
@@ -66,7 +68,8 @@ impl Metrics {
         self.issued.inc();
     }
 
-    pub(crate) fn failed(&self, reason: &'static str) {
+    pub(crate) fn failed(&self, failure: Failure) {
+        let reason = failure.name();
         self.failures.get_or_create(&ReasonLabel { reason }).inc();
     }
 }

@@ -16,6 +16,7 @@ use tulle_xds_proto::istio::auth::istio_certificate_service_server::{
 use tulle_xds_proto::istio::auth::{IstioCertificateRequest, IstioCertificateResponse};
 
 use super::door::{Clients, Door, Heard, Requests};
+use super::failure::Failure;
 use super::token::CachedReview;
 use super::{Authority, Caller, Metrics, TokenError, TokenReview};
 use crate::discovery::Peer;
@@ -70,15 +71,15 @@ impl Refusal {
         }
     }
 
-    fn reason(&self) -> &'static str {
+    fn failure(&self) -> Failure {
         match self {
-            Self::NoToken => "no_token",
-            Self::Token(TokenError::Refused(_)) => "token",
-            Self::Token(TokenError::Unavailable(_)) => "token_check",
-            Self::NoPod(_) => "no_pod",
-            Self::NotSynced => "not_synced",
-            Self::OtherPeer(_) => "other_peer",
-            Self::Id(_) => "id",
+            Self::NoToken => Failure::NoToken,
+            Self::Token(TokenError::Refused(_)) => Failure::Token,
+            Self::Token(TokenError::Unavailable(_)) => Failure::TokenCheck,
+            Self::NoPod(_) => Failure::NoPod,
+            Self::NotSynced => Failure::NotSynced,
+            Self::OtherPeer(_) => Failure::OtherPeer,
+            Self::Id(_) => Failure::Id,
         }
     }
 }
@@ -159,7 +160,7 @@ impl IstioCertificateService for CertificateService {
         let peer = peer.ok_or_else(|| Status::internal("this connection has no peer"))?;
         let client = self.clients.of(&peer);
         let id = self.caller(request.metadata(), &peer).await.map_err(|refusal| {
-            self.metrics.failed(refusal.reason());
+            self.metrics.failed(refusal.failure());
             if let Some(left_out) = self.clients.tells_refusal(&client) {
                 tracing::warn!(client.addr = %peer.address, reason = %refusal, left_out, "certificate request refused");
             }
@@ -170,7 +171,7 @@ impl IstioCertificateService for CertificateService {
             0 => None,
             seconds => Some(Duration::from_secs(u64::try_from(seconds).map_err(
                 |_| {
-                    self.metrics.failed("csr");
+                    self.metrics.failed(Failure::Csr);
                     if let Some(left_out) = self.clients.tells_refusal(&client) {
                         tracing::warn!(client.addr = %peer.address, client.id = %id, seconds, left_out, "certificate not issued: it would end before it begins");
                     }
@@ -198,11 +199,11 @@ impl CertificateService {
     fn refuse(&self, error: &tulle_identity::Error) -> Status {
         match error {
             tulle_identity::Error::Csr(_) | tulle_identity::Error::Document { .. } => {
-                self.metrics.failed("csr");
+                self.metrics.failed(Failure::Csr);
                 Status::invalid_argument(error.full())
             }
             _ => {
-                self.metrics.failed("issue");
+                self.metrics.failed(Failure::Issue);
                 Status::internal("the certificate could not be issued")
             }
         }

@@ -12,6 +12,7 @@ use tulle_xds_proto::envoy::config::core::v3::{Node, node::UserAgentVersionType}
 
 use super::account::{Account, Client, Denials};
 use super::node::NodeId;
+use super::refused::Refused;
 use super::{Discovery, Peer};
 use crate::store::{ObjectKey, Pod, World};
 use crate::translate::{ClientKind, ProxyView};
@@ -49,7 +50,7 @@ impl Discovery {
     /// Lets a client in, or says why not. Waits a little for a pod that the world does not have yet.
     pub(super) async fn admit(&self, peer: &Peer, node: Option<&Node>) -> Result<Admitted, Status> {
         let Some(id) = &peer.id else {
-            self.0.metrics.refused("no_svid");
+            self.0.metrics.refused(Refused::NoSvid);
             return Err(Status::unauthenticated(
                 "a client certificate of the mesh is required on this port",
             ));
@@ -69,7 +70,7 @@ impl Discovery {
 
     /// Lets in nobody for now who has been denied too many streams: each costs a search.
     fn deny_all(&self, peer: &Peer, id: &SpiffeId, denials: &Denials, until: Instant) -> Status {
-        self.0.metrics.refused("too_many_denied");
+        self.0.metrics.refused(Refused::TooManyDenied);
         if let Some(left_out) = denials.told.pass() {
             tracing::warn!(client.addr = %peer.address, client.id = %id, left_out,
                 "a client was denied too many discovery streams, and gets none for now");
@@ -86,14 +87,15 @@ impl Discovery {
         id: &SpiffeId,
         node: Option<&Node>,
     ) -> Result<Admitted, Status> {
-        let node = node.ok_or_else(|| self.deny("no_node", "the first request names no node"))?;
+        let node =
+            node.ok_or_else(|| self.deny(Refused::NoNode, "the first request names no node"))?;
         let mut worlds = self.0.worlds.subscribe();
         let domain = worlds.borrow().mesh().cluster_domain.clone();
         let claim =
-            NodeId::parse(&node.id, &domain).map_err(|error| self.deny("bad_node", error))?;
+            NodeId::parse(&node.id, &domain).map_err(|error| self.deny(Refused::BadNode, error))?;
         if id.namespace() != claim.namespace {
             return Err(self.deny(
-                "foreign_pod",
+                Refused::ForeignPod,
                 format_args!("pod {}/{} is not {}", claim.namespace, claim.pod, id),
             ));
         }
@@ -122,22 +124,22 @@ impl Discovery {
                 build: build(node),
             }),
             (Finding::Fits | Finding::Foreign, _) => Err(self.deny(
-                "foreign_pod",
+                Refused::ForeignPod,
                 format_args!("pod {key} does not run as {}", id),
             )),
             (Finding::OtherAddress, _) => Err(self.deny(
-                "foreign_pod",
+                Refused::ForeignPod,
                 format_args!("pod {key} does not have address {}", claim.ip),
             )),
             (Finding::NotYet(why), _) => {
-                self.0.metrics.refused("not_yet");
+                self.0.metrics.refused(Refused::NotYet);
                 Err(Status::unavailable(format!("pod {key}: {why}; try again")))
             }
         }
     }
 
-    fn deny(&self, reason: &'static str, detail: impl std::fmt::Display) -> Status {
-        self.0.metrics.refused(reason);
+    fn deny(&self, refused: Refused, detail: impl std::fmt::Display) -> Status {
+        self.0.metrics.refused(refused);
         Status::permission_denied(detail.to_string())
     }
 }

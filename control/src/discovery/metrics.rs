@@ -10,6 +10,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use tulle_xds_proto::ResourceType;
 
+use super::refused::Refused;
+
 /// Counters of discovery.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
@@ -119,7 +121,8 @@ impl Metrics {
         self.expired_nonces.get_or_create(&label(kind)).inc();
     }
 
-    pub(crate) fn refused(&self, reason: &'static str) {
+    pub(crate) fn refused(&self, refused: Refused) {
+        let reason = refused.name();
         self.refused.get_or_create(&ReasonLabel { reason }).inc();
     }
 

@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tulle_xds_proto::parts::Bounded;
 
 use super::intake::{Held, Intake};
+use super::refused::Refused;
 use super::variant::{Delta, Full, Variant};
 use super::{Discovery, Peer, session};
 
@@ -94,7 +95,7 @@ impl Discovery {
         let peer = peer.ok_or_else(|| Status::internal("this connection has no peer"))?;
         peer.within_its_share()?;
         if peer.id.is_none() {
-            self.0.metrics.refused("no_svid");
+            self.0.metrics.refused(Refused::NoSvid);
             let status = Status::unauthenticated(
                 "a client certificate of the mesh is required for discovery",
             );

@@ -25,6 +25,7 @@ use super::admission::{Admitted, runs_as};
 use super::index::Mailbox;
 use super::intake::Held;
 use super::metrics::Connected;
+use super::refused::Refused;
 use super::resource::Name;
 use super::subscription::{Ask, Asked, Phase, Subscription, Verdict};
 use super::variant::{Change, Incoming, Refusal, Variant};
@@ -91,7 +92,7 @@ async fn run<V: Variant>(
         Ok(Some(request)) => request?,
         Ok(None) => return Ok(()),
         Err(_) => {
-            discovery.0.metrics.refused("no_request");
+            discovery.0.metrics.refused(Refused::NoRequest);
             return Err(Status::deadline_exceeded("no request on this stream"));
         }
     };
@@ -145,7 +146,7 @@ async fn paid(until: Option<Instant>) {
 fn received<R>(discovery: &Discovery, request: Result<R, Status>) -> Result<R, Status> {
     request.inspect_err(|status| {
         if status.source().is_none() && matches!(status.code(), Code::Internal | Code::OutOfRange) {
-            discovery.0.metrics.refused("bad_message");
+            discovery.0.metrics.refused(Refused::BadMessage);
         }
     })
 }
@@ -187,7 +188,7 @@ impl Session {
     fn open(discovery: Discovery, peer: &Peer, admitted: Admitted) -> Result<Self, Status> {
         let limit = discovery.0.limits.streams_per_pod;
         let Some(account) = admitted.account.open(limit) else {
-            discovery.0.metrics.refused("too_many_streams");
+            discovery.0.metrics.refused(Refused::TooManyStreams);
             if let Some(left_out) = admitted.account.streams_told.pass() {
                 tracing::warn!(proxy.id = %admitted.pod, client.addr = %peer.address, client.id = %admitted.id, limit, left_out,
                     "a client has as many discovery streams as it may, and gets no more");
@@ -312,9 +313,9 @@ impl Session {
             Refusal::TooMany(error, names) => {
                 self.account.pace.spend(1 + names);
                 let status = Status::resource_exhausted(error.to_string());
-                ("too_many_names", status)
+                (Refused::TooManyNames, status)
             }
-            Refusal::Malformed(status) => ("bad_request", status),
+            Refusal::Malformed(status) => (Refused::BadRequest, status),
         };
         metrics.refused(reason);
         Err(status)
@@ -386,7 +387,7 @@ impl Session {
         // What is refused has been looked at, too.
         self.account.pace.spend(request + names + listed.get());
         let verdict = verdict.map_err(|error| {
-            discovery.0.metrics.refused("too_many_names");
+            discovery.0.metrics.refused(Refused::TooManyNames);
             Status::resource_exhausted(error.to_string())
         })?;
         if kind.supports_wildcard() && !subscription.is_wildcard() {
