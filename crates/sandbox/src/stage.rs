@@ -17,6 +17,8 @@ use nix::unistd::{Gid, Uid, setgid, setgroups, sethostname, setsid, setuid};
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set, set_no_new_privs};
 use serde::{Deserialize, Serialize};
 
+use tulle_runtime::names::containers::TULLE_IMAGE;
+
 use crate::node::ROOT;
 
 /// `argv[0]` that asks for this stage.
@@ -229,6 +231,40 @@ fn exec(spec: &Spec) -> Failure {
     }
     Failure {
         step: format!("run {name}"),
-        error: command.exec(),
+        error: explained(name, command.exec()),
+    }
+}
+
+/// Says with an error that a program is not there what to do about it.
+fn explained(name: &str, error: io::Error) -> io::Error {
+    if error.kind() != io::ErrorKind::NotFound {
+        return error;
+    }
+    let remedy = if name == "tulle" {
+        format!("use `image: {TULLE_IMAGE}`, which is this program, with `args` and no command")
+    } else {
+        "a command must be a program on this machine's PATH, since no image is pulled here"
+            .to_owned()
+    };
+    io::Error::new(error.kind(), format!("{error}; {remedy}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_not_there_is_said_with_what_to_do() {
+        let missing = || io::Error::from_raw_os_error(2);
+        let said = explained("tulle", missing()).to_string();
+        let image = format!("`image: {TULLE_IMAGE}`");
+        assert!(
+            said.contains("No such file") && said.contains(&image),
+            "{said}"
+        );
+        let said = explained("python4", missing()).to_string();
+        assert!(said.contains("PATH") && !said.contains("tulle"), "{said}");
+        let said = explained("tulle", io::Error::from_raw_os_error(13)).to_string();
+        assert!(said.contains("denied") && !said.contains("image"), "{said}");
     }
 }
