@@ -8,10 +8,10 @@ use std::fmt::Display;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::header::{HOST, USER_AGENT};
+use http::header::{EXPECT, HOST, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::Notify;
 use tokio::time::Instant as TokioInstant;
@@ -235,13 +235,21 @@ impl Arrived {
             fields::trim(request.headers_mut());
         }
         let (parts, body) = request.into_parts();
-        let exchange = Exchange::begin(connection, &parts);
+        let mut exchange = Exchange::begin(connection, &parts);
+        exchange.expects = !body.is_end_stream() && parts.headers.contains_key(EXPECT);
         Self {
             exchange,
             parts,
             body,
             upgrade,
         }
+    }
+
+    /// A request that goes nowhere, of whose body nobody has read anything.
+    pub(super) fn unread(self) -> Exchange {
+        let mut exchange = self.exchange;
+        exchange.take_body(self.body, 0);
+        exchange
     }
 }
 
@@ -252,6 +260,10 @@ pub(super) struct Exchange {
     /// Boxed, because what holds it moves a lot.
     pub(super) record: Box<RequestRecord>,
     pub(super) replay: Replay,
+    /// Whether its client may wait for leave to send the body, which it has as soon as anybody reads that.
+    expects: bool,
+    /// Whether the client has sent all of a request that nobody wants; `None`: see there.
+    whole: Option<bool>,
     reported: bool,
 }
 
@@ -298,6 +310,8 @@ impl Exchange {
             connection,
             record,
             replay: Replay::empty(),
+            expects: false,
+            whole: None,
             reported: false,
         }
     }
@@ -370,6 +384,28 @@ impl Exchange {
         Err(Failure::Overload)
     }
 
+    /// Answers here. What has come of the request is read before that: whether all of it has decides whether an HTTP/1
+    /// connection goes on, and that is said in the answer.
+    pub(super) async fn refuse(mut self, failure: &Failure) -> Response<ResponseBody> {
+        self.read_out().await;
+        self.fail(failure)
+    }
+
+    /// Nobody wants the rest of the request.
+    pub(super) async fn read_out(&mut self) {
+        if self.connection.version == HttpVersion::Http1 && !self.expects {
+            self.whole = Some(self.replay.throw_away().await);
+        }
+    }
+
+    /// Says that the connection ends with this answer, if that is over before its request: what is left of that is not read.
+    pub(super) fn sign_early(&self, headers: &mut HeaderMap) {
+        let whole = self.whole.unwrap_or_else(|| self.replay.has_ended());
+        if !whole && self.connection.version == HttpVersion::Http1 {
+            headers::close(headers);
+        }
+    }
+
     /// Answers here; the exchange is over.
     pub(super) fn fail(mut self, failure: &Failure) -> Response<ResponseBody> {
         if let Failure::Upstream(error) = failure {
@@ -429,6 +465,7 @@ impl Exchange {
             .exact()
             .unwrap_or(0);
         self.connection.sign(response.headers_mut());
+        self.sign_early(response.headers_mut());
         self.report();
     }
 

@@ -57,6 +57,9 @@ const DISCARD_BYTES: usize = 64 * 1024;
 /// ... and for how long.
 const DISCARD_TIME: Duration = Duration::from_millis(20);
 
+/// Bytes of an answer that are written at once.
+const SHORT: u64 = 64 * 1024;
+
 /// How an attempt ended that brought no response.
 enum Lost {
     Upstream(UpstreamError),
@@ -446,6 +449,9 @@ pub(super) fn answer(
     if change_response(&exchange, plan, &mut parts, false) {
         return exchange.fail(&UpstreamError::Coded.into());
     }
+    if is_short(parts.status, &body) {
+        exchange.sign_early(&mut parts.headers);
+    }
     exchange.record.status = parts.status;
     if exchange.record.grpc {
         exchange.note_grpc_status(&parts.headers);
@@ -461,6 +467,14 @@ pub(super) fn answer(
         deadline: deadline.map(|at| Box::pin(tokio::time::sleep_until(at))),
     };
     Response::from_parts(parts, ResponseBody::upstream(body, tail))
+}
+
+/// Whether an answer to an unfinished request is over before that is. Others may go on for as long as the request, as
+/// streams do, whose connection is used again.
+fn is_short(status: StatusCode, body: &Incoming) -> bool {
+    let length = body.size_hint().exact();
+    let refuses = status.is_client_error() || status.is_server_error();
+    refuses || length.is_some_and(|length| length <= SHORT)
 }
 
 /// Returns whether the body is coded in a way that nobody asked for.

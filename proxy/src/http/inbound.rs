@@ -105,12 +105,12 @@ async fn refuse(
         other => matches!(other, Failure::Overload),
     };
     if !unprocessed {
-        return Ok(exchange.fail(failure));
+        return Ok(exchange.refuse(failure).await);
     }
     if !exchange.connection.downstream.is_mesh_peer() {
         // The next connection may reach another pod, where there is an app.
         exchange.connection.close_after_answers();
-        return Ok(exchange.fail(failure));
+        return Ok(exchange.refuse(failure).await);
     }
     if exchange.connection.version == HttpVersion::Http2 {
         if let Some(calm) = exchange.connection.calm() {

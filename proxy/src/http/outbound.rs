@@ -54,14 +54,14 @@ async fn plan(
     let mut arrived = Arrived::new(connection, request);
     let asked = match arrived.exchange.prepare(&mut arrived.parts) {
         Ok(asked) => asked,
-        Err(failure) => return Err(arrived.exchange.fail(&failure)),
+        Err(failure) => return Err(arrived.unread().refuse(&failure).await),
     };
     let plan = match decide(&mut arrived.exchange, &arrived.parts).await {
         Ok(Decision::Forward(plan)) => plan,
         Ok(Decision::Answer(status, location)) => {
-            return Err(answer(arrived.exchange, status, location));
+            return Err(answer(arrived.unread(), status, location).await);
         }
-        Err(failure) => return Err(arrived.exchange.fail(&failure)),
+        Err(failure) => return Err(arrived.unread().refuse(&failure).await),
     };
     let Arrived {
         mut exchange,
@@ -70,7 +70,8 @@ async fn plan(
         upgrade,
     } = arrived;
     if let Err(failure) = plan.change_request(&mut parts) {
-        return Err(exchange.fail(&failure));
+        exchange.take_body(body, 0);
+        return Err(exchange.refuse(&failure).await);
     }
     exchange.take_body(body, plan.retry_policy().max_replay_bytes);
     exchange.record.cluster = Some(plan.cluster.clone());
@@ -92,7 +93,7 @@ async fn send(planned: Planned) -> Response<ResponseBody> {
     let mut attempts = Attempts::new(&plan, head);
     match attempts.run(&mut exchange, &plan).await {
         Ok(won) => forward::answer(exchange, &plan, attempts, won, upgrade),
-        Err(failure) => exchange.fail(&failure),
+        Err(failure) => exchange.refuse(&failure).await,
     }
 }
 
@@ -183,8 +184,8 @@ fn find<'s>(
     route::find(table, request).ok_or(Failure::NoRoute)
 }
 
-fn answer(
-    exchange: Exchange,
+async fn answer(
+    mut exchange: Exchange,
     status: StatusCode,
     location: Option<HeaderValue>,
 ) -> Response<ResponseBody> {
@@ -196,6 +197,7 @@ fn answer(
     if let Some(location) = location {
         response.headers_mut().insert(header::LOCATION, location);
     }
+    exchange.read_out().await;
     exchange.finish(&mut response);
     response
 }

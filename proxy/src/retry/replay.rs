@@ -8,6 +8,7 @@
 
 mod ahead;
 mod pause;
+mod rest;
 mod uploads;
 
 use std::cell::RefCell;

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::harness::*;
 use super::inbound::mesh_peer;
+use crate::config::route::RouteAction;
 use crate::conn::HttpVersion::{Http1, Http2};
 use crate::conn::{Direction, Security};
 use crate::settings::Settings;
@@ -86,6 +87,7 @@ fn an_early_answer_of_http1_is_whole_and_its_connection_is_not_used_again() {
             .unwrap();
         let head = read_head(&mut io).await;
         assert!(head.starts_with("HTTP/1.1 403"), "{head}");
+        assert!(head.contains("connection: close\r\n"), "{head}");
         let mut body = [0; 5];
         io.read_exact(&mut body).await.unwrap();
         assert_eq!(&body, b"early");
@@ -93,6 +95,118 @@ fn an_early_answer_of_http1_is_whole_and_its_connection_is_not_used_again() {
         assert_eq!(sidecar.worker.upstream.pooled(), 0);
         let mut client = Client::new(sidecar.client(Http1), Http1).await;
         assert_eq!(client.get("/").await.body, "ok");
+    });
+}
+
+/// Sidecars that answer by themselves, and with what.
+async fn refusing() -> Vec<(Sidecar, DuplexStream, u16)> {
+    let forbidden = RouteAction::Respond(StatusCode::FORBIDDEN);
+    let nobody = nobody().await;
+    let own = [
+        (outbound(Vec::new(), Vec::new()), 404),
+        (outbound(vec![route("/", forbidden)], Vec::new()), 403),
+        (service(&[nobody]), 503),
+    ];
+    let mut sidecars = Vec::new();
+    for (snapshot, status) in own {
+        let sidecar = Sidecar::new(snapshot);
+        let client = sidecar.client(Http1);
+        sidecars.push((sidecar, client, status));
+    }
+    for (plaintext, status) in [(false, 403), (true, 503)] {
+        let identity = Ca::new().identity("reviews");
+        let sidecar = Sidecar::with_identity(inbound(plaintext), identity);
+        let client = sidecar.caller(nobody, Security::Plaintext, Http1);
+        sidecars.push((sidecar, client, status));
+    }
+    sidecars
+}
+
+#[test]
+fn an_answer_made_here_to_an_unfinished_request_of_http1_says_that_its_connection_ends() {
+    run(async {
+        let whole = "content-length: 3000\r\n\r\n";
+        let half = "x".repeat(1_000);
+        let chunk = format!("3e8\r\n{half}\r\n");
+        for framed in [
+            format!("{whole}{half}"),
+            whole.to_owned(),
+            format!("expect: 100-continue\r\n{whole}"),
+            format!("transfer-encoding: chunked\r\n\r\n{chunk}"),
+        ] {
+            for (_sidecar, mut io, status) in refusing().await {
+                let request = format!("POST / HTTP/1.1\r\nhost: reviews\r\n{framed}");
+                io.write_all(request.as_bytes()).await.unwrap();
+                let head = read_head(&mut io).await;
+                let begins = format!("HTTP/1.1 {status} ");
+                assert!(head.starts_with(&begins), "{head}");
+                assert!(head.contains("connection: close\r\n"), "{head}");
+                let rest = [&half[..], &half, "GET / HTTP/1.1\r\nhost: a\r\n\r\n"].concat();
+                let _ = io.write_all(rest.as_bytes()).await;
+                let mut rest = String::new();
+                io.read_to_string(&mut rest).await.unwrap();
+                assert!(!rest.contains("HTTP/1.1"), "{rest}");
+            }
+        }
+    });
+}
+
+#[test]
+fn an_answer_made_here_to_a_whole_request_of_http1_leaves_the_connection() {
+    run(async {
+        let body = "x".repeat(1_000);
+        for framed in [
+            format!("content-length: 1000\r\n\r\n{body}"),
+            format!("transfer-encoding: chunked\r\n\r\n3e8\r\n{body}\r\n0\r\n\r\n"),
+            "\r\n".to_owned(),
+        ] {
+            // The others never leave it.
+            for (_sidecar, mut io, status) in refusing().await.into_iter().take(3) {
+                for _ in 0..2 {
+                    let request = format!("POST / HTTP/1.1\r\nhost: reviews\r\n{framed}");
+                    io.write_all(request.as_bytes()).await.unwrap();
+                    let head = read_head(&mut io).await;
+                    let begins = format!("HTTP/1.1 {status} ");
+                    assert!(head.starts_with(&begins), "{head}");
+                    assert!(!head.contains("connection: "), "{head}");
+                    let length = head.split_once("content-length: ").unwrap().1;
+                    let length = length.split_once('\r').unwrap().0.parse().unwrap();
+                    io.read_exact(&mut vec![0; length]).await.unwrap();
+                }
+            }
+        }
+    });
+}
+
+/// A stream that is answered while it goes on may end before its answer does.
+#[test]
+fn an_early_answer_of_unknown_length_leaves_the_connection_if_its_request_ends_in_time() {
+    run(async {
+        let app = raw_app(|mut tcp| async move {
+            loop {
+                read_head(&mut tcp).await;
+                let early = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+                tcp.write_all(early).await.unwrap();
+                if tcp.read_exact(&mut [0; 6]).await.is_err() {
+                    return;
+                }
+                tcp.write_all(b"2\r\nok\r\n0\r\n\r\n").await.unwrap();
+            }
+        })
+        .await;
+        let sidecar = Sidecar::new(service(&[app]));
+        let mut io = sidecar.client(Http1);
+        for _ in 0..2 {
+            let begin = b"POST / HTTP/1.1\r\nhost: reviews\r\ncontent-length: 6\r\n\r\nabc";
+            io.write_all(begin).await.unwrap();
+            let head = read_head(&mut io).await;
+            assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+            assert!(!head.contains("connection: "), "{head}");
+            io.write_all(b"def").await.unwrap();
+            let mut answer = [0; 12];
+            io.read_exact(&mut answer).await.unwrap();
+            assert_eq!(&answer, b"2\r\nok\r\n0\r\n\r\n");
+        }
     });
 }
 

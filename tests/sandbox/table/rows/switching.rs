@@ -179,7 +179,7 @@ fn unread_bodies() -> Vec<Row> {
             .hears(1)
             .sends(SMUGGLED)
             .partly()
-            .gets("403\n\nno")
+            .gets("403\nconnection: close\n\nno")
             .ends(End::Closed),
         row("a refusal before the body, and the backend closes")
             .class(6)
@@ -202,7 +202,7 @@ fn unread_bodies() -> Vec<Row> {
             .hears(1)
             .sends(format!("{:x}\r\n{SMUGGLED}\r\n0\r\n\r\n", SMUGGLED.len()))
             .partly()
-            .gets("403\n\nno")
+            .gets("403\nconnection: close\n\nno")
             .ends(End::Closed),
         row("an answer made here to a request with a body that looks like a request")
             .class(6)
