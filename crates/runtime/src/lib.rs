@@ -1,6 +1,6 @@
 //! The chassis every Tulle program stands on.
 //!
-//! Rooms in the order in which a program meets them: names, environment and limits, tracing with its writer and its gate,
+//! Rooms in the order in which a program meets them: names, environment, limits and reasons, tracing with its writer and its gate,
 //! metrics, tasks, signals and drain, back-off, the allocator, and the admin HTTP server. Nothing here knows xDS, TLS or Kubernetes.
 
 pub mod admin;
@@ -12,6 +12,7 @@ pub mod gate;
 pub mod limits;
 pub mod metrics;
 pub mod names;
+pub mod reasons;
 pub mod signals;
 pub mod tasks;
 pub mod trace;

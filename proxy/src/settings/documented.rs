@@ -8,6 +8,7 @@ use prometheus_client::registry::Registry;
 use tulle_runtime::env::Env;
 use tulle_runtime::limits::{Limits, VARIABLES};
 use tulle_runtime::names::variables;
+use tulle_runtime::reasons::explained;
 
 use crate::args::RUN_VARIABLES;
 use crate::conn::Direction;
@@ -99,16 +100,9 @@ fn readme_has_the_metric_of_what_is_no_limit() {
 fn readme_has_every_reason_to_refuse_a_connection() {
     let name = "tulle_downstream_connections_refused_total";
     let head = format!("\n`{name}{{direction,reason}}`");
-    let (_, table) = README.split_once(&head).expect("it is there");
-    let rows = table.lines().skip_while(|line| !line.starts_with('|'));
-    let rows = rows.take_while(|line| line.starts_with('|'));
-    let said: Vec<_> = rows
-        .filter_map(|row| row.strip_prefix("| `")?.split('`').next())
-        .collect();
-    let unlike: BTreeSet<_> = said.iter().copied().collect();
-    assert_eq!(unlike.len(), said.len(), "a row is there twice");
+    let said = explained(README, &head).expect("a table of each once");
     let counted = Refusal::ALL.iter().map(|refusal| refusal.name());
-    assert_eq!(unlike, counted.collect());
+    assert_eq!(said, counted.collect());
     let mut registry = Registry::with_prefix("tulle");
     let connections = net::Metrics::register(&mut registry);
     connections.refuse(Direction::Inbound, Refusal::Tls);

@@ -17,80 +17,58 @@ use tulle_runtime::gate::Gates;
 
 use crate::conn::{Direction, Downstream};
 
-/// Makes limits of their names in metrics and logs.
-macro_rules! limits {
-    ($($(#[$about:meta])* $limit:ident = $name:literal,)*) => {
-        /// Something that a peer can make grow only so far.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum Limit {
-            $($(#[$about])* $limit,)*
-        }
-
-        impl Limit {
-            /// Every one of them.
-            #[cfg(test)]
-            pub(crate) const ALL: &[Self] = &[$(Self::$limit),*];
-
-            /// Its name in metrics and logs.
-            #[must_use]
-            pub fn name(self) -> &'static str {
-                match self {
-                    $(Self::$limit => $name,)*
-                }
-            }
-        }
-    };
-}
-
-limits! {
-    /// Captured connections that are open: nothing more is accepted for now.
-    Connections = "connections",
-    /// Files that the process may open, used up all the same.
-    Files = "files",
-    /// Requests in flight on a worker: more are refused.
-    Requests = "requests",
-    /// Memory: connections, and then requests, are refused.
-    Memory = "memory",
-    /// Bytes or fields of a head on HTTP/1: a request is refused with 414 or 431, an answer becomes 502.
-    Head = "head",
-    /// Interim answers (1xx) of a server to one request: that gets 502, and an HTTP/1 connection ends, or an HTTP/2 stream.
-    Interim = "interim",
-    /// Time that the head of an HTTP/1 request takes: it is refused.
-    HeadTime = "head_time",
-    /// Time of a connection without a first request: it is closed.
-    FirstRequest = "first_request",
-    /// Time of a connection without another request: it is closed.
-    Idle = "idle",
-    /// Time that a client pauses within a request's body: the request is refused.
-    Body = "body",
-    /// Time that a client leaves its answer unread: the connection is broken.
-    Unread = "unread",
-    /// Connections with mTLS that are made to one peer: more requests wait for their turn.
-    Connecting = "connecting",
-    /// Connections to a server for operators, metrics or readiness: the oldest is closed.
-    AdminConnections = "admin_connections",
-    /// HTTP/2 streams that are open: more are refused.
-    H2Streams = "h2_streams",
-    /// HTTP/2 streams that were reset before they were looked at.
-    H2PendingResets = "h2_pending_resets",
-    /// HTTP/2 streams that had to be reset or refused for what the peer sent on them.
-    H2LocalResets = "h2_local_resets",
-    /// Requests that a client gave up.
-    H2GivenUp = "h2_given_up",
-    /// Control frames.
-    H2ControlFrames = "h2_control_frames",
-    /// Pieces of a head on HTTP/2.
-    H2Continuations = "h2_continuations",
-    /// Decoded size of a head on HTTP/2, by so much that the connection ends.
-    H2HeaderList = "h2_header_list",
-    /// DATA frames with little or nothing in them.
-    H2DataFrames = "h2_data_frames",
-    /// Time in which a client takes nothing of an answer on HTTP/2: it is cut off.
-    H2Flush = "h2_flush",
-    /// Time in which a peer answers no PING on HTTP/2: the connection is broken.
-    H2KeepAlive = "h2_keep_alive",
-    /// Anything else that HTTP/2's library finds too much.
-    H2Flood = "h2_flood",
+tulle_runtime::named! {
+    /// Something that a peer can make grow only so far.
+    pub enum Limit {
+        /// Captured connections that are open: nothing more is accepted for now.
+        Connections = "connections",
+        /// Files that the process may open, used up all the same.
+        Files = "files",
+        /// Requests in flight on a worker: more are refused.
+        Requests = "requests",
+        /// Memory: connections, and then requests, are refused.
+        Memory = "memory",
+        /// Bytes or fields of a head on HTTP/1: a request is refused with 414 or 431, an answer becomes 502.
+        Head = "head",
+        /// Interim answers (1xx) of a server to one request: that gets 502, and an HTTP/1 connection ends, or an HTTP/2 stream.
+        Interim = "interim",
+        /// Time that the head of an HTTP/1 request takes: it is refused.
+        HeadTime = "head_time",
+        /// Time of a connection without a first request: it is closed.
+        FirstRequest = "first_request",
+        /// Time of a connection without another request: it is closed.
+        Idle = "idle",
+        /// Time that a client pauses within a request's body: the request is refused.
+        Body = "body",
+        /// Time that a client leaves its answer unread: the connection is broken.
+        Unread = "unread",
+        /// Connections with mTLS that are made to one peer: more requests wait for their turn.
+        Connecting = "connecting",
+        /// Connections to a server for operators, metrics or readiness: the oldest is closed.
+        AdminConnections = "admin_connections",
+        /// HTTP/2 streams that are open: more are refused.
+        H2Streams = "h2_streams",
+        /// HTTP/2 streams that were reset before they were looked at.
+        H2PendingResets = "h2_pending_resets",
+        /// HTTP/2 streams that had to be reset or refused for what the peer sent on them.
+        H2LocalResets = "h2_local_resets",
+        /// Requests that a client gave up.
+        H2GivenUp = "h2_given_up",
+        /// Control frames.
+        H2ControlFrames = "h2_control_frames",
+        /// Pieces of a head on HTTP/2.
+        H2Continuations = "h2_continuations",
+        /// Decoded size of a head on HTTP/2, by so much that the connection ends.
+        H2HeaderList = "h2_header_list",
+        /// DATA frames with little or nothing in them.
+        H2DataFrames = "h2_data_frames",
+        /// Time in which a client takes nothing of an answer on HTTP/2: it is cut off.
+        H2Flush = "h2_flush",
+        /// Time in which a peer answers no PING on HTTP/2: the connection is broken.
+        H2KeepAlive = "h2_keep_alive",
+        /// Anything else that HTTP/2's library finds too much.
+        H2Flood = "h2_flood",
+    }
 }
 
 /// Who reached a limit.

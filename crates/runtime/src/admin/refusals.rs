@@ -18,57 +18,33 @@ use crate::gate::Gates;
 /// Characters of what a client sent that a line repeats.
 const SHOWN: usize = 256;
 
-/// Why a client was not served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Reason {
-    /// Accepting its connection failed.
-    Accept,
-    /// What it sent is no request.
-    BadHead,
-    /// The head of its request is longer than it may be.
-    HeadTooLarge,
-    /// It asks for a host that is not this one, as somebody does whose browser was led here.
-    Host,
-    /// It is a browser, and would change something.
-    Browser,
-    NotFound,
-    Method,
-    /// The body of its request broke off, or is malformed.
-    BadBody,
-    BodyTooLarge,
-    BodyTimeout,
+crate::named! {
+    /// Why a client was not served.
+    pub(super) enum Reason {
+        /// Accepting its connection failed.
+        Accept = "accept",
+        /// What it sent is no request.
+        BadHead = "bad_head",
+        /// The head of its request is longer than it may be.
+        HeadTooLarge = "head_too_large",
+        /// It asks for a host that is not this one, as somebody does whose browser was led here.
+        Host = "host",
+        /// It is a browser, and would change something.
+        Browser = "browser",
+        /// There is no such page.
+        NotFound = "not_found",
+        /// The page is there, but not for this method.
+        Method = "method",
+        /// The body of its request broke off, or is malformed.
+        BadBody = "bad_body",
+        /// The body of its request is longer than it may be.
+        BodyTooLarge = "body_too_large",
+        /// The body of its request did not come in time.
+        BodyTimeout = "body_timeout",
+    }
 }
 
 impl Reason {
-    #[cfg(test)]
-    pub(super) const ALL: [Self; 10] = [
-        Self::Accept,
-        Self::BadHead,
-        Self::HeadTooLarge,
-        Self::Host,
-        Self::Browser,
-        Self::NotFound,
-        Self::Method,
-        Self::BadBody,
-        Self::BodyTooLarge,
-        Self::BodyTimeout,
-    ];
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Accept => "accept",
-            Self::BadHead => "bad_head",
-            Self::HeadTooLarge => "head_too_large",
-            Self::Host => "host",
-            Self::Browser => "browser",
-            Self::NotFound => "not_found",
-            Self::Method => "method",
-            Self::BadBody => "bad_body",
-            Self::BodyTooLarge => "body_too_large",
-            Self::BodyTimeout => "body_timeout",
-        }
-    }
-
     /// What the client is told; of a head that cannot be read, and of a connection, the library does.
     pub(super) fn status(self) -> StatusCode {
         match self {

@@ -1,9 +1,9 @@
 //! What the relay refuses is counted, told with whose it was, and explained in README.
 
-use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 
 use tracing::subscriber::DefaultGuard;
+use tulle_runtime::reasons::explained;
 
 use super::super::refusal::Refusal;
 use super::*;
@@ -122,16 +122,8 @@ async fn accepting_that_fails_is_counted_each_time_and_told_once_a_second() {
 
 #[test]
 fn readme_has_every_reason() {
-    let (_, table) = README
-        .split_once("\n`tulle_relay_streams_refused_total{reason}`")
-        .expect("it is there");
-    let rows = table.lines().skip_while(|line| !line.starts_with('|'));
-    let rows = rows.take_while(|line| line.starts_with('|'));
-    let said: Vec<_> = rows
-        .filter_map(|row| row.strip_prefix("| `")?.split('`').next())
-        .collect();
-    let unlike: BTreeSet<_> = said.iter().copied().collect();
-    assert_eq!(unlike.len(), said.len(), "a row is there twice");
+    let head = "\n`tulle_relay_streams_refused_total{reason}`";
+    let said = explained(README, head).expect("a table of each once");
     let counted = Refusal::ALL.iter().map(|refusal| refusal.name());
-    assert_eq!(unlike, counted.collect());
+    assert_eq!(said, counted.collect());
 }

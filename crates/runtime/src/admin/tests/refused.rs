@@ -1,6 +1,5 @@
 //! What is refused is counted, told with who asked for what, and explained in README.
 
-use std::collections::BTreeSet;
 use std::fmt::{Debug, Write as _};
 use std::os::fd::OwnedFd;
 
@@ -14,6 +13,7 @@ use tracing_subscriber::layer::{Context, SubscriberExt as _};
 
 use super::super::refusals::Reason;
 use super::*;
+use crate::reasons::explained;
 
 const README: &str = include_str!("../../../../../README.md");
 
@@ -171,18 +171,8 @@ async fn accepting_that_fails_is_counted_each_time_and_told_once_a_second() {
 
 #[test]
 fn readme_has_every_reason() {
-    let (_, table) = README
-        .split_once("\n`tulle_admin_refused_total{server,reason}`")
-        .expect("it is there");
-    let rows = table.lines().skip_while(|line| !line.starts_with('|'));
-    let rows = rows.take_while(|line| line.starts_with('|'));
-    let said: Vec<_> = rows
-        .filter_map(|row| row.strip_prefix("| `")?.split('`').next())
-        .collect();
-    let unlike: BTreeSet<_> = said.iter().copied().collect();
-    assert_eq!(unlike.len(), said.len(), "a row is there twice");
-    assert_eq!(
-        unlike,
-        Reason::ALL.iter().map(|reason| reason.name()).collect()
-    );
+    let head = "\n`tulle_admin_refused_total{server,reason}`";
+    let said = explained(README, head).expect("a table of each once");
+    let counted = Reason::ALL.iter().map(|reason| reason.name());
+    assert_eq!(said, counted.collect());
 }
