@@ -1,5 +1,6 @@
 //! Apps that reset streams, as those of gRPC do with what is no call, and servers that count PINGs.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use crate::io::Transport;
 use crate::telemetry::Limit;
 
 /// An app that echoes what comes on `/stream`, and resets everything else.
-async fn picky() -> std::net::SocketAddr {
+async fn picky() -> SocketAddr {
     raw_app(|tcp| async move {
         let mut connection = h2::server::handshake(tcp).await.unwrap();
         while let Some(Ok((request, mut answer))) = connection.accept().await {
@@ -67,20 +68,26 @@ fn a_stream_that_an_app_resets_ends_no_other() {
     });
 }
 
+/// An app of HTTP/2 that says half an answer and resets it then.
+async fn half_then(reason: h2::Reason) -> SocketAddr {
+    raw_app(move |tcp| async move {
+        let mut connection = h2::server::handshake(tcp).await.unwrap();
+        while let Some(Ok((_, mut answer))) = connection.accept().await {
+            let mut body = answer.send_response(Response::new(()), false).unwrap();
+            body.send_data(Bytes::from_static(b"half"), false).unwrap();
+            tokio::task::spawn_local(async move {
+                tokio::task::yield_now().await;
+                body.send_reset(reason);
+            });
+        }
+    })
+    .await
+}
+
 #[test]
 fn a_fault_that_an_app_finds_in_the_middle_of_its_answer_is_passed_on_and_not_the_client_s() {
     run(async {
-        let app = raw_app(|tcp| async move {
-            let mut connection = h2::server::handshake(tcp).await.unwrap();
-            while let Some(Ok((_, mut answer))) = connection.accept().await {
-                let mut body = answer.send_response(Response::new(()), false).unwrap();
-                body.send_data(Bytes::from_static(b"half"), false).unwrap();
-                tokio::task::spawn_local(async move {
-                    tokio::task::yield_now().await;
-                    body.send_reset(h2::Reason::PROTOCOL_ERROR);
-                });
-            }
-        });
+        let app = half_then(h2::Reason::PROTOCOL_ERROR);
         let sidecar = Sidecar::new(inbound(false));
         let io = sidecar.caller(app.await, mesh_peer(), Http2);
         let (mut sender, connection) = h2::client::handshake(io).await.unwrap();
@@ -105,17 +112,7 @@ fn a_fault_that_an_app_finds_in_the_middle_of_its_answer_is_passed_on_and_not_th
 #[test]
 fn a_client_s_own_fault_counts_after_one_of_its_app_s_that_is_none() {
     run(async {
-        let app = raw_app(|tcp| async move {
-            let mut connection = h2::server::handshake(tcp).await.unwrap();
-            while let Some(Ok((_, mut answer))) = connection.accept().await {
-                let mut body = answer.send_response(Response::new(()), false).unwrap();
-                body.send_data(Bytes::from_static(b"half"), false).unwrap();
-                tokio::task::spawn_local(async move {
-                    tokio::task::yield_now().await;
-                    body.send_reset(h2::Reason::INTERNAL_ERROR);
-                });
-            }
-        });
+        let app = half_then(h2::Reason::INTERNAL_ERROR);
         let sidecar = Sidecar::new(inbound(false));
         let io = sidecar.caller(app.await, mesh_peer(), Http2);
         let (mut sender, connection) = h2::client::handshake(io).await.unwrap();
@@ -204,7 +201,7 @@ fn who_is_no_sidecar_gets_no_pings_however_quiet_a_stream_is() {
 }
 
 /// A peer's sidecar that takes a request and says nothing more, or only that it is alive, and answers after a minute.
-async fn slow_sidecar(identity: Identity, alive: bool) -> std::net::SocketAddr {
+async fn slow_sidecar(identity: Identity, alive: bool) -> SocketAddr {
     raw_app(move |tcp| {
         let config = identity.load().mesh_server().clone();
         async move {
