@@ -135,8 +135,18 @@ pub(crate) fn access_log(arena: &Arena<'_>, pod: &str) -> anyhow::Result<Vec<Val
     Ok(lines.collect())
 }
 
+fn without(dump: &str, pod: &str, word: &str) -> anyhow::Result<()> {
+    match dump.find(word) {
+        Some(at) => bail!(
+            "{word} in the configuration of {pod}: {:.2000}",
+            &dump[at..]
+        ),
+        None => Ok(()),
+    }
+}
+
 /// What an Envoy was told by the control plane is all in effect: acknowledged as the control plane sees it, and nothing
-/// of it ever rejected or warming as Envoy does.
+/// of it rejected or left warming as Envoy sees it.
 pub(crate) async fn all_accepted(arena: &Arena<'_>, pod: &str) -> anyhow::Result<()> {
     eventually(DEADLINE, async || {
         let name = arena.pod(pod)?.key.name;
@@ -162,18 +172,13 @@ pub(crate) async fn all_accepted(arena: &Arena<'_>, pod: &str) -> anyhow::Result
                 "{kind}: {state}"
             );
         }
-        Ok(())
+        // Services of others come while this looks, and are warming for a moment.
+        let dump = arena.admin(pod, "/config_dump").await?.to_string();
+        without(&dump, pod, "dynamic_warming")
     })
     .await?;
     let dump = arena.admin(pod, "/config_dump").await?.to_string();
-    for word in ["error_state", "dynamic_warming"] {
-        if let Some(at) = dump.find(word) {
-            bail!(
-                "{word} in the configuration of {pod}: {:.2000}",
-                &dump[at..]
-            );
-        }
-    }
+    without(&dump, pod, "error_state")?;
     let stats = stats(arena, pod).await?;
     for manager in ["listener_manager_lds", "cluster_manager_cds"] {
         let successes = stats.sum(&format!("envoy_{manager}_update_success"), &[]);
