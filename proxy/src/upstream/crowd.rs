@@ -31,9 +31,11 @@ pub(in crate::upstream) struct Load {
     /// Streams that are leased.
     pub(in crate::upstream) streams: Cell<usize>,
     calm: Calm,
-    /// Whether it will not live long.
+    /// Whether it has stopped for good.
+    stuck: Cell<bool>,
+    /// Whether so many streams had to be reset that it will not live long.
     worn: Cell<bool>,
-    /// With more streams than that reset for what its peer sent on them it will not either.
+    /// More streams than that reset for what its peer sent on them wear it out.
     most_faults: u32,
     /// Whom that is told of.
     target: Target,
@@ -57,6 +59,7 @@ impl Load {
         Self {
             streams: Cell::new(0),
             calm,
+            stuck: Cell::new(false),
             worn: Cell::new(false),
             most_faults: local_resets / 2,
             target,
@@ -96,7 +99,13 @@ impl Load {
         self.calm.take_interim()
     }
 
-    /// Whether it has not long to live: what is asked from now on is asked on another one, and what was asked is answered.
+    /// Whether nothing more comes by it.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.stuck.get()
+    }
+
+    /// Whether it has not long to live: what is asked from now on is asked on another one, if one can be made, and what was
+    /// asked is answered.
     pub(super) fn is_worn(&self) -> bool {
         if !self.worn.get() && self.calm.faults() > self.most_faults {
             self.worn.set(true);
@@ -164,7 +173,7 @@ pub(super) async fn relieve(load: Rc<Load>, newest: Newest, limits: Limits) {
                 }
                 let goes_on = pieces.are_few() || since.elapsed() >= PATIENCE;
                 if goes_on && !pieces.go_on() {
-                    load.worn.set(true);
+                    load.stuck.set(true);
                 }
             }
             sleep(STEP).await;

@@ -29,6 +29,8 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Streams whose late frames are still expected after their client has left; the frames of others count as errors,
 /// and too many errors end the connection.
 const RESET_STREAMS: usize = 1_000;
+/// For how long: of a sidecar that is short of memory they may come late.
+const RESET_STREAMS_FOR: Duration = Duration::from_secs(10);
 
 /// Runs hyper's futures on the worker's own thread.
 #[derive(Clone, Copy, Debug)]
@@ -112,6 +114,7 @@ pub(super) async fn http2(
         .keep_alive_interval(target.is_sidecar().then_some(KEEP_ALIVE_INTERVAL))
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .max_concurrent_reset_streams(RESET_STREAMS)
+        .reset_stream_duration(RESET_STREAMS_FOR)
         .max_local_error_reset_streams(limits.local_resets as usize)
         .max_header_list_size(limits.max_header_list)
         .initial_stream_window_size(limits.window(way))

@@ -182,7 +182,9 @@ impl Pools {
                 return Ok(lease);
             }
             if let Some(connecting) = shelf.connecting() {
-                connecting.wait().await?;
+                if let Err(error) = connecting.wait().await {
+                    return shelf.take(careful).ok_or_else(|| error.into());
+                }
                 continue;
             }
             if costly && shelf.turns().are_taken(most) {
@@ -224,7 +226,8 @@ impl Pools {
         }
         report(target, &made);
         self.tend_later(&worker.config);
-        Ok(made?)
+        // One that is about to be left may still do.
+        made.or_else(|error| shelf.take(careful).ok_or_else(|| error.into()))
     }
 
     async fn make_http1(

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use http::{Method, StatusCode};
 use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use super::harness::*;
@@ -256,6 +256,31 @@ fn row_28_who_waits_for_a_server_whose_other_streams_have_to_be_reset_is_answere
         assert!(connections.get() > 1, "it was not left");
         may.add_permits(1);
         assert_eq!(waits.await.unwrap().unwrap().status, StatusCode::OK);
+    });
+}
+
+#[test]
+fn row_28_a_server_that_takes_no_other_connection_is_asked_on_the_one_that_is_to_be_left() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let app = listener.local_addr().unwrap();
+        tokio::task::spawn_local(async move {
+            let (tcp, _) = listener.accept().await.unwrap();
+            drop(listener);
+            let _ = answers_too_much(tcp, None).await;
+        });
+        let mut settings = Settings::default();
+        settings.http2.local_resets = 20;
+        let sidecar = sidecar(app, settings);
+        for _ in 0..20 {
+            let mut client = Client::new(sidecar.client(Http2), Http2).await;
+            let request = client.build(Method::POST, "/").body(Full::default());
+            let answer = client.request(request.unwrap()).await;
+            assert!(answer.is_err(), "it is answered, and cut");
+        }
+        let limits = &sidecar.worker.limits;
+        let counted = limits.count(Limit::H2LocalResets, Direction::Outbound);
+        assert_eq!(counted, 1, "it was to be left");
     });
 }
 

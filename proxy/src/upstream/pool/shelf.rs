@@ -16,6 +16,9 @@ use crate::upstream::drive::Driver;
 use crate::upstream::lease::{Http1Lease, Http2Lease};
 use crate::upstream::{ConnectError, Lease};
 
+/// For how long worn connections do after a better one could not be made.
+const RESPITE: Duration = Duration::from_secs(1);
+
 /// An HTTP/1 connection that nobody uses.
 #[derive(Debug)]
 pub(in crate::upstream) struct Idle {
@@ -44,6 +47,8 @@ pub(in crate::upstream) struct Shelf {
     idle: RefCell<Vec<Idle>>,
     shared: RefCell<Vec<Http2Connection>>,
     connecting: RefCell<Option<Rc<Connecting>>>,
+    /// When an HTTP/2 connection could last not be made.
+    failed: Cell<Option<Instant>>,
     retired: Cell<bool>,
     freed: Freed,
     turns: Turns,
@@ -55,6 +60,7 @@ impl Shelf {
             idle: RefCell::default(),
             shared: RefCell::default(),
             connecting: RefCell::default(),
+            failed: Cell::default(),
             retired: Cell::new(false),
             freed,
             turns: Turns::default(),
@@ -77,8 +83,15 @@ impl Shelf {
         }
         let mut shared = self.shared.borrow_mut();
         shared.retain(Http2Connection::is_useful);
-        let free = shared.iter().find(|connection| connection.has_room())?;
-        Some(self.lease_http2(free, true))
+        let mut free = shared.iter().filter(|connection| connection.has_room());
+        let good = free.clone().find(|connection| !connection.load.is_worn());
+        let any = good.or_else(|| free.next().filter(|_| self.failed_lately()))?;
+        Some(self.lease_http2(any, true))
+    }
+
+    /// Whether worn connections have to do, because making one has failed and is not tried again for a while.
+    fn failed_lately(&self) -> bool {
+        self.failed.get().is_some_and(|at| at.elapsed() < RESPITE)
     }
 
     /// The most recently used connection that is still good.
@@ -130,11 +143,14 @@ impl Shelf {
         self.turns.one();
     }
 
-    /// Takes a new HTTP/2 connection and leases its first stream.
+    /// Takes a new HTTP/2 connection and leases its first stream. It takes the place of those that are worn.
     pub(super) fn put_http2(&self, connection: Http2Connection) -> Lease {
         let lease = self.lease_http2(&connection, false);
         if !self.retired.get() {
-            self.shared.borrow_mut().push(connection);
+            let mut shared = self.shared.borrow_mut();
+            shared.retain(|connection| !connection.load.is_worn());
+            shared.push(connection);
+            drop(shared);
             self.freed.many();
         }
         lease
@@ -191,10 +207,10 @@ impl Http2Connection {
         self.load.streams.get() < self.max_streams.get().min(self.most)
     }
 
-    /// Whether it is of any use: its peer has not closed it, nor allows no stream at all, and it has not long to live.
+    /// Whether it is of any use: its peer has not closed it, nor allows no stream at all, and something comes by it.
     fn is_useful(&self) -> bool {
         let allowed = self.max_streams.get() > 0 || self.load.streams.get() > 0;
-        allowed && !self.sender.is_closed() && !self.load.is_worn()
+        allowed && !self.sender.is_closed() && !self.load.is_stuck()
     }
 }
 
@@ -246,11 +262,13 @@ pub(super) struct ConnectingGuard {
 
 impl ConnectingGuard {
     pub(super) fn end(self, made: bool) {
-        self.connecting.outcome.set(if made {
-            Outcome::LookAgain
+        let (outcome, failed) = if made {
+            (Outcome::LookAgain, None)
         } else {
-            Outcome::Failed
-        });
+            (Outcome::Failed, Some(Instant::now()))
+        };
+        self.connecting.outcome.set(outcome);
+        self.shelf.failed.set(failed);
     }
 }
 
