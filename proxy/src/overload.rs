@@ -44,6 +44,8 @@ const FILES_PER_CONNECTION: u64 = 3;
 const OWN_FILES: u64 = 256;
 /// What a request comes to use beside what is read for it, more or less.
 const REQUEST: usize = 16 << 10;
+/// How many times as many requests as answers may wait a client may have under way while memory is short, but not critical.
+const MANY_REQUESTS: usize = 8;
 /// Between two looks at a client that only holds a connection. While there is no room for others that is also how long it
 /// may.
 pub(crate) const LOOK: Duration = Duration::from_secs(10);
@@ -180,14 +182,17 @@ impl Overload {
         short.then_some(Limit::Memory)
     }
 
-    /// Whether memory is too short for another request on a connection that has had one served, or has not, and whose
-    /// client leaves so many answers unread.
-    pub(crate) fn refuses_requests(&self, served: bool, unread: &Unread) -> bool {
+    /// Whether memory is too short for another request on a connection that has had one served, or has not, whose client
+    /// leaves so many answers unread, and on which so many requests are under way, this one included.
+    pub(crate) fn refuses_requests(&self, served: bool, unread: &Unread, active: usize) -> bool {
+        let futile = || self.pressure.is_futile();
         match self.pressure.level() {
             Level::Normal => false,
-            Level::High | Level::Critical => unread.are_many(),
-            Level::Last => unread.are_many() || !served && self.pressure.is_futile(),
-            Level::Full => unread.are_many() || self.pressure.is_futile(),
+            // Requests that come all at once are in before an answer to any of them waits.
+            Level::High => unread.are_crowded(active, MANY_REQUESTS),
+            Level::Critical => unread.are_crowded(active, 1),
+            Level::Last => unread.are_crowded(active, 1) || !served && futile(),
+            Level::Full => unread.are_crowded(active, 1) || futile(),
         }
     }
 
@@ -375,12 +380,28 @@ mod tests {
         assert_eq!(overload.full(Direction::Outbound), Some(Limit::Connections));
     }
 
+    #[test]
+    fn the_shorter_memory_is_the_fewer_requests_may_a_client_have_under_way_at_once() {
+        let overload = Overload::default();
+        for (percent, most) in [(79, usize::MAX), (80, 256), (90, 32), (95, 32), (98, 32)] {
+            overload.use_memory(percent);
+            for shared in [false, true] {
+                let unread = Unread::of(shared);
+                let refuses = |active| overload.refuses_requests(true, &unread, active);
+                assert!(!refuses(most), "{percent} %: {most}");
+                let more = most.saturating_add(1);
+                let expected = more > most && !shared;
+                assert_eq!(refuses(more), expected, "{percent} %: {more}, {shared}");
+            }
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn connections_wait_while_memory_is_short_and_requests_are_refused_when_it_is_shorter() {
         let overload = Overload::default();
         overload.use_memory(79);
         let unread = Unread::of(false);
-        let refuses = || [true, false].map(|served| overload.refuses_requests(served, &unread));
+        let refuses = || [true, false].map(|served| overload.refuses_requests(served, &unread, 1));
         assert!(overload.full(Direction::Inbound).is_none());
         assert_eq!(refuses(), [false, false]);
         overload.use_memory(85);

@@ -372,8 +372,11 @@ impl Exchange {
     fn overload(&self) -> Result<(), Failure> {
         let worker = self.worker();
         let connection = &self.connection;
-        let served = connection.served.get();
-        let limit = if worker.overload.refuses_requests(served, &connection.unread) {
+        let (served, active) = (connection.served.get(), connection.active.get());
+        let refuses = worker
+            .overload
+            .refuses_requests(served, &connection.unread, active);
+        let limit = if refuses {
             Limit::Memory
         } else if worker.requests.get() > worker.settings.bounds.requests {
             Limit::Requests

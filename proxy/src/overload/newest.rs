@@ -48,6 +48,7 @@ struct Connection {
 pub(crate) struct Unread {
     waiting: Rc<Cell<u32>>,
     few: u32,
+    shared: bool,
 }
 
 impl Unread {
@@ -56,12 +57,19 @@ impl Unread {
         Self {
             waiting: Rc::default(),
             few: if shared { FEW_SHARED } else { FEW },
+            shared,
         }
     }
 
     /// Whether there are so many that they are given up together, and that there should not be more.
     pub(crate) fn are_many(&self) -> bool {
         self.waiting.get() > self.few
+    }
+
+    /// Whether there are, or so many times as many requests under way as there may be answers, unless those are many clients'.
+    pub(crate) fn are_crowded(&self, active: usize, times: usize) -> bool {
+        let requests = active > times * self.few as usize;
+        self.are_many() || requests && !self.shared
     }
 
     fn add(&self) {
