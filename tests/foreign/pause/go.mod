@@ -1,0 +1,3 @@
+module tulle.dev/tests/pause
+
+go 1.26.0
