@@ -1,6 +1,7 @@
 //! `tulle` as a person runs it: a process in one terminal, and commands to it from another. This executable is both the
 //! tests and, under the name `tulle`, the program.
 
+mod cluster;
 mod commands;
 mod demo;
 mod output;
@@ -21,6 +22,8 @@ type Test = fn(&Terminal) -> anyhow::Result<()>;
 enum Place {
     /// Other sandboxes may run beside it.
     Shared,
+    /// As that, on a machine that can run a Kubernetes cluster.
+    Cluster,
     /// It measures what a busy machine would change, so nothing runs beside it.
     Alone,
 }
@@ -28,7 +31,7 @@ enum Place {
 /// Held by every test while it runs; for itself by one that wants to be alone.
 static MACHINE: RwLock<()> = RwLock::new(());
 
-const TESTS: [(&str, Place, Test); 8] = [
+const TESTS: [(&str, Place, Test); 11] = [
     (
         "commands_reach_a_running_sandbox_and_say_what_is_not_there",
         Place::Shared,
@@ -65,6 +68,21 @@ const TESTS: [(&str, Place, Test); 8] = [
         output::files_with_nothing_to_inject_are_said,
     ),
     (
+        "the_cluster_command_says_how_it_is_used",
+        Place::Cluster,
+        cluster::says_how_it_is_used,
+    ),
+    (
+        "the_cluster_command_runs_a_command_and_ends_with_it",
+        Place::Cluster,
+        cluster::runs_a_command_and_ends_with_it,
+    ),
+    (
+        "the_cluster_command_leaves_nothing_when_it_is_killed",
+        Place::Cluster,
+        cluster::leaves_nothing_when_it_is_killed,
+    ),
+    (
         "every_step_of_the_demo_holds",
         Place::Alone,
         demo::every_step_holds,
@@ -83,6 +101,13 @@ fn main() -> ExitCode {
 
 fn play(place: Place, test: Test) -> Result<Completion, Failed> {
     let ended = match place {
+        Place::Cluster => match gate::require(gate::CLUSTER) {
+            Ok(()) => {
+                let _machine = MACHINE.read();
+                Terminal::new().and_then(|terminal| test(&terminal))
+            }
+            Err(missing) => return left_out(missing),
+        },
         Place::Shared => {
             let _machine = MACHINE.read();
             Terminal::new().and_then(|terminal| test(&terminal))
@@ -100,7 +125,11 @@ fn play(place: Place, test: Test) -> Result<Completion, Failed> {
     if !reason.contains("does not let the sandbox") {
         return Err(reason.into());
     }
-    match gate::missing(gate::NETNS, &reason) {
+    left_out(gate::missing(gate::NETNS, &reason))
+}
+
+fn left_out(missing: Missing) -> Result<Completion, Failed> {
+    match missing {
         Missing::Skip(reason) => Ok(Completion::ignored_with(reason)),
         Missing::Fail(reason) => Err(reason.into()),
     }

@@ -69,6 +69,13 @@ impl Terminal {
         finish(command, input)
     }
 
+    /// Runs another program to its end.
+    pub(crate) fn program_at(&self, program: &str, arguments: &[&str]) -> anyhow::Result<Ran> {
+        let mut command = self.command(Path::new(program));
+        command.args(arguments);
+        finish(command, "")
+    }
+
     /// Runs `tulle` to its end, and asks it to end if that has not come within `limit`.
     pub(crate) fn tulle_within(&self, limit: Duration, arguments: &[&str]) -> anyhow::Result<Ran> {
         let mut command = self.command(Path::new("timeout"));
@@ -93,10 +100,15 @@ impl Terminal {
 
     /// Starts `tulle` and leaves it running.
     pub(crate) fn start(&self, arguments: &[&str]) -> anyhow::Result<Running> {
+        self.start_at(&self.program, arguments)
+    }
+
+    /// As [`Terminal::start`], of another program.
+    pub(crate) fn start_at(&self, program: &Path, arguments: &[&str]) -> anyhow::Result<Running> {
         let number = self.started.replace(self.started.get() + 1);
         let log = self.home.path().join(format!("log-{number}"));
         let output = File::create(&log)?;
-        let mut command = self.command(&self.program);
+        let mut command = self.command(program);
         command
             .args(arguments)
             .stdin(Stdio::null())

@@ -4,6 +4,7 @@ mod documents;
 
 use std::fmt;
 use std::future::Future;
+use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -66,6 +67,20 @@ impl From<Output> for Ran {
     fn from(output: Output) -> Self {
         Self {
             status: output.status,
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl From<std::process::Output> for Ran {
+    fn from(output: std::process::Output) -> Self {
+        Self {
+            // As shells say it of what a signal ended.
+            status: output.status.code().unwrap_or_else(|| {
+                let signal = output.status.signal().unwrap_or_default();
+                128 + signal
+            }),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }

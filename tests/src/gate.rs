@@ -3,6 +3,9 @@
 use std::env;
 use std::path::PathBuf;
 
+use tulle_cluster::cache;
+pub use tulle_cluster::find;
+
 /// Need of network namespaces, which every test over the sandbox has.
 pub const NETNS: &str = "netns";
 /// Needs of a Python with a library, and the module that proves it is there.
@@ -17,6 +20,8 @@ const LIBRARIES: [(&str, &str); 4] = [
 const BUILT: [&str; 2] = ["go-control-plane", "h2spec"];
 /// Need of node with gRPC's xDS client for it.
 const GRPC_JS_XDS: &str = "grpc-js-xds";
+/// Need of all that a Kubernetes cluster is made of.
+pub const CLUSTER: &str = "cluster";
 /// Need of a kernel with IPv6.
 pub const IPV6: &str = "ipv6";
 
@@ -30,8 +35,11 @@ pub enum Missing {
 }
 
 /// Checks a need: a program that must be on PATH or that ./tests/run builds, a library of the Python environment or of
-/// node, or [`IPV6`].
+/// node, [`IPV6`] or [`CLUSTER`].
 pub fn require(need: &str) -> Result<(), Missing> {
+    if need == CLUSTER {
+        return tulle_cluster::missing().map_or(Ok(()), |reason| Err(missing(need, &reason)));
+    }
     let library = LIBRARIES.iter().find(|(library, _)| *library == need);
     let met = match (need, library) {
         (_, Some((_, module))) => has_module(module),
@@ -76,16 +84,6 @@ fn required(list: &str, need: &str) -> bool {
         .any(|name| name == "all" || name == need)
 }
 
-/// Where a program is.
-#[must_use]
-pub fn find(program: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .map(|directory| directory.join(program))
-        .find(|file| file.is_file())
-}
-
 /// The Python interpreter with the libraries: `TULLE_TEST_PYTHON`, or where ./tests/run puts it.
 #[must_use]
 pub fn python() -> PathBuf {
@@ -118,15 +116,6 @@ pub fn node_modules() -> PathBuf {
         .map_or_else(|| cache().join("npm/node_modules"), PathBuf::from)
 }
 
-/// Where ./tests/run puts what it fetches.
-fn cache() -> PathBuf {
-    let cache = env::var_os("XDG_CACHE_HOME").map_or_else(
-        || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache"),
-        PathBuf::from,
-    );
-    cache.join("tulle")
-}
-
 fn has_module(module: &str) -> bool {
     let imported = std::process::Command::new(python())
         .args(["-c", &format!("import {module}")])
@@ -149,11 +138,5 @@ mod tests {
         ] {
             assert_eq!(required(list, need), expected, "{need} in {list:?}");
         }
-    }
-
-    #[test]
-    fn a_program_on_path_is_found_and_another_is_not() {
-        assert!(find("sh").is_some());
-        assert!(find("no-such-program-anywhere").is_none());
     }
 }

@@ -17,32 +17,48 @@ use crate::gate::{self, Missing};
 use crate::mesh::{Mesh, Stage};
 
 /// At most this many tests at a time: each brings up pods, and timing is part of what is tested.
-const THREADS: usize = 2;
+pub(crate) const THREADS: usize = 2;
 
 type Running<'a> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>>;
 
-/// A test.
-#[derive(Debug)]
-pub struct Case {
-    name: &'static str,
-    needs: &'static [&'static str],
-    run: fn(&Mesh) -> Running<'_>,
+/// What the tests of a program share, brought up by the first that wants it.
+pub trait World: 'static {
+    /// Runs a test's future on the calling thread.
+    fn block_on<T>(&self, future: impl Future<Output = T>) -> T;
 }
 
-impl Case {
+/// A test, in a [`Mesh`] unless something else is said.
+#[derive(Debug)]
+pub struct Case<W: World = Mesh> {
+    name: &'static str,
+    needs: &'static [&'static str],
+    run: fn(&W) -> Running<'_>,
+}
+
+impl<W: World> Case<W> {
     /// A test under the name that its path gives it. It needs programs, as [`gate::require`] knows them; the word
     /// `alone` among them keeps others from running beside it.
     #[must_use]
     pub fn new(
         path: &'static str,
         needs: &'static [&'static str],
-        run: fn(&Mesh) -> Running<'_>,
+        run: fn(&W) -> Running<'_>,
     ) -> Self {
         let name = path.split_once("::").map_or(path, |(_, name)| name);
         Self { name, needs, run }
     }
 
-    fn play(&self, stage: &Stage, turns: &RwLock<()>) -> Result<Completion, Failed> {
+    /// Its name.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Plays it in the world that is there or will be, when it is its turn.
+    pub(crate) fn play<'a>(
+        &self,
+        world: impl FnOnce() -> Result<&'a W, String>,
+        turns: &RwLock<()>,
+    ) -> Result<Completion, Failed> {
         let needs = self.needs.iter().filter(|need| **need != "alone");
         for need in needs {
             match gate::require(need) {
@@ -53,23 +69,27 @@ impl Case {
         }
         let alone = self.needs.contains(&"alone");
         let (_exclusive, _shared) = (alone.then(|| turns.write()), (!alone).then(|| turns.read()));
-        let mesh = stage.mesh()?;
-        mesh.block_on((self.run)(mesh))
+        let world = world()?;
+        world
+            .block_on((self.run)(world))
             .map_err(|error| Failed::from(format!("{error:#}")))?;
         Ok(Completion::Completed)
     }
 }
 
 /// Lists the tests of a file: `cases! { name; name [need, need]; }` makes `fn cases() -> Vec<Case>`. Each is an
-/// `async fn(&Mesh) -> anyhow::Result<()>`.
+/// `async fn(&Mesh) -> anyhow::Result<()>`; of another [`World`] after `in World:`.
 #[macro_export]
 macro_rules! cases {
     ($($name:ident $([$($need:literal),+])?;)+) => {
-        pub(crate) fn cases() -> Vec<$crate::Case> {
+        $crate::cases! { in $crate::Mesh: $($name $([$($need),+])?;)+ }
+    };
+    (in $world:ty: $($name:ident $([$($need:literal),+])?;)+) => {
+        pub(crate) fn cases() -> Vec<$crate::Case<$world>> {
             vec![$($crate::Case::new(
                 concat!(module_path!(), "::", stringify!($name)),
                 &[$($($need),+)?],
-                |mesh| Box::pin($name(mesh)),
+                |world| Box::pin($name(world)),
             )),+]
         }
     };
@@ -110,7 +130,7 @@ pub fn run(cases: Vec<Case>) -> ExitCode {
     let trials = cases.into_iter().map(|case| {
         let (stage, turns) = (stage.clone(), turns.clone());
         Trial::ignorable_test(case.name, move || match &stage {
-            Ok(stage) => case.play(stage, &turns),
+            Ok(stage) => case.play(|| stage.mesh(), &turns),
             Err(Missing::Skip(reason)) => Ok(Completion::ignored_with(reason)),
             Err(Missing::Fail(reason)) => Err(reason.into()),
         })

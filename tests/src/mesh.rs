@@ -14,7 +14,7 @@ use tulle_runtime::names::ports;
 use tulle_sandbox::{HostProcess, Node, Options, Sandbox};
 
 use crate::arena::{Arena, eventually};
-use crate::harness::Once;
+use crate::harness::{Once, World};
 
 /// How long the control plane may take to come up.
 const BUILD_UP: Duration = Duration::from_secs(20);
@@ -55,6 +55,12 @@ pub struct Mesh {
     _manifests: tempfile::TempDir,
 }
 
+impl World for Mesh {
+    fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+}
+
 impl Mesh {
     pub(crate) fn build(node: Node) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -84,11 +90,6 @@ impl Mesh {
             .await
             .with_context(|| String::from_utf8_lossy(&mesh.control.logs()).into_owned())?;
         Ok(mesh)
-    }
-
-    /// Runs a test's future on the calling thread.
-    pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
-        self.runtime.block_on(future)
     }
 
     /// Brings up a namespace with what the manifests say, and waits until its pods are ready and the control plane

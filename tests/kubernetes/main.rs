@@ -1,0 +1,27 @@
+//! End-to-end tests over a real Kubernetes cluster. One file a subject.
+
+use std::process::ExitCode;
+
+mod beside;
+mod crash;
+mod nodes;
+mod redis;
+
+fn main() -> ExitCode {
+    if crash::is_victim() {
+        return match crash::victim() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let files = [
+        nodes::cases(),
+        redis::cases(),
+        beside::cases(),
+        crash::cases(),
+    ];
+    tulle_tests::kubernetes::run(files.into_iter().flatten().collect())
+}

@@ -1,0 +1,93 @@
+//! A real Kubernetes cluster on this machine, to play with.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, bail};
+use clap::Parser;
+use tulle_cluster::{Cluster, cache};
+
+/// Starts a real Kubernetes cluster on this machine and gives you a shell on its network, or runs a command there.
+#[derive(Debug, Parser)]
+#[command(name = "cluster", after_help = AFTER)]
+struct Options {
+    /// How many nodes: node0, node1 ...
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    nodes: usize,
+    /// What to run; a shell if there is nothing. The cluster ends with it.
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+const AFTER: &str = "\
+It needs root, and what `./tests/run` builds and installs: run that once, or `./tests/run --no-run` for just this. \
+Nothing of the cluster reaches the network outside, or can be reached from there; several run side by side, and nothing \
+is left when the shell or command has ended, or when this was killed.
+
+In the shell, and for CMD:
+  KUBECONFIG    is set, and kubectl is on PATH
+  addresses     of pods, Services and nodes (10.90.0.10 is node0, fd90::a too) can be called, names by 10.96.0.10
+  files         are your own
+
+Examples (`cluster` is `cargo run -p tulle-tests --bin cluster --`):
+  cluster --nodes 2
+  cluster -- kubectl get nodes -o wide
+  cluster -- sh -c 'kubectl apply --server-side -f deploy/ && kubectl get pods -A'
+";
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let cluster = Cluster::start(options.nodes)?;
+    let mut argv = options.command.clone();
+    if argv.is_empty() {
+        welcome(&cluster);
+        let shell = std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
+        argv.push(shell.to_string_lossy().into_owned());
+    }
+    let [program, arguments @ ..] = argv.as_slice() else {
+        bail!("there is nothing to run");
+    };
+    let node = cluster.nodes().first().context("it has a node")?;
+    let mut command = node.on_network(program);
+    command.args(arguments);
+    surround(&mut command, &cluster)?;
+    let status = command
+        .status()
+        .with_context(|| format!("start {program}"))?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// What a command finds in its environment.
+fn surround(command: &mut Command, cluster: &Cluster) -> anyhow::Result<()> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let own: PathBuf = cache().join("bin");
+    let path = std::env::join_paths(std::iter::once(own).chain(std::env::split_paths(&path)))?;
+    command
+        .env("PATH", path)
+        .env("KUBECONFIG", cluster.kubeconfig());
+    // Proxies are in the world outside.
+    for name in ["http_proxy", "https_proxy", "all_proxy"] {
+        command.env_remove(name).env_remove(name.to_uppercase());
+    }
+    Ok(())
+}
+
+fn welcome(cluster: &Cluster) {
+    eprintln!("The cluster is ready; it ends with this shell. Try: kubectl get pods -A");
+    for node in cluster.nodes() {
+        let (name, pid) = (node.name(), node.pid());
+        eprintln!("  nsenter --all --target {pid}   is a shell on {name}, with ctr and nft");
+    }
+    let logs = cluster.folder().join("log");
+    eprintln!("  {}   has the logs", logs.display());
+}
