@@ -6,6 +6,8 @@ use tulle_runtime::names::{
     CONTROL_DNS_NAME, DEFAULT_CLUSTER_DOMAIN, DEFAULT_TRUST_DOMAIN, containers, ports,
 };
 
+use crate::Selector;
+
 /// Settings of the injector.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InjectorConfig {
@@ -36,6 +38,10 @@ pub struct InjectorConfig {
     pub workers: usize,
     /// Compute resources of the sidecar.
     pub resources: Resources,
+    /// Pods that any of these selects are left as they are, unless their own label asks for a sidecar.
+    pub never: Vec<Selector>,
+    /// Pods that any of these selects get a sidecar also where their namespace is not labelled, unless they opt out.
+    pub always: Vec<Selector>,
 }
 
 /// Requests and limits of a container, in Kubernetes' notation.
@@ -67,6 +73,8 @@ impl Default for InjectorConfig {
             drain_deadline: None,
             workers: 1,
             resources: Resources::default(),
+            never: Vec::new(),
+            always: Vec::new(),
         }
     }
 }

@@ -7,12 +7,14 @@ use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tulle_runtime::names::{CONTROL_NAMESPACE, annotations, containers, labels};
 
-use crate::InjectError;
+use crate::{InjectError, InjectorConfig, Selector};
 
 /// Annotation that marks the API server's image of a static pod.
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 /// Node label by which pods choose an operating system.
 const OS_LABEL: &str = "kubernetes.io/os";
+/// Namespace label that names the Pod Security Standard which pods must meet.
+const POD_SECURITY_LABEL: &str = "pod-security.kubernetes.io/enforce";
 /// Namespaces whose pods the mesh depends on, and must not sit in front of.
 const SYSTEM_NAMESPACES: [&str; 4] = [
     "kube-system",
@@ -38,6 +40,30 @@ impl Namespace {
             labels: BTreeMap::from([(labels::INJECT.to_owned(), "enabled".to_owned())]),
         }
     }
+
+    /// The Pod Security Standard that it enforces, if that forbids capture the capability NET_ADMIN: `baseline` allows
+    /// none but those that a container runtime gives anyway, `restricted` fewer.
+    /// <https://kubernetes.io/docs/concepts/security/pod-security-standards/>
+    #[must_use]
+    pub fn forbids_capture(&self) -> Option<&str> {
+        let enforced = self.label(POD_SECURITY_LABEL);
+        enforced.filter(|standard| ["baseline", "restricted"].contains(standard))
+    }
+
+    /// What to tell whoever has a pod injected that the API server may then refuse.
+    pub(crate) fn warning(&self) -> Option<String> {
+        let standard = self.forbids_capture()?;
+        Some(format!(
+            "namespace {} enforces the Pod Security Standard {standard}, which forbids capture's NET_ADMIN: label it \
+             {POD_SECURITY_LABEL}=privileged, or the pod {}=disabled",
+            self.name,
+            labels::INJECT,
+        ))
+    }
+
+    fn label(&self, name: &str) -> Option<&str> {
+        self.labels.get(name).map(String::as_str)
+    }
 }
 
 /// Whether a pod gets a sidecar, and why.
@@ -49,45 +75,71 @@ pub enum Decision {
     Skip(SkipReason),
 }
 
-/// Why a pod gets a sidecar.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InjectReason {
-    /// Its own label asks for it.
-    PodLabel,
-    /// The label of its namespace asks for it.
-    NamespaceLabel,
+tulle_runtime::named! {
+    /// Why a pod gets a sidecar.
+    pub enum InjectReason {
+        /// Its own label asks for it.
+        PodLabel = "pod_label",
+        /// The operator wants it for every pod with such labels.
+        AlwaysSelected = "always_selected",
+        /// The label of its namespace asks for it.
+        NamespaceLabel = "namespace_label",
+    }
 }
 
-/// Why a pod is left as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SkipReason {
-    /// The document holds no pod.
-    NotAWorkload,
-    /// The pod already has a sidecar of ours.
-    AlreadyInjected,
-    /// The pod shares the network of its node.
-    HostNetwork,
-    /// The namespace belongs to Kubernetes or to the control plane.
-    SystemNamespace,
-    /// The pod mirrors a static pod, which the API server cannot change.
-    MirrorPod,
-    /// The pod runs on Windows.
-    Windows,
-    /// The pod's label opts out.
-    PodLabel,
-    /// The pod's annotation opts out.
-    PodAnnotation,
-    /// Neither the namespace nor the pod asks for a sidecar.
-    NotSelected,
+tulle_runtime::named! {
+    /// Why a pod is left as it is.
+    pub enum SkipReason {
+        /// The document holds no pod.
+        NotAWorkload = "not_a_workload",
+        /// The pod exists already, and is changed or deleted.
+        NotCreated = "not_created",
+        /// Only a part of the pod is asked about, such as its ephemeral containers.
+        Subresource = "subresource",
+        /// The pod already has a sidecar of ours.
+        AlreadyInjected = "already_injected",
+        /// The pod shares the network of its node.
+        HostNetwork = "host_network",
+        /// The namespace belongs to Kubernetes or to the control plane.
+        SystemNamespace = "system_namespace",
+        /// The pod mirrors a static pod, which the API server cannot change.
+        MirrorPod = "mirror_pod",
+        /// The pod runs on Windows.
+        Windows = "windows",
+        /// The pod's label opts out.
+        PodLabel = "pod_label",
+        /// The pod's annotation opts out.
+        PodAnnotation = "pod_annotation",
+        /// The operator wants none for pods with such labels.
+        NeverSelected = "never_selected",
+        /// Neither the namespace nor the pod asks for a sidecar.
+        NotSelected = "not_selected",
+    }
+}
+
+impl Decision {
+    /// Its name in metrics, and that of its reason.
+    #[must_use]
+    pub fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Inject(reason) => ("injected", reason.name()),
+            Self::Skip(reason) => ("skipped", reason.name()),
+        }
+    }
 }
 
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Inject(InjectReason::PodLabel) => "injected: the pod is labelled tulle.dev/inject=enabled",
-            Self::Inject(InjectReason::NamespaceLabel) => "injected: the namespace is labelled tulle.dev/inject=enabled",
+            Self::Inject(reason) => match reason {
+                InjectReason::PodLabel => "injected: the pod is labelled tulle.dev/inject=enabled",
+                InjectReason::AlwaysSelected => "injected: a selector of the injector always injects such pods",
+                InjectReason::NamespaceLabel => "injected: the namespace is labelled tulle.dev/inject=enabled",
+            },
             Self::Skip(reason) => match reason {
                 SkipReason::NotAWorkload => "skipped: not a pod or a workload",
+                SkipReason::NotCreated => "skipped: pods are injected only when they are created",
+                SkipReason::Subresource => "skipped: a subresource of a pod that exists is left as it is",
                 SkipReason::AlreadyInjected => "skipped: it already has a sidecar",
                 SkipReason::HostNetwork => "skipped: hostNetwork pods share the network of their node",
                 SkipReason::SystemNamespace => "skipped: pods of system namespaces are never injected",
@@ -95,6 +147,7 @@ impl fmt::Display for Decision {
                 SkipReason::Windows => "skipped: Windows pods are not supported",
                 SkipReason::PodLabel => "skipped: the pod is labelled tulle.dev/inject=disabled",
                 SkipReason::PodAnnotation => "skipped: the pod is annotated tulle.dev/inject=disabled",
+                SkipReason::NeverSelected => "skipped: a selector of the injector never injects such pods",
                 SkipReason::NotSelected => {
                     "skipped: neither the namespace nor the pod is labelled tulle.dev/inject=enabled"
                 }
@@ -108,6 +161,7 @@ pub(crate) fn decide(
     meta: &ObjectMeta,
     spec: &PodSpec,
     namespace: &Namespace,
+    config: &InjectorConfig,
 ) -> Result<Decision, InjectError> {
     let skip = |reason| Ok(Decision::Skip(reason));
     if spec.host_network == Some(true) {
@@ -136,11 +190,19 @@ pub(crate) fn decide(
         }
         None => {}
     }
-    if namespace.labels.get(labels::INJECT).map(String::as_str) != Some("enabled") {
-        return skip(SkipReason::NotSelected);
+    let matches = |selector: &Selector| selector.matches(meta.labels.as_ref());
+    if config.never.iter().any(matches) {
+        return skip(SkipReason::NeverSelected);
     }
+    let reason = if config.always.iter().any(matches) {
+        InjectReason::AlwaysSelected
+    } else if namespace.label(labels::INJECT) == Some("enabled") {
+        InjectReason::NamespaceLabel
+    } else {
+        return skip(SkipReason::NotSelected);
+    };
     match annotation(meta, labels::INJECT) {
-        None | Some("enabled") => Ok(Decision::Inject(InjectReason::NamespaceLabel)),
+        None | Some("enabled") => Ok(Decision::Inject(reason)),
         Some("disabled") => skip(SkipReason::PodAnnotation),
         Some(other) => Err(InjectError::Annotation {
             name: labels::INJECT,

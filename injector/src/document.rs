@@ -60,7 +60,7 @@ fn inject_at(
             kind: kind.to_owned(),
             field: field(template, "spec"),
         })?;
-    let decision = decide(&meta, &spec, namespace)?;
+    let decision = decide(&meta, &spec, namespace, config)?;
     if let Decision::Skip(_) = decision {
         return Ok(Outcome::untouched(decision, document));
     }
@@ -69,7 +69,8 @@ fn inject_at(
         spec: &spec,
         workload: workload.as_deref(),
     };
-    let (patch, document, warnings) = patch(document, kind, template, &pod, config)?;
+    let (patch, document, mut warnings) = patch(document, kind, template, &pod, config)?;
+    warnings.extend(namespace.warning());
     Ok(Outcome {
         decision,
         patch,

@@ -11,12 +11,14 @@ mod error;
 mod options;
 mod patch;
 mod quantity;
+mod selector;
 
 pub use config::{InjectorConfig, Resources};
 pub use decide::{Decision, InjectReason, Namespace, SkipReason};
 pub use document::{inject_document, inject_pod};
 pub use error::InjectError;
 pub use json_patch::Patch;
+pub use selector::{Selector, SelectorError};
 
 /// What injection did to one document.
 #[derive(Debug, Clone)]

@@ -1,9 +1,10 @@
 //! Who gets a sidecar: every rule with both outcomes.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{InjectorConfig, inject_pod};
+use crate::inject_pod;
 
 fn decision(pod: &Value, namespace: &Namespace) -> Result<Decision, String> {
     match inject_pod(pod, namespace, &InjectorConfig::default()) {
@@ -162,6 +163,126 @@ fn each_row_of_the_table_decides_with_its_reason() {
     ];
     for (name, pod, namespace, expected) in rows {
         assert_eq!(decision(&pod, &namespace), Ok(expected), "{name}");
+    }
+}
+
+fn selector(labels: &Value) -> Selector {
+    let selector = json!({ "matchLabels": labels });
+    let selector = serde_json::from_value::<LabelSelector>(selector).expect("a selector");
+    selector.try_into().expect("valid")
+}
+
+#[test]
+fn an_operators_selectors_come_after_the_pods_word_and_before_the_namespaces() {
+    use Decision::{Inject, Skip};
+    let config = InjectorConfig {
+        never: vec![
+            selector(&json!({ "build": "true" })),
+            selector(&json!({ "tool": "x" })),
+        ],
+        always: vec![
+            selector(&json!({ "gate": "true" })),
+            selector(&json!({ "build": "true" })),
+        ],
+        ..InjectorConfig::default()
+    };
+    let (asked, plain) = (
+        Namespace::enabled("shop"),
+        Namespace {
+            name: "shop".to_owned(),
+            ..Namespace::default()
+        },
+    );
+    let [never, always] = [json!({ "build": "true" }), json!({ "gate": "true" })];
+    let opted = |labels: &Value, value: &str| {
+        let mut labels = labels.clone();
+        labels["tulle.dev/inject"] = json!(value);
+        json!({ "labels": labels })
+    };
+    let out = |labels: &Value| json!({ "labels": labels, "annotations": { "tulle.dev/inject": "disabled" } });
+    let rows = [
+        (
+            "never in a namespace that asks",
+            json!({ "labels": never }),
+            &asked,
+            Skip(SkipReason::NeverSelected),
+        ),
+        (
+            "the second of them",
+            json!({ "labels": { "tool": "x" } }),
+            &asked,
+            Skip(SkipReason::NeverSelected),
+        ),
+        (
+            "its label beats never",
+            opted(&never, "enabled"),
+            &plain,
+            Inject(InjectReason::PodLabel),
+        ),
+        (
+            "always where nothing asks",
+            json!({ "labels": always }),
+            &plain,
+            Inject(InjectReason::AlwaysSelected),
+        ),
+        (
+            "its label beats always",
+            opted(&always, "disabled"),
+            &asked,
+            Skip(SkipReason::PodLabel),
+        ),
+        (
+            "its annotation opts out",
+            out(&always),
+            &plain,
+            Skip(SkipReason::PodAnnotation),
+        ),
+        (
+            "neither",
+            json!({ "labels": { "gate": "false" } }),
+            &asked,
+            Inject(InjectReason::NamespaceLabel),
+        ),
+        (
+            "nothing asks",
+            json!({ "labels": { "gate": "false" } }),
+            &plain,
+            Skip(SkipReason::NotSelected),
+        ),
+    ];
+    for (name, metadata, namespace, expected) in rows {
+        let pod = json!({ "metadata": metadata, "spec": { "containers": [{ "name": "web" }] } });
+        let decision = inject_pod(&pod, namespace, &config).expect(name).decision;
+        assert_eq!(decision, expected, "{name}");
+    }
+}
+
+#[test]
+fn a_namespace_whose_standard_forbids_capture_earns_a_warning_with_its_remedy() {
+    let pod = json!({ "spec": { "containers": [{ "name": "web" }] } });
+    for (standard, warned) in [
+        ("restricted", true),
+        ("baseline", true),
+        ("privileged", false),
+        ("", false),
+    ] {
+        let mut namespace = Namespace::enabled("shop");
+        namespace
+            .labels
+            .insert(POD_SECURITY_LABEL.to_owned(), standard.to_owned());
+        let outcome = inject_pod(&pod, &namespace, &InjectorConfig::default()).expect("injected");
+        let expected = format!("namespace shop enforces the Pod Security Standard {standard}, ");
+        let said = |warning: &String| {
+            warning.starts_with(&expected)
+                && warning.contains("pod-security.kubernetes.io/enforce=privileged")
+        };
+        assert_eq!(outcome.warnings.iter().any(said), warned, "{standard}");
+        // What is not injected meets the standard as before.
+        let mut skipped = pod.clone();
+        skipped["metadata"] = json!({ "labels": { "tulle.dev/inject": "disabled" } });
+        let skipped =
+            inject_pod(&skipped, &namespace, &InjectorConfig::default()).expect("skipped");
+        assert!(skipped.warnings.is_empty());
     }
 }
 
