@@ -50,6 +50,8 @@ pub(crate) struct Options {
     /// Limits as the sidecar's variables.
     pub(crate) limits: BTreeMap<&'static str, String>,
     pub(crate) resources: Resources,
+    /// Bad values that are ignored, because nothing but logs depends on them: a line for each.
+    ignored: Vec<String>,
 }
 
 impl Options {
@@ -62,6 +64,7 @@ impl Options {
                 .and_then(|all| all.get(name))
                 .map(String::as_str)
         };
+        let mut ignored = Vec::new();
         Ok(Self {
             exclude_inbound_ports: ports(
                 names::EXCLUDE_INBOUND_PORTS,
@@ -75,10 +78,10 @@ impl Options {
                 names::EXCLUDE_OUTBOUND_CIDRS,
                 get(names::EXCLUDE_OUTBOUND_CIDRS),
             )?,
-            log: match get(names::LOG_LEVEL) {
-                None => config.log.clone(),
-                Some(value) => log_filter(names::LOG_LEVEL, value)?,
-            },
+            log: get(names::LOG_LEVEL)
+                .map(|value| log_filter(names::LOG_LEVEL, value))
+                .and_then(|said| or_ignore(said, &mut ignored))
+                .unwrap_or_else(|| config.log.clone()),
             native_sidecar: choice(
                 names::NATIVE_SIDECAR,
                 get(names::NATIVE_SIDECAR),
@@ -91,7 +94,9 @@ impl Options {
                 get(names::ACCESS_LOG),
                 ["json", "off"],
                 "write `json` or `off`",
-            )?
+            )
+            .transpose()
+            .and_then(|said| or_ignore(said, &mut ignored))
             .unwrap_or(config.access_log),
             keep_ingress_headers: choice(
                 names::INGRESS_HEADERS,
@@ -108,12 +113,14 @@ impl Options {
                 .transpose()?,
             limits: limits::parse(annotations)?,
             resources: resources::parse(get, &config.resources)?,
+            ignored,
         })
     }
 
     /// A line for each thing that the pod says in vain.
     pub(crate) fn warnings(&self, annotations: Annotations<'_>) -> Vec<String> {
-        let mut warnings = unknown(annotations);
+        let mut warnings = self.ignored.clone();
+        warnings.extend(unknown(annotations));
         warnings.extend(limits::warning(&self.limits, &self.resources));
         warnings
     }
@@ -127,6 +134,12 @@ fn unknown(annotations: Annotations<'_>) -> Vec<String> {
         .filter(|name| name.starts_with("tulle.dev/") && !KNOWN.contains(&name.as_str()))
         .map(|name| format!("annotation {name} is not known and has no effect: check its spelling"))
         .collect()
+}
+
+/// What was said, if it could be read: what was not is a line among the ignored.
+fn or_ignore<T>(said: Result<T, InjectError>, ignored: &mut Vec<String>) -> Option<T> {
+    said.map_err(|error| ignored.push(format!("ignored: {error}")))
+        .ok()
 }
 
 fn items(value: Option<&str>) -> impl Iterator<Item = &str> {

@@ -115,18 +115,7 @@ fn bad_values_are_refused_by_annotation_value_and_remedy() {
             "10.0.0.0/33",
             "write networks with commas",
         ),
-        (
-            "tulle.dev/proxy-log-level",
-            "loud",
-            "write off, error, warn",
-        ),
-        (
-            "tulle.dev/proxy-log-level",
-            "info,\u{1b}[0m=debug",
-            "write off, error, warn",
-        ),
         ("tulle.dev/native-sidecar", "yes", "write `true` or `false`"),
-        ("tulle.dev/access-log", "", "write `json` or `off`"),
         (
             "tulle.dev/ingress-headers",
             "true",
@@ -141,6 +130,34 @@ fn bad_values_are_refused_by_annotation_value_and_remedy() {
             "{error}"
         );
     }
+}
+
+#[test]
+fn a_bad_value_that_only_logs_depend_on_is_ignored_with_a_warning() {
+    let rows = [
+        (
+            "tulle.dev/proxy-log-level",
+            "loud",
+            "write off, error, warn",
+        ),
+        (
+            "tulle.dev/proxy-log-level",
+            "info,\u{1b}[0m=debug",
+            "write off, error, warn",
+        ),
+        ("tulle.dev/access-log", "", "write `json` or `off`"),
+    ];
+    for (name, value, remedy) in rows {
+        let options = parse(&[(name, value)]).expect("ignored");
+        assert!(options.log == "info" && options.access_log, "{options:?}");
+        let warnings = options.warnings(None);
+        let expected = format!("ignored: annotation {name} has the value {value:?}: ");
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].starts_with(&expected), "{warnings:?}");
+        assert!(warnings[0].contains(remedy), "{warnings:?}");
+    }
+    let good = parse(&[("tulle.dev/access-log", "off")]).expect("valid");
+    assert!(good.warnings(None).is_empty());
 }
 
 #[test]
