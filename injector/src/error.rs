@@ -1,5 +1,7 @@
 //! Why a pod is refused: each error names the thing, its value and the remedy.
 
+use serde_json::Value;
+
 /// A pod that cannot be injected as it is.
 #[derive(Debug, thiserror::Error)]
 pub enum InjectError {
@@ -110,4 +112,41 @@ pub enum InjectError {
         /// The port.
         port: u16,
     },
+}
+
+impl InjectError {
+    /// Where in the pod it lies; absent where that is not one field.
+    pub(crate) fn field(&self, pod: &Value) -> Option<String> {
+        let annotation = |name: &str| format!("metadata.annotations[{name}]");
+        let field = match self {
+            Self::Malformed { field, .. } | Self::Missing { field, .. } => field.clone(),
+            Self::Patch { .. } => return None,
+            Self::Annotation { name, .. } => annotation(name),
+            Self::Limit { name, .. } | Self::UnknownLimit { name, .. } => annotation(name),
+            Self::Label { name, .. } => format!("metadata.labels[{name}]"),
+            Self::ReservedId {
+                container, field, ..
+            } => format!("{}.securityContext.{field}", item(pod, container)),
+            Self::ReservedName {
+                what: "a volume",
+                name,
+                ..
+            } => format!("spec.volumes[{name}].name"),
+            Self::ReservedName { name, .. } => format!("{}.name", item(pod, name)),
+            Self::ReservedPort { container, .. } => format!("{}.ports", item(pod, container)),
+        };
+        Some(field)
+    }
+}
+
+/// A container of the pod, in the list that has it.
+fn item(pod: &Value, name: &str) -> String {
+    let initial = pod["spec"]["initContainers"].as_array();
+    let is_initial = (initial.into_iter().flatten()).any(|container| container["name"] == name);
+    let list = if is_initial {
+        "initContainers"
+    } else {
+        "containers"
+    };
+    format!("spec.{list}[{name}]")
 }

@@ -2,7 +2,8 @@
 //!
 //! One library serves `tulle inject` (files), the admission webhook and the sandbox. [`decide`] is a pure table over the
 //! few facts that matter; [`patch`] edits the raw JSON of the pod and records every edit as RFC 6902, so that fields
-//! unknown to our types survive. Invariants: injecting twice is injecting once, and no input makes it panic.
+//! unknown to our types survive. [`Reviewer`] answers the API server's reviews with both. Invariants: injecting twice is
+//! injecting once, and no input makes it panic.
 
 mod config;
 mod decide;
@@ -10,7 +11,10 @@ mod document;
 mod error;
 mod options;
 mod patch;
+#[cfg(test)]
+mod pods;
 mod quantity;
+mod review;
 mod selector;
 
 pub use config::{InjectorConfig, Resources};
@@ -18,6 +22,7 @@ pub use decide::{Decision, InjectReason, Namespace, SkipReason};
 pub use document::{inject_document, inject_pod};
 pub use error::InjectError;
 pub use json_patch::Patch;
+pub use review::{Flaw, MAX_REVIEW, Refusal, Reviewed, Reviewer, Verdict};
 pub use selector::{Selector, SelectorError};
 
 /// What injection did to one document.
