@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{InjectorConfig, Namespace, Outcome, inject_document, inject_pod};
 
+mod golden;
 mod limits;
 
 fn pod(metadata: Value, spec: Value) -> Value {
