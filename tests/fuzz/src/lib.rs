@@ -6,6 +6,7 @@
 pub mod der;
 pub mod http1;
 pub mod input;
+pub mod pods;
 pub mod proto;
 pub mod routes;
 pub mod snapshot;

@@ -7,10 +7,10 @@
 #![no_main]
 
 use serde_json::Value;
+use tulle_fuzz::pods::{environment, sidecar};
 use tulle_injector::{Decision, InjectorConfig, Namespace, Outcome, inject_document, inject_pod};
 use tulle_proxy::settings::Startup;
 use tulle_runtime::env::Env;
-use tulle_runtime::names::containers;
 
 tulle_fuzz::target!(|data: &[u8]| {
     let Some(document) = read(data) else {
@@ -103,40 +103,4 @@ fn kept(before: &Value, after: &Value) {
 
 fn same_name(one: &Value, other: &Value) -> bool {
     one.get("name") == other.get("name")
-}
-
-/// The sidecar's container, wherever the pod lies in the document.
-fn sidecar(document: &Value) -> Option<&Value> {
-    match document {
-        Value::Object(members)
-            if members
-                .get("name")
-                .is_some_and(|name| name == containers::PROXY) =>
-        {
-            members.contains_key("env").then_some(document)
-        }
-        Value::Object(members) => members.values().find_map(sidecar),
-        Value::Array(items) => items.iter().find_map(sidecar),
-        _ => None,
-    }
-}
-
-/// As kubelet gives it: `$$` is a dollar sign, and what the pod's fields say is something good.
-fn environment(container: &Value) -> Vec<(String, String)> {
-    let variables = container["env"].as_array().expect("a list");
-    let pair = |variable: &Value| {
-        let name = variable["name"].as_str().expect("a name").to_owned();
-        let value = match variable["value"].as_str() {
-            Some(value) => value.replace("$$", "$"),
-            None => match variable["valueFrom"]["fieldRef"]["fieldPath"]
-                .as_str()
-                .expect("a field")
-            {
-                "status.podIP" => "10.1.2.3".to_owned(),
-                _ => "it".to_owned(),
-            },
-        };
-        (name, value)
-    };
-    variables.iter().map(pair).collect()
 }
