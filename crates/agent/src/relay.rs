@@ -31,6 +31,7 @@ use tokio::sync::Semaphore;
 use tonic::server::StreamingService;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
+use tulle_runtime::causes::chain;
 use tulle_runtime::drain::DrainWatch;
 use tulle_runtime::gate::Gate;
 use tulle_xds_proto::parts;
@@ -410,13 +411,7 @@ impl Told {
     }
 
     fn unavailable(&self, error: &(dyn std::error::Error + 'static)) -> Status {
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
+        let text = chain(error);
         if let Some(left_out) = self.breaks.pass() {
             tracing::info!(error = text, left_out, "the way to the control plane broke");
         }

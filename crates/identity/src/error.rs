@@ -96,13 +96,6 @@ impl Error {
     /// The error and its causes in one line, for a log.
     #[must_use]
     pub fn full(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
-        text
+        tulle_runtime::causes::chain(self)
     }
 }

@@ -1,11 +1,13 @@
 //! The chassis every Tulle program stands on.
 //!
 //! Rooms in the order in which a program meets them: names, environment, limits and reasons, tracing with its writer and its gate,
-//! metrics, tasks, signals and drain, back-off, the allocator, and the admin HTTP server. Nothing here knows xDS, TLS or Kubernetes.
+//! metrics, tasks, signals and drain, back-off, causes of errors, the allocator, and the admin HTTP server. Nothing here knows
+//! xDS, TLS or Kubernetes.
 
 pub mod admin;
 pub mod allocator;
 pub mod backoff;
+pub mod causes;
 pub mod drain;
 pub mod env;
 pub mod gate;

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
 use tulle_injector::{InjectorConfig, Namespace, inject_pod};
+use tulle_runtime::causes::chain;
 use tulle_runtime::names::{CONTROL_NAMESPACE, CONTROL_SERVICE_ACCOUNT, ports};
 
 use crate::dns::{Dns, Zone};
@@ -22,7 +23,6 @@ use crate::endpoints::{self, Backend, Translation};
 use crate::kubelet::{Kubelet, Update};
 use crate::manifests::{Manifests, Objects};
 use crate::network::{GATEWAY_V4, PodIps};
-use crate::pod::container::chain;
 use crate::pod::env::Facts;
 use crate::pod::life::{Birth, Pod, Stage, directory};
 use crate::pod::{plan, status};

@@ -136,7 +136,7 @@ impl Supervisor {
             match self.spawn() {
                 Ok(child) => self.attend(child, &mut orders).await,
                 Err(error) => {
-                    let problem = crate::pod::container::chain(&error);
+                    let problem = tulle_runtime::causes::chain(&error);
                     self.kubelet.tell(self.name.clone(), What::Refused, problem);
                 }
             }

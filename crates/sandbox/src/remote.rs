@@ -20,8 +20,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
 
+use tulle_runtime::causes::chain;
+
 use crate::node::outer_id;
-use crate::pod::container::chain;
 use crate::sandbox::status_code;
 use crate::{Error, ObjectKey, Sandbox};
 

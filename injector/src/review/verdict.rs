@@ -1,6 +1,6 @@
 //! What comes of reviews, by names that metrics have for it, and in the words that their authors read.
 
-use std::error::Error;
+use tulle_runtime::causes::chain;
 
 use super::MAX_REVIEW;
 use super::request::{API_VERSION, KIND, Request};
@@ -144,7 +144,7 @@ impl Refused {
     /// What the author of the pod reads.
     pub(super) fn message(&self, request: &Request) -> String {
         let words = match self {
-            Self::Injection { error, .. } => with_causes(error),
+            Self::Injection { error, .. } => chain(error),
             other => other.to_string(),
         };
         tidy(&format!("pod {}: {words}", request.pod()), MAX_MESSAGE)
@@ -197,19 +197,8 @@ impl Malformed {
     }
 
     pub(super) fn message(&self) -> String {
-        tidy(&with_causes(self), MAX_MESSAGE)
+        tidy(&chain(self), MAX_MESSAGE)
     }
-}
-
-/// The message of an error and of what caused it.
-fn with_causes(error: &dyn Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        words = format!("{words}: {error}");
-        cause = error.source();
-    }
-    words
 }
 
 /// At most so many bytes, in one line. What is too long loses its middle: who is meant comes first, and the remedy last.

@@ -16,6 +16,8 @@ use tokio::process::Child;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use tulle_runtime::causes::chain;
+
 use super::life::Pod;
 use super::log::Log;
 use super::plan::{ContainerPlan, PreStop};
@@ -446,15 +448,4 @@ impl probe::Site for Inside<'_> {
             }
         }
     }
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -14,9 +14,10 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
+use tulle_runtime::causes::chain;
 use tulle_runtime::names::DEFAULT_CLUSTER_DOMAIN;
 
-use super::container::{Container, Exit, chain};
+use super::container::{Container, Exit};
 use super::plan::{PodPlan, Turn};
 use super::process;
 use super::volumes::{Volumes, make_directory};
