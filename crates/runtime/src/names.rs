@@ -41,6 +41,17 @@ pub const CONTROL_DNS_NAME: &str = "tulle-control.tulle-system.svc";
 pub const CONTROL_NAMESPACE: &str = "tulle-system";
 /// Service account of the control plane.
 pub const CONTROL_SERVICE_ACCOUNT: &str = "tulle-control";
+/// Name of the injector: its Deployment, Service, service account and webhook configuration; of a revision other than the
+/// default one, `-REVISION` follows.
+pub const INJECTOR: &str = "tulle-injector";
+/// DNS name that the certificate of the default revision's injector carries and the API server verifies.
+pub const INJECTOR_DNS_NAME: &str = "tulle-injector.tulle-system.svc";
+/// The revision of the control plane that serves namespaces which name none.
+pub const DEFAULT_REVISION: &str = "default";
+/// Secret in the control plane's namespace with the mesh's roots and their keys.
+pub const CA_SECRET: &str = "tulle-ca";
+/// Lease by which the control plane's replicas elect the one that writes.
+pub const LEASE: &str = "tulle-control";
 /// Trust domain unless the operator chose another.
 pub const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 /// DNS domain of the cluster unless the operator chose another.
@@ -101,6 +112,12 @@ pub const CA_CONFIG_MAP: &str = "tulle-ca-root";
 pub mod labels {
     /// On a namespace, `enabled`: inject its pods. On a pod, `enabled`/`disabled`: opt in or out.
     pub const INJECT: &str = "tulle.dev/inject";
+    /// On a namespace or a pod: the revision of the control plane that injects it, unless it is the default one.
+    pub const REVISION: &str = "tulle.dev/rev";
+    /// On everything that is installed or written by Tulle: what it belongs to.
+    pub const PART_OF: &str = "app.kubernetes.io/part-of";
+    /// The value of [`PART_OF`].
+    pub const PART_OF_TULLE: &str = "tulle";
     /// On a pod, `true`: it runs a sidecar; set by the injector, read by control. `grpc`: its app is a gRPC server that does
     /// the mesh's TLS itself, by xDS; set by whoever writes the manifest.
     pub const PROXIED: &str = "tulle.dev/proxied";
