@@ -128,10 +128,7 @@ async fn row_13_giving_up_one_after_the_other_ends_the_connection(
         );
         let begun = counts(&siege).await?.0 - before;
         // A tenth more in each second that it takes. On a busy machine most are given up before they get as far as the app.
-        ensure!(
-            (1..2 * GIVEN_UP).contains(&begun),
-            "{begun} of {outcome:?}"
-        );
+        ensure!((1..2 * GIVEN_UP).contains(&begun), "{begun} of {outcome:?}");
         all_cancelled(&siege).await?;
         siege.limited(side, "h2_given_up").await?;
     }
