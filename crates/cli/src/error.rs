@@ -35,6 +35,8 @@ pub(crate) enum CliError {
     },
     #[error("cannot print the document")]
     Render(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("cannot be installed with these values")]
+    Values(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
     #[error("cannot listen on port {port} for {protocol}")]
@@ -82,6 +84,9 @@ impl CliError {
                 "correct the document, or leave it out with the label tulle.dev/inject=disabled"
             }
             Self::Render(_) => "try `--output json`",
+            Self::Values(_) => {
+                "correct the value; deploy/charts/tulle/values.yaml explains each of them"
+            }
             Self::Runtime(_) => "check the limits of the process (`ulimit -a`)",
             Self::Bind { .. } => "choose another port, or see who has it with `ss -ltnp`",
             Self::Control(_) => "`tulle control --help` explains the settings",

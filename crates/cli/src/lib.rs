@@ -8,6 +8,7 @@ mod args;
 mod demo;
 mod error;
 mod inject;
+mod install;
 pub mod mesh;
 mod narrate;
 mod output;
@@ -51,6 +52,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn dispatch(command: Command) -> Result<ExitCode, CliError> {
     match command {
         Command::Inject(args) => inject::run(&args),
+        Command::Install(args) => install::run(&args),
         Command::App(args) => app::run(args.command),
         Command::Demo(args) => demo::run(&args).map_err(CliError::of_demo),
         Command::Sandbox(args) => sandbox::run(args.command),

@@ -1,0 +1,144 @@
+//! Who the parts are, and what each may do: no more than it does.
+
+use serde_json::{Value, json};
+use tulle_runtime::names::{CA_CONFIG_MAP, CA_SECRET, CONTROL_NAMESPACE, LEASE};
+
+use super::Install;
+
+const RBAC: &str = "rbac.authorization.k8s.io";
+
+/// Accounts, roles and bindings of both parts.
+pub(super) fn objects(install: &Install<'_>) -> Vec<Value> {
+    let mut objects = Vec::new();
+    let control = (
+        install.control.as_str(),
+        control_cluster(),
+        control_own(install),
+    );
+    let injector = (
+        install.injector.as_str(),
+        injector_cluster(),
+        injector_own(),
+    );
+    for (name, cluster, own) in [control, injector] {
+        objects.push(json!({
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": install.metadata(name, true),
+        }));
+        for (kind, rules) in [("ClusterRole", cluster), ("Role", own)] {
+            let namespaced = kind == "Role";
+            if rules == json!([]) {
+                continue;
+            }
+            objects.push(json!({
+                "apiVersion": format!("{RBAC}/v1"),
+                "kind": kind,
+                "metadata": install.metadata(name, namespaced),
+                "rules": rules,
+            }));
+            objects.push(json!({
+                "apiVersion": format!("{RBAC}/v1"),
+                "kind": format!("{kind}Binding"),
+                "metadata": install.metadata(name, namespaced),
+                "roleRef": { "apiGroup": RBAC, "kind": kind, "name": name },
+                "subjects": [{ "kind": "ServiceAccount", "name": name, "namespace": CONTROL_NAMESPACE }],
+            }));
+        }
+    }
+    objects
+}
+
+/// What the control plane reads and writes everywhere.
+fn control_cluster() -> Value {
+    json!([
+        {
+            "apiGroups": [""],
+            "resources": ["namespaces", "nodes", "pods", "serviceaccounts", "services"],
+            "verbs": ["get", "list", "watch"],
+        },
+        {
+            "apiGroups": ["discovery.k8s.io"],
+            "resources": ["endpointslices"],
+            "verbs": ["get", "list", "watch"],
+        },
+        {
+            "apiGroups": ["gateway.networking.k8s.io"],
+            "resources": ["grpcroutes", "httproutes", "tcproutes", "tlsroutes"],
+            "verbs": ["get", "list", "watch"],
+        },
+        {
+            "apiGroups": ["security.istio.io", "tulle.dev"],
+            "resources": ["peerauthentications"],
+            "verbs": ["get", "list", "watch"],
+        },
+        {
+            "apiGroups": ["apiextensions.k8s.io"],
+            "resources": ["customresourcedefinitions"],
+            "verbs": ["get", "list", "watch"],
+        },
+        {
+            "apiGroups": ["authentication.k8s.io"],
+            "resources": ["tokenreviews"],
+            "verbs": ["create"],
+        },
+        {
+            "apiGroups": [""],
+            "resources": ["configmaps"],
+            "resourceNames": [CA_CONFIG_MAP],
+            "verbs": ["get", "list", "watch", "patch", "delete"],
+        },
+        // What is created has no name yet that a rule could name.
+        { "apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"] },
+        {
+            "apiGroups": ["admissionregistration.k8s.io"],
+            "resources": ["mutatingwebhookconfigurations"],
+            "verbs": ["get", "list", "watch", "patch"],
+        },
+    ])
+}
+
+/// What it reads and writes beside itself.
+fn control_own(install: &Install<'_>) -> Value {
+    let issuer = install.values.control.ca_issuer_secret.as_str();
+    let mut secrets = vec![CA_SECRET];
+    if !issuer.is_empty() {
+        secrets.push(issuer);
+    }
+    json!([
+        {
+            "apiGroups": [""],
+            "resources": ["secrets"],
+            "resourceNames": secrets,
+            "verbs": ["get", "list", "watch", "update", "patch"],
+        },
+        { "apiGroups": [""], "resources": ["secrets"], "verbs": ["create"] },
+        {
+            "apiGroups": ["coordination.k8s.io"],
+            "resources": ["leases"],
+            "resourceNames": [LEASE],
+            "verbs": ["get", "update", "patch"],
+        },
+        { "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"] },
+    ])
+}
+
+/// What the injector reads everywhere, and the events that it writes.
+fn injector_cluster() -> Value {
+    json!([
+        {
+            "apiGroups": [""],
+            "resources": ["namespaces", "pods"],
+            "verbs": ["get", "list", "watch"],
+        },
+        {
+            "apiGroups": ["", "events.k8s.io"],
+            "resources": ["events"],
+            "verbs": ["create", "patch", "update"],
+        },
+    ])
+}
+
+fn injector_own() -> Value {
+    json!([])
+}

@@ -1,0 +1,373 @@
+//! What can be chosen about an installation: the values of the Helm chart, whoever renders them.
+//!
+//! The chart's own files hold the defaults and the profiles, so that there is one of each. These types say what the values may
+//! be, and the chart's schema is generated from them.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// Defaults of the chart.
+const DEFAULTS: &str = include_str!("../../../../deploy/charts/tulle/values.yaml");
+const HA: &str = include_str!("../../../../deploy/charts/tulle/values-ha.yaml");
+const DEV: &str = include_str!("../../../../deploy/charts/tulle/values-dev.yaml");
+
+/// Sets of values for usual cases.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Profile {
+    /// Two replicas of each part
+    #[default]
+    Default,
+    /// Three replicas, never two on one node, more under load
+    Ha,
+    /// One replica of each part, as small as it works
+    Dev,
+}
+
+impl Profile {
+    fn text(self) -> Option<&'static str> {
+        match self {
+            Self::Default => None,
+            Self::Ha => Some(HA),
+            Self::Dev => Some(DEV),
+        }
+    }
+}
+
+/// Values of an installation of Tulle.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Values {
+    /// Which control plane this is.
+    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?$"))]
+    pub(crate) revision: String,
+    /// Where images come from.
+    pub(crate) image: Image,
+    /// First part of every identity.
+    #[schemars(regex(pattern = r"^[a-z0-9._-]+$"), length(min = 1, max = 255))]
+    pub(crate) trust_domain: String,
+    /// DNS domain of the cluster.
+    #[schemars(length(min = 1, max = 100))]
+    pub(crate) cluster_domain: String,
+    /// The control plane.
+    pub(crate) control: Control,
+    /// The injector.
+    pub(crate) injector: Injector,
+    /// Sidecars.
+    pub(crate) proxy: Proxy,
+    /// Who may reach the control plane.
+    pub(crate) network_policy: Switch,
+}
+
+/// Where images come from.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Image {
+    /// Registry and path of the images `tulle` and `tulle-proxy`.
+    #[schemars(length(min = 1))]
+    pub(crate) registry: String,
+    /// Tag; empty for the version of the chart.
+    pub(crate) tag: String,
+    /// When nodes fetch them.
+    pub(crate) pull_policy: PullPolicy,
+    /// Names of Secrets to fetch them with.
+    pub(crate) pull_secrets: Vec<String>,
+}
+
+/// When nodes fetch an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[allow(missing_docs)]
+pub(crate) enum PullPolicy {
+    Always,
+    IfNotPresent,
+    Never,
+}
+
+/// The control plane.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Control {
+    /// Log filter.
+    pub(crate) log: String,
+    /// How long certificates of workloads live.
+    pub(crate) leaf_ttl: String,
+    /// How long a new root is announced before it signs.
+    pub(crate) root_propagation: String,
+    /// Secret whose CA signs; empty for a root of its own.
+    pub(crate) ca_issuer_secret: String,
+    /// How it runs.
+    #[serde(flatten)]
+    pub(crate) deployment: Deployment,
+}
+
+/// The injector.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Injector {
+    /// Log filter.
+    pub(crate) log: String,
+    /// What becomes of a pod while no injector answers.
+    pub(crate) failure_policy: FailurePolicy,
+    /// How long the API server waits for an answer.
+    #[schemars(range(min = 1, max = 30))]
+    pub(crate) timeout_seconds: u32,
+    /// How it runs.
+    #[serde(flatten)]
+    pub(crate) deployment: Deployment,
+}
+
+/// What becomes of a pod while no injector answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub(crate) enum FailurePolicy {
+    /// It is not created.
+    Fail,
+    /// It is created without a sidecar.
+    Ignore,
+}
+
+/// How a part runs.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Deployment {
+    /// Pods.
+    #[schemars(range(min = 1))]
+    pub(crate) replicas: u32,
+    /// More arguments.
+    pub(crate) extra_args: Vec<String>,
+    /// Requests and limits.
+    pub(crate) resources: BTreeMap<String, BTreeMap<String, String>>,
+    /// Whether its pods are on different nodes.
+    pub(crate) anti_affinity: AntiAffinity,
+    /// Whether evictions leave replicas in place until others are there.
+    pub(crate) disruption_budget: bool,
+    /// More pods under load.
+    pub(crate) autoscaling: Autoscaling,
+    /// Priority class; empty for none.
+    pub(crate) priority_class_name: String,
+    /// Labels of the nodes that it may run on.
+    pub(crate) node_selector: BTreeMap<String, String>,
+    /// Taints that it tolerates.
+    pub(crate) tolerations: Vec<Map<String, Value>>,
+}
+
+/// Whether pods of one part are on different nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum AntiAffinity {
+    /// Where that is possible.
+    Preferred,
+    /// Always; a pod without a node of its own waits.
+    Required,
+    /// It does not matter.
+    None,
+}
+
+/// More pods under load.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Autoscaling {
+    /// Whether there is any.
+    pub(crate) enabled: bool,
+    /// Fewest pods.
+    #[schemars(range(min = 1))]
+    pub(crate) min_replicas: u32,
+    /// Most pods.
+    #[schemars(range(min = 1))]
+    pub(crate) max_replicas: u32,
+    /// Average processor time to aim at, in percent of what is requested.
+    #[schemars(range(min = 1, max = 1000))]
+    pub(crate) cpu_percent: u32,
+}
+
+/// Sidecars.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Proxy {
+    /// Log filter.
+    pub(crate) log: String,
+    /// Whether requests are logged.
+    pub(crate) access_log: AccessLog,
+    /// Init containers with restartPolicy Always.
+    pub(crate) native_sidecar: bool,
+    /// Requested processor time.
+    pub(crate) cpu_request: String,
+    /// Limit of processor time; empty for none.
+    pub(crate) cpu_limit: String,
+    /// Requested memory.
+    pub(crate) memory_request: String,
+    /// Limit of memory; empty for none.
+    pub(crate) memory_limit: String,
+}
+
+/// Whether requests are logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum AccessLog {
+    /// As JSON, on standard output.
+    Json,
+    /// Not at all.
+    Off,
+}
+
+/// Whether something is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Switch {
+    /// Whether it is.
+    pub(crate) enabled: bool,
+}
+
+/// Values that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{origin}: {problem}")]
+pub(crate) struct BadValues {
+    /// Where they come from: a file, or `--set`.
+    origin: String,
+    problem: String,
+}
+
+/// Values on their way: the defaults, and what is laid over them.
+#[derive(Debug)]
+pub(crate) struct Layered(Value);
+
+impl Layered {
+    /// The values of a profile.
+    pub(crate) fn new(profile: Profile) -> Self {
+        let read = |text| yaml(text).expect("the chart's own files are YAML");
+        let mut values = read(DEFAULTS);
+        if let Some(text) = profile.text() {
+            merge(&mut values, read(text));
+        }
+        Self(values)
+    }
+
+    /// Lays the values of a file over these.
+    ///
+    /// # Errors
+    /// If the text is no YAML, or has a value that there is not.
+    pub(crate) fn file(self, origin: &str, text: &str) -> Result<Self, BadValues> {
+        let values = yaml(text).map_err(|problem| BadValues {
+            origin: origin.to_owned(),
+            problem,
+        })?;
+        self.over(origin, values)
+    }
+
+    /// Lays one value over these: `control.replicas=3`. What follows the `=` is read as YAML.
+    ///
+    /// # Errors
+    /// If there is no `=` or no such value.
+    pub(crate) fn set(self, assignment: &str) -> Result<Self, BadValues> {
+        let origin = format!("--set {assignment}");
+        let bad = |problem: &str| BadValues {
+            origin: origin.clone(),
+            problem: problem.to_owned(),
+        };
+        let (path, text) = assignment
+            .split_once('=')
+            .ok_or_else(|| bad("write PATH=VALUE, such as control.replicas=3"))?;
+        let value: Value = match text {
+            "" => Value::String(String::new()),
+            text => yaml(text).map_err(|problem| bad(&problem))?,
+        };
+        // Where a string is wanted a number is meant as one: a tag such as 1.20.
+        let as_text = Value::String(text.to_owned());
+        let nested = |value: Value| {
+            path.rsplit('.').fold(value, |inner, step| {
+                Value::Object(Map::from_iter([(step.to_owned(), inner)]))
+            })
+        };
+        let typed = Self(self.0.clone()).over(&origin, nested(value));
+        typed.or_else(|error| self.over(&origin, nested(as_text)).map_err(|_| error))
+    }
+
+    fn over(mut self, origin: &str, values: Value) -> Result<Self, BadValues> {
+        merge(&mut self.0, values);
+        self.read().map_err(|problem| BadValues {
+            origin: origin.to_owned(),
+            problem,
+        })?;
+        Ok(self)
+    }
+
+    fn read(&self) -> Result<Values, String> {
+        let values = Values::deserialize(&self.0).map_err(|error| error.to_string())?;
+        values.check()?;
+        Ok(values)
+    }
+
+    /// The values as they are now.
+    pub(crate) fn values(&self) -> Values {
+        self.read().expect("each layer was checked")
+    }
+}
+
+impl Values {
+    /// What the types do not say.
+    fn check(&self) -> Result<(), String> {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        let revision = &self.revision;
+        if revision.is_empty()
+            || revision.len() > 32
+            || !revision.bytes().all(plain)
+            || revision.starts_with('-')
+            || revision.ends_with('-')
+        {
+            return Err(format!(
+                "revision {revision:?} is no name: use at most 32 lower-case letters, digits and `-` between them"
+            ));
+        }
+        for (name, part) in [
+            ("control", &self.control.deployment),
+            ("injector", &self.injector.deployment),
+        ] {
+            let Autoscaling {
+                min_replicas,
+                max_replicas,
+                ..
+            } = part.autoscaling;
+            if part.replicas == 0 || min_replicas == 0 {
+                return Err(format!("{name} has no replicas: give it 1 or more"));
+            }
+            if min_replicas > max_replicas {
+                return Err(format!(
+                    "{name}.autoscaling.minReplicas {min_replicas} is more than maxReplicas {max_replicas}: make it less"
+                ));
+            }
+        }
+        let timeout = self.injector.timeout_seconds;
+        if !(1..=30).contains(&timeout) {
+            return Err(format!(
+                "injector.timeoutSeconds is {timeout}: Kubernetes takes 1 to 30"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// YAML in which `off` and `no` are words, as on Helm's command line.
+fn yaml(text: &str) -> Result<Value, String> {
+    let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| error.to_string())
+}
+
+/// Lays values over others, as Helm does: objects are merged, everything else is replaced, and `null` takes away.
+fn merge(below: &mut Value, above: Value) {
+    match (below, above) {
+        (Value::Object(below), Value::Object(above)) => {
+            for (key, value) in above {
+                if value.is_null() {
+                    below.remove(&key);
+                } else {
+                    merge(below.entry(key).or_insert(Value::Null), value);
+                }
+            }
+        }
+        (below, above) => *below = above,
+    }
+}
+
+#[cfg(test)]
+mod tests;

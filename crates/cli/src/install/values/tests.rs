@@ -1,0 +1,100 @@
+use super::*;
+
+fn set(assignments: &[&str]) -> Result<Values, String> {
+    let mut layered = Layered::new(Profile::Default);
+    for assignment in assignments {
+        layered = layered.set(assignment).map_err(|error| error.to_string())?;
+    }
+    Ok(layered.values())
+}
+
+#[test]
+fn profiles_say_how_many_there_are() {
+    let replicas = |profile| Layered::new(profile).values().control.deployment.replicas;
+    let all = [Profile::Default, Profile::Ha, Profile::Dev].map(replicas);
+    assert_eq!(all, [2, 3, 1]);
+    let ha = Layered::new(Profile::Ha).values().control.deployment;
+    assert!(ha.autoscaling.enabled && ha.autoscaling.max_replicas == 10);
+}
+
+#[test]
+fn later_values_win_and_numbers_may_be_text() {
+    let values = set(&[
+        "control.replicas=5",
+        "control.log=debug",
+        "image.tag=1.20",
+        "control.nodeSelector.disk=ssd",
+        "control.resources.limits.memory=null",
+        "proxy.accessLog=off",
+    ])
+    .expect("good values");
+    let control = values.control;
+    assert_eq!(
+        (control.deployment.replicas, control.log.as_str()),
+        (5, "debug")
+    );
+    assert_eq!(values.image.tag, "1.20");
+    assert_eq!(values.proxy.access_log, AccessLog::Off);
+    assert_eq!(control.deployment.node_selector["disk"], "ssd");
+    assert!(control.deployment.resources["limits"].is_empty());
+    let file =
+        Layered::new(Profile::Dev).file("x.yaml", "control: {replicas: 4}\nrevision: next\n");
+    let values = file.expect("good values").values();
+    assert_eq!(
+        (values.control.deployment.replicas, values.revision.as_str()),
+        (4, "next")
+    );
+    assert_eq!(values.injector.deployment.replicas, 1, "the profile's");
+}
+
+#[test]
+fn bad_values_are_named_with_where_they_come_from() {
+    for (assignment, words) in [
+        ("control.replicas", "write PATH=VALUE"),
+        ("control.replicas=0", "control has no replicas"),
+        ("control.replicas=many", "invalid type"),
+        ("control.replicsa=3", "unknown field `replicsa`"),
+        ("contrl.replicas=3", "unknown field `contrl`"),
+        (
+            "control.autoscaling.minReplicas=11",
+            "more than maxReplicas 10",
+        ),
+        (
+            "injector.failurePolicy=Sometimes",
+            "unknown variant `Sometimes`",
+        ),
+        ("injector.timeoutSeconds=31", "Kubernetes takes 1 to 30"),
+        ("revision=Next", "is no name"),
+        ("revision=", "is no name"),
+        ("proxy.accessLog=text", "unknown variant `text`"),
+        ("image=[", "--set image=["),
+    ] {
+        let error = set(&[assignment]).expect_err(assignment);
+        assert!(
+            error.contains(words) && error.contains(assignment),
+            "{error}"
+        );
+    }
+    let error = Layered::new(Profile::Default).file("my.yaml", "a: b");
+    assert!(
+        error
+            .expect_err("no such value")
+            .to_string()
+            .contains("my.yaml")
+    );
+}
+
+#[test]
+fn the_schema_of_the_chart_is_what_these_types_say() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../deploy/charts/tulle/values.schema.json"
+    );
+    let schema = serde_json::to_string_pretty(&schemars::schema_for!(Values)).expect("a schema");
+    let schema = schema + "\n";
+    if std::env::var_os("TULLE_WRITE_GOLDEN").is_some() {
+        std::fs::write(path, &schema).expect("the chart's folder");
+    }
+    let written = std::fs::read_to_string(path).expect("the chart's schema");
+    assert_eq!(written, schema, "write it anew with TULLE_WRITE_GOLDEN=1");
+}

@@ -1,0 +1,150 @@
+//! `tulle install` and the Helm chart: two ways to the same objects.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+use tulle_tests::gate;
+
+use crate::terminal::Terminal;
+
+/// The chart, and its profiles.
+const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/charts/tulle");
+
+/// Values that touch every branch of the templates.
+const EVERYTHING: &str = r#"
+revision: next
+image: { registry: registry.example/mesh, tag: "1.10", pullPolicy: Always, pullSecrets: [one, two] }
+trustDomain: mesh.example
+clusterDomain: k8s.example
+control:
+  replicas: 7
+  log: info,tulle_control=debug
+  leafTtl: 1h
+  rootPropagation: 5m
+  caIssuerSecret: issuer
+  extraArgs: [--max-connections=9, "--name=with: colon"]
+  resources: { limits: { cpu: "2" } }
+  antiAffinity: required
+  autoscaling: { enabled: true, minReplicas: 2, maxReplicas: 9, cpuPercent: 50 }
+  priorityClassName: system-cluster-critical
+  nodeSelector: { kubernetes.io/os: linux }
+  tolerations: [{ key: dedicated, operator: Equal, value: mesh, effect: NoSchedule }]
+injector:
+  failurePolicy: Ignore
+  timeoutSeconds: 3
+  disruptionBudget: false
+  extraArgs: [--workers=2]
+proxy: { log: warn, accessLog: "off", nativeSidecar: false, cpuRequest: 1m, cpuLimit: "1", memoryRequest: 1Mi, memoryLimit: "" }
+networkPolicy: { enabled: false }
+"#;
+
+pub(crate) fn helm_renders_what_tulle_installs(terminal: &Terminal) -> anyhow::Result<()> {
+    let folder = terminal.manifests(EVERYTHING)?;
+    let everything = format!("{folder}/all.yaml");
+    let (ha, dev) = (
+        format!("{CHART}/values-ha.yaml"),
+        format!("{CHART}/values-dev.yaml"),
+    );
+    let set = ["--set", "control.log=debug", "--set", "image.tag=1.20"];
+    let ways: [(&[&str], &[&str]); 5] = [
+        (&[], &[]),
+        (&["--profile", "ha"], &["--values", &ha]),
+        (&["--profile", "dev"], &["--values", &dev]),
+        (&["--values", &everything], &["--values", &everything]),
+        (&set, &set),
+    ];
+    for (ours, theirs) in ways {
+        let ours = [&["install", "--output", "json"], ours].concat();
+        let installed = documents(&terminal.tulle(&ours, "")?.ok()?)?;
+        let template = ["template", "tulle", CHART, "--namespace", "tulle-system"];
+        let rendered = helm(terminal, &[&template, theirs].concat())?.ok()?;
+        let mut installed = by_name(installed)?;
+        installed.retain(|(kind, _), _| kind != "Namespace" && kind != "CustomResourceDefinition");
+        let rendered = by_name(documents(&rendered)?)?;
+        let names =
+            |objects: &BTreeMap<_, _>| objects.keys().cloned().collect::<Vec<(String, String)>>();
+        ensure!(
+            names(&installed) == names(&rendered),
+            "{ours:?}: {:?} is not {:?}",
+            names(&installed),
+            names(&rendered)
+        );
+        ensure!(installed.len() > 10, "{:?}", names(&installed));
+        for (name, object) in &installed {
+            let other = &rendered[name];
+            ensure!(
+                object == other,
+                "{ours:?}: {name:?}:\n{object:#}\nis not\n{other:#}"
+            );
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn values_that_helm_refuses_are_refused(terminal: &Terminal) -> anyhow::Result<()> {
+    helm(
+        terminal,
+        &["lint", "--strict", CHART, "--namespace", "tulle-system"],
+    )?
+    .ok()?;
+    for (assignment, ours, theirs) in [
+        (
+            "control.replicas=0",
+            "control has no replicas",
+            "control/replicas",
+        ),
+        ("control.replicsa=3", "unknown field `replicsa`", "replicsa"),
+        ("revision=Next", "is no name", "revision"),
+        (
+            "injector.failurePolicy=No",
+            "unknown variant `No`",
+            "failurePolicy",
+        ),
+        ("proxy.nativeSidecar=maybe", "invalid type", "nativeSidecar"),
+    ] {
+        let refused = terminal.tulle(&["install", "--set", assignment], "")?;
+        ensure!(
+            refused.status == 1 && refused.stdout.is_empty(),
+            "{refused}"
+        );
+        ensure!(
+            refused.stderr.contains(ours) && refused.stderr.contains(assignment),
+            "{refused}"
+        );
+        let refused = helm(terminal, &["template", "tulle", CHART, "--set", assignment])?;
+        ensure!(
+            refused.status != 0 && refused.stderr.contains(theirs),
+            "{refused}"
+        );
+    }
+    Ok(())
+}
+
+fn helm(terminal: &Terminal, arguments: &[&str]) -> anyhow::Result<tulle_tests::Ran> {
+    terminal.program_at(&gate::built("helm").display().to_string(), arguments)
+}
+
+/// The objects of a text, of JSON or YAML.
+fn documents(text: &str) -> anyhow::Result<Vec<Value>> {
+    if text.starts_with('{') {
+        return Ok(text
+            .lines()
+            .map(serde_json::from_str)
+            .collect::<Result<_, _>>()?);
+    }
+    let documents: Vec<Value> = serde_saphyr::from_multiple(text)?;
+    Ok(documents.into_iter().filter(|it| !it.is_null()).collect())
+}
+
+fn by_name(objects: Vec<Value>) -> anyhow::Result<BTreeMap<(String, String), Value>> {
+    let mut named = BTreeMap::new();
+    for object in objects {
+        let text = |value: &Value| value.as_str().map(ToOwned::to_owned);
+        let kind = text(&object["kind"]).context("an object has a kind")?;
+        let name = text(&object["metadata"]["name"]).context("an object has a name")?;
+        let twice = named.insert((kind, name), object);
+        ensure!(twice.is_none(), "twice: {twice:?}");
+    }
+    Ok(named)
+}
