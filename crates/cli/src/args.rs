@@ -3,6 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::app::AppArgs;
+use crate::cluster::proxy::Look;
+use crate::cluster::status::StatusArgs;
 use crate::demo::DemoArgs;
 use crate::inject::InjectArgs;
 use crate::install::InstallArgs;
@@ -27,7 +29,9 @@ Try it without a cluster:
 
 In a cluster:
   tulle install | kubectl apply --server-side -f -
-  kubectl label namespace default tulle.dev/inject=enabled")]
+  kubectl label namespace default tulle.dev/inject=enabled
+  tulle status                             every proxy, and how far it is
+  tulle proxy endpoints shop/web-7d9c      what one of them knows")]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -41,16 +45,18 @@ pub(crate) enum Command {
     Sandbox(SandboxArgs),
     /// Print what installs the mesh in a cluster
     Install(InstallArgs),
+    /// List the proxies, and how far each is with its configuration
+    Status(StatusArgs),
     /// Add the sidecar to pods and workloads in manifest files
     Inject(InjectArgs),
     /// Echo workload, load generator and client, to try a mesh with
     App(AppArgs),
     /// Run the control plane
     Control(Box<tulle_control::Args>),
-    /// Run the sidecar, or the capture before it, as `tulle-proxy` does
+    /// Look into a pod's sidecar; or run one, or the capture before it, as `tulle-proxy` does
     Proxy {
         #[command(subcommand)]
-        command: tulle_proxy::args::Command,
+        command: ProxyCommand,
     },
     /// Keep certificate files and a way to the control plane for an Envoy or gRPC xDS client
     Agent(Box<tulle_agent::Args>),
@@ -64,6 +70,15 @@ Examples:
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+/// What `tulle proxy` does.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProxyCommand {
+    #[command(flatten)]
+    Look(Look),
+    #[command(flatten)]
+    Role(tulle_proxy::args::Command),
 }
 
 #[cfg(test)]

@@ -37,6 +37,12 @@ pub(crate) enum CliError {
     Render(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("cannot be installed with these values")]
     Values(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("no cluster to talk to: {0}")]
+    Kubeconfig(String),
+    #[error("cannot {what}: {reason}")]
+    Cluster { what: String, reason: String },
+    #[error("no control plane of Tulle runs in this cluster")]
+    NoControlPlane,
     #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
     #[error("cannot listen on port {port} for {protocol}")]
@@ -87,6 +93,11 @@ impl CliError {
             Self::Values(_) => {
                 "correct the value; deploy/charts/tulle/values.yaml explains each of them"
             }
+            Self::Kubeconfig(_) => {
+                "see that `kubectl get nodes` works; `--context NAME` chooses another cluster"
+            }
+            Self::Cluster { .. } => "`tulle check` says what is wrong with the installation",
+            Self::NoControlPlane => "install it: tulle install | kubectl apply --server-side -f -",
             Self::Runtime(_) => "check the limits of the process (`ulimit -a`)",
             Self::Bind { .. } => "choose another port, or see who has it with `ss -ltnp`",
             Self::Control(_) => "`tulle control --help` explains the settings",

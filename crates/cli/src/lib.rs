@@ -5,6 +5,7 @@
 
 mod app;
 mod args;
+mod cluster;
 mod demo;
 mod error;
 mod inject;
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use args::{Cli, Command};
+use args::{Cli, Command, ProxyCommand};
 use error::CliError;
 use tulle_runtime::env::Env;
 
@@ -60,7 +61,11 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
             Ok(()) => Ok(ExitCode::SUCCESS),
             Err(error) => Err(CliError::Control(error.into())),
         },
-        Command::Proxy { command } => Ok(command.execute()),
+        Command::Status(args) => cluster::run(cluster::status::run(args)),
+        Command::Proxy { command } => match command {
+            ProxyCommand::Look(look) => cluster::run(cluster::proxy::run(look)),
+            ProxyCommand::Role(role) => Ok(role.execute()),
+        },
         Command::Agent(args) => match tulle_agent::run(*args, Env::process()) {
             Ok(()) => Ok(ExitCode::SUCCESS),
             Err(error) => Err(CliError::Agent(error.into())),

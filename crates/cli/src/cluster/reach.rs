@@ -1,0 +1,106 @@
+//! A request to what a pod serves on loopback.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, header};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Client;
+use kube::api::Api;
+use serde::de::DeserializeOwned;
+
+use super::{ANSWER, answer};
+use crate::error::CliError;
+use crate::output;
+
+/// Longest answer that is read: the config of a sidecar that talks to thousands of services.
+const MAX_ANSWER: usize = 256 << 20;
+
+/// How long the kubelet may take to say why a stream ended.
+const REASON: Duration = Duration::from_millis(200);
+
+/// A way to one port of one pod.
+pub(super) struct Reach<'a> {
+    pub(super) client: &'a Client,
+    pub(super) namespace: &'a str,
+    pub(super) pod: &'a str,
+    pub(super) port: u16,
+}
+
+impl Reach<'_> {
+    /// What it serves at a path, as JSON.
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        let body = match tokio::time::timeout(ANSWER, self.fetch(path)).await {
+            Ok(answer) => answer?,
+            Err(_) => return Err(self.failed(format!("no answer within {} s", ANSWER.as_secs()))),
+        };
+        serde_json::from_slice(&body).map_err(|error| self.failed(format!("{path}: {error}")))
+    }
+
+    async fn fetch(&self, path: &str) -> Result<Bytes, CliError> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), self.namespace);
+        let what = format!("reach pod {}/{}", self.namespace, self.pod);
+        let ports = [self.port];
+        let mut forwarder = answer(&what, api.portforward(self.pod, &ports)).await?;
+        let stream = forwarder
+            .take_stream(self.port)
+            .expect("the port that was asked for");
+        let problem = forwarder.take_error(self.port).expect("once");
+        let failed = |error: &dyn std::error::Error| self.failed(output::chain(error));
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| failed(&error))?;
+        let request = Request::get(path)
+            .header(header::HOST, "localhost")
+            .body(Empty::<Bytes>::new())
+            .expect("a path of ours");
+        let exchange = async {
+            let response = sender.send_request(request).await?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), MAX_ANSWER)
+                .collect()
+                .await;
+            Ok::<_, hyper::Error>((status, body))
+        };
+        let mut exchange = pin!(exchange);
+        let exchanged = tokio::select! {
+            exchanged = &mut exchange => exchanged,
+            // What has come until then is still to be read.
+            _ = connection => exchange.await,
+        };
+        let (status, body) = match exchanged {
+            Ok((status, body)) => (
+                status,
+                body.map_err(|error| self.failed(error.to_string()))?,
+            ),
+            // What the kubelet says is more than that the stream ended.
+            Err(error) => {
+                let reason = tokio::time::timeout(REASON, problem).await;
+                return Err(self.failed(match reason {
+                    Ok(Some(reason)) => reason.trim().to_owned(),
+                    _ => output::chain(&error),
+                }));
+            }
+        };
+        let body = body.to_bytes();
+        if status.is_success() {
+            return Ok(body);
+        }
+        let words = String::from_utf8_lossy(&body);
+        Err(self.failed(format!("{path}: {status}: {}", words.trim())))
+    }
+
+    fn failed(&self, reason: String) -> CliError {
+        CliError::Cluster {
+            what: format!(
+                "ask pod {}/{} on port {}",
+                self.namespace, self.pod, self.port
+            ),
+            reason,
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! `tulle status`: every proxy, and what it has taken of its configuration.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use clap::Args;
+use kube::ResourceExt as _;
+use serde::{Deserialize, Serialize};
+use tulle_runtime::names::{CONTROL_NAMESPACE, ports};
+
+use super::reach::Reach;
+use super::{Access, Format, ago, aligned, control_pods, print};
+use crate::error::CliError;
+use crate::output;
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+The columns CDS, EDS, LDS and RDS say how far a proxy is with clusters, endpoints, listeners and routes:
+  SYNCED    it has acknowledged the newest that it was sent
+  STALE     it was sent something that it has not answered yet
+  REJECTED  it refuses something and goes on with what it had; --output json says what and why
+  -         it has asked for nothing of the kind
+
+Exits with 1 if any proxy rejects something.
+
+Examples:
+  tulle status
+  tulle status --namespace shop
+  tulle status --output json | jq '.[] | select(.types[].rejected != [])'")]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    access: Access,
+    /// Only proxies of this namespace
+    #[arg(short, long)]
+    namespace: Option<String>,
+    /// How to print them
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+/// A connected proxy, as a replica of the control plane sees it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Proxy {
+    /// `NAMESPACE/NAME`.
+    pub(super) pod: String,
+    kind: String,
+    identity: String,
+    address: String,
+    build: String,
+    connected_seconds: u64,
+    types: BTreeMap<String, Type>,
+    /// The replica.
+    #[serde(default)]
+    control: String,
+}
+
+/// How far a proxy is with one type of resource.
+#[derive(Debug, Serialize, Deserialize)]
+struct Type {
+    wildcard: bool,
+    subscribed: usize,
+    pending: usize,
+    unacknowledged: usize,
+    acked_version: Option<String>,
+    rejected: Vec<String>,
+    last_error: Option<String>,
+}
+
+impl Type {
+    fn word(&self) -> &'static str {
+        if !self.rejected.is_empty() {
+            "REJECTED"
+        } else if self.pending > 0 || self.unacknowledged > 0 {
+            "STALE"
+        } else if self.wildcard || self.subscribed > 0 {
+            "SYNCED"
+        } else {
+            "-"
+        }
+    }
+}
+
+pub(crate) async fn run(args: StatusArgs) -> Result<ExitCode, CliError> {
+    let client = args.access.client().await?;
+    let mut proxies = all(&client).await?;
+    if let Some(namespace) = &args.namespace {
+        let within = |proxy: &Proxy| {
+            proxy
+                .pod
+                .split_once('/')
+                .is_some_and(|(of, _)| of == namespace)
+        };
+        proxies.retain(within);
+    }
+    if proxies.is_empty() && args.output == Format::Table {
+        output::note("No proxy is connected to the control plane.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    print(args.output, &proxies, |proxies| table(proxies))?;
+    let rejects = |proxy: &Proxy| proxy.types.values().any(|it| !it.rejected.is_empty());
+    Ok(match proxies.iter().any(rejects) {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    })
+}
+
+/// Every proxy that is connected to any replica, by its pod's name.
+pub(super) async fn all(client: &kube::Client) -> Result<Vec<Proxy>, CliError> {
+    let mut proxies = Vec::new();
+    for pod in control_pods(client).await? {
+        let name = pod.name_any();
+        let reach = Reach {
+            client,
+            namespace: CONTROL_NAMESPACE,
+            pod: &name,
+            port: ports::CONTROL_ADMIN,
+        };
+        let seen: Vec<Proxy> = reach.get("/debug/proxies").await?;
+        proxies.extend(seen.into_iter().map(|proxy| Proxy {
+            control: name.clone(),
+            ..proxy
+        }));
+    }
+    proxies.sort_by(|a, b| a.pod.cmp(&b.pod));
+    Ok(proxies)
+}
+
+fn table(proxies: &[Proxy]) -> String {
+    let row = |proxy: &Proxy| {
+        let word = |kind: &str| proxy.types.get(kind).map_or("-", Type::word).to_owned();
+        [
+            proxy.pod.clone(),
+            proxy.kind.clone(),
+            word("CDS"),
+            word("EDS"),
+            word("LDS"),
+            word("RDS"),
+            ago(proxy.connected_seconds),
+            proxy.build.clone(),
+            proxy.control.clone(),
+        ]
+    };
+    let header = [
+        "POD",
+        "KIND",
+        "CDS",
+        "EDS",
+        "LDS",
+        "RDS",
+        "SINCE",
+        "BUILD",
+        "CONTROL PLANE",
+    ];
+    aligned(header, proxies.iter().map(row))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proxy(rejected: &[&str], pending: usize) -> Proxy {
+        let text = serde_json::json!({
+            "pod": "shop/web", "kind": "tulle", "identity": "spiffe://a/ns/shop/sa/web", "address": "10.0.0.1:1",
+            "build": "0.1.0", "connected_seconds": 7, "types": { "LDS": {
+                "wildcard": false, "subscribed": 1, "pending": pending, "sent_nonce": "1", "acked_nonce": "1",
+                "acked_version": "3", "unacknowledged": 0, "rejected": rejected, "last_error": null,
+            } },
+        });
+        serde_json::from_value(text).expect("as the control plane says it")
+    }
+
+    #[test]
+    fn the_worst_of_a_type_is_said() {
+        let words =
+            [proxy(&[], 0), proxy(&[], 2), proxy(&["x"], 2)].map(|it| it.types["LDS"].word());
+        assert_eq!(words, ["SYNCED", "STALE", "REJECTED"]);
+        let text = table(&[proxy(&[], 0)]);
+        let lines: Vec<_> = text.lines().collect();
+        assert!(
+            lines[0].starts_with("POD       KIND   CDS  EDS  LDS     RDS  SINCE"),
+            "{text}"
+        );
+        assert!(
+            lines[1].starts_with("shop/web  tulle  -    -    SYNCED  -    7s"),
+            "{text}"
+        );
+    }
+}
