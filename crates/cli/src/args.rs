@@ -5,6 +5,8 @@ use clap::{Parser, Subcommand};
 use crate::app::AppArgs;
 use crate::cluster::proxy::Look;
 use crate::cluster::status::StatusArgs;
+use crate::cluster::uninstall::UninstallArgs;
+use crate::cluster::upgrade::UpgradeArgs;
 use crate::demo::DemoArgs;
 use crate::inject::InjectArgs;
 use crate::install::InstallArgs;
@@ -45,6 +47,10 @@ pub(crate) enum Command {
     Sandbox(SandboxArgs),
     /// Print what installs the mesh in a cluster
     Install(InstallArgs),
+    /// Show what another version or other values would change in a cluster, and change it
+    Upgrade(UpgradeArgs),
+    /// Take everything that the mesh brought out of a cluster
+    Uninstall(UninstallArgs),
     /// List the proxies, and how far each is with its configuration
     Status(StatusArgs),
     /// Add the sidecar to pods and workloads in manifest files

@@ -3,9 +3,12 @@
 //! What a pod serves on loopback is reached by port-forward, as `kubectl` does, so that nothing has to be exposed and the API
 //! server decides who may.
 
+mod owned;
 pub(crate) mod proxy;
 mod reach;
 pub(crate) mod status;
+pub(crate) mod uninstall;
+pub(crate) mod upgrade;
 
 use std::future::Future;
 use std::process::ExitCode;

@@ -79,7 +79,7 @@ pub(crate) fn run(args: &InstallArgs) -> Result<ExitCode, CliError> {
 }
 
 /// Every object, in the order in which they are to be applied. What all revisions share belongs to the default one.
-fn all(values: &Values) -> Vec<Value> {
+pub(crate) fn all(values: &Values) -> Vec<Value> {
     let mut objects = Vec::new();
     if values.revision == DEFAULT_REVISION {
         objects.push(manifests::namespace());
