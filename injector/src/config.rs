@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use tulle_runtime::names::{
-    CONTROL_DNS_NAME, DEFAULT_CLUSTER_DOMAIN, DEFAULT_TRUST_DOMAIN, containers, ports,
-};
+use tulle_runtime::names::{DEFAULT_CLUSTER_DOMAIN, DEFAULT_TRUST_DOMAIN, containers};
 
-use crate::Selector;
+use crate::{Revision, Selector};
 
 /// Settings of the injector.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InjectorConfig {
+    /// The revision whose pods get their sidecars from here.
+    pub revision: Revision,
     /// Image of the sidecar and of the capture init container.
     pub image: String,
     /// Pull policy of that image.
@@ -59,10 +59,12 @@ pub struct Resources {
 
 impl Default for InjectorConfig {
     fn default() -> Self {
+        let revision = Revision::default();
         Self {
+            control_address: revision.control_address(),
+            revision,
             image: containers::PROXY_IMAGE.to_owned(),
             image_pull_policy: "IfNotPresent".to_owned(),
-            control_address: format!("{CONTROL_DNS_NAME}:{}", ports::XDS),
             trust_domain: DEFAULT_TRUST_DOMAIN.to_owned(),
             cluster_domain: DEFAULT_CLUSTER_DOMAIN.to_owned(),
             log: "info".to_owned(),

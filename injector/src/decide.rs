@@ -14,7 +14,7 @@ const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 /// Node label by which pods choose an operating system.
 const OS_LABEL: &str = "kubernetes.io/os";
 /// Namespace label that names the Pod Security Standard which pods must meet.
-const POD_SECURITY_LABEL: &str = "pod-security.kubernetes.io/enforce";
+pub(crate) const POD_SECURITY_LABEL: &str = "pod-security.kubernetes.io/enforce";
 /// Namespaces whose pods the mesh depends on, and must not sit in front of.
 const SYSTEM_NAMESPACES: [&str; 4] = [
     "kube-system",

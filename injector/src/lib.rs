@@ -1,28 +1,34 @@
-//! Sidecar injection: decide and patch.
+//! Sidecar injection: decide and patch, in files and where the API server asks.
 //!
-//! One library serves `tulle inject` (files), the admission webhook and the sandbox. [`decide`] is a pure table over the
+//! One library serves `tulle inject` (files), the sandbox, and `tulle injector`, which [`run`] is: the admission webhook. [`decide`] is a pure table over the
 //! few facts that matter; [`patch`] edits the raw JSON of the pod and records every edit as RFC 6902, so that fields
 //! unknown to our types survive. [`Reviewer`] answers the API server's reviews with both. Invariants: injecting twice is
 //! injecting once, and no input makes it panic.
 
+mod app;
 mod config;
 mod decide;
 mod document;
 mod error;
+mod namespaces;
 mod options;
 mod patch;
 #[cfg(test)]
 mod pods;
 mod quantity;
 mod review;
+mod revision;
 mod selector;
+mod webhook;
 
+pub use app::{AccessLog, Args, Injector, LimitArgs, PullPolicy, SidecarArgs, run};
 pub use config::{InjectorConfig, Resources};
 pub use decide::{Decision, InjectReason, Namespace, SkipReason};
 pub use document::{inject_document, inject_pod};
 pub use error::InjectError;
 pub use json_patch::Patch;
 pub use review::{Flaw, MAX_REVIEW, Refusal, Reviewed, Reviewer, Verdict};
+pub use revision::{Revision, RevisionError};
 pub use selector::{Selector, SelectorError};
 
 /// What injection did to one document.

@@ -184,7 +184,7 @@ fn cidrs(name: &'static str, value: Option<&str>) -> Result<Vec<IpNet>, InjectEr
 }
 
 /// The part of the directive syntax that a sidecar is ever tuned with: levels, alone or for a target.
-fn log_filter(name: &'static str, value: &str) -> Result<String, InjectError> {
+pub(crate) fn log_filter(name: &'static str, value: &str) -> Result<String, InjectError> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let is_target = |target: &str| {
         !target.is_empty()
@@ -215,7 +215,7 @@ fn log_filter(name: &'static str, value: &str) -> Result<String, InjectError> {
     }
 }
 
-fn host_and_port(name: &'static str, value: &str) -> Result<String, InjectError> {
+pub(crate) fn host_and_port(name: &'static str, value: &str) -> Result<String, InjectError> {
     let value = value.trim();
     let port = value.rsplit_once(':').filter(|(host, _)| !host.is_empty());
     match port.map(|(_, port)| port.parse::<u16>()) {

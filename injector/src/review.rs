@@ -172,5 +172,15 @@ impl Malformed {
     }
 }
 
+/// What a body of so many bytes is answered with, which need not be read for that.
+pub(crate) fn too_large(bytes: usize) -> Reviewed {
+    Malformed::TooLarge { bytes }.answer()
+}
+
+/// The `Status` by which a request fails before it is a review.
+pub(crate) fn failure(code: u16, reason: &str, message: &str) -> Vec<u8> {
+    response::status(code, reason, message)
+}
+
 #[cfg(test)]
 mod tests;

@@ -59,6 +59,8 @@ pub(crate) enum Command {
     App(AppArgs),
     /// Run the control plane
     Control(Box<tulle_control::Args>),
+    /// Run the injector: the webhook that adds the sidecar to new pods
+    Injector(Box<tulle_injector::Args>),
     /// Look into a pod's sidecar; or run one, or the capture before it, as `tulle-proxy` does
     Proxy {
         #[command(subcommand)]

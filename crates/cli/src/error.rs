@@ -54,6 +54,8 @@ pub(crate) enum CliError {
     },
     #[error("the control plane ended")]
     Control(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the injector ended")]
+    Injector(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the agent ended")]
     Agent(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the demo could not run")]
@@ -101,6 +103,7 @@ impl CliError {
             Self::Runtime(_) => "check the limits of the process (`ulimit -a`)",
             Self::Bind { .. } => "choose another port, or see who has it with `ss -ltnp`",
             Self::Control(_) => "`tulle control --help` explains the settings",
+            Self::Injector(_) => "`tulle injector --help` explains the settings",
             Self::Agent(_) => "`tulle agent --help` explains the settings",
             Self::Demo(_) => "`tulle demo --help` says what it needs",
             // Only a client misses things: there is no sandbox that it could ask.

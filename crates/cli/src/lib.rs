@@ -68,6 +68,10 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
             ProxyCommand::Look(look) => cluster::run(cluster::proxy::run(look)),
             ProxyCommand::Role(role) => Ok(role.execute()),
         },
+        Command::Injector(args) => match tulle_injector::run(*args) {
+            Ok(()) => Ok(ExitCode::SUCCESS),
+            Err(error) => Err(CliError::Injector(error.into())),
+        },
         Command::Agent(args) => match tulle_agent::run(*args, Env::process()) {
             Ok(()) => Ok(ExitCode::SUCCESS),
             Err(error) => Err(CliError::Agent(error.into())),

@@ -50,17 +50,22 @@ pub(super) fn denied(request: &Request, refused: &Refused, message: &str) -> Vec
     review(&json!({ "uid": request.uid, "allowed": false, "status": status }))
 }
 
-/// Says that there was no review to answer. The API server shows whoever made the object what a `Status` says, while of
-/// other bodies it may keep the text to itself.
+/// Says that there was no review to answer.
 pub(super) fn failed(malformed: &Malformed, message: &str) -> Vec<u8> {
+    status(malformed.status(), malformed.reason(), message)
+}
+
+/// A `Status`: the API server shows whoever made the object what it says, while of other bodies it may keep the text to
+/// itself.
+pub(super) fn status(code: u16, reason: &str, message: &str) -> Vec<u8> {
     let status = json!({
         "kind": "Status",
         "apiVersion": "v1",
         "metadata": {},
         "status": "Failure",
         "message": message,
-        "reason": malformed.reason(),
-        "code": malformed.status(),
+        "reason": reason,
+        "code": code,
     });
     status.to_string().into_bytes()
 }

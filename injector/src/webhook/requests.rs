@@ -1,0 +1,224 @@
+//! A request: whether it is a review, its body, its turn, and its answer.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::room::Place;
+use super::{Unserved, Webhook};
+use crate::review::{failure, too_large};
+use crate::{MAX_REVIEW, Namespace, Refusal, Reviewed, Verdict};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body, Incoming};
+
+/// Where reviews are taken.
+pub(super) const PATH: &str = "/inject";
+/// What they are.
+pub(super) const MEDIA_TYPE: &str = "application/json";
+
+type Answer = Response<Full<Bytes>>;
+
+/// A body that was read, or what it would have been.
+enum Read {
+    Review(Bytes),
+    TooLarge(usize),
+}
+
+impl Webhook {
+    /// Answers one request. What is wrong with it is its answer.
+    pub(super) async fn answer(
+        self: Arc<Self>,
+        client: SocketAddr,
+        request: Request<Incoming>,
+    ) -> Answer {
+        let begun = Instant::now();
+        let _in_flight = self.metrics.in_flight();
+        match self.review(client, request).await {
+            Ok(reviewed) => {
+                self.metrics.reviewed(reviewed.verdict, begun.elapsed());
+                self.tell(client, &reviewed);
+                answer(reviewed.status, reviewed.response)
+            }
+            Err(why) => {
+                self.metrics.refused(why);
+                self.tell_unserved(client, why);
+                let (status, reason) = why.status();
+                let status = status.as_u16();
+                let mut answer = answer(status, failure(status, reason, &why.message()));
+                let headers = answer.headers_mut();
+                match why {
+                    Unserved::Method => {
+                        headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
+                    }
+                    Unserved::Overload | Unserved::Busy => {
+                        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+                    }
+                    _ => {}
+                }
+                answer
+            }
+        }
+    }
+
+    async fn review(
+        &self,
+        client: SocketAddr,
+        request: Request<Incoming>,
+    ) -> Result<Reviewed, Unserved> {
+        check(&request)?;
+        let mut place = self
+            .room
+            .take(client.ip().to_canonical())
+            .ok_or(Unserved::Overload)?;
+        let read = read(request.into_body(), &mut place);
+        let read = tokio::time::timeout(self.bounds.receive, read);
+        let body = match read.await.map_err(|_| Unserved::Slow)?? {
+            Read::Review(body) => body,
+            Read::TooLarge(bytes) => return Ok(too_large(bytes)),
+        };
+        self.compute(body, place).await
+    }
+
+    /// Reviews, and once more if the API server knows the namespace before its watch has told.
+    async fn compute(&self, body: Bytes, place: Place) -> Result<Reviewed, Unserved> {
+        let place = Arc::new(place);
+        let (reviewed, unknown) = self.in_turn(&body, &place, None).await?;
+        let unsure = reviewed.verdict == Verdict::Refused(Refusal::UnknownNamespace);
+        let Some(name) = unknown.filter(|_| unsure) else {
+            return Ok(reviewed);
+        };
+        match self.namespaces.ask(&name).await {
+            Some(found) => Ok(self.in_turn(&body, &place, Some(found)).await?.0),
+            None => Ok(reviewed),
+        }
+    }
+
+    /// Reviews on a thread that is there for that, when it is this one's turn, and says which namespace was not known. Its
+    /// room is given back when that is done, also if nobody waits any more.
+    async fn in_turn(
+        &self,
+        body: &Bytes,
+        place: &Arc<Place>,
+        found: Option<Namespace>,
+    ) -> Result<(Reviewed, Option<String>), Unserved> {
+        let turn = tokio::time::timeout(self.bounds.turn, self.turns.clone().acquire_owned());
+        let Ok(Ok(turn)) = turn.await else {
+            return Err(Unserved::Busy);
+        };
+        let (body, place) = (body.clone(), place.clone());
+        let (reviewer, namespaces) = (self.reviewer.clone(), self.namespaces.clone());
+        let reviewing = tokio::task::spawn_blocking(move || {
+            let mut unknown = None;
+            let reviewed = reviewer.review(&body, |name| {
+                let known = found.or_else(|| namespaces.known(name));
+                if known.is_none() {
+                    unknown = Some(name.to_owned());
+                }
+                known
+            });
+            drop((place, turn));
+            (reviewed, unknown)
+        });
+        // It ends early only if the process does, or by a panic, of which the review has none.
+        reviewing.await.map_err(|_| Unserved::Busy)
+    }
+
+    fn tell(&self, client: SocketAddr, reviewed: &Reviewed) {
+        let (verdict, reason) = reviewed.verdict.names();
+        let (pod, dry_run) = (reviewed.pod.as_deref(), reviewed.dry_run);
+        match reviewed.verdict {
+            Verdict::Injected(_) | Verdict::Skipped(_) => {
+                tracing::debug!(client.addr = %client, pod, verdict, reason, dry_run, "pod reviewed");
+            }
+            Verdict::Refused(_) => {
+                if let Some(left_out) = self.refused_told.pass() {
+                    tracing::info!(
+                        client.addr = %client, pod, reason, dry_run, left_out, message = reviewed.message,
+                        "pod refused"
+                    );
+                }
+            }
+            Verdict::Malformed(_) => {
+                if let Some(left_out) = self.malformed_told.pass(&(), client.ip()) {
+                    tracing::warn!(
+                        client.addr = %client, reason, left_out, message = reviewed.message,
+                        "a request is no review"
+                    );
+                }
+            }
+        }
+    }
+
+    fn tell_unserved(&self, client: SocketAddr, why: Unserved) {
+        let Some(left_out) = self.told.pass(&why, client.ip()) else {
+            return;
+        };
+        let reason = why.name();
+        if why.is_ours() {
+            tracing::warn!(client.addr = %client, reason, left_out, message = why.message(), "request not reviewed");
+        } else {
+            tracing::info!(client.addr = %client, reason, left_out, "request not reviewed");
+        }
+    }
+}
+
+/// Whether it can be a review, before anything of it is read.
+fn check<B>(request: &Request<B>) -> Result<(), Unserved> {
+    if request.uri().path() != PATH {
+        return Err(Unserved::Path);
+    }
+    if request.method() != Method::POST {
+        return Err(Unserved::Method);
+    }
+    if !is_json(request.headers()) || request.headers().contains_key(header::CONTENT_ENCODING) {
+        return Err(Unserved::MediaType);
+    }
+    Ok(())
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let named = headers.get(header::CONTENT_TYPE);
+    let named = named.and_then(|value| value.to_str().ok());
+    let essence = named.and_then(|value| value.split(';').next());
+    essence.is_some_and(|it| it.trim().eq_ignore_ascii_case(MEDIA_TYPE))
+}
+
+/// Reads a body for as long as it can be a review and there is room for it.
+async fn read<B>(body: B, place: &mut Place) -> Result<Read, Unserved>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let announced = body.size_hint().lower();
+    if announced > MAX_REVIEW as u64 {
+        return Ok(Read::TooLarge(
+            usize::try_from(announced).unwrap_or(usize::MAX),
+        ));
+    }
+    let mut body = body;
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Unserved::Gone)?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if all.len() + data.len() > MAX_REVIEW {
+            return Ok(Read::TooLarge(all.len() + data.len()));
+        }
+        if !place.grow(data.len()) {
+            return Err(Unserved::Overload);
+        }
+        all.extend_from_slice(&data);
+    }
+    Ok(Read::Review(all.freeze()))
+}
+
+fn answer(status: u16, body: Vec<u8>) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() =
+        http::StatusCode::from_u16(status).expect("statuses of ours are three digits");
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+    answer
+}
