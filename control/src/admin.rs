@@ -18,7 +18,7 @@ use tulle_runtime::tasks::Tasks;
 use crate::ca::{Authority, RotateError};
 use crate::discovery::Discovery;
 use crate::limit::Reached;
-use crate::source::SourceReport;
+use crate::source::{Place, Problem, SourceReport};
 use crate::store::Kind;
 use crate::translate;
 
@@ -160,16 +160,7 @@ fn source(report: &SourceReport, discovery: &Discovery) -> Answer {
     let problems: Vec<_> = report
         .problems()
         .into_iter()
-        .map(|problem| {
-            json!({
-                "file": problem.file,
-                "line": problem.line,
-                "document": problem.document,
-                "object": problem.object,
-                "field": problem.field,
-                "message": problem.message,
-            })
-        })
+        .map(shown)
         .collect();
     let overruled: Vec<_> = translate::overruled(&discovery.world())
         .into_iter()
@@ -183,6 +174,25 @@ fn source(report: &SourceReport, discovery: &Discovery) -> Answer {
         })
         .collect();
     admin::json(&json!({ "problems": problems, "overruled": overruled }))
+}
+
+/// A problem, with what its place has.
+fn shown(problem: Problem) -> serde_json::Value {
+    let mut shown = json!({
+        "object": problem.object,
+        "field": problem.field,
+        "message": problem.message,
+    });
+    match problem.place {
+        Place::File(path) => {
+            shown["file"] = json!(path);
+            shown["line"] = json!(problem.line);
+            shown["document"] = json!(problem.document);
+        }
+        Place::Object(_) => {}
+        Place::Resource(name) => shown["resource"] = json!(name),
+    }
+    shown
 }
 
 fn world(discovery: &Discovery) -> Answer {

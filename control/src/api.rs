@@ -10,6 +10,8 @@ use serde::Deserialize;
 
 /// Group of Tulle's API.
 pub const GROUP: &str = "tulle.dev";
+/// Version of it.
+pub const VERSION: &str = "v1alpha1";
 /// Group of Istio's API, whose PeerAuthentication has the same shape.
 pub const ISTIO_GROUP: &str = "security.istio.io";
 

@@ -28,8 +28,8 @@ use crate::ca::{
 };
 use crate::discovery::{Discovery, Limits};
 use crate::limit::Reached;
-use crate::source::{FileSource, SourceReport};
-use crate::store::{MeshSettings, Store};
+use crate::source::{self, FileSource, KubernetesSource, SourceReport};
+use crate::store::{MeshSettings, Store, StoreWriter};
 use listener::Incoming;
 
 pub use args::{Args, LimitArgs};
@@ -54,6 +54,36 @@ pub struct Control {
     admin_address: SocketAddr,
     tasks: Tasks,
     drain: Drain,
+}
+
+/// Where objects come from.
+enum Source {
+    Files(FileSource),
+    Kubernetes(KubernetesSource),
+}
+
+impl Source {
+    async fn open(args: &Args) -> anyhow::Result<Self> {
+        if args.kubernetes {
+            let client = source::connect().await?;
+            return Ok(Self::Kubernetes(KubernetesSource::new(client)));
+        }
+        Ok(Self::Files(FileSource::open(args.source.clone())?))
+    }
+
+    fn report(&self) -> SourceReport {
+        match self {
+            Self::Files(source) => source.report(),
+            Self::Kubernetes(source) => source.report(),
+        }
+    }
+
+    fn spawn(self, tasks: &Tasks, writer: StoreWriter) {
+        match self {
+            Self::Files(source) => spawn(tasks, "source", source.run(writer)),
+            Self::Kubernetes(source) => source.spawn(tasks, writer),
+        }
+    }
 }
 
 /// Runs the control plane until SIGTERM or SIGINT.
@@ -89,7 +119,7 @@ impl Control {
     /// # Errors
     /// If a port is taken, a directory cannot be read, or the CA's state is broken.
     pub async fn start(args: Args) -> anyhow::Result<Self> {
-        let source = FileSource::open(args.source.clone())?;
+        let source = Source::open(&args).await?;
         let (store, writer) = Store::new(MeshSettings {
             trust_domain: args.trust_domain.as_str().into(),
             cluster_domain: args.cluster_domain.as_str().into(),
@@ -103,7 +133,7 @@ impl Control {
             Tasks::new(),
         )
         .await?;
-        spawn(&control.tasks, "source", source.run(writer));
+        source.spawn(&control.tasks, writer);
         Ok(control)
     }
 
@@ -141,6 +171,7 @@ pub(crate) async fn serve(
     let ending = CancellationToken::new();
     let mut registry = Registry::with_prefix("tulle");
     trace::register(&mut registry);
+    report.register(&mut registry);
     let ca_metrics = Metrics::register(&mut registry);
     let reached = Reached::register(&mut registry);
     let handshakes = listener::Metrics::register(&mut registry, reached.clone());

@@ -5,12 +5,16 @@
 
 mod document;
 pub mod file;
+mod kubernetes;
 mod layers;
+mod metrics;
 mod parse;
 pub mod report;
+mod stack;
 
 pub use file::{FileSource, SourceError};
-pub use report::{Problem, SourceReport};
+pub use kubernetes::{ConnectError, KubernetesSource, connect};
+pub use report::{Place, Problem, SourceReport};
 
 /// What a file says, for fuzz targets.
 #[cfg(feature = "fuzz")]

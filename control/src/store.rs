@@ -7,6 +7,7 @@
 pub mod endpoint;
 mod index;
 mod key;
+pub mod namespace;
 pub mod pod;
 pub mod policy;
 pub mod route;
@@ -16,6 +17,7 @@ pub mod world;
 
 pub use endpoint::{Endpoint, EndpointSlice};
 pub use key::{Kind, Labels, ObjectKey, ObjectRef};
+pub use namespace::Namespace;
 pub use pod::{Node, Pod};
 pub use policy::PeerAuthentication;
 pub use route::Route;
@@ -35,8 +37,8 @@ pub enum Event {
 /// An object that the store keeps, parsed and valid.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Object {
-    /// A namespace; its key has an empty namespace.
-    Namespace(ObjectKey),
+    /// A namespace.
+    Namespace(Namespace),
     /// A service account.
     ServiceAccount(ObjectKey),
     /// A node.
@@ -58,7 +60,7 @@ impl Object {
     #[must_use]
     pub fn reference(&self) -> ObjectRef {
         let (kind, key) = match self {
-            Self::Namespace(key) => (Kind::Namespace, key),
+            Self::Namespace(namespace) => (Kind::Namespace, &namespace.key),
             Self::ServiceAccount(key) => (Kind::ServiceAccount, key),
             Self::Node(node) => (Kind::Node, &node.key),
             Self::Pod(pod) => (Kind::Pod, &pod.key),

@@ -64,6 +64,7 @@ fn arguments(place: &Path) -> anyhow::Result<Args> {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     Ok(Args {
         source: vec![place.join("source")],
+        kubernetes: false,
         state_dir: place.join("state"),
         bundle_dir: place.join("bundle"),
         jwks: place.join("jwks.json"),

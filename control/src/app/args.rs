@@ -19,8 +19,12 @@ use crate::ca::LONGEST_STAGE;
 pub struct Args {
     /// Directory of Kubernetes manifests to serve, watched for changes. May be repeated: of two objects with the same
     /// kind, namespace and name the one in the later directory counts.
-    #[arg(long, value_name = "DIR", required = true)]
+    #[arg(long, value_name = "DIR", required_unless_present = "kubernetes")]
     pub source: Vec<PathBuf>,
+
+    /// Serve the objects of the Kubernetes cluster that this runs in, or that KUBECONFIG names, instead of manifests.
+    #[arg(long, conflicts_with = "source")]
+    pub kubernetes: bool,
 
     /// Directory where the CA keeps its root certificate and key (`ca.json`, mode 0600). Made with a new root if it is
     /// empty; losing it means a new mesh.

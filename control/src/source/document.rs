@@ -52,22 +52,30 @@ pub(super) struct Header {
 
 /// The part of the metadata that names an object.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub(super) struct HeaderMetadata {
     pub(super) name: String,
     pub(super) namespace: Option<String>,
+    pub(super) resource_version: Option<String>,
+}
+
+impl<'a> Document<'a> {
+    /// A text that is one document in JSON.
+    pub(super) fn json(text: &'a str) -> Self {
+        Self {
+            number: 1,
+            line: 1,
+            text,
+            json: true,
+            within: None,
+        }
+    }
 }
 
 /// The documents of a file; empty ones are left out.
 pub(super) fn split(text: &str, json: bool) -> Vec<Document<'_>> {
     if json {
-        return vec![Document {
-            number: 1,
-            line: 1,
-            text,
-            json,
-            within: None,
-        }];
+        return vec![Document::json(text)];
     }
     let mut documents = Vec::new();
     let mut push = |line: u64, range: Range<usize>| {

@@ -13,14 +13,14 @@ use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode, CreateKind};
 use notify::{EventKind, RecommendedWatcher};
-use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use self::directory::{Directory, Found, Lost};
 
 use super::layers::{Layers, Outcomes, Place};
-use super::report::{Problem, SourceReport};
+use super::report::{self, Problem, SourceReport};
+use super::stack;
 use crate::store::StoreWriter;
 
 mod directory;
@@ -29,8 +29,6 @@ mod directory;
 const MAX_FILE_SIZE: u64 = 16 << 20;
 /// How often the directories are looked at: no event tells that one has come back, or that its parent was moved.
 const LOOK: Duration = Duration::from_secs(1);
-/// Stack to read with: a manifest may be nested as deep as the parser allows, at some 32 KiB a level without optimization.
-const STACK: usize = 16 << 20;
 
 /// Why directories cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -162,9 +160,9 @@ impl FileSource {
         if places.is_empty() {
             return;
         }
-        let outcomes = on_a_deep_stack(|| self.read_in(&places));
-        for (file, problems) in outcomes.problems {
-            self.note(&file, problems);
+        let outcomes = stack::deep(|| self.read_in(&places));
+        for (place, problems) in outcomes.problems {
+            self.note(&place, problems);
         }
         writer.apply(outcomes.events);
     }
@@ -192,21 +190,21 @@ impl FileSource {
             Found::Same => false,
             Found::New => {
                 tracing::info!(directory = %path.display(), "another source directory is at its path; it is read");
-                self.note(&path, Vec::new());
+                self.note(&report::Place::File(path), Vec::new());
                 true
             }
             Found::Lost(problem) => {
-                self.note(&path, vec![problem]);
+                self.note(&report::Place::File(path), vec![problem]);
                 false
             }
         }
     }
 
     /// Replaces the problems of a file or directory, and logs the new ones.
-    fn note(&self, file: &Path, problems: Vec<Problem>) {
-        for problem in self.report.replace(file, problems) {
+    fn note(&self, place: &report::Place, problems: Vec<Problem>) {
+        for problem in self.report.replace(place, problems) {
             tracing::warn!(
-                file = %problem.file.display(),
+                file = %problem.place,
                 line = problem.line,
                 document = problem.document,
                 resource.name = %problem.object,
@@ -247,28 +245,6 @@ impl FileSource {
             .map(|path| Place { layer, path })
             .collect()
     }
-}
-
-/// Does it on a thread with stack enough for any manifest.
-fn on_a_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    // Shared, so that it is still here if there is no thread for it.
-    let work = Mutex::new(Some(work));
-    let run = || work.lock().take().map(|work| work());
-    let done = std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .name("source".to_owned())
-            .stack_size(STACK);
-        match thread.spawn_scoped(scope, run) {
-            Ok(thread) => thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            Err(error) => {
-                tracing::warn!(%error, "no thread to read manifests with; they are read without");
-                run()
-            }
-        }
-    });
-    done.expect("taken once: by the thread, or if there is none by this one")
 }
 
 fn changes_of(event: notify::Result<notify::Event>) -> Vec<Change> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::document::{self, Document};
 use super::parse::{self, Outcome};
-use super::report::Problem;
+use super::report::{self, Problem};
 use crate::store::{Event, Object, ObjectRef};
 
 /// Everything that the directories say.
@@ -26,6 +26,13 @@ pub(super) struct Place {
     pub(super) layer: usize,
     /// Path.
     pub(super) path: PathBuf,
+}
+
+impl Place {
+    /// As it is named in the report.
+    fn reported(&self) -> report::Place {
+        report::Place::File(self.path.clone())
+    }
 }
 
 #[derive(Debug, Default)]
@@ -48,7 +55,7 @@ pub(super) struct Outcomes {
     /// What the store has to know.
     pub(super) events: Vec<Event>,
     /// The problems of every file whose problems may have changed.
-    pub(super) problems: BTreeMap<PathBuf, Vec<Problem>>,
+    pub(super) problems: BTreeMap<report::Place, Vec<Problem>>,
 }
 
 impl Layers {
@@ -79,14 +86,7 @@ impl Layers {
             .get(place)
             .map(|file| file.objects.clone())
             .unwrap_or_default();
-        let problem = Problem {
-            file: place.path.clone(),
-            line: 0,
-            document: 0,
-            object: String::new(),
-            field: String::new(),
-            message,
-        };
+        let problem = Problem::of(place.reported(), message);
         self.replace(
             place,
             Some(File {
@@ -142,7 +142,7 @@ impl Layers {
         for place in files {
             outcomes
                 .problems
-                .insert(place.path.clone(), self.problems(&place));
+                .insert(place.reported(), self.problems(&place));
         }
     }
 
@@ -171,7 +171,7 @@ impl Layers {
                 continue;
             };
             problems.push(Problem {
-                file: place.path.clone(),
+                place: place.reported(),
                 line: defined.line,
                 document: defined.document,
                 object: defined.reference.to_string(),
@@ -226,7 +226,7 @@ impl File {
                 lost.nameless |= reference.is_none();
                 lost.references.extend(reference);
                 self.problems.push(Problem {
-                    file: path.to_owned(),
+                    place: report::Place::File(path.to_owned()),
                     line: problem.line,
                     document: document.number,
                     object,

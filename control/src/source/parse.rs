@@ -5,6 +5,7 @@ mod fields;
 mod grpc;
 mod http;
 mod kind;
+mod known;
 mod pod;
 mod policy;
 mod route;
@@ -15,14 +16,20 @@ mod tests;
 
 use gateway_api::experimental::httproutes::HttpRoute;
 use gateway_api::grpcroutes::GrpcRoute;
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use self::kind::Meaning;
+pub(super) use self::known::known;
 use super::document::{Document, Header, Item, Malformed};
 use crate::api::PeerAuthentication;
 use crate::store::{Kind, Object, ObjectKey, ObjectRef};
+
+/// The namespace of objects that name none.
+const DEFAULT: &str = "default";
 
 /// A field that has the right type and a wrong value.
 #[derive(Debug)]
@@ -101,15 +108,17 @@ pub(super) fn document(document: &Document<'_>) -> Outcome {
         }
         Err(error) => return nameless(header.kind, at_field(error)),
     };
-    let key = match key_of(kind, &header) {
-        Ok(key) => key,
-        Err(error) => return nameless(header.kind, at_field(error)),
-    };
+    let (name, namespace) = (&header.metadata.name, header.metadata.namespace.as_deref());
+    if let Err(error) = check_key(kind, name, namespace) {
+        return nameless(header.kind, at_field(error));
+    }
+    let key = key_of(kind, name, namespace);
     let reference = ObjectRef {
         kind,
         key: key.clone(),
     };
-    match object(document, kind, key).and_then(|parsed| parsed.map_err(at_field)) {
+    let whole = object(Text::Document(document), kind, Some(key));
+    match whole.and_then(|whole| whole.parsed.map_err(at_field)) {
         Ok(Some(object)) => Outcome::Object(object),
         Ok(None) => Outcome::Ignored,
         Err(problem) => Outcome::Bad {
@@ -120,27 +129,102 @@ pub(super) fn document(document: &Document<'_>) -> Outcome {
     }
 }
 
-/// A document of the right shape: an object, one that does not concern the mesh, or one with a wrong value.
+/// An object of the right shape: one of ours, one that does not concern the mesh, or one with a wrong value.
 type Parsed = Result<Option<Object>, Invalid>;
 
-/// Reads the whole of an object whose kind and key are known.
-fn object(document: &Document<'_>, kind: Kind, key: ObjectKey) -> Result<Parsed, Malformed> {
+/// An object that could be read, whatever is to be thought of it.
+struct Whole {
+    key: ObjectKey,
+    /// Its `resourceVersion`.
+    version: Option<String>,
+    parsed: Parsed,
+}
+
+/// Reads the whole of an object whose kind is known; its key is checked unless it is given.
+fn object(text: Text<'_>, kind: Kind, key: Option<ObjectKey>) -> Result<Whole, Malformed> {
     match kind {
-        Kind::Namespace => Ok(Ok(Some(Object::Namespace(key)))),
-        Kind::ServiceAccount => Ok(Ok(Some(Object::ServiceAccount(key)))),
-        Kind::Node => read::<Node>(document, |it| pod::node(key, it).map(Some)),
-        Kind::Pod => read::<Pod>(document, |it| pod::pod(key, it).map(Some)),
-        Kind::Service => read::<Service>(document, |it| service::service(key, it).map(Some)),
-        Kind::EndpointSlice => read::<EndpointSlice>(document, |it| endpoints::slice(key, it)),
-        Kind::HttpRoute => read::<HttpRoute>(document, |it| http::route(key, it)),
-        Kind::GrpcRoute => read::<GrpcRoute>(document, |it| grpc::route(key, it)),
-        Kind::PeerAuthentication => {
-            read::<PeerAuthentication>(document, |it| policy::policy(key, it, false).map(Some))
+        Kind::Namespace => read::<Bare>(text, kind, key, |key, it| Ok(Some(pod::namespace(key, &it)))),
+        Kind::ServiceAccount => read::<Bare>(text, kind, key, |key, _| {
+            Ok(Some(Object::ServiceAccount(key)))
+        }),
+        Kind::Node => read::<Bare>(text, kind, key, |key, it| Ok(Some(pod::node(key, &it)))),
+        Kind::Pod => read::<Pod>(text, kind, key, |key, it| pod::pod(key, it).map(Some)),
+        Kind::Service => {
+            read::<Service>(text, kind, key, |key, it| service::service(key, it).map(Some))
         }
-        Kind::IstioPeerAuthentication => {
-            read::<PeerAuthentication>(document, |it| policy::policy(key, it, true).map(Some))
-        }
+        Kind::EndpointSlice => read::<EndpointSlice>(text, kind, key, endpoints::slice),
+        Kind::HttpRoute => read::<HttpRoute>(text, kind, key, http::route),
+        Kind::GrpcRoute => read::<GrpcRoute>(text, kind, key, grpc::route),
+        Kind::PeerAuthentication => read::<PeerAuthentication>(text, kind, key, |key, it| {
+            policy::policy(key, it, false).map(Some)
+        }),
+        Kind::IstioPeerAuthentication => read::<PeerAuthentication>(text, kind, key, |key, it| {
+            policy::policy(key, it, true).map(Some)
+        }),
     }
+}
+
+/// An object of which only the metadata counts: all that is asked of an API server for these kinds.
+#[derive(Debug, Deserialize)]
+struct Bare {
+    #[serde(default)]
+    metadata: ObjectMeta,
+}
+
+/// Has metadata.
+trait Described {
+    fn metadata(&self) -> &ObjectMeta;
+}
+
+macro_rules! described {
+    ($($kind:ty),*) => {$(
+        impl Described for $kind {
+            fn metadata(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+        }
+    )*};
+}
+
+described!(Bare, Pod, Service, EndpointSlice, HttpRoute, GrpcRoute, PeerAuthentication);
+
+/// A text with an object in it.
+#[derive(Clone, Copy)]
+enum Text<'a> {
+    /// A document, of which it is looked for what is wrong with it and where.
+    Document(&'a Document<'a>),
+    /// JSON, of which it is not.
+    Json(&'a str),
+}
+
+fn read<T: DeserializeOwned + Described>(
+    text: Text<'_>,
+    kind: Kind,
+    key: Option<ObjectKey>,
+    parse: impl FnOnce(ObjectKey, T) -> Parsed,
+) -> Result<Whole, Malformed> {
+    let it: T = match text {
+        Text::Document(document) => document.read()?,
+        Text::Json(json) => serde_json::from_str(json).map_err(|error| Malformed {
+            line: 0,
+            field: String::new(),
+            message: error.to_string(),
+        })?,
+    };
+    let metadata = it.metadata();
+    let version = metadata.resource_version.clone();
+    let name = metadata.name.as_deref().unwrap_or_default();
+    let checked = match &key {
+        Some(_) => Ok(()),
+        None => check_key(kind, name, metadata.namespace.as_deref()),
+    };
+    let key = key.unwrap_or_else(|| key_of(kind, name, metadata.namespace.as_deref()));
+    let parsed = checked.and_then(|()| parse(key.clone(), it));
+    Ok(Whole {
+        key,
+        version,
+        parsed,
+    })
 }
 
 /// Whether a header begins a Kubernetes object at all.
@@ -155,23 +239,21 @@ fn is_object(header: &Header) -> Result<(), Invalid> {
     }
 }
 
-fn read<T: DeserializeOwned>(
-    document: &Document<'_>,
-    parse: impl FnOnce(T) -> Parsed,
-) -> Result<Parsed, Malformed> {
-    document.read().map(parse)
-}
-
-fn key_of(kind: Kind, header: &Header) -> Result<ObjectKey, Invalid> {
-    let name = header.metadata.name.as_str();
+/// Whether an object of a kind can be called that.
+fn check_key(kind: Kind, name: &str, namespace: Option<&str>) -> Result<(), Invalid> {
     match kind {
         Kind::Namespace | Kind::Service => fields::label("metadata.name", name)?,
         _ => fields::subdomain("metadata.name", name)?,
     };
     if matches!(kind, Kind::Namespace | Kind::Node) {
-        return Ok(ObjectKey::new("", name));
+        return Ok(());
     }
-    let namespace = header.metadata.namespace.as_deref().unwrap_or("default");
-    fields::label("metadata.namespace", namespace)?;
-    Ok(ObjectKey::new(namespace, name))
+    fields::label("metadata.namespace", namespace.unwrap_or(DEFAULT))
+}
+
+fn key_of(kind: Kind, name: &str, namespace: Option<&str>) -> ObjectKey {
+    if matches!(kind, Kind::Namespace | Kind::Node) {
+        return ObjectKey::new("", name);
+    }
+    ObjectKey::new(namespace.unwrap_or(DEFAULT), name)
 }

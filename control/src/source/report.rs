@@ -2,19 +2,44 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
 
-/// One thing that is wrong with one document.
+use super::metrics::Metrics;
+use crate::store::ObjectRef;
+
+/// Where something is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// A file, or a directory of files.
+    File(PathBuf),
+    /// An object of an API server.
+    Object(ObjectRef),
+    /// All objects of one resource of an API server, such as `httproutes.gateway.networking.k8s.io`.
+    Resource(Arc<str>),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Object(reference) => reference.fmt(f),
+            Self::Resource(name) => f.write_str(name),
+        }
+    }
+}
+
+/// One thing that is wrong with one document or object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The file.
-    pub file: PathBuf,
-    /// Line in the file, from 1; 0 if the problem is the file itself.
+    /// Where.
+    pub place: Place,
+    /// Line in the file, from 1; 0 if the problem is the file itself, or if there is none.
     pub line: u64,
-    /// Document in the file, from 1.
+    /// Document in the file, from 1; 0 as for the line.
     pub document: usize,
     /// `Kind namespace/name`, as far as it could be read.
     pub object: String,
@@ -24,13 +49,32 @@ pub struct Problem {
     pub message: String,
 }
 
+impl Problem {
+    /// Something that is wrong with a place as a whole.
+    #[must_use]
+    pub fn of(place: Place, message: String) -> Self {
+        let object = match &place {
+            Place::Object(reference) => reference.to_string(),
+            Place::File(_) | Place::Resource(_) => String::new(),
+        };
+        Self {
+            place,
+            line: 0,
+            document: 0,
+            object,
+            field: String::new(),
+            message,
+        }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file.display())?;
+        self.place.fmt(f)?;
         if self.line > 0 {
             write!(f, ":{}", self.line)?;
         }
-        if !self.object.is_empty() {
+        if !self.object.is_empty() && !matches!(self.place, Place::Object(_)) {
             write!(f, ": {}", self.object)?;
         }
         if !self.field.is_empty() {
@@ -43,20 +87,31 @@ impl fmt::Display for Problem {
 /// What is wrong at the moment, for admin and metrics; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct SourceReport {
-    files: Arc<Mutex<BTreeMap<PathBuf, Vec<Problem>>>>,
+    places: Arc<Mutex<BTreeMap<Place, Vec<Problem>>>>,
+    metrics: Metrics,
 }
 
 impl SourceReport {
-    /// All problems, by file and line.
+    /// Registers what is counted about sources.
+    pub fn register(&self, registry: &mut Registry) {
+        self.metrics.register(registry);
+    }
+
+    /// What is counted about the watches of an API server.
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// All problems, by place and line.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
-        self.files.lock().values().flatten().cloned().collect()
+        self.places.lock().values().flatten().cloned().collect()
     }
 
     /// How many problems there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.files.lock().values().map(Vec::len).sum()
+        self.places.lock().values().map(Vec::len).sum()
     }
 
     /// Whether there is none.
@@ -65,18 +120,72 @@ impl SourceReport {
         self.len() == 0
     }
 
-    /// For sources: replaces the problems of a file, and gives those that it did not have before.
-    pub fn replace(&self, file: &Path, problems: Vec<Problem>) -> Vec<Problem> {
-        let mut files = self.files.lock();
-        let before = files.remove(file).unwrap_or_default();
+    /// For sources: replaces the problems of a place, and gives those that it did not have before.
+    pub fn replace(&self, place: &Place, problems: Vec<Problem>) -> Vec<Problem> {
+        let mut places = self.places.lock();
+        let before = places.remove(place).unwrap_or_default();
         let fresh = problems
             .iter()
             .filter(|problem| !before.contains(problem))
             .cloned()
             .collect();
         if !problems.is_empty() {
-            files.insert(file.to_owned(), problems);
+            places.insert(place.clone(), problems);
         }
         fresh
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Kind, ObjectKey};
+
+    #[test]
+    fn problems_of_files_objects_and_resources_say_where_they_are() {
+        let object = ObjectRef {
+            kind: Kind::Service,
+            key: ObjectKey::new("shop", "api"),
+        };
+        let table = [
+            (
+                Place::File("/s/a.yaml".into()),
+                3,
+                "/s/a.yaml:3: Service shop/api: spec.type: bad",
+            ),
+            (
+                Place::Object(object),
+                0,
+                "Service shop/api: spec.type: bad",
+            ),
+            (
+                Place::Resource("services".into()),
+                0,
+                "services: spec.type: bad",
+            ),
+        ];
+        for (place, line, text) in table {
+            let of_file = matches!(place, Place::File(_));
+            let mut problem = Problem::of(place, "bad".to_owned());
+            problem.line = line;
+            problem.field = "spec.type".to_owned();
+            if of_file {
+                problem.object = "Service shop/api".to_owned();
+            }
+            assert_eq!(problem.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn only_what_is_new_about_a_place_is_given_back() {
+        let report = SourceReport::default();
+        let place = Place::Resource("pods".into());
+        let problem = |text: &str| Problem::of(place.clone(), text.to_owned());
+        assert_eq!(report.replace(&place, vec![problem("a")]).len(), 1);
+        let both = vec![problem("a"), problem("b")];
+        assert_eq!(report.replace(&place, both), [problem("b")]);
+        assert_eq!(report.len(), 2);
+        assert!(report.replace(&place, Vec::new()).is_empty());
+        assert!(report.is_empty());
     }
 }

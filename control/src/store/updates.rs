@@ -165,10 +165,10 @@ impl Drop for StoreWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Kind, Object, ObjectKey};
+    use crate::store::{Kind, Namespace, Object};
 
     fn namespace(name: &str) -> Event {
-        Event::Apply(Object::Namespace(ObjectKey::new("", name)))
+        Event::Apply(Object::Namespace(Namespace::new(name)))
     }
 
     #[tokio::test]

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::index::Index;
 use super::route::RouteKind;
 use super::{
-    EndpointSlice, Event, Kind, Node, Object, ObjectKey, ObjectRef, PeerAuthentication, Pod, Route,
-    Service,
+    EndpointSlice, Event, Kind, Namespace, Node, Object, ObjectKey, ObjectRef, PeerAuthentication,
+    Pod, Route, Service,
 };
 
 /// What the operator chose for the whole mesh.
@@ -45,7 +45,7 @@ pub struct World {
     mesh: Arc<MeshSettings>,
     synced: bool,
     generations: [u64; Kind::ALL.len()],
-    namespaces: Table<()>,
+    namespaces: Table<Namespace>,
     service_accounts: Table<()>,
     nodes: Table<Node>,
     pods: Table<Pod>,
@@ -108,9 +108,18 @@ impl World {
         &self.mesh
     }
 
-    /// Names of all namespaces, sorted.
-    pub fn namespaces(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.namespaces.keys().map(|key| &key.name)
+    /// All namespaces, sorted.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Arc<Namespace>> {
+        self.namespaces.values()
+    }
+
+    /// A namespace.
+    #[must_use]
+    pub fn namespace(&self, name: &Arc<str>) -> Option<&Arc<Namespace>> {
+        self.namespaces.get(&ObjectKey {
+            namespace: "".into(),
+            name: name.clone(),
+        })
     }
 
     /// Whether a service account exists.
@@ -266,7 +275,9 @@ impl World {
 
     fn insert(&mut self, object: Object) -> bool {
         match object {
-            Object::Namespace(key) => set(&mut self.namespaces, key, Some(())).is_some(),
+            Object::Namespace(namespace) => {
+                set(&mut self.namespaces, namespace.key.clone(), Some(namespace)).is_some()
+            }
             Object::ServiceAccount(key) => set(&mut self.service_accounts, key, Some(())).is_some(),
             Object::Node(node) => set(&mut self.nodes, node.key.clone(), Some(node)).is_some(),
             Object::Pod(pod) => self.set_pod(pod.key.clone(), Some(pod)),

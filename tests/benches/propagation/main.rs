@@ -55,6 +55,7 @@ fn arguments(place: &Path) -> Args {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     Args {
         source: vec![place.join("source")],
+        kubernetes: false,
         state_dir: place.join("state"),
         bundle_dir: place.join("bundle"),
         jwks: place.join("jwks.json"),

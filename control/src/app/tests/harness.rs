@@ -73,6 +73,7 @@ impl Plane {
         let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
         let mut args = Args {
             source: Vec::new(),
+            kubernetes: false,
             state_dir: dir.path().join("state"),
             bundle_dir: dir.path().join("bundle"),
             jwks: tokens.file(),

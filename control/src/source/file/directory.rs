@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
-use crate::source::report::Problem;
+use crate::source::report::{Place, Problem};
 
 /// A directory of manifests and what is known of its watch.
 #[derive(Debug)]
@@ -99,14 +99,7 @@ impl Directory {
                 "source directory cannot be watched ({error}): its last good objects stay in force; raise fs.inotify.max_user_watches"
             ),
         };
-        Problem {
-            file: self.path.clone(),
-            line: 0,
-            document: 0,
-            object: String::new(),
-            field: String::new(),
-            message,
-        }
+        Problem::of(Place::File(self.path.clone()), message)
     }
 }
 

@@ -168,7 +168,7 @@ async fn a_duplicate_in_one_directory_is_reported_until_it_is_gone() {
     let problems = fixture.report.problems();
     assert_eq!(problems.len(), 1);
     assert!(
-        problems[0].file.ends_with("b.yaml") && problems[0].message.contains("a.yaml"),
+        problems[0].place.to_string().ends_with("b.yaml") && problems[0].message.contains("a.yaml"),
         "{}",
         problems[0]
     );
@@ -374,7 +374,7 @@ async fn a_directory_that_goes_away_is_reported_and_read_again_when_it_is_back()
     assert_eq!(port(), Some(1), "whatever happened");
     let problems = source.report.problems();
     assert_eq!(problems.len(), 1, "{problems:?}");
-    assert_eq!(problems[0].file, path);
+    assert_eq!(problems[0].place, report::Place::File(path.clone()));
     assert!(problems[0].message.contains("put it back"), "{problems:?}");
 
     put(2);

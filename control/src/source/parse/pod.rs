@@ -1,4 +1,4 @@
-//! Pods and nodes.
+//! Pods, nodes and namespaces.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,9 +7,9 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tulle_runtime::names::{annotations, labels};
 
-use super::{Invalid, fields};
+use super::{Bare, Invalid, fields};
 use crate::store::pod::Workload;
-use crate::store::{Labels, Node, Object, ObjectKey, Pod};
+use crate::store::{Labels, Namespace, Node, Object, ObjectKey, Pod};
 
 /// Reads a pod. One that has finished has no address: it may belong to another by now.
 pub(super) fn pod(key: ObjectKey, pod: core::Pod) -> Result<Object, Invalid> {
@@ -155,12 +155,24 @@ fn workload(key: &ObjectKey, metadata: &ObjectMeta) -> Workload {
 }
 
 /// Reads a node.
-pub(super) fn node(key: ObjectKey, node: core::Node) -> Result<Object, Invalid> {
-    let labels = node.metadata.labels.unwrap_or_default();
-    let label = |name: &str| labels.get(name).map(|value| value.as_str().into());
-    Ok(Object::Node(Node {
+pub(super) fn node(key: ObjectKey, node: &Bare) -> Object {
+    Object::Node(Node {
         key,
-        region: label("topology.kubernetes.io/region"),
-        zone: label("topology.kubernetes.io/zone"),
-    }))
+        region: label(node, "topology.kubernetes.io/region"),
+        zone: label(node, "topology.kubernetes.io/zone"),
+    })
+}
+
+/// Reads a namespace.
+pub(super) fn namespace(key: ObjectKey, namespace: &Bare) -> Object {
+    Object::Namespace(Namespace {
+        key,
+        inject: label(namespace, labels::INJECT),
+        revision: label(namespace, labels::REVISION),
+    })
+}
+
+fn label(object: &Bare, name: &str) -> Option<Arc<str>> {
+    let labels = object.metadata.labels.as_ref()?;
+    labels.get(name).map(|value| value.as_str().into())
 }

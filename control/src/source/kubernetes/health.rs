@@ -1,0 +1,183 @@
+//! How one watch is doing: what is counted, told and reported of it, and how long it waits after a failure.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::failure::Failure;
+use crate::source::report::{Place, Problem, SourceReport};
+
+/// So many failures in a row are worth a word; fewer mend themselves.
+const WORTH_A_WORD: u32 = 3;
+/// How often a failure that lasts is told again.
+const TELL: Duration = Duration::from_secs(300);
+/// After such a time without a failure the next one is a first one.
+const CALM: Duration = Duration::from_secs(60);
+/// Longest time that an API server may ask to be left alone.
+const LONGEST_REST: Duration = Duration::from_secs(60);
+
+/// The state of a watch.
+pub(super) struct Health {
+    /// As metrics name it.
+    kind: Arc<str>,
+    place: Place,
+    report: SourceReport,
+    /// In a row.
+    failures: u32,
+    last: Option<Instant>,
+    told: Option<Instant>,
+    /// Since when it fails, if that is reported.
+    failing: Option<Instant>,
+}
+
+impl Health {
+    /// The health of the watch of a resource, such as `endpointslices.discovery.k8s.io`.
+    pub(super) fn new(kind: Arc<str>, resource: Arc<str>, report: &SourceReport) -> Self {
+        Self {
+            kind,
+            place: Place::Resource(resource),
+            report: report.clone(),
+            failures: 0,
+            last: None,
+            told: None,
+            failing: None,
+        }
+    }
+
+    /// The API server said something of use.
+    pub(super) fn contact(&mut self) {
+        self.report.metrics().contact(&self.kind);
+        if let Some(since) = self.failing.take() {
+            self.report.replace(&self.place, Vec::new());
+            if self.told.is_some_and(|told| told >= since) {
+                let time = since.elapsed();
+                tracing::info!(resource.type = %self.place, ?time, "the API server can be followed again");
+            }
+        }
+    }
+
+    /// A watch begins.
+    pub(super) fn restarted(&self) {
+        self.report.metrics().restarted(&self.kind);
+    }
+
+    /// Takes note of a failure, and says how long to wait.
+    pub(super) fn failed(&mut self, failure: &Failure, limits: (Duration, Duration)) -> Duration {
+        self.report.metrics().failed(&self.kind, failure.reason());
+        let calm = self.last.is_none_or(|last| last.elapsed() > CALM);
+        self.failures = if calm { 1 } else { self.failures.saturating_add(1) };
+        self.last = Some(Instant::now());
+        let error = causes(failure);
+        tracing::debug!(resource.type = %self.place, error, failures = self.failures, "not learnt");
+        if self.failures >= WORTH_A_WORD {
+            self.tell(failure, &error);
+        }
+        let asked = failure.retry_after().unwrap_or_default();
+        pause(self.failures, limits).max(asked.min(LONGEST_REST))
+    }
+
+    fn tell(&mut self, failure: &Failure, error: &str) {
+        if self.failing.is_none() {
+            self.failing = Some(Instant::now());
+        }
+        let message = format!(
+            "cannot be followed, and what is known stays in force: {error}; {}",
+            failure.remedy()
+        );
+        let problem = Problem::of(self.place.clone(), message);
+        self.report.replace(&self.place, vec![problem]);
+        if self.told.is_none_or(|told| told.elapsed() > TELL) {
+            self.told = Some(Instant::now());
+            tracing::warn!(
+                resource.type = %self.place, error, failures = self.failures,
+                "cannot be followed, and what is known stays in force: {}", failure.remedy(),
+            );
+        }
+    }
+}
+
+impl Drop for Health {
+    fn drop(&mut self) {
+        self.report.metrics().forget(&self.kind);
+        if self.failing.is_some() {
+            self.report.replace(&self.place, Vec::new());
+        }
+    }
+}
+
+/// Doubles from failure to failure, up to a limit; half of it is chance, so that not all come back at one moment.
+fn pause(failures: u32, (first, longest): (Duration, Duration)) -> Duration {
+    let doubled = first.saturating_mul(1 << failures.saturating_sub(1).min(16));
+    doubled.min(longest).mul_f64(0.5 + 0.5 * fastrand::f64())
+}
+
+/// An error and its causes in one line.
+fn causes(failure: &Failure) -> String {
+    let mut text = failure.to_string();
+    let mut cause = std::error::Error::source(failure);
+    while let Some(error) = cause {
+        let said = error.to_string();
+        // Some say their cause themselves.
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+    #[test]
+    fn pauses_double_up_to_a_limit_with_some_chance() {
+        for (failures, whole) in [(1, 100), (2, 200), (5, 1600), (6, 2000), (4_000_000_000, 2000)] {
+            let whole = Duration::from_millis(whole);
+            for _ in 0..20 {
+                let pause = pause(failures, LIMITS);
+                assert!(pause >= whole / 2 && pause <= whole, "{failures}: {pause:?}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_that_lasts_is_reported_until_there_is_contact() {
+        let report = SourceReport::default();
+        let mut health = Health::new("Pod".into(), "pods".into(), &report);
+        let denied = Failure::Refused {
+            code: 403,
+            message: "no".to_owned(),
+            retry_after: None,
+        };
+        for _ in 1..WORTH_A_WORD {
+            health.failed(&denied, LIMITS);
+            assert!(report.is_empty());
+        }
+        health.failed(&denied, LIMITS);
+        let problem = report.problems().remove(0).to_string();
+        assert!(problem.starts_with("pods: ") && problem.contains("403: no") && problem.contains("ClusterRole"), "{problem}");
+        health.contact();
+        assert!(report.is_empty());
+        tokio::time::advance(CALM * 2).await;
+        health.failed(&denied, LIMITS);
+        assert!(report.is_empty(), "the next one is a first one");
+    }
+
+    #[test]
+    fn an_api_server_is_left_alone_as_long_as_it_asks_and_not_for_ever() {
+        let report = SourceReport::default();
+        let mut health = Health::new("Pod".into(), "pods".into(), &report);
+        for (asked, waits) in [(7, 7), (100_000, 60)] {
+            let busy = Failure::Refused {
+                code: 429,
+                message: String::new(),
+                retry_after: Some(Duration::from_secs(asked)),
+            };
+            assert_eq!(health.failed(&busy, LIMITS), Duration::from_secs(waits));
+        }
+    }
+}

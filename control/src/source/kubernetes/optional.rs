@@ -1,0 +1,162 @@
+//! A kind that a CustomResourceDefinition brings: followed while there is one, in a version that it serves.
+
+use std::sync::Arc;
+
+use kube::Client;
+use tokio::sync::mpsc::Sender;
+
+use super::definition::{self, Definition};
+use super::health::Health;
+use super::kinds::{self, Custom};
+use super::ledger::{Item, Ledger};
+use super::watch::{Happened, Settings, Watch};
+use super::writer::Message;
+use crate::source::report::{Place, Problem, SourceReport};
+
+/// Follows a definition, and its objects.
+pub(super) struct Optional {
+    custom: &'static Custom,
+    client: Client,
+    settings: Settings,
+    report: SourceReport,
+    writer: Sender<Message>,
+    ledger: Ledger,
+    /// The version that is followed.
+    version: Option<&'static str>,
+    objects: Option<Watch<Item>>,
+}
+
+impl Optional {
+    pub(super) fn new(
+        custom: &'static Custom,
+        client: Client,
+        settings: Settings,
+        report: SourceReport,
+        writer: Sender<Message>,
+    ) -> Self {
+        Self {
+            ledger: Ledger::new(custom.kind, report.clone()),
+            custom,
+            client,
+            settings,
+            report,
+            writer,
+            version: None,
+            objects: None,
+        }
+    }
+
+    /// Goes on until the writer is gone.
+    pub(super) async fn run(mut self) {
+        let kind = format!("CustomResourceDefinition/{}", self.custom.definition);
+        let mut definitions = Watch::new(
+            self.client.clone(),
+            self.custom.definition_resource(),
+            definition::reader(),
+            self.settings,
+            Health::new(kind.clone().into(), kind.into(), &self.report),
+        );
+        // What the list that is under way has.
+        let mut listed = None;
+        loop {
+            let written = tokio::select! {
+                happened = definitions.next() => match happened {
+                    Happened::Begun => {
+                        listed = None;
+                        true
+                    }
+                    Happened::Found(found) => {
+                        listed = found.into_iter().next();
+                        true
+                    }
+                    Happened::Complete => match listed.take() {
+                        Some(Some(definition)) => self.defined(&definition).await,
+                        // It is there, and nobody can tell what it says.
+                        Some(None) => true,
+                        None => self.undefined().await,
+                    },
+                    Happened::Changed(Some(definition)) => self.defined(&definition).await,
+                    Happened::Changed(None) => true,
+                    Happened::Gone(_) => self.undefined().await,
+                },
+                happened = next(&mut self.objects) => {
+                    self.ledger.take(happened, &self.writer).await
+                }
+            };
+            if !written {
+                return;
+            }
+        }
+    }
+
+    /// There is a definition, and it says this.
+    async fn defined(&mut self, definition: &Definition) -> bool {
+        let mut versions = self.custom.versions.iter();
+        let version = versions.find(|it| definition.served.iter().any(|served| served == *it));
+        let unknown = version.is_none() && !definition.served.is_empty();
+        self.note(unknown.then_some(definition));
+        let Some(version) = version.copied() else {
+            return self.stop().await;
+        };
+        if self.version != Some(version) {
+            tracing::info!(resource.type = self.custom.definition, version, "followed");
+            self.version = Some(version);
+            // What is known stays until the first list of this version is complete.
+            self.objects = None;
+            self.objects = Some(Watch::new(
+                self.client.clone(),
+                self.custom.resource(version),
+                kinds::reader(self.custom.kind),
+                self.settings,
+                Health::new(
+                    self.custom.kind.as_str().into(),
+                    self.custom.definition.into(),
+                    &self.report,
+                ),
+            ));
+        }
+        true
+    }
+
+    async fn undefined(&mut self) -> bool {
+        self.note(None);
+        self.stop().await
+    }
+
+    /// There are no such objects.
+    async fn stop(&mut self) -> bool {
+        if self.version.take().is_some() {
+            tracing::info!(resource.type = self.custom.definition, "not served any more");
+        }
+        self.objects = None;
+        self.ledger.clear(&self.writer).await && self.ledger.settled(&self.writer).await
+    }
+
+    /// Reports a definition that serves nothing that can be read.
+    fn note(&self, unknown: Option<&Definition>) {
+        let place: Arc<str> = format!("CustomResourceDefinition {}", self.custom.definition).into();
+        let place = Place::Resource(place);
+        let problem = unknown.map(|definition| Problem {
+            field: "spec.versions".to_owned(),
+            ..Problem::of(
+                place.clone(),
+                format!(
+                    "serves {} only, and its objects are not used: serve {}",
+                    definition.served.join(", "),
+                    self.custom.versions.join(" or ")
+                ),
+            )
+        });
+        for problem in self.report.replace(&place, problem.into_iter().collect()) {
+            tracing::warn!(resource.type = self.custom.definition, error = %problem.message, "definition not used");
+        }
+    }
+}
+
+/// What happens next to objects that are followed; nothing if there are none.
+async fn next(objects: &mut Option<Watch<Item>>) -> Happened<Item> {
+    match objects {
+        Some(watch) => watch.next().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,376 @@
+//! Follows the objects of one resource: lists them, watches what changes, and begins again when it has to.
+//!
+//! A list streams in as a watch where the API server can do that, else it comes in pages. A watch that breaks is resumed where
+//! it was; only where that is refused everything is listed anew. Failures are counted, told and waited after here, so that
+//! whoever follows sees none of them. Objects that are not in a list are nobody's business until it is complete.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kube::Client;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::failure::Failure;
+use super::health::Health;
+use super::wire::{self, Bookmark, From, Line, Lines, Page, Resource};
+
+/// Objects of a page, and of what is told of a streaming list at once.
+const PAGE: u32 = 500;
+/// A watch that ends sooner, without a word, has failed.
+const AT_ONCE: Duration = Duration::from_secs(1);
+/// So many times in a row a watch may be refused before everything is listed anew.
+const REFUSALS: u32 = 3;
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    /// Until a question is answered, or a streaming list goes on.
+    pub(super) answer: Duration,
+    /// Until a watch says something; there is a bookmark every minute or so.
+    pub(super) silence: Duration,
+    /// After the first failure, and at most.
+    pub(super) pause: (Duration, Duration),
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            answer: Duration::from_secs(30),
+            silence: Duration::from_secs(150),
+            pause: (Duration::from_millis(200), Duration::from_secs(10)),
+        }
+    }
+}
+
+/// What was learnt.
+#[derive(Debug)]
+pub(super) enum Happened<T> {
+    /// A list begins; what was found by one before that was not completed does not count.
+    Begun,
+    /// These are in the list.
+    Found(Vec<T>),
+    /// The list is complete.
+    Complete,
+    /// It is new, or looks like this now.
+    Changed(T),
+    /// It is gone; this is what it looked like.
+    Gone(T),
+}
+
+/// An object that was read.
+#[derive(Debug)]
+pub(super) struct Read<T> {
+    /// Its `resourceVersion`.
+    pub(super) version: Option<String>,
+    pub(super) item: T,
+}
+
+/// Reads the text of an object.
+pub(super) type Reader<T> = Box<dyn Fn(&str) -> Read<T> + Send + Sync>;
+
+/// The objects of a resource, followed.
+pub(super) struct Watch<T> {
+    client: Client,
+    resource: Resource,
+    read: Reader<T>,
+    settings: Settings,
+    health: Health,
+    stage: Stage<T>,
+    /// Everything up to here is known.
+    version: String,
+    /// Whether the API server can stream a list, as far as is known.
+    streams: bool,
+    /// Whether the last list broke off that streamed: the next one comes in pages.
+    broke_off: bool,
+    /// Whether a list may come in pages.
+    pages: bool,
+    /// How many times in a row a watch was refused.
+    refusals: u32,
+    /// Until then nothing is asked.
+    pause: Option<Instant>,
+    ready: VecDeque<Happened<T>>,
+}
+
+enum Stage<T> {
+    /// Everything has to be listed.
+    Unlisted,
+    /// The next page has to be asked for.
+    Paging(Option<String>),
+    /// A list streams in; these were not told yet.
+    Streaming(Lines, Vec<T>),
+    /// A watch has to begin.
+    Listed,
+    /// It has begun.
+    Watching {
+        lines: Lines,
+        begun: Instant,
+        /// Whether anything came.
+        spoke: bool,
+    },
+}
+
+impl<T> Watch<T> {
+    pub(super) fn new(
+        client: Client,
+        resource: Resource,
+        read: Reader<T>,
+        settings: Settings,
+        health: Health,
+    ) -> Self {
+        Self {
+            client,
+            resource,
+            read,
+            settings,
+            health,
+            stage: Stage::Unlisted,
+            version: String::new(),
+            streams: true,
+            broke_off: false,
+            pages: true,
+            refusals: 0,
+            pause: None,
+            ready: VecDeque::new(),
+        }
+    }
+
+    /// The next thing that is learnt, however long that takes. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Happened<T> {
+        loop {
+            if let Some(happened) = self.ready.pop_front() {
+                return happened;
+            }
+            if let Some(end) = self.pause {
+                sleep_until(end).await;
+                self.pause = None;
+            }
+            let step = match &self.stage {
+                Stage::Unlisted => self.list().await,
+                Stage::Paging(_) => self.page().await,
+                Stage::Streaming(..) => self.stream().await,
+                Stage::Listed => self.resume().await,
+                Stage::Watching { .. } => self.follow().await,
+            };
+            if let Err(failure) = step {
+                self.failed(&failure);
+            }
+        }
+    }
+
+    /// Begins a list.
+    async fn list(&mut self) -> Result<(), Failure> {
+        if !self.streams || self.broke_off {
+            self.ready.push_back(Happened::Begun);
+            self.stage = Stage::Paging(None);
+            return Ok(());
+        }
+        let (client, resource) = (&self.client, &self.resource);
+        match begin(client, resource, self.settings, From::Everything).await {
+            Ok(lines) => {
+                self.ready.push_back(Happened::Begun);
+                self.stage = Stage::Streaming(lines, Vec::new());
+                Ok(())
+            }
+            Err(failure) if failure.is_unsupported() => {
+                tracing::debug!(resource.type = %self.resource.path, error = %failure, "lists do not stream here; they come in pages");
+                self.streams = false;
+                Ok(())
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Takes a page of a list.
+    async fn page(&mut self) -> Result<(), Failure> {
+        let token = match &self.stage {
+            Stage::Paging(token) => token.clone(),
+            _ => None,
+        };
+        let limit = self.pages.then_some(PAGE);
+        let answer = wire::list(&self.client, &self.resource, limit, token);
+        let text = within(self.settings.answer, answer).await?;
+        let page: Page<'_> = serde_json::from_slice(&text).map_err(Failure::Malformed)?;
+        let items = page.items.unwrap_or_default();
+        let found: Vec<T> = items
+            .into_iter()
+            .map(|item| (self.read)(item.get()).item)
+            .collect();
+        self.health.contact();
+        if !found.is_empty() {
+            self.ready.push_back(Happened::Found(found));
+        }
+        let filled = |text: &String| !text.is_empty();
+        match (page.metadata.token, page.metadata.resource_version) {
+            (Some(token), _) if filled(&token) => self.stage = Stage::Paging(Some(token)),
+            (_, Some(version)) if filled(&version) => self.complete(version),
+            _ => return Err(Failure::Unversioned),
+        }
+        Ok(())
+    }
+
+    /// Takes an object of a streaming list.
+    async fn stream(&mut self) -> Result<(), Failure> {
+        let Stage::Streaming(lines, found) = &mut self.stage else {
+            return Ok(());
+        };
+        let line = within(self.settings.answer, lines.next()).await?;
+        let Some(text) = line else {
+            return Err(Failure::Ended);
+        };
+        let line = parse(&text)?;
+        self.health.contact();
+        match &*line.r#type {
+            "ADDED" | "MODIFIED" => found.push((self.read)(line.object.get()).item),
+            "ERROR" => return Err(wire::error_of(line.object)),
+            "BOOKMARK" => {
+                let bookmark: Bookmark =
+                    serde_json::from_str(line.object.get()).map_err(Failure::Malformed)?;
+                if bookmark.metadata.ends_list() {
+                    let Stage::Streaming(lines, found) =
+                        std::mem::replace(&mut self.stage, Stage::Listed)
+                    else {
+                        return Ok(());
+                    };
+                    if !found.is_empty() {
+                        self.ready.push_back(Happened::Found(found));
+                    }
+                    self.complete(bookmark.metadata.resource_version);
+                    self.stage = watching(lines);
+                }
+                return Ok(());
+            }
+            // There is nothing to delete in a list.
+            _ => {}
+        }
+        if found.len() >= PAGE as usize {
+            self.ready.push_back(Happened::Found(std::mem::take(found)));
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self, version: String) {
+        self.ready.push_back(Happened::Complete);
+        self.version = version;
+        self.pages = true;
+        self.broke_off = false;
+        self.refusals = 0;
+        self.stage = Stage::Listed;
+    }
+
+    /// Watches from where everything is known.
+    async fn resume(&mut self) -> Result<(), Failure> {
+        self.health.restarted();
+        let (client, resource) = (&self.client, &self.resource);
+        let after = From::After(&self.version);
+        let lines = begin(client, resource, self.settings, after).await?;
+        self.stage = watching(lines);
+        Ok(())
+    }
+
+    /// Takes an event.
+    async fn follow(&mut self) -> Result<(), Failure> {
+        let Stage::Watching {
+            lines,
+            begun,
+            spoke,
+        } = &mut self.stage
+        else {
+            return Ok(());
+        };
+        let Some(text) = within(self.settings.silence, lines.next()).await? else {
+            if !*spoke && begun.elapsed() < AT_ONCE {
+                return Err(Failure::Ended);
+            }
+            self.stage = Stage::Listed;
+            return Ok(());
+        };
+        let line = parse(&text)?;
+        if &*line.r#type == "ERROR" {
+            return Err(wire::error_of(line.object));
+        }
+        *spoke = true;
+        self.refusals = 0;
+        self.health.contact();
+        if &*line.r#type == "BOOKMARK" {
+            let bookmark: Bookmark =
+                serde_json::from_str(line.object.get()).map_err(Failure::Malformed)?;
+            self.version = bookmark.metadata.resource_version;
+            return Ok(());
+        }
+        let read = (self.read)(line.object.get());
+        if let Some(version) = read.version {
+            self.version = version;
+        }
+        self.ready.push_back(match &*line.r#type {
+            "DELETED" => Happened::Gone(read.item),
+            _ => Happened::Changed(read.item),
+        });
+        Ok(())
+    }
+
+    /// Where to go on after a failure, and when.
+    fn failed(&mut self, failure: &Failure) {
+        let again = match &self.stage {
+            Stage::Unlisted => true,
+            Stage::Paging(token) => {
+                // Pages that expire before they are read would do so again.
+                self.pages &= !(token.is_some() && failure.is_desync());
+                true
+            }
+            Stage::Streaming(..) => {
+                // An API server that does not know the question may send a watch that never says that all is told.
+                self.broke_off = true;
+                true
+            }
+            Stage::Listed => {
+                let refused = matches!(failure, Failure::Refused { code, .. } if !matches!(code, 401 | 403 | 429));
+                self.refusals += u32::from(refused);
+                failure.is_desync() || self.refusals >= REFUSALS
+            }
+            Stage::Watching { .. } => failure.is_desync(),
+        };
+        self.stage = if again {
+            Stage::Unlisted
+        } else {
+            Stage::Listed
+        };
+        let pause = self.health.failed(failure, self.settings.pause);
+        self.pause = Some(Instant::now() + pause);
+    }
+}
+
+async fn begin(
+    client: &Client,
+    resource: &Resource,
+    settings: Settings,
+    from: From<'_>,
+) -> Result<Lines, Failure> {
+    // Not all watches of all clients end in one moment.
+    let time = Duration::from_secs(240 + fastrand::u64(0..60));
+    within(
+        settings.answer,
+        wire::watch(client, resource, from, time),
+    )
+    .await
+}
+
+fn watching<T>(lines: Lines) -> Stage<T> {
+    Stage::Watching {
+        lines,
+        begun: Instant::now(),
+        spoke: false,
+    }
+}
+
+fn parse(text: &Bytes) -> Result<Line<'_>, Failure> {
+    serde_json::from_slice(text).map_err(Failure::Malformed)
+}
+
+async fn within<T>(
+    time: Duration,
+    answer: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let answer = timeout(time, answer).await;
+    answer.unwrap_or(Err(Failure::Silent(time)))
+}
