@@ -157,11 +157,7 @@ fn ready(discovery: &Discovery) -> Answer {
 }
 
 fn source(report: &SourceReport, discovery: &Discovery) -> Answer {
-    let problems: Vec<_> = report
-        .problems()
-        .into_iter()
-        .map(shown)
-        .collect();
+    let problems: Vec<_> = report.problems().into_iter().map(shown).collect();
     let overruled: Vec<_> = translate::overruled(&discovery.world())
         .into_iter()
         .map(|it| {

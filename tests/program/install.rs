@@ -35,7 +35,7 @@ injector:
   timeoutSeconds: 3
   disruptionBudget: false
   extraArgs: [--workers=2]
-proxy: { log: warn, accessLog: "off", nativeSidecar: false, cpuRequest: 1m, cpuLimit: "1", memoryRequest: 1Mi, memoryLimit: "" }
+proxy: { log: warn, accessLog: "off", nativeSidecar: false, cpuRequest: 1m, cpuLimit: "1", memoryRequest: 1Mi, memoryLimit: 99Mi }
 networkPolicy: { enabled: false }
 "#;
 

@@ -81,10 +81,7 @@ impl Metrics {
 
     /// The API server said something.
     pub(super) fn contact(&self, kind: &Arc<str>) {
-        self.contacts
-            .0
-            .lock()
-            .insert(kind.clone(), Instant::now());
+        self.contacts.0.lock().insert(kind.clone(), Instant::now());
     }
 
     /// Nothing is asked about it any more.

@@ -143,15 +143,17 @@ struct Whole {
 /// Reads the whole of an object whose kind is known; its key is checked unless it is given.
 fn object(text: Text<'_>, kind: Kind, key: Option<ObjectKey>) -> Result<Whole, Malformed> {
     match kind {
-        Kind::Namespace => read::<Bare>(text, kind, key, |key, it| Ok(Some(pod::namespace(key, &it)))),
+        Kind::Namespace => read::<Bare>(text, kind, key, |key, it| {
+            Ok(Some(pod::namespace(key, &it)))
+        }),
         Kind::ServiceAccount => read::<Bare>(text, kind, key, |key, _| {
             Ok(Some(Object::ServiceAccount(key)))
         }),
         Kind::Node => read::<Bare>(text, kind, key, |key, it| Ok(Some(pod::node(key, &it)))),
         Kind::Pod => read::<Pod>(text, kind, key, |key, it| pod::pod(key, it).map(Some)),
-        Kind::Service => {
-            read::<Service>(text, kind, key, |key, it| service::service(key, it).map(Some))
-        }
+        Kind::Service => read::<Service>(text, kind, key, |key, it| {
+            service::service(key, it).map(Some)
+        }),
         Kind::EndpointSlice => read::<EndpointSlice>(text, kind, key, endpoints::slice),
         Kind::HttpRoute => read::<HttpRoute>(text, kind, key, http::route),
         Kind::GrpcRoute => read::<GrpcRoute>(text, kind, key, grpc::route),
@@ -186,7 +188,15 @@ macro_rules! described {
     )*};
 }
 
-described!(Bare, Pod, Service, EndpointSlice, HttpRoute, GrpcRoute, PeerAuthentication);
+described!(
+    Bare,
+    Pod,
+    Service,
+    EndpointSlice,
+    HttpRoute,
+    GrpcRoute,
+    PeerAuthentication
+);
 
 /// A text with an object in it.
 #[derive(Clone, Copy)]

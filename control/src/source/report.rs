@@ -153,11 +153,7 @@ mod tests {
                 3,
                 "/s/a.yaml:3: Service shop/api: spec.type: bad",
             ),
-            (
-                Place::Object(object),
-                0,
-                "Service shop/api: spec.type: bad",
-            ),
+            (Place::Object(object), 0, "Service shop/api: spec.type: bad"),
             (
                 Place::Resource("services".into()),
                 0,

@@ -94,7 +94,10 @@ mod tests {
         for (status, served) in [("True", vec!["v1"]), ("False", vec![])] {
             let read = reader()(&text(status));
             assert_eq!(read.version.as_deref(), Some("7"));
-            assert_eq!(read.item.map(|it| it.served), Some(served.iter().map(ToString::to_string).collect()));
+            assert_eq!(
+                read.item.map(|it| it.served),
+                Some(served.iter().map(ToString::to_string).collect())
+            );
         }
         let fresh = r#"{"metadata":{},"spec":{"versions":[{"name":"v1","served":true}]}}"#;
         assert_eq!(reader()(fresh).item, Some(Definition { served: vec![] }));

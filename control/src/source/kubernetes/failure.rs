@@ -70,10 +70,7 @@ impl Failure {
             }
             Self::Refused { code: 404, .. } => "is the API server older than this version needs?",
             Self::Refused { code: 429, .. } => "it is busy; it is asked again later",
-            Self::Refused { .. }
-            | Self::Malformed(_)
-            | Self::Unversioned
-            | Self::TooLong(_) => {
+            Self::Refused { .. } | Self::Malformed(_) | Self::Unversioned | Self::TooLong(_) => {
                 "look at the API server's log"
             }
             Self::Silent(_) | Self::Unreachable(_) | Self::Broken(_) | Self::Ended => {

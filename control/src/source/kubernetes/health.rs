@@ -66,7 +66,11 @@ impl Health {
     pub(super) fn failed(&mut self, failure: &Failure, limits: (Duration, Duration)) -> Duration {
         self.report.metrics().failed(&self.kind, failure.reason());
         let calm = self.last.is_none_or(|last| last.elapsed() > CALM);
-        self.failures = if calm { 1 } else { self.failures.saturating_add(1) };
+        self.failures = if calm {
+            1
+        } else {
+            self.failures.saturating_add(1)
+        };
         self.last = Some(Instant::now());
         let error = causes(failure);
         tracing::debug!(resource.type = %self.place, error, failures = self.failures, "not learnt");
@@ -135,11 +139,20 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_a_limit_with_some_chance() {
-        for (failures, whole) in [(1, 100), (2, 200), (5, 1600), (6, 2000), (4_000_000_000, 2000)] {
+        for (failures, whole) in [
+            (1, 100),
+            (2, 200),
+            (5, 1600),
+            (6, 2000),
+            (4_000_000_000, 2000),
+        ] {
             let whole = Duration::from_millis(whole);
             for _ in 0..20 {
                 let pause = pause(failures, LIMITS);
-                assert!(pause >= whole / 2 && pause <= whole, "{failures}: {pause:?}");
+                assert!(
+                    pause >= whole / 2 && pause <= whole,
+                    "{failures}: {pause:?}"
+                );
             }
         }
     }
@@ -159,7 +172,12 @@ mod tests {
         }
         health.failed(&denied, LIMITS);
         let problem = report.problems().remove(0).to_string();
-        assert!(problem.starts_with("pods: ") && problem.contains("403: no") && problem.contains("ClusterRole"), "{problem}");
+        assert!(
+            problem.starts_with("pods: ")
+                && problem.contains("403: no")
+                && problem.contains("ClusterRole"),
+            "{problem}"
+        );
         health.contact();
         assert!(report.is_empty());
         tokio::time::advance(CALM * 2).await;

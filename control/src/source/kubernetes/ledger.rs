@@ -58,7 +58,11 @@ impl Ledger {
     }
 
     /// Takes in what happened, and tells the writer; false if there is none any more.
-    pub(super) async fn take(&mut self, happened: Happened<Item>, writer: &Sender<Message>) -> bool {
+    pub(super) async fn take(
+        &mut self,
+        happened: Happened<Item>,
+        writer: &Sender<Message>,
+    ) -> bool {
         let complete = matches!(happened, Happened::Complete);
         let events = self.apply(happened);
         if !events.is_empty() && writer.send(Message::Events(events)).await.is_err() {

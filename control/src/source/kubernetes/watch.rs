@@ -348,11 +348,7 @@ async fn begin(
 ) -> Result<Lines, Failure> {
     // Not all watches of all clients end in one moment.
     let time = Duration::from_secs(240 + fastrand::u64(0..60));
-    within(
-        settings.answer,
-        wire::watch(client, resource, from, time),
-    )
-    .await
+    within(settings.answer, wire::watch(client, resource, from, time)).await
 }
 
 fn watching<T>(lines: Lines) -> Stage<T> {

@@ -147,7 +147,10 @@ mod tests {
             assert_eq!(known.version.as_deref(), Some("8"));
             let (object, field, message) = problem(&known);
             assert_eq!(object, "Service shop/api");
-            assert!(message.contains("invalid type") && !message.contains("line"), "{message}");
+            assert!(
+                message.contains("invalid type") && !message.contains("line"),
+                "{message}"
+            );
             // Deeper than YAML is read nobody looks.
             assert_eq!(field, if extra == "1" { "spec.ports" } else { "" });
         }
@@ -157,7 +160,10 @@ mod tests {
     fn one_with_a_wrong_value_and_one_without_a_name_are_problems() {
         let value = r#"{"metadata":{"name":"api","namespace":"shop"},"spec":{"type":"Odd"}}"#;
         let (object, field, message) = problem(&known(Kind::Service, value));
-        assert_eq!((object.as_str(), field.as_str()), ("Service shop/api", "spec.type"));
+        assert_eq!(
+            (object.as_str(), field.as_str()),
+            ("Service shop/api", "spec.type")
+        );
         assert!(message.contains("ClusterIP"), "{message}");
         for json in ["{", r#"{"metadata":null}"#, "7"] {
             let known = known(Kind::Service, json);

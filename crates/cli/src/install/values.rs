@@ -197,7 +197,8 @@ pub(crate) struct Proxy {
     pub(crate) cpu_limit: String,
     /// Requested memory.
     pub(crate) memory_request: String,
-    /// Limit of memory; empty for none.
+    /// Limit of memory, and of a sidecar's own guard.
+    #[schemars(length(min = 1))]
     pub(crate) memory_limit: String,
 }
 

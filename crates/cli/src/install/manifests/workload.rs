@@ -70,27 +70,22 @@ pub(super) fn injector(install: &Install<'_>) -> Vec<Value> {
         format!("--cluster-domain={}", values.cluster_domain),
         format!("--log={}", injector.log),
         format!("--admin-address=0.0.0.0:{}", ports::CONTROL_ADMIN),
-        format!("--proxy-image={}", install.image("tulle-proxy")),
-        format!(
-            "--proxy-image-pull-policy={}",
-            word(values.image.pull_policy)
-        ),
+        format!("--image={}", install.image("tulle-proxy")),
+        format!("--image-pull-policy={}", word(values.image.pull_policy)),
         format!("--proxy-log={}", proxy.log),
         format!("--proxy-access-log={}", word(proxy.access_log)),
-        format!("--native-sidecar={}", proxy.native_sidecar),
         format!("--proxy-cpu-request={}", proxy.cpu_request),
         format!("--proxy-memory-request={}", proxy.memory_request),
+        format!("--proxy-memory-limit={}", proxy.memory_limit),
     ];
+    if !proxy.native_sidecar {
+        args.push("--classic-sidecars".to_owned());
+    }
     if values.revision != DEFAULT_REVISION {
         args.push(format!("--revision={}", values.revision));
     }
-    for (name, limit) in [
-        ("--proxy-cpu-limit", &proxy.cpu_limit),
-        ("--proxy-memory-limit", &proxy.memory_limit),
-    ] {
-        if !limit.is_empty() {
-            args.push(format!("{name}={limit}"));
-        }
+    if !proxy.cpu_limit.is_empty() {
+        args.push(format!("--proxy-cpu-limit={}", proxy.cpu_limit));
     }
     let below = |path: &'static str| {
         let path = path.strip_prefix(files::SECRETS_DIR).unwrap_or(path);
