@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::app::AppArgs;
+use crate::cluster::check::CheckArgs;
 use crate::cluster::proxy::Look;
 use crate::cluster::status::StatusArgs;
 use crate::cluster::uninstall::UninstallArgs;
@@ -30,8 +31,10 @@ Try it without a cluster:
   tulle app load --url http://127.0.0.1:8080/ --rate 300 --duration 10s
 
 In a cluster:
+  tulle check --pre                        whether the mesh can be installed
   tulle install | kubectl apply --server-side -f -
   kubectl label namespace default tulle.dev/inject=enabled
+  tulle check                              whether all of it works
   tulle status                             every proxy, and how far it is
   tulle proxy endpoints shop/web-7d9c      what one of them knows")]
 pub(crate) struct Cli {
@@ -47,6 +50,8 @@ pub(crate) enum Command {
     Sandbox(SandboxArgs),
     /// Print what installs the mesh in a cluster
     Install(InstallArgs),
+    /// Say whether a cluster can have the mesh, and whether the one that it has works
+    Check(CheckArgs),
     /// Show what another version or other values would change in a cluster, and change it
     Upgrade(UpgradeArgs),
     /// Take everything that the mesh brought out of a cluster

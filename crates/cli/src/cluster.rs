@@ -3,6 +3,7 @@
 //! What a pod serves on loopback is reached by port-forward, as `kubectl` does, so that nothing has to be exposed and the API
 //! server decides who may.
 
+pub(crate) mod check;
 mod owned;
 pub(crate) mod proxy;
 mod reach;

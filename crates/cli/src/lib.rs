@@ -61,6 +61,7 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
             Ok(()) => Ok(ExitCode::SUCCESS),
             Err(error) => Err(CliError::Control(error.into())),
         },
+        Command::Check(args) => cluster::run(cluster::check::run(args)),
         Command::Upgrade(args) => cluster::run(cluster::upgrade::run(args)),
         Command::Uninstall(args) => cluster::run(cluster::uninstall::run(args)),
         Command::Status(args) => cluster::run(cluster::status::run(args)),

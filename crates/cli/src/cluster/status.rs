@@ -66,6 +66,22 @@ struct Type {
     last_error: Option<String>,
 }
 
+impl Proxy {
+    /// Whether it refuses something that it was sent.
+    pub(super) fn rejects(&self) -> bool {
+        self.types.values().any(|it| !it.rejected.is_empty())
+    }
+
+    /// Whether it is a sidecar of ours that was not built as this version.
+    pub(super) fn is_of_another_version(&self, version: &str) -> bool {
+        self.kind == "tulle"
+            && !self
+                .build
+                .split([' ', '/', '-'])
+                .any(|word| word == version)
+    }
+}
+
 impl Type {
     fn word(&self) -> &'static str {
         if !self.rejected.is_empty() {
@@ -97,8 +113,7 @@ pub(crate) async fn run(args: StatusArgs) -> Result<ExitCode, CliError> {
         return Ok(ExitCode::SUCCESS);
     }
     print(args.output, &proxies, |proxies| table(proxies))?;
-    let rejects = |proxy: &Proxy| proxy.types.values().any(|it| !it.rejected.is_empty());
-    Ok(match proxies.iter().any(rejects) {
+    Ok(match proxies.iter().any(Proxy::rejects) {
         true => ExitCode::FAILURE,
         false => ExitCode::SUCCESS,
     })

@@ -1,0 +1,145 @@
+//! What was found, and what to do about it.
+
+use anstyle::{AnsiColor, Style};
+use serde::Serialize;
+
+use crate::error::CliError;
+use crate::output;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Level {
+    /// As it should be.
+    Ok,
+    /// It works, and might be otherwise than it was meant.
+    Warning,
+    /// It does not work.
+    Error,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Finding {
+    pub(super) level: Level,
+    /// What was looked at.
+    pub(super) subject: String,
+    /// How it is.
+    pub(super) state: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) remedy: Option<String>,
+}
+
+/// Everything that was found.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    pub(super) all: Vec<Finding>,
+}
+
+impl Findings {
+    pub(super) fn ok(&mut self, subject: impl Into<String>, state: impl Into<String>) {
+        self.push(Level::Ok, subject.into(), state.into(), None);
+    }
+
+    pub(super) fn warning(
+        &mut self,
+        subject: impl Into<String>,
+        state: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.push(
+            Level::Warning,
+            subject.into(),
+            state.into(),
+            Some(remedy.into()),
+        );
+    }
+
+    pub(super) fn error(
+        &mut self,
+        subject: impl Into<String>,
+        state: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.push(
+            Level::Error,
+            subject.into(),
+            state.into(),
+            Some(remedy.into()),
+        );
+    }
+
+    /// What could not be looked at.
+    pub(super) fn unknown(&mut self, subject: impl Into<String>, error: &CliError) {
+        self.error(subject, output::chain(error), error.next_step());
+    }
+
+    fn push(&mut self, level: Level, subject: String, state: String, remedy: Option<String>) {
+        self.all.push(Finding {
+            level,
+            subject,
+            state,
+            remedy,
+        });
+    }
+
+    pub(super) fn worst(&self) -> Level {
+        let levels = self.all.iter().map(|finding| finding.level);
+        levels.max().unwrap_or(Level::Ok)
+    }
+}
+
+const GOOD: Style = AnsiColor::Green.on_default();
+const DOUBTFUL: Style = AnsiColor::Yellow.on_default();
+const BAD: Style = AnsiColor::Red.on_default().bold();
+const NEXT: Style = AnsiColor::Cyan.on_default();
+
+/// A line a finding, and one a remedy.
+pub(super) fn table(all: &[Finding]) -> String {
+    let width = all.iter().map(|it| it.subject.chars().count()).max();
+    let width = width.unwrap_or_default();
+    let line = |finding: &Finding| {
+        let (style, word) = match finding.level {
+            Level::Ok => (GOOD, "ok"),
+            Level::Warning => (DOUBTFUL, "warning"),
+            Level::Error => (BAD, "error"),
+        };
+        let Finding { subject, state, .. } = finding;
+        let mut line = format!("{style}{word:<7}{style:#}  {subject:<width$}  {state}");
+        if let Some(remedy) = &finding.remedy {
+            let indent = 7 + 2 + width + 2;
+            line += &format!("\n{:indent$}{NEXT}next{NEXT:#}: {remedy}", "");
+        }
+        line
+    };
+    all.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_align_and_the_worst_counts() {
+        let mut findings = Findings::default();
+        assert_eq!(findings.worst(), Level::Ok);
+        findings.ok("kubernetes", "1.36");
+        findings.warning("a", "b", "c");
+        assert_eq!(findings.worst(), Level::Warning);
+        findings.error("x", "y", "z");
+        assert_eq!(findings.worst(), Level::Error);
+        let text = anstream::adapter::strip_str(&table(&findings.all)).to_string();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "ok       kubernetes  1.36",
+                "warning  a           b",
+                "                     next: c",
+                "error    x           y",
+                "                     next: z",
+            ]
+        );
+    }
+}
