@@ -15,6 +15,11 @@ mod watch;
 mod wire;
 mod writer;
 
+#[cfg(test)]
+mod hand_written_api_server;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 
 use kube::Client;

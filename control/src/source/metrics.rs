@@ -97,7 +97,7 @@ impl Collector for Contacts {
             return Ok(());
         }
         let mut family = encoder.encode_descriptor(
-            "tulle_source_contact_age",
+            "source_contact_age",
             "Time since the API server last said something",
             Some(&Unit::Seconds),
             MetricType::Gauge,

@@ -25,7 +25,6 @@ use serde::de::DeserializeOwned;
 use self::kind::Meaning;
 pub(super) use self::known::known;
 use super::document::{Document, Header, Item, Malformed};
-use crate::api::PeerAuthentication;
 use crate::store::{Kind, Object, ObjectKey, ObjectRef};
 
 /// The namespace of objects that name none.
@@ -157,10 +156,10 @@ fn object(text: Text<'_>, kind: Kind, key: Option<ObjectKey>) -> Result<Whole, M
         Kind::EndpointSlice => read::<EndpointSlice>(text, kind, key, endpoints::slice),
         Kind::HttpRoute => read::<HttpRoute>(text, kind, key, http::route),
         Kind::GrpcRoute => read::<GrpcRoute>(text, kind, key, grpc::route),
-        Kind::PeerAuthentication => read::<PeerAuthentication>(text, kind, key, |key, it| {
+        Kind::PeerAuthentication => read::<policy::Manifest>(text, kind, key, |key, it| {
             policy::policy(key, it, false).map(Some)
         }),
-        Kind::IstioPeerAuthentication => read::<PeerAuthentication>(text, kind, key, |key, it| {
+        Kind::IstioPeerAuthentication => read::<policy::Manifest>(text, kind, key, |key, it| {
             policy::policy(key, it, true).map(Some)
         }),
     }
@@ -195,7 +194,7 @@ described!(
     EndpointSlice,
     HttpRoute,
     GrpcRoute,
-    PeerAuthentication
+    policy::Manifest
 );
 
 /// A text with an object in it.

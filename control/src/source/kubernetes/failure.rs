@@ -98,6 +98,17 @@ impl Failure {
         )
     }
 
+    /// Whether it may know the question, and no answer.
+    pub(super) fn is_inability(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused {
+                code: 500..=599,
+                ..
+            }
+        )
+    }
+
     /// How long it wants to be left alone.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {

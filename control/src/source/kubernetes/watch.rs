@@ -173,12 +173,16 @@ impl<T> Watch<T> {
                 Ok(())
             }
             Err(failure) if failure.is_unsupported() => {
-                tracing::debug!(resource.type = %self.resource.path, error = %failure, "lists do not stream here; they come in pages");
+                self.do_not_stream(&failure);
                 self.streams = false;
                 Ok(())
             }
             Err(failure) => Err(failure),
         }
+    }
+
+    fn do_not_stream(&self, failure: &Failure) {
+        tracing::debug!(resource.type = %self.resource.path, error = %failure, "lists do not stream here; they come in pages");
     }
 
     /// Takes a page of a list.
@@ -222,7 +226,17 @@ impl<T> Watch<T> {
         self.health.contact();
         match &*line.r#type {
             "ADDED" | "MODIFIED" => found.push((self.read)(line.object.get()).item),
-            "ERROR" => return Err(wire::error_of(line.object)),
+            "ERROR" => {
+                let failure = wire::error_of(line.object);
+                if !found.is_empty() || !failure.is_inability() {
+                    return Err(failure);
+                }
+                // As one says that knows how, and has an etcd that does not.
+                self.do_not_stream(&failure);
+                self.broke_off = true;
+                self.stage = Stage::Unlisted;
+                return Ok(());
+            }
             "BOOKMARK" => {
                 let bookmark: Bookmark =
                     serde_json::from_str(line.object.get()).map_err(Failure::Malformed)?;
@@ -347,7 +361,7 @@ async fn begin(
     from: From<'_>,
 ) -> Result<Lines, Failure> {
     // Not all watches of all clients end in one moment.
-    let time = Duration::from_secs(240 + fastrand::u64(0..60));
+    let time = Duration::from_secs(fastrand::u64(240..290));
     within(settings.answer, wire::watch(client, resource, from, time)).await
 }
 

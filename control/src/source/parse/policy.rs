@@ -2,17 +2,25 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize;
+
 use super::{Invalid, fields};
 use crate::api;
 use crate::store::policy::{MtlsMode, PolicyTarget};
 use crate::store::{Object, ObjectKey, PeerAuthentication};
 
+/// What manifests of both look like.
+#[derive(Debug, Deserialize)]
+pub(super) struct Manifest {
+    #[serde(default)]
+    pub(super) metadata: ObjectMeta,
+    #[serde(default)]
+    spec: api::PeerAuthenticationSpec,
+}
+
 /// Reads a policy.
-pub(super) fn policy(
-    key: ObjectKey,
-    policy: api::PeerAuthentication,
-    istio: bool,
-) -> Result<Object, Invalid> {
+pub(super) fn policy(key: ObjectKey, policy: Manifest, istio: bool) -> Result<Object, Invalid> {
     let spec = policy.spec;
     let labels = spec
         .selector

@@ -1,0 +1,195 @@
+//! Kinds that come, go and change with their CustomResourceDefinition.
+
+use super::*;
+use crate::source::kubernetes::kinds::OPTIONAL;
+use crate::source::kubernetes::optional::Optional;
+
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const NAME: &str = "httproutes.gateway.networking.k8s.io";
+
+/// Follows HTTPRoutes, if there are any; with the watch of their definition.
+async fn routes(definition: Option<Value>) -> (Rig, Stream) {
+    let (mut rig, writer) = Rig::empty().await;
+    let (sender, messages) = mpsc::channel(super::super::WAITING);
+    let missing = BTreeSet::from([Kind::HttpRoute]);
+    rig.tasks
+        .spawn("writer", writer::run(writer, messages, missing));
+    let follower = Optional::new(
+        &OPTIONAL[0],
+        rig.server.client(),
+        SETTINGS,
+        rig.report.clone(),
+        sender,
+    );
+    let cancelled = rig.tasks.cancelled();
+    rig.tasks.spawn("routes", async move {
+        tokio::select! {
+            () = follower.run() => {}
+            () = cancelled => {}
+        }
+    });
+    let asked = rig.server.asked_for(DEFINITIONS).await;
+    assert_eq!(
+        asked.parameter("fieldSelector"),
+        format!("metadata.name%3D{NAME}")
+    );
+    let mut stream = asked.begin().await;
+    if let Some(definition) = definition {
+        stream.event("ADDED", &definition).await;
+    }
+    stream.complete("10").await;
+    (rig, stream)
+}
+
+fn definition(version: u64, served: &[(&str, bool)]) -> Value {
+    let versions = served
+        .iter()
+        .map(|(name, served)| json!({ "name": name, "served": served }));
+    json!({
+        "metadata": { "name": NAME, "resourceVersion": version.to_string() },
+        "spec": { "versions": versions.collect::<Vec<_>>() },
+        "status": { "conditions": [{ "type": "Established", "status": "True" }] },
+    })
+}
+
+fn route(name: &str, version: u64) -> Value {
+    let parent = json!({ "group": "", "kind": "Service", "name": "web" });
+    json!({
+        "metadata": { "name": name, "namespace": "shop", "resourceVersion": version.to_string() },
+        "spec": { "parentRefs": [parent] },
+    })
+}
+
+fn path(version: &str) -> String {
+    format!("/apis/gateway.networking.k8s.io/{version}/httproutes")
+}
+
+fn names(world: &World) -> Vec<String> {
+    world.routes().map(|it| it.key.name.to_string()).collect()
+}
+
+#[tokio::test]
+async fn a_kind_that_does_not_exist_holds_nobody_up_and_is_followed_once_it_does() {
+    let (mut rig, mut definitions) = routes(None).await;
+    rig.until(World::synced).await;
+    definitions
+        .event("ADDED", &definition(11, &[("v1", true), ("v1beta1", true)]))
+        .await;
+    let asked = rig.server.asked_for(&path("v1")).await;
+    let mut stream = asked.begin().await;
+    stream.event("ADDED", &route("a", 12)).await;
+    stream.complete("13").await;
+    rig.until(|world| names(world) == ["a"]).await;
+}
+
+#[tokio::test]
+async fn a_kind_that_exists_is_waited_for() {
+    let (mut rig, _definitions) = routes(Some(definition(1, &[("v1", true)]))).await;
+    let asked = rig.server.asked_for(&path("v1")).await;
+    let mut stream = asked.begin().await;
+    stream.event("ADDED", &route("a", 2)).await;
+    assert!(!rig.store.world().synced());
+    stream.complete("13").await;
+    let world = rig.until(World::synced).await;
+    assert_eq!(names(&world), ["a"]);
+}
+
+#[tokio::test]
+async fn objects_stay_while_another_version_of_their_kind_is_served() {
+    let (mut rig, mut definitions) = routes(Some(definition(1, &[("v1beta1", true)]))).await;
+    let mut stream = rig.server.asked_for(&path("v1beta1")).await.begin().await;
+    stream.event("ADDED", &route("a", 2)).await;
+    stream.event("ADDED", &route("b", 3)).await;
+    stream.complete("13").await;
+    rig.until(World::synced).await;
+    definitions
+        .event(
+            "MODIFIED",
+            &definition(14, &[("v1", true), ("v1beta1", false)]),
+        )
+        .await;
+    let asked = rig.server.asked_for(&path("v1")).await;
+    assert_eq!(names(&rig.store.world()), ["a", "b"]);
+    let mut stream = asked.begin().await;
+    stream.event("ADDED", &route("b", 3)).await;
+    stream.complete("15").await;
+    rig.until(|world| names(world) == ["b"]).await;
+}
+
+#[tokio::test]
+async fn objects_go_with_their_definition() {
+    for how in ["deleted", "missed", "not served"] {
+        let (mut rig, mut definitions) = routes(Some(definition(1, &[("v1", true)]))).await;
+        let mut stream = rig.server.asked_for(&path("v1")).await.begin().await;
+        stream.event("ADDED", &route("a", 2)).await;
+        stream.complete("13").await;
+        rig.until(|world| world.synced() && names(world) == ["a"])
+            .await;
+        match how {
+            "deleted" => {
+                definitions
+                    .event("DELETED", &definition(14, &[("v1", true)]))
+                    .await
+            }
+            "not served" => {
+                definitions
+                    .event("MODIFIED", &definition(14, &[("v1", false)]))
+                    .await
+            }
+            _ => {
+                definitions.error(410).await;
+                let mut list = rig.server.asked_for(DEFINITIONS).await.begin().await;
+                assert_eq!(names(&rig.store.world()), ["a"]);
+                list.complete("15").await;
+                definitions = list;
+            }
+        }
+        rig.until(|world| names(world).is_empty()).await;
+        // And it comes back.
+        definitions
+            .event("ADDED", &definition(16, &[("v1", true)]))
+            .await;
+        let mut stream = rig.server.asked_for(&path("v1")).await.begin().await;
+        stream.event("ADDED", &route("b", 17)).await;
+        stream.complete("18").await;
+        rig.until(|world| names(world) == ["b"]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_definition_whose_versions_are_all_unknown_is_reported() {
+    let (mut rig, mut definitions) = routes(Some(definition(1, &[("v3", true)]))).await;
+    rig.until(World::synced).await;
+    let problem = rig.report.problems().remove(0);
+    assert_eq!(problem.field, "spec.versions");
+    assert!(
+        problem.message.contains("v3") && problem.message.contains("v1 or v1beta1"),
+        "{problem}"
+    );
+    definitions
+        .event("MODIFIED", &definition(2, &[("v3", true), ("v1", true)]))
+        .await;
+    rig.server.asked_for(&path("v1")).await;
+    assert!(rig.report.is_empty());
+}
+
+#[tokio::test]
+async fn a_definition_that_cannot_be_read_changes_nothing() {
+    let (mut rig, mut definitions) = routes(Some(definition(1, &[("v1", true)]))).await;
+    let mut stream = rig.server.asked_for(&path("v1")).await.begin().await;
+    stream.event("ADDED", &route("a", 2)).await;
+    stream.complete("13").await;
+    rig.until(World::synced).await;
+    definitions
+        .event(
+            "MODIFIED",
+            &json!({ "metadata": { "resourceVersion": "14" }, "spec": 7 }),
+        )
+        .await;
+    definitions.error(410).await;
+    let mut list = rig.server.asked_for(DEFINITIONS).await.begin().await;
+    list.event("ADDED", &json!({ "spec": 7 })).await;
+    list.complete("15").await;
+    stream.event("ADDED", &route("b", 16)).await;
+    rig.until(|world| names(world) == ["a", "b"]).await;
+}
