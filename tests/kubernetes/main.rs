@@ -6,6 +6,7 @@ mod beside;
 mod crash;
 mod nodes;
 mod redis;
+mod source;
 
 fn main() -> ExitCode {
     if let Some(status) = tulle_tests::as_tulle() {
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         redis::cases(),
         beside::cases(),
         crash::cases(),
+        source::cases(),
     ];
     tulle_tests::kubernetes::run(files.into_iter().flatten().collect())
 }

@@ -23,6 +23,8 @@ use crate::{dns, network, programs};
 
 /// How long one program may take until it serves, on a busy machine.
 const UP: Duration = Duration::from_secs(90);
+/// The name of its program and of its log.
+const API_SERVER: &str = "kube-apiserver";
 /// Between two looks at a program that has to come up.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -98,7 +100,7 @@ impl Cluster {
         }
         let pause = Image::new(PAUSE_IMAGE, &["/pause"]);
         self.load(&pause.program_at(programs::built("pause"), "/pause"))?;
-        self.wait("kube-apiserver", |cluster| {
+        self.wait(API_SERVER, |cluster| {
             cluster.ask(["get", "--raw", "/readyz"], "").map(drop)
         })?;
         self.start_component(|plane| plane.controllers(), &authority)?;
@@ -257,6 +259,27 @@ impl Cluster {
         }
         fs::remove_dir_all(work)?;
         Ok(())
+    }
+
+    /// Kills the API server; etcd keeps what it knew. Everything else runs on.
+    pub fn kill_api_server(&mut self) -> Result<()> {
+        self.control.kill(API_SERVER)?;
+        self.api_server()?.reap();
+        Ok(())
+    }
+
+    /// Starts a killed API server again, and waits until it serves.
+    pub fn start_api_server(&mut self) -> Result<()> {
+        self.api_server()?.restart()?;
+        self.wait(API_SERVER, |cluster| {
+            cluster.ask(["get", "--raw", "/readyz"], "").map(drop)
+        })
+    }
+
+    fn api_server(&mut self) -> Result<&mut Component> {
+        let mut components = self.components.iter_mut();
+        let server = components.find(|it| it.name == API_SERVER);
+        server.context("there is no API server")
     }
 
     /// Loses a node: everything on it is gone at once, without a word.

@@ -17,6 +17,7 @@ pub(crate) struct Component {
     /// What to do if it does not work.
     remedy: &'static str,
     log: PathBuf,
+    command: Command,
     child: Child,
 }
 
@@ -41,8 +42,19 @@ impl Component {
             name: name.to_owned(),
             remedy,
             log,
+            command,
             child,
         })
+    }
+
+    /// Starts it again, after its end.
+    pub(crate) fn restart(&mut self) -> Result<()> {
+        let name = &self.name;
+        self.child = self
+            .command
+            .spawn()
+            .with_context(|| format!("start {name} again"))?;
+        Ok(())
     }
 
     /// Fails if it has ended.

@@ -11,6 +11,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::component::tail;
 use crate::progress::Progress;
@@ -161,6 +163,24 @@ impl Machine {
             .arg("--")
             .arg(program.as_ref());
         command
+    }
+
+    /// Kills what runs under a name on this machine, and not on those inside of it.
+    pub(crate) fn kill(&self, program: &str) -> Result<()> {
+        let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid"));
+        let own = namespace(&self.pid.to_string())?;
+        let mut killed = 0;
+        for entry in std::fs::read_dir("/proc")?.flatten() {
+            let pid = entry.file_name();
+            let Some(pid) = pid.to_str() else { continue };
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            if name.trim() == program && namespace(pid).is_ok_and(|it| it == own) {
+                kill(Pid::from_raw(pid.parse()?), Signal::SIGKILL)?;
+                killed += 1;
+            }
+        }
+        ensure!(killed > 0, "no {program} runs on {}", self.name);
+        Ok(())
     }
 
     /// Pulls the plug: no process of it has time to say goodbye. Returns when all are gone.
