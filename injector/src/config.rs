@@ -32,6 +32,9 @@ pub struct InjectorConfig {
     /// Send the kubelet's probes of app containers through the sidecar's metrics port, which alone can pass them to the
     /// app under STRICT mTLS. On for Kubernetes; off in the sandbox, which probes from inside the pod.
     pub rewrite_probes: bool,
+    /// Have a hook of the sidecar wait until it is ready, so that the app starts then; off: a startup probe, which kubelet asks
+    /// once a second. On for Kubernetes; off in the sandbox, which has no such hooks.
+    pub start_hook: bool,
     /// How long the sidecar may drain. Absent: five seconds less than the pod's own grace period.
     pub drain_deadline: Option<Duration>,
     /// Data-path workers of each sidecar.
@@ -72,6 +75,7 @@ impl Default for InjectorConfig {
             native_sidecar: true,
             mark_sockets: false,
             rewrite_probes: true,
+            start_hook: true,
             drain_deadline: None,
             workers: 1,
             resources: Resources::default(),

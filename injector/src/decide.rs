@@ -5,8 +5,9 @@ use std::fmt;
 
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use tulle_runtime::names::{CONTROL_NAMESPACE, annotations, containers, labels};
+use tulle_runtime::names::{CONTROL_NAMESPACE, DEFAULT_REVISION, annotations, containers, labels};
 
+use crate::patch::own::is_own;
 use crate::{InjectError, InjectorConfig, Selector};
 
 /// Annotation that marks the API server's image of a static pod.
@@ -80,10 +81,14 @@ tulle_runtime::named! {
     pub enum InjectReason {
         /// Its own label asks for it.
         PodLabel = "pod_label",
+        /// Its own label names the revision.
+        PodRevision = "pod_revision",
         /// The operator wants it for every pod with such labels.
         AlwaysSelected = "always_selected",
         /// The label of its namespace asks for it.
         NamespaceLabel = "namespace_label",
+        /// A label of its namespace names the revision.
+        NamespaceRevision = "namespace_revision",
     }
 }
 
@@ -106,6 +111,8 @@ tulle_runtime::named! {
         MirrorPod = "mirror_pod",
         /// The pod runs on Windows.
         Windows = "windows",
+        /// The pod is for the injector of another revision.
+        OtherRevision = "other_revision",
         /// The pod's label opts out.
         PodLabel = "pod_label",
         /// The pod's annotation opts out.
@@ -133,8 +140,10 @@ impl fmt::Display for Decision {
         f.write_str(match self {
             Self::Inject(reason) => match reason {
                 InjectReason::PodLabel => "injected: the pod is labelled tulle.dev/inject=enabled",
+                InjectReason::PodRevision => "injected: the pod is labelled tulle.dev/rev",
                 InjectReason::AlwaysSelected => "injected: a selector of the injector always injects such pods",
                 InjectReason::NamespaceLabel => "injected: the namespace is labelled tulle.dev/inject=enabled",
+                InjectReason::NamespaceRevision => "injected: the namespace is labelled tulle.dev/rev",
             },
             Self::Skip(reason) => match reason {
                 SkipReason::NotAWorkload => "skipped: not a pod or a workload",
@@ -145,6 +154,7 @@ impl fmt::Display for Decision {
                 SkipReason::SystemNamespace => "skipped: pods of system namespaces are never injected",
                 SkipReason::MirrorPod => "skipped: mirror pods of static pods cannot be changed",
                 SkipReason::Windows => "skipped: Windows pods are not supported",
+                SkipReason::OtherRevision => "skipped: another revision's injector is for it (tulle.dev/rev)",
                 SkipReason::PodLabel => "skipped: the pod is labelled tulle.dev/inject=disabled",
                 SkipReason::PodAnnotation => "skipped: the pod is annotated tulle.dev/inject=disabled",
                 SkipReason::NeverSelected => "skipped: a selector of the injector never injects such pods",
@@ -179,6 +189,12 @@ pub(crate) fn decide(
     if already_injected(meta, spec) {
         return skip(SkipReason::AlreadyInjected);
     }
+    let (of_pod, of_namespace) = (revision_of_pod(meta), namespace.label(labels::REVISION));
+    let of_namespace = of_namespace.filter(|revision| !revision.is_empty());
+    let revision = of_pod.or(of_namespace).unwrap_or(DEFAULT_REVISION);
+    if revision != config.revision.as_str() {
+        return skip(SkipReason::OtherRevision);
+    }
     match label(meta, labels::INJECT) {
         Some("enabled") => return Ok(Decision::Inject(InjectReason::PodLabel)),
         Some("disabled") => return skip(SkipReason::PodLabel),
@@ -194,12 +210,17 @@ pub(crate) fn decide(
     if config.never.iter().any(matches) {
         return skip(SkipReason::NeverSelected);
     }
-    let reason = if config.always.iter().any(matches) {
+    let reason = if of_pod.is_some() {
+        InjectReason::PodRevision
+    } else if config.always.iter().any(matches) {
         InjectReason::AlwaysSelected
-    } else if namespace.label(labels::INJECT) == Some("enabled") {
-        InjectReason::NamespaceLabel
     } else {
-        return skip(SkipReason::NotSelected);
+        match (namespace.label(labels::INJECT), of_namespace) {
+            (Some("enabled"), _) => InjectReason::NamespaceLabel,
+            // A namespace may name the revision of those pods alone that ask for a sidecar.
+            (None, Some(_)) => InjectReason::NamespaceRevision,
+            _ => return skip(SkipReason::NotSelected),
+        }
     };
     match annotation(meta, labels::INJECT) {
         None | Some("enabled") => Ok(Decision::Inject(reason)),
@@ -213,6 +234,11 @@ pub(crate) fn decide(
     }
 }
 
+/// The revision that the pod's own label names; an empty one names none.
+pub(crate) fn revision_of_pod(meta: &ObjectMeta) -> Option<&str> {
+    label(meta, labels::REVISION).filter(|revision| !revision.is_empty())
+}
+
 fn runs_on_windows(spec: &PodSpec) -> bool {
     let named = spec.os.as_ref().is_some_and(|os| os.name == "windows");
     let selected = spec
@@ -222,13 +248,15 @@ fn runs_on_windows(spec: &PodSpec) -> bool {
     named || selected.is_some_and(|os| os == "windows")
 }
 
-/// A copied status annotation alone is not a sidecar, and a foreign container of our name is not ours.
+/// A copied status annotation alone is not a sidecar, a foreign container of our name is not ours, and one that says how the
+/// sidecar is to be is none yet.
 fn already_injected(meta: &ObjectMeta, spec: &PodSpec) -> bool {
     let mut names = spec
         .init_containers
         .iter()
         .flatten()
         .chain(&spec.containers)
+        .filter(|container| !is_own(container))
         .map(|container| &container.name);
     annotation(meta, annotations::STATUS).is_some() && names.any(|name| name == containers::PROXY)
 }

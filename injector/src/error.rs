@@ -1,6 +1,7 @@
 //! Why a pod is refused: each error names the thing, its value and the remedy.
 
 use serde_json::Value;
+use tulle_runtime::names::containers;
 
 /// A pod that cannot be injected as it is.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +103,16 @@ pub enum InjectError {
         /// Label that opts out.
         label: &'static str,
     },
+    /// The pod says of the sidecar what cannot be.
+    #[error(
+        "container tulle-proxy with `image: auto` says of the sidecar what cannot be: {field}: {problem}"
+    )]
+    Override {
+        /// Path of the field in the container.
+        field: &'static str,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
     /// A container declares a port that the sidecar listens on.
     #[error(
         "container {container} declares port {port}, which the sidecar listens on: move the app to another port"
@@ -133,6 +144,7 @@ impl InjectError {
                 ..
             } => format!("spec.volumes[{name}].name"),
             Self::ReservedName { name, .. } => format!("{}.name", item(pod, name)),
+            Self::Override { field, .. } => format!("{}.{field}", item(pod, containers::PROXY)),
             Self::ReservedPort { container, .. } => format!("{}.ports", item(pod, container)),
         };
         Some(field)

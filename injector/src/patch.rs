@@ -1,12 +1,13 @@
 //! What a sidecar consists of, written into the raw JSON of a pod.
 //!
-//! Order: check that nothing of the pod is in the way, rewrite probes (which goes by the index of a container), then
-//! volumes, containers and metadata. The editor records what it does, so patch and document always agree.
+//! Order: check that nothing of the pod is in the way, rewrite probes (which goes by the index of a container), take
+//! out what the user says of the sidecar, then volumes, containers and metadata. The editor records what it does, so patch and document always agree.
 
 mod containers;
 mod editor;
 mod guard;
 mod identity;
+pub(crate) mod own;
 mod probes;
 
 use json_patch::Patch;
@@ -75,7 +76,10 @@ fn write(
     }
     let grace = pod.spec.termination_grace_period_seconds;
     let capture = containers::capture(options, config);
-    let sidecar = containers::sidecar(options, config, grace, &probes);
+    let mut sidecar = containers::sidecar(options, config, grace, &probes);
+    if let Some(own) = own::take(editor, pod.spec)? {
+        sidecar = own::merge(sidecar, own);
+    }
     if options.native_sidecar {
         editor.insert(&["spec", "initContainers"], 0, capture)?;
         editor.insert(&["spec", "initContainers"], 1, sidecar)?;
@@ -85,7 +89,8 @@ fn write(
         editor.insert(&["spec", "containers"], 0, sidecar)?;
         let has_default =
             (pod.meta.annotations.as_ref()).is_some_and(|all| all.contains_key(DEFAULT_CONTAINER));
-        if let (Some(first), false) = (pod.spec.containers.first(), has_default) {
+        let mut apps = pod.spec.containers.iter();
+        if let (Some(first), false) = (apps.find(|app| !own::is_own(app)), has_default) {
             editor.set(
                 &["metadata", "annotations"],
                 DEFAULT_CONTAINER,
@@ -94,19 +99,22 @@ fn write(
         }
     }
     editor.set(&["metadata", "labels"], labels::PROXIED, json!("true"))?;
+    let revision = (labels::REVISION, Some(config.revision.to_string()));
     let canonical = [
+        revision,
         (labels::CANONICAL_NAME, identity::canonical_name(pod)),
         (
             labels::CANONICAL_REVISION,
             Some(identity::canonical_revision(pod.meta)),
         ),
     ];
+    // What the pod says itself stays.
     for (name, value) in canonical {
         let present = pod
             .meta
             .labels
             .as_ref()
-            .is_some_and(|all| all.contains_key(name));
+            .is_some_and(|all| all.get(name).is_some_and(|value| !value.is_empty()));
         if let (Some(value), false) = (value, present) {
             editor.set(&["metadata", "labels"], name, json!(value))?;
         }
@@ -127,6 +135,7 @@ fn status(options: &Options, config: &InjectorConfig) -> String {
     };
     json!({
         "version": env!("CARGO_PKG_VERSION"),
+        "revision": config.revision.as_str(),
         "image": config.image,
         "initContainers": init_containers,
         "containers": containers,

@@ -10,6 +10,7 @@ mod response;
 mod verdict;
 
 use serde_json::Value;
+use tulle_runtime::names::labels;
 
 use crate::{Decision, InjectorConfig, Namespace, SkipReason, inject_pod};
 use request::Request;
@@ -143,7 +144,7 @@ impl Reviewer {
                 field: error.field(pod),
                 error,
             })?;
-        if !is_known && outcome.decision == Decision::Skip(SkipReason::NotSelected) {
+        if !is_known && has_a_say(pod, outcome.decision) {
             return Err(Refused::UnknownNamespace);
         }
         let patch = match outcome.decision {
@@ -155,6 +156,19 @@ impl Reviewer {
             patch,
             warnings: outcome.warnings,
         })
+    }
+}
+
+/// Whether another decision were possible if the namespace had other labels: it names the revision of a pod that names none.
+fn has_a_say(pod: &Value, decision: Decision) -> bool {
+    let revision = &pod["metadata"]["labels"][labels::REVISION];
+    let named = revision
+        .as_str()
+        .is_some_and(|revision| !revision.is_empty());
+    match decision {
+        Decision::Inject(_) => !named,
+        Decision::Skip(SkipReason::OtherRevision) => !named,
+        Decision::Skip(reason) => reason == SkipReason::NotSelected,
     }
 }
 

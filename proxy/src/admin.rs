@@ -11,7 +11,8 @@ mod status;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::header::LOCATION;
+use http::{HeaderValue, StatusCode};
 use prometheus_client::registry::Registry;
 use tulle_runtime::admin::{AdminError, AdminServer, Answer, Evicted, Refusals, json, text, typed};
 use tulle_runtime::metrics;
@@ -22,7 +23,7 @@ use tulle_runtime::trace::TraceHandle;
 pub use status::Status;
 
 use crate::config::Config;
-use crate::probes::{ProbeError, Probes};
+use crate::probes::{HOOKS, ProbeError, Probes};
 use crate::settings::Settings;
 use crate::telemetry::{Limit, Limits, Who};
 
@@ -189,6 +190,17 @@ impl Admin {
                 }
             }
         });
+        let app = self.app.clone();
+        server.get(format!("{HOOKS}*"), move |request| {
+            let app = app.clone();
+            async move {
+                let asked = app.probes.check(&request.path, app.address, &app.settings);
+                match asked.await {
+                    Ok(()) => text(StatusCode::OK, "ok\n"),
+                    Err(error) => hook_failed(&error),
+                }
+            }
+        });
     }
 
     fn ready_route(&self, server: &mut AdminServer, path: &str) {
@@ -203,6 +215,28 @@ impl Admin {
             })
         });
     }
+}
+
+/// Kubelet takes an answer of any status for a hook that was heard. One that leads nowhere it could go is an error to it,
+/// which the event of the pod has in words.
+fn hook_failed(error: &ProbeError) -> Answer {
+    let words = error.to_string();
+    let word = |c: char| {
+        if c.is_ascii_alphanumeric() || c == '.' {
+            c
+        } else {
+            '-'
+        }
+    };
+    let mut answer = text(StatusCode::TEMPORARY_REDIRECT, format!("{words}\n"));
+    let nowhere = format!(
+        "hook-failed://{}",
+        words.chars().map(word).collect::<String>()
+    );
+    if let Ok(nowhere) = HeaderValue::try_from(nowhere) {
+        answer.headers_mut().insert(LOCATION, nowhere);
+    }
+    answer
 }
 
 fn set_filter(trace: &TraceHandle, body: &[u8]) -> Answer {

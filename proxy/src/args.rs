@@ -1,19 +1,21 @@
-//! The command line: `run` is the sidecar, `capture` is the init container before it.
+//! The command line: `run` is the sidecar, `capture` is the init container before it, `await` is the sidecar's hook.
 
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
-use tulle_runtime::env::Env;
+use tulle_runtime::env::{Env, parse_duration};
 use tulle_runtime::names::variables;
 use tulle_runtime::trace;
 
 use crate::app;
 use crate::capture::{Capture, CaptureError, Owner};
+use crate::ready;
 
 /// The sidecar proxy of a Tulle mesh.
 #[derive(Debug, Parser)]
@@ -32,6 +34,12 @@ pub enum Command {
     /// Bring the connections of the pod whose network namespace this is to the sidecar
     #[command(after_help = CAPTURE_VARIABLES)]
     Capture(CaptureArgs),
+    /// Wait until the sidecar of this pod is ready, as its postStart hook does before the app starts
+    Await {
+        /// How long to wait; then the kubelet ends the sidecar and starts it anew
+        #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
+        timeout: Duration,
+    },
 }
 
 pub(crate) const RUN_VARIABLES: &str = "\
@@ -124,6 +132,7 @@ impl Command {
         let done = match self {
             Self::Run => app::run(Env::process()),
             Self::Capture(args) => args.execute(Env::process()),
+            Self::Await { timeout } => ready::wait(ready::address(), timeout).map_err(Into::into),
         };
         match done {
             Ok(()) => ExitCode::SUCCESS,
@@ -196,7 +205,6 @@ mod tests {
     use std::iter;
     use std::process::{self, Stdio};
     use std::sync::mpsc;
-    use std::time::Duration;
 
     use clap::CommandFactory as _;
     use nix::fcntl::{FcntlArg, OFlag, fcntl};

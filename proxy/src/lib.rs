@@ -31,6 +31,7 @@ pub mod grpc;
 pub mod route;
 
 pub mod balance;
+pub mod ready;
 pub mod retry;
 pub mod telemetry;
 pub mod upstream;

@@ -1,8 +1,9 @@
-//! The app's own probes, which kubelet asks this sidecar for because the app's ports may be closed to it.
+//! The app's own probes and hooks, which kubelet asks this sidecar for because the app's ports may be closed to it.
 //!
 //! The injector has put the originals into an environment variable, by the path that kubelet asks for now. A probe goes
 //! to the app the way inbound traffic does, and means what kubelet makes it mean: an HTTP status from 200 to 399, a TCP
-//! connection, or a gRPC health answer of `SERVING`. As with kubelet, certificates of the app are not verified.
+//! connection, or a gRPC health answer of `SERVING`. A hook has succeeded if it was heard: kubelet looks at no status of
+//! its answer, either. As with kubelet, certificates of the app are not verified.
 
 mod unverified;
 
@@ -27,6 +28,9 @@ use crate::settings::Settings;
 
 /// Bytes of a health answer that are read.
 const MAX_ANSWER: usize = 4096;
+
+/// What paths of hooks begin with.
+pub(crate) const HOOKS: &str = "/app-lifecycle/";
 
 /// The originals, by the path that stands for each.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
@@ -142,9 +146,13 @@ impl Probes {
                 Err(ProbeError::Unknown)
             }
         };
-        tokio::time::timeout(limit, asking)
+        let asked = tokio::time::timeout(limit, asking)
             .await
-            .map_err(|_| ProbeError::Timeout(limit))?
+            .map_err(|_| ProbeError::Timeout(limit))?;
+        match asked {
+            Err(ProbeError::Status(_)) if path.starts_with(HOOKS) => Ok(()),
+            asked => asked,
+        }
     }
 }
 

@@ -106,6 +106,7 @@ impl Sandbox {
             injector: InjectorConfig {
                 mark_sockets: node.ids().mark_sockets(),
                 rewrite_probes: false,
+                start_hook: false,
                 ..options.injector
             },
             pods: pods.clone(),

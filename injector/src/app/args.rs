@@ -192,6 +192,7 @@ impl Args {
             native_sidecar: !sidecar.classic_sidecars,
             mark_sockets: false,
             rewrite_probes: !sidecar.keep_probes,
+            start_hook: true,
             drain_deadline: sidecar.proxy_drain_deadline,
             workers: sidecar.proxy_workers,
             resources: Resources {

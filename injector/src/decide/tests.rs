@@ -152,6 +152,15 @@ fn each_row_of_the_table_decides_with_its_reason() {
             Skip(SkipReason::AlreadyInjected),
         ),
         (
+            "what the pod says of its sidecar is none yet",
+            json!({
+                "metadata": { "annotations": { "tulle.dev/status": "{}" } },
+                "spec": { "containers": [{ "name": "web" }, { "name": "tulle-proxy", "image": "auto" }] },
+            }),
+            enabled(),
+            Inject(InjectReason::NamespaceLabel),
+        ),
+        (
             "a copied status annotation is no sidecar",
             pod(
                 json!({ "annotations": { "tulle.dev/status": "{}" } }),
@@ -164,6 +173,162 @@ fn each_row_of_the_table_decides_with_its_reason() {
     for (name, pod, namespace, expected) in rows {
         assert_eq!(decision(&pod, &namespace), Ok(expected), "{name}");
     }
+}
+
+#[test]
+fn each_revision_has_its_own_pods_and_no_other_injector_touches_them() {
+    let namespace = |labels: &[(&str, &str)]| Namespace {
+        name: "shop".to_owned(),
+        labels: (labels.iter())
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+    };
+    let (inject, rev) = (labels::INJECT, labels::REVISION);
+    let asks = namespace(&[(inject, "enabled")]);
+    let of_canary = namespace(&[(rev, "canary")]);
+    let both = namespace(&[(inject, "enabled"), (rev, "canary")]);
+    let names_only = namespace(&[(inject, "disabled"), (rev, "canary")]);
+    let of_default = namespace(&[(rev, "default")]);
+    let empty = namespace(&[(inject, "enabled"), (rev, "")]);
+    let plain = namespace(&[]);
+    let none = json!({});
+    let pod_of = |revision: &str| json!({ rev: revision });
+    let opted = |value: &str| json!({ inject: value });
+    let opted_of = |value: &str, revision: &str| json!({ inject: value, rev: revision });
+    let other = ("skipped", "other_revision");
+    // Labels of the pod, its namespace, what the default revision says of it, and what canary says.
+    let rows = [
+        (
+            "asked for without a revision",
+            &none,
+            &asks,
+            ("injected", "namespace_label"),
+            other,
+        ),
+        (
+            "asked for by revision",
+            &none,
+            &of_canary,
+            other,
+            ("injected", "namespace_revision"),
+        ),
+        (
+            "both labels",
+            &none,
+            &both,
+            other,
+            ("injected", "namespace_label"),
+        ),
+        (
+            "the default one by name",
+            &none,
+            &of_default,
+            ("injected", "namespace_revision"),
+            other,
+        ),
+        (
+            "an empty revision is none",
+            &none,
+            &empty,
+            ("injected", "namespace_label"),
+            other,
+        ),
+        (
+            "nothing asks",
+            &none,
+            &plain,
+            ("skipped", "not_selected"),
+            other,
+        ),
+        (
+            "a revision for those that ask",
+            &none,
+            &names_only,
+            other,
+            ("skipped", "not_selected"),
+        ),
+        (
+            "and one that asks",
+            &opted("enabled"),
+            &names_only,
+            other,
+            ("injected", "pod_label"),
+        ),
+        (
+            "the pod opts in",
+            &opted("enabled"),
+            &plain,
+            ("injected", "pod_label"),
+            other,
+        ),
+        (
+            "the pod opts out",
+            &opted("disabled"),
+            &of_canary,
+            other,
+            ("skipped", "pod_label"),
+        ),
+        (
+            "the pod names one",
+            &pod_of("canary"),
+            &plain,
+            other,
+            ("injected", "pod_revision"),
+        ),
+        (
+            "the pod's beats the namespace's",
+            &pod_of("default"),
+            &both,
+            ("injected", "pod_revision"),
+            other,
+        ),
+        (
+            "the pod's empty one is none",
+            &pod_of(""),
+            &both,
+            other,
+            ("injected", "namespace_label"),
+        ),
+        (
+            "the pod names one and opts out",
+            &opted_of("disabled", "canary"),
+            &both,
+            other,
+            ("skipped", "pod_label"),
+        ),
+        (
+            "one that nobody serves",
+            &pod_of("nobody"),
+            &both,
+            other,
+            other,
+        ),
+    ];
+    for (name, labels, namespace, of_default, of_canary) in rows {
+        for (revision, expected) in [("default", of_default), ("canary", of_canary)] {
+            let config = InjectorConfig {
+                revision: revision.parse().expect("a name"),
+                ..InjectorConfig::default()
+            };
+            let pod = json!({ "metadata": { "labels": labels }, "spec": { "containers": [{ "name": "web" }] } });
+            let decision = inject_pod(&pod, namespace, &config).expect(name).decision;
+            assert_eq!(decision.names(), expected, "{name}, to {revision}");
+        }
+    }
+}
+
+#[test]
+fn a_bad_label_of_a_pod_is_refused_by_its_own_revision_alone() {
+    let meta = json!({ "labels": { "tulle.dev/inject": "yes", "tulle.dev/rev": "canary" } });
+    let pod = json!({ "metadata": meta, "spec": { "containers": [{ "name": "web" }] } });
+    let namespace = Namespace::enabled("shop");
+    let skipped = Decision::Skip(SkipReason::OtherRevision);
+    assert_eq!(decision(&pod, &namespace), Ok(skipped));
+    let canary = InjectorConfig {
+        revision: "canary".parse().expect("a name"),
+        ..InjectorConfig::default()
+    };
+    assert!(inject_pod(&pod, &namespace, &canary).is_err());
 }
 
 fn selector(labels: &Value) -> Selector {

@@ -126,7 +126,6 @@ pub(crate) fn sidecar(
         "args": ["run"],
         "env": environment(options, config, grace, probes),
         "ports": [{ "name": "tulle-metrics", "containerPort": ports::METRICS, "protocol": "TCP" }],
-        "startupProbe": { "httpGet": ready, "periodSeconds": 1, "failureThreshold": 600 },
         "readinessProbe": { "httpGet": ready, "periodSeconds": 5, "timeoutSeconds": 3, "failureThreshold": 3 },
         "resources": resources(&options.resources),
         "securityContext": {
@@ -145,6 +144,14 @@ pub(crate) fn sidecar(
             { "name": names::STATE_VOLUME, "mountPath": files::STATE_DIR },
         ],
     });
+    if config.start_hook {
+        // By name, for the image has it on its PATH.
+        let hook = json!({ "exec": { "command": ["tulle-proxy", "await"] } });
+        container["lifecycle"] = json!({ "postStart": hook });
+    } else {
+        container["startupProbe"] =
+            json!({ "httpGet": ready, "periodSeconds": 1, "failureThreshold": 600 });
+    }
     if options.native_sidecar {
         container["restartPolicy"] = json!("Always");
     }

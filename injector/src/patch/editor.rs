@@ -1,7 +1,7 @@
 //! Edits a document and records each edit as an RFC 6902 operation.
 
 use json_patch::jsonptr::PointerBuf;
-use json_patch::{AddOperation, Patch, PatchError, PatchOperation};
+use json_patch::{AddOperation, Patch, PatchError, PatchOperation, RemoveOperation};
 use serde_json::{Value, json};
 
 /// A document under edit. Paths are relative to the pod or pod template in it.
@@ -56,6 +56,12 @@ impl Editor {
         self.add(&[path, &["-"]].concat(), value)
     }
 
+    /// Takes out what is at `path`.
+    pub(crate) fn remove(&mut self, path: &[&str]) -> Result<(), PatchError> {
+        let path = self.pointer(path);
+        self.perform(PatchOperation::Remove(RemoveOperation { path }))
+    }
+
     /// Makes the last step of `path` exist with an empty value; the steps before it are objects.
     fn ensure(&mut self, path: &[&str], empty: Value) -> Result<(), PatchError> {
         for depth in 1..=path.len() {
@@ -74,7 +80,10 @@ impl Editor {
 
     fn add(&mut self, path: &[&str], value: Value) -> Result<(), PatchError> {
         let path = self.pointer(path);
-        let operation = PatchOperation::Add(AddOperation { path, value });
+        self.perform(PatchOperation::Add(AddOperation { path, value }))
+    }
+
+    fn perform(&mut self, operation: PatchOperation) -> Result<(), PatchError> {
         json_patch::patch(&mut self.document, std::slice::from_ref(&operation))?;
         self.operations.push(operation);
         Ok(())

@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use tulle_runtime::names::{PROXY_UID, containers, labels, ports};
 
+use super::own::is_own;
 use crate::InjectError;
 
 /// Ports that the sidecar listens on, or will.
@@ -16,12 +17,20 @@ const PORTS: [u16; 6] = [
 ];
 
 pub(crate) fn check(spec: &PodSpec) -> Result<(), InjectError> {
-    for container in spec
-        .init_containers
-        .iter()
-        .flatten()
-        .chain(&spec.containers)
-    {
+    let all = || {
+        spec.init_containers
+            .iter()
+            .flatten()
+            .chain(&spec.containers)
+    };
+    if all().filter(|container| is_own(container)).count() > 1 {
+        return Err(reserved_name("a container", containers::PROXY));
+    }
+    for container in all() {
+        if is_own(container) {
+            own(spec, container)?;
+            continue;
+        }
         if [containers::PROXY, containers::CAPTURE].contains(&container.name.as_str()) {
             return Err(reserved_name("a container", &container.name));
         }
@@ -35,6 +44,33 @@ pub(crate) fn check(spec: &PodSpec) -> Result<(), InjectError> {
         Some(volume) => Err(reserved_name("a volume", &volume.name)),
         None => Ok(()),
     }
+}
+
+/// What a user cannot say of the sidecar.
+fn own(spec: &PodSpec, container: &Container) -> Result<(), InjectError> {
+    if spec.containers.iter().all(is_own) {
+        return Err(InjectError::Override {
+            field: "name",
+            problem: "the pod has no other container: add the app's".to_owned(),
+        });
+    }
+    let context = container.security_context.as_ref();
+    let user = context.and_then(|context| context.run_as_user);
+    let group = context.and_then(|context| context.run_as_group);
+    for (field, id) in [
+        ("securityContext.runAsUser", user),
+        ("securityContext.runAsGroup", group),
+    ] {
+        if let Some(id) = id.filter(|id| *id != i64::from(PROXY_UID)) {
+            return Err(InjectError::Override {
+                field,
+                problem: format!(
+                    "{id} is not exempt from capture as {PROXY_UID} is, and the sidecar would call itself: remove it"
+                ),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn reserved_name(what: &'static str, name: &str) -> InjectError {

@@ -1,15 +1,16 @@
-//! Kubelet's probes of app containers, sent through the sidecar's metrics port.
+//! Kubelet's probes of app containers, and the hooks that it calls, sent through the sidecar's metrics port.
 //!
 //! Kubelet has no SVID, so under STRICT the app's own ports are closed to it. Each HTTP, TCP and gRPC probe becomes an
-//! HTTP probe of `/app-health/<container>/<kind>` on the metrics port, which capture leaves alone, and the original goes to
-//! the sidecar in an environment variable. `exec` probes need no network and stay; so do probes of another `host`, of a
-//! port that capture leaves alone, and of a port name that the container does not declare.
+//! HTTP probe of `/app-health/<container>/<kind>` on the metrics port, which capture leaves alone, and each HTTP and TCP hook
+//! an HTTP hook of `/app-lifecycle/<container>/<kind>`; the original goes to the sidecar in an environment variable. `exec`
+//! needs no network and stays; so does what has another `host`, a port that capture leaves alone, or a port name that the
+//! container does not declare.
 
 use json_patch::PatchError;
-use k8s_openapi::api::core::v1::{Container, PodSpec, Probe};
+use k8s_openapi::api::core::v1::{Container, HTTPGetAction, PodSpec, Probe, TCPSocketAction};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Map, Value, json};
-use tulle_runtime::names::ports;
+use tulle_runtime::names::{containers as names, ports};
 
 use super::editor::Editor;
 use crate::options::Options;
@@ -20,6 +21,10 @@ const KINDS: [(&str, &str); 3] = [
     ("livenessProbe", "livez"),
     ("startupProbe", "startupz"),
 ];
+/// The hooks of a container: field name, and last step of the path it is rewritten to.
+const HOOKS: [(&str, &str); 2] = [("postStart", "poststartz"), ("preStop", "prestopz")];
+/// How long a hook may take, in seconds: the sidecar's server keeps no connection for more than a minute.
+const HOOK_SECONDS: i32 = 50;
 /// The ways to probe over the network.
 const HANDLERS: [&str; 3] = ["httpGet", "tcpSocket", "grpc"];
 
@@ -34,7 +39,19 @@ impl Probes {
     }
 }
 
-/// Rewrites the probes of every container that keeps running. Must come before containers are inserted.
+/// What kubelet asks over the network, with the port of the app that it reaches.
+struct Check {
+    /// Where it is, from the container.
+    at: Vec<&'static str>,
+    /// Path that stands for it.
+    path: String,
+    /// Its handlers, typed.
+    handlers: [(&'static str, Value); 3],
+    port: u16,
+    seconds: i32,
+}
+
+/// Rewrites the probes and hooks of every container of the app. Must come before containers are inserted or taken out.
 pub(crate) fn rewrite(
     editor: &mut Editor,
     spec: &PodSpec,
@@ -50,42 +67,93 @@ pub(crate) fn rewrite(
     ];
     for (list, containers) in lists {
         for (index, container) in containers.iter().enumerate() {
+            if container.name == names::PROXY {
+                continue;
+            }
             let index = index.to_string();
-            for (field, step) in KINDS {
-                let Some((probe, port)) = probed_port(container, field) else {
-                    continue;
-                };
-                if options.exclude_inbound_ports.contains(&port) {
+            for check in checks(container) {
+                if options.exclude_inbound_ports.contains(&check.port) {
                     continue;
                 }
-                let at = ["spec", list, &index];
-                let original = editor.get(&[&at[..], &[field]].concat()).clone();
-                let path = format!("/app-health/{}/{step}", container.name);
-                editor.set(&at, field, rewritten(&original, &path))?;
-                probes.0.insert(path, saved(probe, port));
+                let at = [&["spec", list, &index], &check.at[..]].concat();
+                let original = editor.get(&at).clone();
+                let (field, parent) = at.split_last().expect("a field of a container");
+                editor.set(parent, field, rewritten(&original, &check.path))?;
+                let saved = saved(&original, &check);
+                probes.0.insert(check.path, saved);
             }
         }
     }
     Ok(probes)
 }
 
-/// A probe, with the port of the app that it reaches over the network; absent when it is to stay as it is.
-fn probed_port<'c>(container: &'c Container, field: &str) -> Option<(&'c Probe, u16)> {
-    let probe: &Probe = match field {
-        "readinessProbe" => container.readiness_probe.as_ref(),
-        "livenessProbe" => container.liveness_probe.as_ref(),
-        _ => container.startup_probe.as_ref(),
-    }?;
-    let port = if let Some(http) = &probe.http_get {
-        let elsewhere = http.host.is_some();
-        (!elsewhere).then(|| resolve(container, &http.port))?
-    } else if let Some(tcp) = &probe.tcp_socket {
-        let elsewhere = tcp.host.is_some();
-        (!elsewhere).then(|| resolve(container, &tcp.port))?
-    } else {
-        u16::try_from(probe.grpc.as_ref()?.port).ok()
-    };
-    Some((probe, port?))
+fn checks(container: &Container) -> Vec<Check> {
+    let probes = KINDS.into_iter().filter_map(|(field, step)| {
+        let probe: &Probe = match field {
+            "readinessProbe" => container.readiness_probe.as_ref(),
+            "livenessProbe" => container.liveness_probe.as_ref(),
+            _ => container.startup_probe.as_ref(),
+        }?;
+        let grpc = probe.grpc.as_ref();
+        let of_grpc = || u16::try_from(grpc?.port).ok();
+        let port = port(
+            container,
+            probe.http_get.as_ref(),
+            probe.tcp_socket.as_ref(),
+            of_grpc,
+        )?;
+        Some(Check {
+            at: vec![field],
+            path: format!("/app-health/{}/{step}", container.name),
+            handlers: [
+                ("httpGet", json!(probe.http_get)),
+                ("tcpSocket", json!(probe.tcp_socket)),
+                ("grpc", json!(probe.grpc)),
+            ],
+            port,
+            seconds: probe.timeout_seconds.unwrap_or(1).max(1),
+        })
+    });
+    let hooks = HOOKS.into_iter().filter_map(|(field, step)| {
+        let lifecycle = container.lifecycle.as_ref()?;
+        let hook = match field {
+            "postStart" => lifecycle.post_start.as_ref(),
+            _ => lifecycle.pre_stop.as_ref(),
+        }?;
+        let port = port(
+            container,
+            hook.http_get.as_ref(),
+            hook.tcp_socket.as_ref(),
+            || None,
+        )?;
+        Some(Check {
+            at: vec!["lifecycle", field],
+            path: format!("/app-lifecycle/{}/{step}", container.name),
+            handlers: [
+                ("httpGet", json!(hook.http_get)),
+                ("tcpSocket", json!(hook.tcp_socket)),
+                ("grpc", Value::Null),
+            ],
+            port,
+            seconds: HOOK_SECONDS,
+        })
+    });
+    probes.chain(hooks).collect()
+}
+
+/// The port of the app that is reached over the network; absent when the probe or hook is to stay as it is.
+fn port(
+    container: &Container,
+    http: Option<&HTTPGetAction>,
+    tcp: Option<&TCPSocketAction>,
+    grpc: impl FnOnce() -> Option<u16>,
+) -> Option<u16> {
+    let here = |host: Option<&String>, port| host.is_none().then(|| resolve(container, port))?;
+    match (http, tcp) {
+        (Some(http), _) => here(http.host.as_ref(), &http.port),
+        (None, Some(tcp)) => here(tcp.host.as_ref(), &tcp.port),
+        (None, None) => grpc(),
+    }
 }
 
 fn resolve(container: &Container, port: &IntOrString) -> Option<u16> {
@@ -115,22 +183,22 @@ fn rewritten(original: &Value, path: &str) -> Value {
     Value::Object(probe)
 }
 
-/// What the sidecar needs to do the probe: its handler with a numeric port, and its timeout. Written from the typed form,
-/// in which what the manifest leaves out or sets to null has its value.
-fn saved(original: &Probe, port: u16) -> Value {
-    let handlers = [
-        ("httpGet", json!(original.http_get)),
-        ("tcpSocket", json!(original.tcp_socket)),
-        ("grpc", json!(original.grpc)),
-    ];
-    let mut probe = Map::new();
-    for (handler, target) in handlers {
-        if let Value::Object(mut target) = target {
-            target.insert("port".to_owned(), json!(port));
-            probe.insert(handler.to_owned(), Value::Object(target));
+/// What the sidecar needs to do it: its handler with a numeric port, and its timeout. Written from the typed form, in which
+/// what the manifest leaves out or sets to null has its value, over what the manifest says that our types do not know.
+fn saved(original: &Value, check: &Check) -> Value {
+    let mut saved = Map::new();
+    for (handler, target) in &check.handlers {
+        if let Value::Object(target) = target {
+            let raw = original[handler].as_object().into_iter().flatten();
+            let raw = raw.filter(|(_, value)| !value.is_null());
+            let mut merged: Map<_, _> = raw
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect();
+            merged.extend(target.clone());
+            merged.insert("port".to_owned(), json!(check.port));
+            saved.insert((*handler).to_owned(), Value::Object(merged));
         }
     }
-    let timeout = original.timeout_seconds.unwrap_or(1).max(1);
-    probe.insert("timeoutSeconds".to_owned(), json!(timeout));
-    Value::Object(probe)
+    saved.insert("timeoutSeconds".to_owned(), json!(check.seconds));
+    Value::Object(saved)
 }

@@ -6,6 +6,8 @@ use crate::{InjectorConfig, Namespace, Outcome, inject_document, inject_pod};
 
 mod golden;
 mod limits;
+mod own;
+mod probes;
 
 fn pod(metadata: Value, spec: Value) -> Value {
     json!({ "kind": "Pod", "metadata": metadata, "spec": spec })
@@ -50,7 +52,7 @@ fn a_native_sidecar_starts_after_capture_and_before_the_users_init_containers() 
     let sidecar = &injected["spec"]["initContainers"][1];
     assert_eq!(sidecar["restartPolicy"], "Always");
     assert_eq!(
-        sidecar["startupProbe"]["httpGet"],
+        sidecar["readinessProbe"]["httpGet"],
         json!({ "path": "/healthz/ready", "port": 15021 })
     );
     assert_eq!(
@@ -338,91 +340,62 @@ fn the_canonical_service_is_named_by_labels_then_owner_then_pod_and_never_overwr
 }
 
 #[test]
-fn probes_over_the_network_go_through_the_sidecar_and_others_stay() {
-    let containers = json!([{
-        "name": "web",
-        "ports": [{ "name": "http", "containerPort": 8080 }],
-        "readinessProbe": { "httpGet": { "path": "/ready", "port": "http", "scheme": "HTTPS" }, "periodSeconds": 7, "timeoutSeconds": 3 },
-        "livenessProbe": { "tcpSocket": { "port": 8081, "host": null } },
-        "startupProbe": { "grpc": { "port": 9090, "service": "s" } },
-    }, {
-        "name": "tool",
-        "readinessProbe": { "exec": { "command": ["true"] } },
-        "livenessProbe": { "httpGet": { "port": "nameless" } },
-        "startupProbe": { "httpGet": { "host": "192.0.2.1", "port": 80 } },
-    }, {
-        "name": "raw",
-        "readinessProbe": { "tcpSocket": { "port": 9000 } },
-    }]);
-    let pod = pod(
-        json!({ "annotations": { "tulle.dev/exclude-inbound-ports": "9000" } }),
-        json!({ "containers": containers }),
-    );
-    let injected = inject(&pod);
-    let web = &injected["spec"]["containers"][0];
-    assert_eq!(
-        web["readinessProbe"],
-        json!({ "httpGet": { "path": "/app-health/web/readyz", "port": 15020 }, "periodSeconds": 7, "timeoutSeconds": 3 })
-    );
-    assert_eq!(
-        web["livenessProbe"]["httpGet"]["path"],
-        "/app-health/web/livez"
-    );
-    assert_eq!(
-        web["startupProbe"],
-        json!({ "httpGet": { "path": "/app-health/web/startupz", "port": 15020 } })
-    );
-    for index in [1, 2] {
-        assert_eq!(injected["spec"]["containers"][index], containers[index]);
+fn the_app_starts_when_the_hook_of_the_sidecar_has_ended_or_its_startup_probe() {
+    let pod = pod(json!({}), json!({ "containers": [{ "name": "web" }] }));
+    for start_hook in [true, false] {
+        let config = InjectorConfig {
+            start_hook,
+            ..InjectorConfig::default()
+        };
+        let injected = try_inject(&pod, &config).expect("injected").document;
+        let sidecar = &injected["spec"]["initContainers"][1];
+        let hook = &sidecar["lifecycle"]["postStart"]["exec"]["command"];
+        let expected = if start_hook {
+            json!(["tulle-proxy", "await"])
+        } else {
+            Value::Null
+        };
+        assert_eq!(*hook, expected);
+        assert_eq!(sidecar.get("startupProbe").is_some(), !start_hook);
     }
-    let saved =
-        variable(&injected["spec"]["initContainers"][1], "TULLE_APP_PROBES").expect("saved");
-    let saved: Value = serde_json::from_str(saved).expect("JSON");
-    assert_eq!(
-        saved,
-        json!({
-            "/app-health/web/readyz": { "httpGet": { "path": "/ready", "port": 8080, "scheme": "HTTPS" }, "timeoutSeconds": 3 },
-            "/app-health/web/livez": { "tcpSocket": { "port": 8081 }, "timeoutSeconds": 1 },
-            "/app-health/web/startupz": { "grpc": { "port": 9090, "service": "s" }, "timeoutSeconds": 1 },
-        })
-    );
 }
 
 #[test]
-fn what_a_probe_leaves_out_has_its_value_for_the_sidecar() {
-    let http = json!({ "port": 80, "path": null, "httpHeaders": [{ "name": "a" }, { "name": "b", "value": null }] });
-    let probe = json!({ "httpGet": http, "timeoutSeconds": 0, "unknown": 1 });
-    let pod = pod(
-        json!({}),
-        json!({ "containers": [{ "name": "web", "readinessProbe": probe }] }),
-    );
-    let injected = inject(&pod);
-    let sidecar = &injected["spec"]["initContainers"][1];
-    let saved = variable(sidecar, "TULLE_APP_PROBES").expect("saved");
-    let saved: Value = serde_json::from_str(saved).expect("JSON");
-    let headers = json!([{ "name": "a", "value": "" }, { "name": "b", "value": "" }]);
-    assert_eq!(
-        saved["/app-health/web/readyz"],
-        json!({ "httpGet": { "port": 80, "httpHeaders": headers }, "timeoutSeconds": 1 })
-    );
-}
-
-#[test]
-fn probes_stay_where_the_operator_turned_rewriting_off() {
+fn a_pod_says_the_revision_that_injected_it_and_calls_its_control_plane() {
+    let revision: crate::Revision = "canary".parse().expect("a name");
     let config = InjectorConfig {
-        rewrite_probes: false,
+        control_address: revision.control_address(),
+        revision,
         ..InjectorConfig::default()
     };
-    let pod = pod(
-        json!({}),
-        json!({ "containers": [{ "name": "web", "readinessProbe": { "tcpSocket": { "port": 80 } } }] }),
+    let labels = json!({ "tulle.dev/rev": "canary", "tulle.dev/inject": "enabled" });
+    let of_canary = pod(
+        json!({ "labels": labels }),
+        json!({ "containers": [{ "name": "web" }] }),
     );
-    let injected = try_inject(&pod, &config).expect("injected").document;
-    assert_eq!(injected["spec"]["containers"], pod["spec"]["containers"]);
-    assert_eq!(
-        variable(&injected["spec"]["initContainers"][1], "TULLE_APP_PROBES"),
-        None
-    );
+    let plain = pod(json!({}), json!({ "containers": [{ "name": "web" }] }));
+    for (pod, config, revision, address) in [
+        (
+            of_canary,
+            config,
+            "canary",
+            "tulle-control-canary.tulle-system.svc:15012",
+        ),
+        (
+            plain,
+            InjectorConfig::default(),
+            "default",
+            "tulle-control.tulle-system.svc:15012",
+        ),
+    ] {
+        let injected = try_inject(&pod, &config).expect("injected").document;
+        assert_eq!(injected["metadata"]["labels"]["tulle.dev/rev"], revision);
+        let status = injected["metadata"]["annotations"]["tulle.dev/status"].as_str();
+        let status: Value = serde_json::from_str(status.expect("set")).expect("JSON");
+        assert_eq!(status["revision"], revision);
+        let sidecar = &injected["spec"]["initContainers"][1];
+        assert_eq!(variable(sidecar, "TULLE_CONTROL_ADDRESS"), Some(address));
+    }
 }
 
 #[test]

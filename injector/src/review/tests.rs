@@ -321,10 +321,20 @@ fn a_namespace_that_is_not_known_yet_is_asked_for_again_where_it_has_a_say() {
             json!({ "tulle.dev/inject": value }),
         )
     };
+    let of = |revision: &str| {
+        with(
+            pod(),
+            "/metadata/labels",
+            json!({ "tulle.dev/rev": revision }),
+        )
+    };
     let rows = [
         (pod(), ("refused", "unknown_namespace")),
-        (labelled("enabled"), ("injected", "pod_label")),
+        // It may name another revision.
+        (labelled("enabled"), ("refused", "unknown_namespace")),
         (labelled("disabled"), ("skipped", "pod_label")),
+        (of("default"), ("injected", "pod_revision")),
+        (of("canary"), ("skipped", "other_revision")),
     ];
     for (pod, expected) in rows {
         let (reviewed, answer) = ask(&with(review(&pod), "/request/namespace", json!("new")));

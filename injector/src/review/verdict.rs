@@ -55,6 +55,8 @@ tulle_runtime::named! {
         ReservedId = "reserved_id",
         /// A container or volume has a name of ours.
         ReservedName = "reserved_name",
+        /// A container of the sidecar's name says of it what cannot be.
+        Override = "override",
         /// A container listens on a port of the sidecar's.
         ReservedPort = "reserved_port",
         /// The pod does not have the shape of one.
@@ -116,6 +118,7 @@ impl Refused {
                 InjectError::Label { .. } => Refusal::Label,
                 InjectError::ReservedId { .. } => Refusal::ReservedId,
                 InjectError::ReservedName { .. } => Refusal::ReservedName,
+                InjectError::Override { .. } => Refusal::Override,
                 InjectError::ReservedPort { .. } => Refusal::ReservedPort,
             },
             Self::PodVersion => Refusal::PodVersion,

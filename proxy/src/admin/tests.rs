@@ -470,3 +470,13 @@ async fn a_probe_that_nobody_saved_is_not_found() {
         (404, "no probe of the app has this path")
     );
 }
+
+#[tokio::test]
+async fn a_hook_that_failed_is_an_answer_that_kubelet_cannot_take_for_one() {
+    let rig = Rig::new().await;
+    let path = "/app-lifecycle/web/prestopz";
+    let (status, body) = ask(rig.at.metrics, "GET", path, "Host: 127.0.0.1\r\n", "").await;
+    // Followed, it leads to no host by no protocol.
+    assert_eq!(status, 307);
+    assert_eq!(body.trim(), "no probe of the app has this path");
+}

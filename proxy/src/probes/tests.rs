@@ -101,6 +101,28 @@ async fn every_kind_of_probe_tells_a_well_app_from_an_unwell_one() {
 }
 
 #[tokio::test]
+async fn a_hook_has_succeeded_if_it_was_heard_whatever_is_answered() {
+    let run = async {
+        let hook = |port: u16| {
+            let get = format!(r#"{{"httpGet": {{"path": "/bye", "port": {port}}}}}"#);
+            let json = format!(r#"{{"/app-lifecycle/web/prestopz": {get}}}"#);
+            async move {
+                let hooks: Probes = json.parse().unwrap();
+                let path = "/app-lifecycle/web/prestopz";
+                hooks.check(path, APP, &Settings::default()).await
+            }
+        };
+        assert!(hook(serve(500, b"").await).await.is_ok());
+        let gone = TcpListener::bind((APP, 0)).await.unwrap();
+        let port = gone.local_addr().unwrap().port();
+        drop(gone);
+        let error = hook(port).await.unwrap_err();
+        assert!(matches!(error, ProbeError::Connect(..)), "{error}");
+    };
+    tokio::task::LocalSet::new().run_until(Box::pin(run)).await;
+}
+
+#[tokio::test]
 async fn a_path_that_stands_for_no_probe_is_unknown() {
     let unknown = Probes::default()
         .check("/p", APP, &Settings::default())

@@ -1,0 +1,92 @@
+//! A container of the user's named like the sidecar, with `image: auto`: what it says of the sidecar wins over what we say.
+//!
+//! It is taken out of its list and put where the sidecar belongs. Lists whose items have a key are merged by that, others are
+//! the user's; what the mesh depends on cannot be changed: see the guard.
+
+use json_patch::PatchError;
+use k8s_openapi::api::core::v1::{Container, PodSpec};
+use serde_json::{Map, Value};
+use tulle_runtime::names::containers as names;
+
+use super::editor::Editor;
+
+/// The image that means ours.
+pub(crate) const AUTO: &str = "auto";
+/// What stays ours.
+const OURS: [&str; 3] = ["name", "image", "restartPolicy"];
+/// Lists that are merged, by the field that tells their items apart.
+const KEYS: [(&str, &str); 4] = [
+    ("env", "name"),
+    ("ports", "containerPort"),
+    ("volumeMounts", "mountPath"),
+    ("volumeDevices", "devicePath"),
+];
+
+/// Whether a container is the user's word on the sidecar.
+pub(crate) fn is_own(container: &Container) -> bool {
+    container.name == names::PROXY && container.image.as_deref() == Some(AUTO)
+}
+
+/// Takes it out of the pod; absent if there is none.
+pub(crate) fn take(editor: &mut Editor, spec: &PodSpec) -> Result<Option<Value>, PatchError> {
+    let lists = [
+        (
+            "initContainers",
+            spec.init_containers.as_deref().unwrap_or_default(),
+        ),
+        ("containers", spec.containers.as_slice()),
+    ];
+    for (list, containers) in lists {
+        if let Some(index) = containers.iter().position(is_own) {
+            let at = ["spec", list, &index.to_string()];
+            let own = editor.get(&at).clone();
+            editor.remove(&at)?;
+            return Ok(Some(own));
+        }
+    }
+    Ok(None)
+}
+
+/// The sidecar with what the user says of it.
+pub(crate) fn merge(mut sidecar: Value, own: Value) -> Value {
+    if let (Value::Object(sidecar), Value::Object(mut own)) = (&mut sidecar, own) {
+        for ours in OURS {
+            own.remove(ours);
+        }
+        members(sidecar, own);
+    }
+    sidecar
+}
+
+fn members(ours: &mut Map<String, Value>, own: Map<String, Value>) {
+    for (name, value) in own {
+        let key = KEYS.iter().find(|(list, _)| *list == name);
+        match (ours.get_mut(&name), value) {
+            // Absent, as everywhere in Kubernetes.
+            (_, Value::Null) => {}
+            (Some(Value::Object(ours)), Value::Object(own)) if !is_choice(&name) => {
+                members(ours, own)
+            }
+            (Some(Value::Array(ours)), Value::Array(own)) if key.is_some() => {
+                items(ours, own, key.map_or("", |(_, key)| key));
+            }
+            (_, value) => {
+                ours.insert(name, value);
+            }
+        }
+    }
+}
+
+/// Of which the API server takes one member only.
+fn is_choice(name: &str) -> bool {
+    name.ends_with("Probe") || ["postStart", "preStop", "seccompProfile"].contains(&name)
+}
+
+fn items(ours: &mut Vec<Value>, own: Vec<Value>, key: &str) {
+    for item in own {
+        match ours.iter_mut().find(|ours| ours[key] == item[key]) {
+            Some(ours) => *ours = item,
+            None => ours.push(item),
+        }
+    }
+}

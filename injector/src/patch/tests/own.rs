@@ -1,0 +1,146 @@
+//! What a pod says of its sidecar by a container of its name.
+
+use serde_json::json;
+
+use super::*;
+
+fn own(container: &Value) -> Value {
+    let mut own = json!({ "name": "tulle-proxy", "image": "auto" });
+    for (name, value) in container.as_object().expect("an object") {
+        own[name] = value.clone();
+    }
+    own
+}
+
+fn with_own(container: &Value) -> Value {
+    pod(
+        json!({}),
+        json!({ "containers": [{ "name": "web" }, own(container), { "name": "log" }] }),
+    )
+}
+
+#[test]
+fn what_the_user_says_wins_and_the_rest_is_ours() {
+    let said = json!({
+        "image": "auto",
+        "imagePullPolicy": "Always",
+        "env": [{ "name": "TULLE_LOG", "value": "debug" }, { "name": "EXTRA", "value": "1" }],
+        "resources": { "limits": { "memory": "1Gi" } },
+        "volumeMounts": [{ "name": "certs", "mountPath": "/certs" }],
+        "readinessProbe": { "exec": { "command": ["true"] } },
+        "lifecycle": { "preStop": { "sleep": { "seconds": 1 } } },
+        "restartPolicy": null,
+        "future": { "a": 1 },
+    });
+    let injected = inject(&with_own(&said));
+    let [initial, apps] =
+        ["initContainers", "containers"].map(|list| names(&injected["spec"][list]));
+    assert_eq!(initial, ["tulle-capture", "tulle-proxy"]);
+    assert_eq!(apps, ["web", "log"], "it is in its place, and there only");
+    let sidecar = &injected["spec"]["initContainers"][1];
+    assert_eq!(sidecar["image"], InjectorConfig::default().image);
+    assert_eq!(sidecar["restartPolicy"], "Always");
+    assert_eq!(sidecar["imagePullPolicy"], "Always");
+    assert_eq!(variable(sidecar, "TULLE_LOG"), Some("debug"));
+    assert_eq!(variable(sidecar, "EXTRA"), Some("1"));
+    assert_eq!(variable(sidecar, "TULLE_WORKERS"), Some("1"));
+    assert_eq!(sidecar["resources"]["limits"], json!({ "memory": "1Gi" }));
+    assert_eq!(sidecar["resources"]["requests"]["cpu"], "10m");
+    let mounts = sidecar["volumeMounts"].as_array().map(Vec::len);
+    assert_eq!(mounts, Some(3));
+    assert_eq!(sidecar["readinessProbe"], said["readinessProbe"]);
+    assert_eq!(
+        sidecar["lifecycle"]["preStop"],
+        said["lifecycle"]["preStop"]
+    );
+    assert!(sidecar["lifecycle"]["postStart"].is_object());
+    assert_eq!(sidecar["future"], said["future"]);
+}
+
+#[test]
+fn a_variable_of_the_users_takes_the_place_of_ours_whole() {
+    let from = json!({ "configMapKeyRef": { "name": "c", "key": "k" } });
+    let said = json!({ "env": [{ "name": "TULLE_LOG", "valueFrom": from }] });
+    let injected = inject(&with_own(&said));
+    let env = injected["spec"]["initContainers"][1]["env"].as_array();
+    let mut logs = env
+        .expect("a list")
+        .iter()
+        .filter(|it| it["name"] == "TULLE_LOG");
+    assert_eq!(logs.next(), Some(&said["env"][0]));
+    assert_eq!(logs.next(), None);
+}
+
+#[test]
+fn it_may_be_an_init_container_and_a_classic_sidecar_takes_it_too() {
+    let said = own(&json!({ "tty": true, "restartPolicy": "Always" }));
+    for native_sidecar in [true, false] {
+        let config = InjectorConfig {
+            native_sidecar,
+            ..InjectorConfig::default()
+        };
+        let pod = pod(
+            json!({}),
+            json!({ "containers": [{ "name": "web" }], "initContainers": [{ "name": "first" }, said] }),
+        );
+        let injected = try_inject(&pod, &config).expect("injected").document;
+        let (list, index) = if native_sidecar {
+            ("initContainers", 1)
+        } else {
+            ("containers", 0)
+        };
+        let sidecar = &injected["spec"][list][index];
+        assert_eq!(
+            (&sidecar["name"], &sidecar["tty"]),
+            (&json!("tulle-proxy"), &json!(true))
+        );
+        assert_eq!(sidecar.get("restartPolicy").is_some(), native_sidecar);
+    }
+}
+
+#[test]
+fn injecting_it_twice_is_injecting_it_once() {
+    let injected = inject(&with_own(&json!({ "tty": true })));
+    assert_eq!(inject(&injected), injected);
+}
+
+#[test]
+fn what_would_break_the_sidecar_is_refused_with_its_remedy() {
+    let auto = || own(&json!({}));
+    let rows = [
+        (
+            "another user",
+            with_own(&json!({ "securityContext": { "runAsUser": 7 } })),
+            "securityContext.runAsUser: 7 is not exempt from capture as 1337 is",
+        ),
+        (
+            "another group",
+            with_own(&json!({ "securityContext": { "runAsGroup": 7 } })),
+            "securityContext.runAsGroup: 7 is not",
+        ),
+        (
+            "alone",
+            pod(json!({}), json!({ "containers": [auto()] })),
+            "the pod has no other container: add the app's",
+        ),
+        (
+            "twice",
+            pod(
+                json!({}),
+                json!({ "containers": [{ "name": "web" }, auto(), auto()] }),
+            ),
+            "a container is named tulle-proxy",
+        ),
+        (
+            "an image of its own",
+            with_own(&json!({ "image": "mine" })),
+            "a container is named tulle-proxy",
+        ),
+    ];
+    for (name, pod, words) in rows {
+        let error = try_inject(&pod, &InjectorConfig::default()).expect_err(name);
+        assert!(error.contains(words), "{name}: {error}");
+    }
+    let same = with_own(&json!({ "securityContext": { "runAsUser": 1337 } }));
+    assert!(try_inject(&same, &InjectorConfig::default()).is_ok());
+}
