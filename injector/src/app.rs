@@ -28,6 +28,7 @@ use tulle_runtime::{allocator, metrics, signals, trace};
 
 use crate::Reviewer;
 use crate::namespaces::{self, Namespaces};
+use crate::reconcile::{self, Reconciler};
 use crate::webhook::{self, Webhook};
 
 pub use args::{AccessLog, Args, PullPolicy, SidecarArgs};
@@ -136,7 +137,8 @@ impl Injector {
         let namespaces = namespaces::Metrics::register(&mut registry);
         let reviews = webhook::Metrics::register(&mut registry);
         let refusals = Refusals::register(&mut registry);
-        let namespaces = Namespaces::new(Some(client), namespaces);
+        let uninjected = reconcile::Metrics::register(&mut registry);
+        let namespaces = Namespaces::new(Some(client.clone()), namespaces);
         let reviewer = Reviewer {
             config: args.config(),
         };
@@ -153,7 +155,9 @@ impl Injector {
         admin.refusals(refusals);
         injector.admin_routes(&mut admin, registry, &args);
         admin.serve("admin", tasks);
+        let reconciler = Reconciler::new(client, namespaces.clone(), args.config(), uninjected);
         spawn(tasks, "namespaces", namespaces::follow(namespaces));
+        spawn(tasks, "reconcile", reconciler.run(args.reconcile_interval));
         let (status, owner) = (injector.status.clone(), tasks.clone());
         let ca_config = ca_config(&args, id);
         spawn(tasks, "webhook", async move {

@@ -10,12 +10,15 @@ mod config;
 mod decide;
 mod document;
 mod error;
+#[cfg(test)]
+mod hand_written;
 mod namespaces;
 mod options;
 mod patch;
 #[cfg(test)]
 mod pods;
 mod quantity;
+mod reconcile;
 mod review;
 mod revision;
 mod selector;

@@ -166,6 +166,13 @@ impl Namespaces {
         self.synced.store(true, Relaxed);
     }
 
+    /// As if a watch had told of these.
+    #[cfg(test)]
+    pub(crate) fn learn(&self, all: impl IntoIterator<Item = Namespace>) {
+        let all = all.into_iter();
+        self.replace(all.map(|it| (it.name, Arc::new(it.labels))).collect());
+    }
+
     fn count(&self, known: usize) {
         self.metrics
             .known

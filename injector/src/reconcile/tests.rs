@@ -1,0 +1,261 @@
+//! Against an API server that is written by hand, because a real one cannot be made to fail.
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use kube::client::Body;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::hand_written::{Answer, api_server};
+use crate::namespaces;
+
+/// What the API server has, and what it was asked. The first list of a round gets the pods.
+#[derive(Debug, Default)]
+struct State {
+    /// Pages of pods, one a list.
+    pages: Vec<Vec<Value>>,
+    /// Writes of Events are refused.
+    refuses: bool,
+    lists: Vec<String>,
+    events: Vec<Value>,
+}
+
+async fn answer(state: Arc<Mutex<State>>, request: Request<Body>) -> Answer {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.expect("a body").to_bytes();
+    let mut state = state.lock();
+    if head.method == Method::PATCH {
+        if state.refuses {
+            return status(StatusCode::TOO_MANY_REQUESTS);
+        }
+        let event: Value = serde_json::from_slice(&body).expect("JSON");
+        state.events.push(event.clone());
+        return json_answer(&event);
+    }
+    state.lists.push(head.uri.to_string());
+    let page = state.lists.len() - 1;
+    let token = if page + 1 < state.pages.len() {
+        "more"
+    } else {
+        ""
+    };
+    let items = state.pages.get(page).cloned().unwrap_or_default();
+    json_answer(&json!({
+        "apiVersion": "v1", "kind": "PodList",
+        "metadata": { "resourceVersion": "1", "continue": token }, "items": items,
+    }))
+}
+
+fn json_answer(value: &Value) -> Answer {
+    Response::new(Full::new(Bytes::from(value.to_string())))
+}
+
+fn status(code: StatusCode) -> Answer {
+    let status = json!({ "kind": "Status", "status": "Failure", "message": "no", "reason": "x", "code": code.as_u16() });
+    let mut answer = json_answer(&status);
+    *answer.status_mut() = code;
+    answer
+}
+
+fn pod(name: &str, owner: Option<&str>) -> Value {
+    let mut pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": name, "namespace": "shop", "uid": format!("uid-{name}") },
+        "spec": { "containers": [{ "name": "web" }] },
+        "status": { "phase": "Running" },
+    });
+    if let Some(owner) = owner {
+        pod["metadata"]["ownerReferences"] = json!([{
+            "apiVersion": "apps/v1", "kind": "StatefulSet", "name": owner, "uid": format!("uid-{owner}"), "controller": true,
+        }]);
+    }
+    pod
+}
+
+struct Rig {
+    reconciler: Reconciler,
+    state: Arc<Mutex<State>>,
+}
+
+fn rig(pages: Vec<Vec<Value>>) -> Rig {
+    let state = Arc::new(Mutex::new(State {
+        pages,
+        ..State::default()
+    }));
+    let shared = state.clone();
+    let client = api_server(move |request| answer(shared.clone(), request));
+    let namespaces = Namespaces::new(None, namespaces::Metrics::default());
+    namespaces.learn([
+        Namespace::enabled("shop"),
+        Namespace {
+            name: "other".to_owned(),
+            ..Namespace::default()
+        },
+    ]);
+    let metrics = Metrics::default();
+    Rig {
+        reconciler: Reconciler::new(client, namespaces, InjectorConfig::default(), metrics),
+        state,
+    }
+}
+
+impl Rig {
+    async fn round(&mut self) -> Vec<Value> {
+        self.reconciler.round().await.expect("it answers");
+        let mut state = self.state.lock();
+        state.lists.clear();
+        std::mem::take(&mut state.events)
+    }
+
+    fn uninjected(&self) -> i64 {
+        self.reconciler.metrics.uninjected.get()
+    }
+}
+
+#[tokio::test]
+async fn a_workload_with_pods_without_a_sidecar_gets_one_event_with_its_remedy() {
+    let pods = vec![
+        pod("db-0", Some("db")),
+        pod("db-1", Some("db")),
+        pod("alone", None),
+    ];
+    let mut rig = rig(vec![pods]);
+    let mut events = rig.round().await;
+    assert_eq!(rig.uninjected(), 3);
+    events.sort_by_key(|event| event["involvedObject"]["kind"].to_string());
+    assert_eq!(events.len(), 2, "{events:?}");
+    let [alone, set] = [&events[0], &events[1]];
+    assert_eq!(alone["involvedObject"]["name"], "alone");
+    assert_eq!(set["involvedObject"]["name"], "db");
+    assert_eq!(set["involvedObject"]["uid"], "uid-db");
+    assert_eq!(set["metadata"]["name"], "tulle-not-injected.uid-db");
+    assert_eq!(
+        (&set["reason"], &set["type"]),
+        (&json!("NotInjected"), &json!("Warning"))
+    );
+    let message = set["message"].as_str().unwrap_or_default();
+    assert!(message.starts_with("pod db-"), "{message}");
+    assert!(message.contains("and 1 more"), "{message}");
+    assert!(
+        message.contains("kubectl rollout restart statefulset/db"),
+        "{message}"
+    );
+    assert!(rig.round().await.is_empty(), "it was told");
+}
+
+#[tokio::test]
+async fn whoever_should_have_none_or_is_done_is_left_alone() {
+    let with = |field: &str, value: Value| {
+        let mut pod = pod("p", None);
+        let (part, name) = field.split_once('.').expect("a path");
+        pod[part][name] = value;
+        pod
+    };
+    let rows = [
+        (
+            "opted out",
+            with("metadata.labels", json!({ "tulle.dev/inject": "disabled" })),
+            0,
+        ),
+        (
+            "another revision's",
+            with("metadata.labels", json!({ "tulle.dev/rev": "canary" })),
+            0,
+        ),
+        ("host network", with("spec.hostNetwork", json!(true)), 0),
+        ("done", with("status.phase", json!("Succeeded")), 0),
+        ("failed", with("status.phase", json!("Failed")), 0),
+        (
+            "going",
+            with("metadata.deletionTimestamp", json!("2026-01-01T00:00:00Z")),
+            0,
+        ),
+        (
+            "a namespace that asks for none",
+            with("metadata.namespace", json!("other")),
+            0,
+        ),
+        (
+            "one that nobody knows",
+            with("metadata.namespace", json!("new")),
+            0,
+        ),
+        ("it should", pod("p", None), 1),
+        (
+            "it would have been refused",
+            with("metadata.labels", json!({ "tulle.dev/inject": "yes" })),
+            1,
+        ),
+    ];
+    for (name, pod, expected) in rows {
+        let mut rig = rig(vec![vec![pod]]);
+        assert_eq!(rig.round().await.len(), expected, "{name}");
+        assert_eq!(
+            rig.uninjected(),
+            i64::try_from(expected).expect("few"),
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn only_pods_without_a_sidecar_are_asked_for_and_only_where_they_may_want_one() {
+    let mut rig = rig(Vec::new());
+    rig.reconciler.round().await.expect("it answers");
+    let lists = std::mem::take(&mut rig.state.lock().lists);
+    assert_eq!(lists.len(), 3, "{lists:?}");
+    for list in &lists {
+        assert!(
+            list.contains("labelSelector=%21tulle.dev%2Fproxied"),
+            "{list}"
+        );
+        assert!(list.contains("limit=500"), "{list}");
+    }
+    let of_namespaces: Vec<_> = lists
+        .iter()
+        .filter(|list| list.contains("/namespaces/"))
+        .collect();
+    assert_eq!(of_namespaces.len(), 1);
+    assert!(of_namespaces[0].contains("/namespaces/shop/pods"));
+}
+
+#[tokio::test]
+async fn all_pages_are_looked_at() {
+    let mut rig = rig(vec![vec![pod("a", None)], vec![pod("b", None)]]);
+    rig.reconciler.round().await.expect("it answers");
+    assert_eq!(rig.uninjected(), 2);
+}
+
+#[tokio::test]
+async fn an_event_that_was_refused_is_written_in_the_next_round() {
+    let mut rig = rig(vec![vec![pod("a", None)]]);
+    rig.state.lock().refuses = true;
+    assert!(rig.round().await.is_empty());
+    assert_eq!(rig.reconciler.metrics.errors.get(), 1);
+    rig.state.lock().refuses = false;
+    assert_eq!(rig.round().await.len(), 1);
+}
+
+#[tokio::test]
+async fn many_workloads_have_their_turn_round_by_round() {
+    let pods = (0..EVENTS + 5).map(|number| pod(&format!("p{number}"), None));
+    let mut rig = rig(vec![pods.collect()]);
+    let told = [
+        rig.round().await.len(),
+        rig.round().await.len(),
+        rig.round().await.len(),
+    ];
+    assert_eq!(told, [EVENTS, 5, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_hangs_is_given_up_and_nothing_is_forgotten() {
+    let mut rig = rig(vec![vec![pod("a", None)]]);
+    assert_eq!(rig.round().await.len(), 1);
+    rig.reconciler.client = api_server(|_| std::future::pending());
+    let error = rig.reconciler.round().await.expect_err("it hangs");
+    assert!(matches!(error, ReconcileError::Late(_)), "{error}");
+    assert_eq!(rig.uninjected(), 1, "the last that was known");
+}
