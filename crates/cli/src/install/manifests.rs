@@ -14,7 +14,9 @@ use tulle_runtime::names::{
 use super::values::Values;
 
 /// Resources that the API server has to know first.
-const CRDS: &[&str] = &[];
+const CRDS: [&str; 1] = [include_str!(
+    "../../../../deploy/charts/tulle/crds/peerauthentications.tulle.dev.yaml"
+)];
 
 /// The namespace, which Helm makes itself when it is told to.
 pub(crate) fn namespace() -> Value {
