@@ -1,7 +1,7 @@
 //! What operators see and do: readiness, metrics, who has acknowledged what, what is wrong with the sources, the roots.
 //!
-//! On a loopback address all of it; on any other only readiness and metrics, for kubelet and Prometheus, because the
-//! rest names every workload of the mesh or changes something.
+//! By way of loopback all of it; from elsewhere only readiness and metrics, for kubelet and Prometheus, because the rest names
+//! every workload of the mesh or changes something.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -85,7 +85,6 @@ impl Gauges {
 
 /// Adds the routes to a server.
 pub(crate) fn routes(server: &mut AdminServer, state: State) {
-    let inside = server.local_addr().ip().is_loopback();
     server.allow_host(tulle_runtime::names::CONTROL_DNS_NAME);
     server.refusals(state.refusals.clone());
     bound(server, state.connections, state.reached.clone());
@@ -98,10 +97,7 @@ pub(crate) fn routes(server: &mut AdminServer, state: State) {
             metrics::encode(&state.registry),
         )
     });
-    if !inside {
-        tracing::info!(address = %server.local_addr(), "admin address is not loopback: only /ready and /metrics are served");
-        return;
-    }
+    server.inside();
     route(server, "/debug/proxies", &state, |state| {
         admin::json(&state.discovery.proxies())
     });
@@ -115,8 +111,8 @@ pub(crate) fn routes(server: &mut AdminServer, state: State) {
         admin::json(&state.authority.status())
     });
     server.post("/ca/rotate-root", move |_| {
-        let answer = rotate(&state.authority);
-        async move { answer }
+        let authority = state.authority.clone();
+        async move { rotate(&authority).await }
     });
 }
 
@@ -220,10 +216,10 @@ fn world(discovery: &Discovery) -> Answer {
     }))
 }
 
-fn rotate(authority: &Authority) -> Answer {
-    match authority.rotate() {
+async fn rotate(authority: &Authority) -> Answer {
+    match authority.rotate().await {
         Ok(()) => admin::json(&authority.status()),
-        Err(error @ RotateError::UnderWay(_)) => {
+        Err(error @ (RotateError::UnderWay(_) | RotateError::Plugged(_))) => {
             admin::text(StatusCode::CONFLICT, format!("{error}\n"))
         }
         Err(error) => {

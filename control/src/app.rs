@@ -2,12 +2,14 @@
 
 mod args;
 pub(crate) mod listener;
+mod trust;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Context;
+use kube::Client;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -17,25 +19,26 @@ use tonic::transport::Server;
 use tulle_runtime::admin::{AdminServer, Refusals};
 use tulle_runtime::allocator;
 use tulle_runtime::drain::{self, Drain, DrainWatch};
-use tulle_runtime::names::{self, agent};
+use tulle_runtime::names::agent;
 use tulle_runtime::tasks::Tasks;
 use tulle_runtime::{signals, trace};
 
 use crate::admin;
-use crate::ca::{
-    Authority, CaError, CertificateServer, CertificateService, DirectorySink, JwksReview, Metrics,
-    Settings,
-};
+use crate::ca::{Authority, CertificateServer, CertificateService, Metrics};
 use crate::discovery::{Discovery, Limits};
 use crate::limit::Reached;
+use crate::platform;
 use crate::source::{self, FileSource, KubernetesSource, SourceReport};
 use crate::store::{MeshSettings, Store, StoreWriter};
 use listener::Incoming;
+use trust::Trust;
 
 pub use args::{Args, LimitArgs};
 
 /// How long open streams may take to end.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How long what has begun may take to end.
+const RELEASE: Duration = Duration::from_secs(1);
 /// How often a silent connection is asked whether anybody is there, and how long that may take.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 /// Streams on one connection: all that one pod may have for discovery, as an agent's relay brings them, a few for certificates.
@@ -64,11 +67,10 @@ enum Source {
 
 impl Source {
     async fn open(args: &Args) -> anyhow::Result<Self> {
-        if args.kubernetes {
-            let client = source::connect().await?;
-            return Ok(Self::Kubernetes(KubernetesSource::new(client)));
-        }
-        Ok(Self::Files(FileSource::open(args.source.clone())?))
+        Ok(match args.kubernetes {
+            true => Self::Kubernetes(KubernetesSource::new(source::connect().await?)),
+            false => Self::Files(FileSource::open(args.source.clone())?),
+        })
     }
 
     fn report(&self) -> SourceReport {
@@ -119,6 +121,10 @@ impl Control {
     /// # Errors
     /// If a port is taken, a directory cannot be read, or the CA's state is broken.
     pub async fn start(args: Args) -> anyhow::Result<Self> {
+        let client = match args.kubernetes {
+            true => Some(platform::connect().await?),
+            false => None,
+        };
         let source = Source::open(&args).await?;
         let (store, writer) = Store::new(MeshSettings {
             trust_domain: args.trust_domain.as_str().into(),
@@ -131,6 +137,7 @@ impl Control {
             source.report(),
             args.limits.limits(),
             Tasks::new(),
+            client.as_ref(),
         )
         .await?;
         source.spawn(&control.tasks, writer);
@@ -154,7 +161,7 @@ impl Control {
         if !self.drain.drain(deadline).await {
             tracing::warn!("connections are still open at the deadline; they are cut off");
         }
-        self.tasks.shutdown(Duration::from_secs(1)).await;
+        self.tasks.shutdown(RELEASE).await;
     }
 }
 
@@ -165,6 +172,7 @@ pub(crate) async fn serve(
     report: SourceReport,
     limits: Limits,
     tasks: Tasks,
+    client: Option<&Client>,
 ) -> anyhow::Result<Control> {
     let (listener, mut admin) = bind(args).await?;
     let (drain, watch) = drain::channel();
@@ -177,7 +185,6 @@ pub(crate) async fn serve(
     let handshakes = listener::Metrics::register(&mut registry, reached.clone());
     let gauges = admin::Gauges::register(&mut registry);
     let refusals = Refusals::register(&mut registry);
-    let authority = authority(args, ca_metrics.clone()).context("cannot start the CA")?;
     let (discovery, follow) = Discovery::new(
         store,
         limits,
@@ -186,7 +193,30 @@ pub(crate) async fn serve(
         tasks.clone(),
         ending.clone(),
     );
-    let certificates = certificates(args, &authority, &discovery, limits, ca_metrics);
+    let trust = match client {
+        Some(client) => {
+            let (worlds, counts) = (discovery.worlds(), ca_metrics.clone());
+            trust::from_cluster(args, client, worlds, &mut registry, &tasks, counts).await
+        }
+        None => trust::from_files(args, ca_metrics.clone()).await,
+    };
+    let Trust { authority, review } = match trust {
+        Ok(trust) => trust,
+        Err(error) => {
+            // So that another replica need not wait for our lease to end.
+            tasks.shutdown(RELEASE).await;
+            return Err(error);
+        }
+    };
+    let certificates = CertificateService::new(
+        authority.clone(),
+        review,
+        discovery.worlds(),
+        args.trust_domain.clone(),
+        limits.pod_wait,
+        limits.certificates,
+        ca_metrics,
+    );
     let control = Control {
         xds_address: listener.local_addr()?,
         admin_address: admin.local_addr(),
@@ -223,32 +253,6 @@ pub(crate) async fn serve(
     admin.serve("admin", &tasks);
     tracing::info!(xds = %control.xds_address, admin = %control.admin_address, "control plane serves");
     Ok(control)
-}
-
-/// The face of the CA.
-fn certificates(
-    args: &Args,
-    authority: &Arc<Authority>,
-    discovery: &Discovery,
-    limits: Limits,
-    metrics: Metrics,
-) -> CertificateService {
-    if let Err(error) = std::fs::metadata(&args.jwks) {
-        tracing::warn!(
-            file = %args.jwks.display(), %error,
-            "no certificate can be issued until this file is there: provide the issuer's JWKS document, or name it with --jwks"
-        );
-    }
-    let review = JwksReview::new(&args.jwks, &args.token_issuer, names::TOKEN_AUDIENCE);
-    CertificateService::new(
-        authority.clone(),
-        Arc::new(review),
-        discovery.worlds(),
-        args.trust_domain.clone(),
-        limits.pod_wait,
-        limits.certificates,
-        metrics,
-    )
 }
 
 /// Serves those who have shown a certificate and, with less room for each, those who have not.
@@ -304,19 +308,6 @@ async fn bind(args: &Args) -> anyhow::Result<(TcpListener, AdminServer)> {
         listener,
         admin.context("choose another address with --admin-address")?,
     ))
-}
-
-fn authority(args: &Args, metrics: Metrics) -> Result<Arc<Authority>, CaError> {
-    let settings = Settings {
-        state_dir: args.state_dir.clone(),
-        trust_domain: args.trust_domain.clone(),
-        cluster_domain: args.cluster_domain.clone(),
-        leaf_ttl: args.leaf_ttl,
-        propagation: args.root_propagation,
-        sinks: vec![Box::new(DirectorySink::new(&args.bundle_dir))],
-        now: Box::new(SystemTime::now),
-    };
-    Authority::open(settings, metrics).map(Arc::new)
 }
 
 /// Runs a part until the tasks are cancelled.

@@ -63,11 +63,12 @@ fn runtime(name: &str) -> std::io::Result<Runtime> {
 fn arguments(place: &Path) -> anyhow::Result<Args> {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     Ok(Args {
-        source: vec![place.join("source")],
         kubernetes: false,
-        state_dir: place.join("state"),
-        bundle_dir: place.join("bundle"),
-        jwks: place.join("jwks.json"),
+        source: vec![place.join("source")],
+        state_dir: Some(place.join("state")),
+        bundle_dir: Some(place.join("bundle")),
+        jwks: Some(place.join("jwks.json")),
+        ca_issuer_secret: None,
         token_issuer: "nobody".to_owned(),
         trust_domain: "cluster.local".parse()?,
         cluster_domain: "cluster.local".to_owned(),

@@ -17,27 +17,28 @@ use crate::ca::LONGEST_STAGE;
 /// Settings of the control plane.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
+    /// Take everything from the Kubernetes cluster that this runs in, or that KUBECONFIG names: what to serve, whose a token
+    /// is, the CA's root (Secret `tulle-ca`); and write the trust bundle there. Replaces all options that name files.
+    #[arg(long, conflicts_with_all = ["source", "state_dir", "bundle_dir", "jwks", "token_issuer"])]
+    pub kubernetes: bool,
+
     /// Directory of Kubernetes manifests to serve, watched for changes. May be repeated: of two objects with the same
     /// kind, namespace and name the one in the later directory counts.
     #[arg(long, value_name = "DIR", required_unless_present = "kubernetes")]
     pub source: Vec<PathBuf>,
 
-    /// Serve the objects of the Kubernetes cluster that this runs in, or that KUBECONFIG names, instead of manifests.
-    #[arg(long, conflicts_with = "source")]
-    pub kubernetes: bool,
-
     /// Directory where the CA keeps its root certificate and key (`ca.json`, mode 0600). Made with a new root if it is
     /// empty; losing it means a new mesh.
-    #[arg(long, value_name = "DIR")]
-    pub state_dir: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "kubernetes")]
+    pub state_dir: Option<PathBuf>,
 
     /// Directory where the trust bundle is written as `root.pem`, for workloads to mount.
-    #[arg(long, value_name = "DIR")]
-    pub bundle_dir: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "kubernetes")]
+    pub bundle_dir: Option<PathBuf>,
 
     /// JWKS file with the keys that sign service account tokens. Read anew every second that it is needed, so it may change.
-    #[arg(long, value_name = "FILE")]
-    pub jwks: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "kubernetes")]
+    pub jwks: Option<PathBuf>,
 
     /// Issuer (`iss`) of service account tokens.
     #[arg(
@@ -46,6 +47,11 @@ pub struct Args {
         default_value = "https://kubernetes.default.svc.cluster.local"
     )]
     pub token_issuer: String,
+
+    /// Secret of type kubernetes.io/tls in the control plane's namespace with the certificate and key that sign (tls.crt,
+    /// tls.key) and their root (ca.crt), as cert-manager makes them. One that changes is announced before it signs.
+    #[arg(long, value_name = "NAME", conflicts_with = "state_dir")]
+    pub ca_issuer_secret: Option<String>,
 
     /// Trust domain of the mesh: the first part of every identity.
     #[arg(long, value_name = "NAME", default_value = names::DEFAULT_TRUST_DOMAIN)]
@@ -59,7 +65,7 @@ pub struct Args {
     #[arg(long, value_name = "IP:PORT", default_value_t = SocketAddr::from((Ipv4Addr::UNSPECIFIED, ports::XDS)))]
     pub xds_address: SocketAddr,
 
-    /// Address for operators. On loopback it serves everything; on any other address only /ready and /metrics.
+    /// Address for operators. Who comes by way of loopback sees everything, anybody else only /ready and /metrics.
     #[arg(long, value_name = "IP:PORT", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::CONTROL_ADMIN)))]
     pub admin_address: SocketAddr,
 
@@ -171,6 +177,38 @@ mod tests {
         assert_eq!(args.admin_address.to_string(), "127.0.0.1:15014");
         assert_eq!(args.leaf_ttl, Duration::from_secs(24 * 3600));
         assert_eq!(args.limits.limits(), Limits::default());
+    }
+
+    #[test]
+    fn a_cluster_replaces_every_file() {
+        let of = |words: &[&str]| Program::try_parse_from(words).map(|program| program.args);
+        let args = of(&["control", "--kubernetes"]).expect("nothing else is needed");
+        assert!(args.kubernetes && args.source.is_empty() && args.state_dir.is_none());
+        assert!(of(&["control", "--kubernetes", "--ca-issuer-secret", "ours"]).is_ok());
+        assert!(parse(&["--ca-issuer-secret", "ours"]).is_err());
+        for option in [
+            "--source",
+            "--state-dir",
+            "--bundle-dir",
+            "--jwks",
+            "--token-issuer",
+        ] {
+            let error = of(&["control", "--kubernetes", option, "a"]).expect_err(option);
+            assert!(error.to_string().contains(option), "{error}");
+        }
+        for missing in ["--source", "--state-dir", "--bundle-dir", "--jwks"] {
+            let at = NEEDED
+                .iter()
+                .position(|word| *word == missing)
+                .expect("it is needed");
+            let words: Vec<_> = NEEDED[..at]
+                .iter()
+                .chain(&NEEDED[at + 2..])
+                .copied()
+                .collect();
+            let error = of(&words).expect_err(missing).to_string();
+            assert!(error.contains(missing), "{error}");
+        }
     }
 
     #[test]

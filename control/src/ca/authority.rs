@@ -1,10 +1,13 @@
 //! The signing side of the CA, alive: the present root, the bundle, our own certificate, and the rotation's clock.
 //!
 //! State is saved before it has effect, and a bundle reaches its sinks before the rotation goes on: a root never signs
-//! before everybody could know it.
+//! before everybody could know it. Where several replicas share the state, one is elected to take its steps; the others
+//! follow.
+
+mod lead;
+mod status;
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -16,12 +19,13 @@ use tokio::sync::{Notify, watch};
 use tulle_identity::{
     CsrPolicy, Identity, IssueRequest, Issued, Issuer, Root, SpiffeId, Svid, TrustDomain,
 };
+use tulle_runtime::gate::Gate;
 use tulle_runtime::names;
 
 use super::roots::{RootPem, Roots, RotationUnderWay, Stage};
 use super::sink::BundleSink;
-use super::state::StateFile;
-use super::{CaError, Metrics};
+use super::{CaError, Memory, Metrics, Plugged};
+use crate::election::Leadership;
 
 /// A workload may ask for this much, whatever it is granted.
 const LONGEST_REQUEST: Duration = Duration::from_secs(24 * 3600);
@@ -36,11 +40,17 @@ pub(crate) const LONGEST_STAGE: Duration = Duration::from_secs(ROOT_RENEWAL.as_s
 const RETRY: Duration = Duration::from_secs(1);
 /// Longest pause between two looks at the clock, which may jump.
 const LOOK: Duration = Duration::from_secs(30);
+/// Pause before a state that is not there yet, or was changed meanwhile, is looked for again.
+const AWAIT: Duration = Duration::from_millis(200);
 
 /// What the operator chose.
 pub(crate) struct Settings {
     /// Where the roots are kept.
-    pub(crate) state_dir: PathBuf,
+    pub(crate) memory: Memory,
+    /// Who takes the steps of a rotation.
+    pub(crate) leadership: Leadership,
+    /// A root that somebody else provides.
+    pub(crate) plugged: Option<Plugged>,
     /// The mesh.
     pub(crate) trust_domain: TrustDomain,
     /// DNS domain of the cluster.
@@ -58,7 +68,8 @@ pub(crate) struct Settings {
 /// The CA's signing side.
 pub(crate) struct Authority {
     settings: Settings,
-    file: StateFile,
+    /// Who changes anything waits for whoever does.
+    turn: tokio::sync::Mutex<()>,
     state: Mutex<State>,
     issuer: ArcSwap<Issuer>,
     bundle: watch::Sender<Arc<str>>,
@@ -66,12 +77,17 @@ pub(crate) struct Authority {
     id: SpiffeId,
     wake: Notify,
     metrics: Metrics,
+    told: Gate,
 }
 
 struct State {
     roots: Roots,
-    /// The bundle has reached every sink.
+    /// The term in which this replica took steps last.
+    term: Option<u64>,
+    /// In that term the bundle has reached every sink.
     published: bool,
+    /// What is provided by somebody else, as it was seen last.
+    plugged: Option<RootPem>,
     /// When our own certificate is due.
     renewal: SystemTime,
 }
@@ -82,72 +98,51 @@ pub(crate) enum RotateError {
     /// Not now.
     #[error(transparent)]
     UnderWay(#[from] RotationUnderWay),
+    /// The root is somebody else's.
+    #[error("the root is that of {0}: put another one there, and it will be announced")]
+    Plugged(String),
     /// It could not be made or saved.
     #[error("the new root could not be made or saved")]
     Failed(#[from] CaError),
 }
 
-/// What an operator may see of the roots.
-#[derive(Debug, serde::Serialize)]
-pub(crate) struct Status {
-    stage: Stage,
-    next_step_in_seconds: Option<u64>,
-    bundle_published: bool,
-    leaf_ttl_seconds: u64,
-    trust_bundle: String,
+/// Roots made ready to work with.
+struct Ready {
+    roots: Roots,
+    issuer: Issuer,
+    svid: Svid,
 }
 
 impl Authority {
     /// Loads the mesh's roots, or makes its first one.
-    pub(crate) fn open(settings: Settings, metrics: Metrics) -> Result<Self, CaError> {
-        let file = StateFile::open(&settings.state_dir)?;
-        let (mut roots, new) = match file.load()? {
-            Some(roots) => (roots, false),
-            None => (Roots::new(new_root(&settings.trust_domain)?), true),
-        };
-        if roots.note_leaf_ttl(settings.leaf_ttl) || new {
-            file.save(&roots)?;
-        }
-        let broken = |error: CaError| match error {
-            CaError::Identity(error) => CaError::Broken {
-                path: file.path().to_owned(),
-                reason: error.full(),
-            },
-            error => error,
-        };
-        let issuer = issuer(&roots, settings.leaf_ttl).map_err(broken)?;
-        let found = issuer.root().trust_domain();
-        if *found != settings.trust_domain {
-            return Err(CaError::OtherDomain {
-                path: file.path().to_owned(),
-                found: found.to_string(),
-                wanted: settings.trust_domain.to_string(),
-            });
-        }
+    pub(crate) async fn open(settings: Settings, metrics: Metrics) -> Result<Self, CaError> {
         let id = SpiffeId::new(
             &settings.trust_domain,
             names::CONTROL_NAMESPACE,
             names::CONTROL_SERVICE_ACCOUNT,
         )?;
-        let svid = own_svid(&issuer, &id, &settings)?;
+        let roots = first_roots(&settings).await?;
+        let ready = ready(roots, &settings, &id)?;
         let renewal = (settings.now)() + settings.leaf_ttl / 2;
         let authority = Self {
-            identity: Identity::new(svid, issuer.bundle().clone()),
-            bundle: watch::Sender::new(roots.bundle().into()),
-            issuer: ArcSwap::from_pointee(issuer),
+            identity: Identity::new(ready.svid, ready.issuer.bundle().clone()),
+            bundle: watch::Sender::new(ready.roots.bundle().into()),
+            issuer: ArcSwap::from_pointee(ready.issuer),
+            turn: tokio::sync::Mutex::new(()),
             state: Mutex::new(State {
-                roots,
+                roots: ready.roots,
+                term: None,
                 published: false,
+                plugged: None,
                 renewal,
             }),
             wake: Notify::new(),
             settings,
-            file,
             id,
             metrics,
+            told: Gate::default(),
         };
         authority.measure(&authority.state.lock().roots);
-        tracing::info!(file = %authority.file.path().display(), new, "CA root");
         Ok(authority)
     }
 
@@ -159,6 +154,11 @@ impl Authority {
     /// The trust bundle (PEM), now and whenever it changes.
     pub(crate) fn bundle(&self) -> watch::Receiver<Arc<str>> {
         self.bundle.subscribe()
+    }
+
+    /// Whether what is known of the roots is good enough to sign by it.
+    pub(crate) fn is_current(&self) -> bool {
+        !self.settings.memory.is_stale()
     }
 
     /// Signs a workload's request. It gets at most the operator's lifetime, and is refused if it asks for more than any
@@ -174,120 +174,97 @@ impl Authority {
             Some(asked) => asked,
             None => self.settings.leaf_ttl,
         };
+        let names = server_names(id, &self.settings.cluster_domain);
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
         self.issuer.load().issue(
             csr,
             &IssueRequest {
                 ttl: Some(ttl),
+                dns_names: &names,
                 ..IssueRequest::new(id)
             },
         )
     }
 
     /// Begins to replace the root.
-    pub(crate) fn rotate(&self) -> Result<(), RotateError> {
-        let mut state = self.state.lock();
-        let mut roots = state.roots.clone();
+    pub(crate) async fn rotate(&self) -> Result<(), RotateError> {
+        let turn = self.turn.lock().await;
+        if let Some(plugged) = &self.settings.plugged {
+            return Err(RotateError::Plugged(plugged.place()));
+        }
+        self.follow().await?;
+        let mut roots = self.state.lock().roots.clone();
         roots.begin(
             new_root(&self.settings.trust_domain)?,
             (self.settings.now)(),
         )?;
-        self.adopt(&mut state, roots)?;
-        drop(state);
+        self.adopt(roots).await?;
+        drop(turn);
         tracing::info!("root rotation: a new root is announced");
         self.wake.notify_one();
         Ok(())
     }
 
-    /// What an operator may see.
-    pub(crate) fn status(&self) -> Status {
-        let state = self.state.lock();
-        let left = |due: SystemTime| {
-            due.duration_since((self.settings.now)())
-                .unwrap_or_default()
-                .as_secs()
-        };
-        Status {
-            stage: state.roots.stage(),
-            next_step_in_seconds: state.roots.due(self.settings.propagation).map(left),
-            bundle_published: state.published,
-            leaf_ttl_seconds: self.settings.leaf_ttl.as_secs(),
-            trust_bundle: state.roots.bundle(),
-        }
-    }
-
     /// Publishes the bundle, drives rotations and renews our own certificate, for ever.
     pub(crate) async fn run(&self) {
-        loop {
-            let pause = match self.step() {
-                Ok(pause) => pause.min(LOOK),
-                Err(error) => {
-                    let error = anyhow::Error::new(error);
-                    tracing::error!(error = format!("{error:#}"), "CA: will be tried again");
-                    RETRY
+        let wake = || self.wake.notify_one();
+        let steps = async {
+            loop {
+                let pause = self.pause().await;
+                let term = self.state.lock().term;
+                tokio::select! {
+                    // Any may end the pause.
+                    () = tokio::time::sleep(pause) => {}
+                    () = self.wake.notified() => {}
+                    () = self.settings.leadership.other_than(term) => {}
                 }
-            };
-            tokio::select! {
-                // Either may end the pause.
-                () = tokio::time::sleep(pause) => {}
-                () = self.wake.notified() => {}
+            }
+        };
+        let plugged = async {
+            match &self.settings.plugged {
+                Some(plugged) => plugged.follow(wake).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::join!(steps, self.settings.memory.follow(wake), plugged);
+    }
+
+    /// Does what is due, and says how long to wait then.
+    async fn pause(&self) -> Duration {
+        let most = self.settings.memory.look(LOOK);
+        match self.step().await {
+            Ok(pause) => pause.min(most),
+            Err(CaError::Raced(_)) => AWAIT,
+            Err(error) => {
+                if let Some(left_out) = self.told.pass() {
+                    let error = error.full();
+                    tracing::error!(error, left_out, "CA: will be tried again");
+                }
+                RETRY
             }
         }
     }
 
     /// Does what is due, and says how long until something is again.
-    fn step(&self) -> Result<Duration, CaError> {
+    async fn step(&self) -> Result<Duration, CaError> {
+        let _turn = self.turn.lock().await;
+        let term = self.settings.leadership.term();
+        self.begin_term(term);
+        // What cannot be read does not keep our own certificate from being renewed.
+        let followed = self.follow().await;
+        let led = match term {
+            Some(_) if followed.is_ok() => self.lead().await,
+            _ => followed.map(|()| LOOK),
+        };
         let now = (self.settings.now)();
-        let mut state = self.state.lock();
-        if !state.published {
-            if let Err(error) = self.publish(&state.roots.bundle()) {
-                self.metrics.bundle_failures.inc();
-                tracing::error!(%error, "the trust bundle cannot be written; will be tried again");
-                return Ok(RETRY);
-            }
-            state.published = true;
-            // The time that it takes to reach everybody begins only now.
-            if state.roots.announced(now) {
-                self.file.save(&state.roots)?;
-            }
-        }
-        let ends = self.issuer.load().root().not_after();
-        if state.roots.stage() == Stage::Steady
-            && ends
-                .duration_since(now)
-                .is_ok_and(|left| left < ROOT_RENEWAL)
-        {
-            let mut roots = state.roots.clone();
-            if roots
-                .begin(new_root(&self.settings.trust_domain)?, now)
-                .is_ok()
-            {
-                self.adopt(&mut state, roots)?;
-                return Ok(Duration::ZERO);
-            }
-        }
-        let mut roots = state.roots.clone();
-        if roots.advance(now, self.settings.propagation, self.settings.leaf_ttl) {
-            self.adopt(&mut state, roots)?;
-            tracing::info!(stage = ?state.roots.stage(), "root rotation: next stage");
-            return Ok(Duration::ZERO);
-        }
-        if now >= state.renewal {
+        let renewal = self.state.lock().renewal;
+        if now >= renewal {
             let svid = own_svid(&self.issuer.load(), &self.id, &self.settings)?;
-            state.renewal = self.renewal();
             self.identity.rotate(svid)?;
+            self.state.lock().renewal = self.renewal();
         }
-        let due = state
-            .roots
-            .due(self.settings.propagation)
-            .map_or(state.renewal, |due| due.min(state.renewal));
-        Ok(due.duration_since(now).unwrap_or_default())
-    }
-
-    fn publish(&self, bundle: &str) -> std::io::Result<()> {
-        self.settings
-            .sinks
-            .iter()
-            .try_for_each(|sink| sink.publish(bundle))
+        let renewal = self.state.lock().renewal;
+        Ok(led?.min(renewal.duration_since(now).unwrap_or_default()))
     }
 
     /// When a certificate of our own that is made now is due: at half of its life.
@@ -296,15 +273,25 @@ impl Authority {
     }
 
     /// Saves new roots and then works with them.
-    fn adopt(&self, state: &mut State, roots: Roots) -> Result<(), CaError> {
-        let issuer = issuer(&roots, self.settings.leaf_ttl)?;
-        let svid = own_svid(&issuer, &self.id, &self.settings)?;
-        self.file.save(&roots)?;
-        state.renewal = self.renewal();
+    async fn adopt(&self, roots: Roots) -> Result<(), CaError> {
+        let ready = ready(roots, &self.settings, &self.id)?;
+        self.settings.memory.save(&ready.roots).await?;
+        self.put(ready)
+    }
+
+    /// Works with roots from now on.
+    fn put(&self, ready: Ready) -> Result<(), CaError> {
+        let Ready {
+            roots,
+            issuer,
+            svid,
+        } = ready;
         self.identity.replace_all(svid, issuer.bundle().clone())?;
         self.issuer.store(Arc::new(issuer));
         self.measure(&roots);
         let bundle = roots.bundle();
+        let mut state = self.state.lock();
+        state.renewal = self.renewal();
         state.roots = roots;
         if self.bundle.send_if_modified(|known| {
             let differs = **known != *bundle;
@@ -343,20 +330,129 @@ impl fmt::Debug for Authority {
     }
 }
 
+/// The mesh's roots, or its first one, which is made by the elected replica while the others wait for it.
+async fn first_roots(settings: &Settings) -> Result<Roots, CaError> {
+    let told = Gate::default();
+    loop {
+        let error = match open(settings).await {
+            Ok(Some(roots)) => return Ok(roots),
+            Ok(None) => None,
+            Err(error) if error.is_passing() => Some(error),
+            Err(error) => return Err(error),
+        };
+        if let Some(error) = error.filter(|error| !matches!(error, CaError::Raced(_)))
+            && let Some(left_out) = told.pass()
+        {
+            let error = error.full();
+            tracing::warn!(
+                error,
+                left_out,
+                "the CA cannot start yet; will be tried again"
+            );
+        }
+        tokio::time::sleep(AWAIT).await;
+    }
+}
+
+/// The roots if there are any, or could be made.
+async fn open(settings: &Settings) -> Result<Option<Roots>, CaError> {
+    let memory = &settings.memory;
+    let loaded = memory.load().await?;
+    let new = loaded.is_none();
+    let mut roots = match loaded {
+        Some(roots) => roots,
+        None if settings.leadership.term().is_none() => return Ok(None),
+        None => {
+            memory.may_begin().await?;
+            let root = match &settings.plugged {
+                Some(plugged) => plugged.root().await?,
+                None => new_root(&settings.trust_domain)?,
+            };
+            Roots::new(root)
+        }
+    };
+    if roots.note_leaf_ttl(longest_leaf(settings)) || new {
+        // Not over what is no good.
+        issuer_of(&roots, settings)?;
+        memory.save(&roots).await?;
+    }
+    tracing::info!(place = memory.place(), new, "CA root");
+    Ok(Some(roots))
+}
+
+/// How long a leaf of a root may still be in use after the root has stopped signing.
+fn longest_leaf(settings: &Settings) -> Duration {
+    settings.leaf_ttl + settings.memory.lag()
+}
+
+/// DNS names of a workload that is a server for more than the mesh: injectors are, for the API server.
+fn server_names(id: &SpiffeId, cluster_domain: &str) -> Vec<String> {
+    /// Longest label of a DNS name.
+    const LABEL: usize = 63;
+    let account = id.service_account();
+    let revision = account.strip_prefix(names::INJECTOR);
+    let is_revision = |text: &str| {
+        text.strip_prefix('-')
+            .is_some_and(|name| !name.is_empty() && !name.contains('.'))
+    };
+    let is_injector = id.namespace() == names::CONTROL_NAMESPACE
+        && revision.is_some_and(|it| it.is_empty() || is_revision(it))
+        && account.len() <= LABEL;
+    if !is_injector {
+        return Vec::new();
+    }
+    let short = format!("{account}.{}.svc", names::CONTROL_NAMESPACE);
+    let long = format!("{short}.{cluster_domain}");
+    vec![short, long]
+}
+
 fn new_root(domain: &TrustDomain) -> Result<RootPem, CaError> {
-    let root = Root::generate(domain, ROOT_LIFETIME)?;
-    Ok(RootPem {
-        certificate: root.cert_pem(),
-        secret: root.to_pem().to_string(),
+    Ok(RootPem::of(&Root::generate(domain, ROOT_LIFETIME)?))
+}
+
+/// Roots with all that is made of them.
+fn ready(roots: Roots, settings: &Settings, id: &SpiffeId) -> Result<Ready, CaError> {
+    let issuer = issuer_of(&roots, settings)?;
+    let svid = own_svid(&issuer, id, settings)?;
+    Ok(Ready {
+        roots,
+        issuer,
+        svid,
     })
 }
 
+/// The issuer of roots that are good for this mesh.
+fn issuer_of(roots: &Roots, settings: &Settings) -> Result<Issuer, CaError> {
+    let place = || settings.memory.place();
+    let issuer =
+        issuer(roots, settings.leaf_ttl, &settings.trust_domain).map_err(|error| match error {
+            CaError::Identity(error) => CaError::Broken {
+                place: place(),
+                reason: error.full(),
+            },
+            error => error,
+        })?;
+    let found = issuer.root().trust_domain();
+    if *found != settings.trust_domain {
+        return Err(CaError::OtherDomain {
+            place: place(),
+            found: found.to_string(),
+            wanted: settings.trust_domain.to_string(),
+        });
+    }
+    Ok(issuer)
+}
+
 /// The issuer of these roots: the present signer, with the others trusted beside it.
-pub(super) fn issuer(roots: &Roots, leaf_ttl: Duration) -> Result<Issuer, CaError> {
-    let signer = root(roots.signer())?;
+pub(super) fn issuer(
+    roots: &Roots,
+    leaf_ttl: Duration,
+    domain: &TrustDomain,
+) -> Result<Issuer, CaError> {
+    let signer = root(roots.signer(), domain)?;
     let mut others = Vec::new();
     for other in roots.others() {
-        others.push(root(other)?.cert().clone());
+        others.push(root(other, domain)?.cert().clone());
     }
     let policy = CsrPolicy {
         default_ttl: leaf_ttl,
@@ -366,8 +462,8 @@ pub(super) fn issuer(roots: &Roots, leaf_ttl: Duration) -> Result<Issuer, CaErro
 }
 
 /// A root that is what it says: what it signs can be verified by the certificate that is published.
-fn root(pem: &RootPem) -> Result<Root, CaError> {
-    let root = Root::from_pem(&pem.secret)?;
+fn root(pem: &RootPem, domain: &TrustDomain) -> Result<Root, CaError> {
+    let root = Root::from_pem_for(&pem.secret, domain)?;
     let published: Vec<_> = CertificateDer::pem_slice_iter(pem.certificate.as_bytes()).collect();
     match published.as_slice() {
         [Ok(published)] if published == root.cert() => Ok(root),
@@ -388,5 +484,7 @@ fn own_svid(issuer: &Issuer, id: &SpiffeId, settings: &Settings) -> Result<Svid,
     })?)
 }
 
+#[cfg(test)]
+mod replicas;
 #[cfg(test)]
 mod tests;

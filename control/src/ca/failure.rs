@@ -13,6 +13,8 @@ tulle_runtime::named! {
         NoPod = "no_pod",
         /// Not all pods are known yet.
         NotSynced = "not_synced",
+        /// The roots may have changed, and cannot be looked up.
+        StaleRoots = "stale_roots",
         /// Token and certificate are of two workloads.
         OtherPeer = "other_peer",
         /// The token names no workload of the mesh.

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use tulle_identity::{IssueRequest, Issuer, SpiffeId, Svid};
+use tulle_identity::{IssueRequest, Issuer, SpiffeId, Svid, TrustDomain};
+use tulle_runtime::names::DEFAULT_TRUST_DOMAIN;
 
 use super::authority::issuer;
 use super::roots::{RootPem, Roots, Stage};
@@ -26,7 +27,8 @@ impl CaState {
     /// If the CA does not begin with it.
     pub fn read(text: &str) -> Result<Self, String> {
         let roots = Roots::read(text)?;
-        let issuer = issuer(&roots, LEAF).map_err(|error| error.to_string())?;
+        let domain = TrustDomain::new(DEFAULT_TRUST_DOMAIN).map_err(|error| error.to_string())?;
+        let issuer = issuer(&roots, LEAF, &domain).map_err(|error| error.to_string())?;
         Ok(Self { roots, issuer })
     }
 

@@ -20,6 +20,10 @@ pub(crate) struct Metrics {
     pub(crate) root_expiry: Gauge,
     /// Bundles that did not reach their sink.
     pub(crate) bundle_failures: Counter,
+    /// Whether the state is no good, and the last good one in use.
+    pub(crate) state_broken: Gauge,
+    /// The same of a root that somebody else provides.
+    pub(crate) plugged_broken: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -37,6 +41,8 @@ impl Metrics {
             roots: Gauge::default(),
             root_expiry: Gauge::default(),
             bundle_failures: Counter::default(),
+            state_broken: Gauge::default(),
+            plugged_broken: Gauge::default(),
         };
         let m = metrics.clone();
         registry.register("ca_csr", "Certificate requests received", m.requests);
@@ -56,6 +62,16 @@ impl Metrics {
             "ca_bundle_failures",
             "Trust bundles that could not be written",
             m.bundle_failures,
+        );
+        registry.register(
+            "ca_state_broken",
+            "Whether the CA's state was spoilt and the last good one is in use",
+            m.state_broken,
+        );
+        registry.register(
+            "ca_issuer_broken",
+            "Whether the provided root cannot be used and the last good one is in use",
+            m.plugged_broken,
         );
         metrics
     }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use tulle_identity::Root;
 
 /// Added to the life of the old root's last leaf, for clocks that differ.
 const SKEW: Duration = Duration::from_secs(5);
@@ -19,6 +20,16 @@ pub(crate) struct RootPem {
     pub(crate) certificate: String,
     /// Its private key and certificate: a secret.
     pub(crate) secret: String,
+}
+
+impl RootPem {
+    /// A root with its key.
+    pub(crate) fn of(root: &Root) -> Self {
+        Self {
+            certificate: root.cert_pem(),
+            secret: root.to_pem().to_string(),
+        }
+    }
 }
 
 impl fmt::Debug for RootPem {
@@ -122,6 +133,17 @@ impl Roots {
         let longer = ttl.as_secs() > self.longest_leaf;
         self.longest_leaf = self.longest_leaf.max(ttl.as_secs());
         longer
+    }
+
+    /// Signs with another key below the same root from now on, which nobody has to be told; says whether that is news.
+    pub(crate) fn renew(&mut self, root: &RootPem) -> bool {
+        let index = self.signer_index();
+        let signer = &mut self.roots[index];
+        let news = signer.certificate == root.certificate && signer.secret != root.secret;
+        if news {
+            *signer = root.clone();
+        }
+        news
     }
 
     /// Announces a new root.

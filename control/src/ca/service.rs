@@ -54,6 +54,8 @@ enum Refusal {
     NoPod(ObjectKey),
     #[error("the control plane does not know all pods yet")]
     NotSynced,
+    #[error("the CA's roots have not been seen for too long to sign by them")]
+    StaleRoots,
     #[error("the token is of {0}, the client certificate is another's")]
     OtherPeer(SpiffeId),
     #[error("the token names no workload of the mesh")]
@@ -64,7 +66,7 @@ impl Refusal {
     /// What the caller hears: nothing that helps to guess.
     fn status(&self) -> Status {
         match self {
-            Self::Token(TokenError::Unavailable(_)) | Self::NotSynced => {
+            Self::Token(TokenError::Unavailable(_)) | Self::NotSynced | Self::StaleRoots => {
                 Status::unavailable("the caller cannot be verified now; try again")
             }
             _ => Status::unauthenticated("the caller's token was not accepted"),
@@ -78,6 +80,7 @@ impl Refusal {
             Self::Token(TokenError::Unavailable(_)) => Failure::TokenCheck,
             Self::NoPod(_) => Failure::NoPod,
             Self::NotSynced => Failure::NotSynced,
+            Self::StaleRoots => Failure::StaleRoots,
             Self::OtherPeer(_) => Failure::OtherPeer,
             Self::Id(_) => Failure::Id,
         }
@@ -126,6 +129,9 @@ impl CertificateService {
             return Err(Refusal::OtherPeer(id));
         }
         self.find_pod(&caller).await?;
+        if !self.authority.is_current() {
+            return Err(Refusal::StaleRoots);
+        }
         Ok(id)
     }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use futures_util::future::BoxFuture;
 use tulle_runtime::names::files::CA_BUNDLE_KEY;
 
 use super::state::replace;
@@ -14,7 +15,7 @@ pub trait BundleSink: Send + Sync + 'static {
     ///
     /// # Errors
     /// If it did not arrive; it will be tried again, and no root signs before its bundle has arrived.
-    fn publish(&self, pem: &str) -> io::Result<()>;
+    fn publish<'a>(&'a self, pem: &'a str) -> BoxFuture<'a, io::Result<()>>;
 }
 
 /// Writes the bundle to `root.pem` in a directory, as a whole.
@@ -28,10 +29,8 @@ impl DirectorySink {
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into() }
     }
-}
 
-impl BundleSink for DirectorySink {
-    fn publish(&self, pem: &str) -> io::Result<()> {
+    fn write(&self, pem: &str) -> io::Result<()> {
         let path = self.dir.join(CA_BUNDLE_KEY);
         let write = || {
             fs::create_dir_all(&self.dir)?;
@@ -45,5 +44,11 @@ impl BundleSink for DirectorySink {
                 format!("{}: {error}; {remedy}", path.display()),
             )
         })
+    }
+}
+
+impl BundleSink for DirectorySink {
+    fn publish<'a>(&'a self, pem: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(std::future::ready(self.write(pem)))
     }
 }

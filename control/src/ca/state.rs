@@ -31,9 +31,9 @@ impl StateFile {
         })
     }
 
-    /// The file's path, for messages.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    /// What people call it.
+    pub(crate) fn place(&self) -> String {
+        self.path.display().to_string()
     }
 
     /// What was saved, or `None` if nothing ever was.
@@ -55,7 +55,7 @@ impl StateFile {
             });
         }
         let broken = |reason: String| CaError::Broken {
-            path: self.path.clone(),
+            place: self.place(),
             reason,
         };
         let text = io::read_to_string(&mut file).map_err(|source| error(&self.path, source))?;
@@ -121,7 +121,7 @@ mod tests {
         file.save(&roots()).expect("twice");
         assert_eq!(file.load().expect("readable"), Some(roots()));
         assert_eq!(
-            fs::metadata(file.path()).expect("it exists").mode() & 0o777,
+            fs::metadata(&file.path).expect("it exists").mode() & 0o777,
             0o600
         );
         assert_eq!(
@@ -138,7 +138,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let file = StateFile::open(dir.path()).expect("it exists");
         file.save(&roots()).expect("writable");
-        fs::set_permissions(file.path(), fs::Permissions::from_mode(0o640)).expect("ours");
+        fs::set_permissions(&file.path, fs::Permissions::from_mode(0o640)).expect("ours");
         let error = file.load().expect_err("exposed").to_string();
         assert!(
             error.contains("chmod 600") && error.contains("ca.json"),
@@ -155,11 +155,11 @@ mod tests {
             "{",
             "{\"roots\": [], \"stage\": \"steady\", \"longest_leaf\": 0}",
         ] {
-            replace(file.path(), garbage.as_bytes(), 0o600).expect("writable");
+            replace(&file.path, garbage.as_bytes(), 0o600).expect("writable");
             let error = file.load().expect_err("garbage").to_string();
             assert!(error.contains("ca.json"), "{error}");
             assert_eq!(
-                fs::read_to_string(file.path()).expect("still there"),
+                fs::read_to_string(&file.path).expect("still there"),
                 garbage
             );
         }

@@ -1,8 +1,10 @@
 //! Who a bearer token says the caller is.
 //!
-//! [`TokenReview`] is the seam: a JWKS file checks tokens offline here, Kubernetes' TokenReview can do it elsewhere.
+//! [`TokenReview`] is the seam: a JWKS file checks tokens offline here, and in [`kubernetes`] the API server is asked.
 //! A reviewer that cannot decide says so; nobody is let in by default. A key that is taken out of the file is believed for
 //! a second more, and tokens that were good until then for nine more: ten in all.
+
+mod kubernetes;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -16,6 +18,8 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::time::Instant;
+
+pub use kubernetes::KubernetesReview;
 
 /// Signature algorithms that a service account issuer may use; none is symmetric.
 const ALGORITHMS: [Algorithm; 6] = [
@@ -56,7 +60,7 @@ pub struct Caller {
 }
 
 /// Why a token does not say who the caller is. The reason is for the log, not for the caller.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum TokenError {
     /// It is not a good token.
     #[error("token refused: {0}")]

@@ -3,193 +3,30 @@
 //! Who the caller is comes from outside (its token); a request only contributes a public key, and is refused when it asks
 //! for anything that the caller is not.
 
-use std::fmt;
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::rand;
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyUsagePurpose, SanType, SerialNumber,
+    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType,
+    SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
-use zeroize::Zeroizing;
 
 use crate::bundle::TrustBundle;
 use crate::error::Error;
 use crate::key::{PrivateKey, uri_name};
-use crate::spiffe::{SpiffeId, TrustDomain};
-use crate::svid::{self, Svid};
-use crate::{file, pem};
+use crate::pem;
+use crate::spiffe::SpiffeId;
+use crate::svid::Svid;
 
 mod csr;
+mod root;
+
+pub use root::Root;
 
 /// How far `notBefore` lies in the past: clocks differ, by five minutes and more where nobody keeps them.
 pub(crate) const BACKDATE: Duration = Duration::from_secs(600);
-
-/// A self-signed root with its key.
-pub struct Root {
-    cert: CertificateDer<'static>,
-    key: PrivateKey,
-    domain: TrustDomain,
-    not_after: SystemTime,
-}
-
-impl Root {
-    /// Makes a root for a trust domain.
-    ///
-    /// # Errors
-    /// If it cannot be signed.
-    pub fn generate(domain: &TrustDomain, lifetime: Duration) -> Result<Self, Error> {
-        Self::generate_at(domain, lifetime, SystemTime::now())
-    }
-
-    pub(crate) fn generate_at(
-        domain: &TrustDomain,
-        lifetime: Duration,
-        now: SystemTime,
-    ) -> Result<Self, Error> {
-        let key = PrivateKey::generate()?;
-        let mut params = CertificateParams::default();
-        params.not_before = (now - BACKDATE).into();
-        params.not_after = (now + lifetime).into();
-        let serial = serial()?;
-        // Two roots of one mesh need different subjects, or paths between them are ambiguous.
-        params
-            .distinguished_name
-            .push(DnType::OrganizationName, "Tulle");
-        params.distinguished_name.push(
-            DnType::CommonName,
-            format!("{domain} root {:02x}{:02x}", serial[1], serial[2]),
-        );
-        params.serial_number = Some(SerialNumber::from_slice(&serial));
-        params.subject_alt_names = vec![uri_name(&domain.uri())?];
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let cert = params
-            .self_signed(&key)
-            .map_err(|e| Error::document("root certificate", e))?
-            .der()
-            .clone();
-        Self::new(cert, key)
-    }
-
-    /// Joins a root certificate with its key.
-    ///
-    /// # Errors
-    /// If it is no CA, names no trust domain, or the key is another's.
-    pub fn new(cert: CertificateDer<'static>, key: PrivateKey) -> Result<Self, Error> {
-        let fail = |reason: &str| Err(Error::document("root certificate", reason));
-        let (domain, not_after) = {
-            let parsed = svid::parse(&cert)?;
-            if !parsed.is_ca() {
-                return fail("it is not a CA certificate");
-            }
-            if parsed.public_key().subject_public_key.data.as_ref()
-                != rcgen::PublicKeyData::der_bytes(&key)
-            {
-                return fail("the private key is another's");
-            }
-            let Some(domain) = csr::trust_domain(&parsed) else {
-                return fail("it has no URI name of the form spiffe://<trust domain>");
-            };
-            (domain, svid::time(parsed.validity().not_after))
-        };
-        Ok(Self {
-            cert,
-            key,
-            domain,
-            not_after,
-        })
-    }
-
-    /// Reads key and certificate from PEM text.
-    ///
-    /// # Errors
-    /// If one is missing or broken, or as [`Root::new`].
-    pub fn from_pem(text: &str) -> Result<Self, Error> {
-        let cert = CertificateDer::from_pem_slice(text.as_bytes())
-            .map_err(|e| Error::document("root certificate", e))?;
-        Self::new(cert, PrivateKey::from_pem(text)?)
-    }
-
-    /// Key and certificate as PEM: a secret.
-    #[must_use]
-    pub fn to_pem(&self) -> Zeroizing<String> {
-        let mut text = self.key.to_pem();
-        text.push_str(&self.cert_pem());
-        text
-    }
-
-    /// The certificate as PEM.
-    #[must_use]
-    pub fn cert_pem(&self) -> String {
-        pem::certificate(&self.cert)
-    }
-
-    /// Reads a root that [`Root::save`] wrote.
-    ///
-    /// # Errors
-    /// If the file cannot be read, or as [`Root::from_pem`].
-    pub fn load(path: &Path) -> Result<Self, Error> {
-        Self::from_pem(&file::read_secret(path)?)
-    }
-
-    /// Writes key and certificate, readable by the owner only (mode 0600), all or nothing.
-    ///
-    /// # Errors
-    /// If the file cannot be written.
-    pub fn save(&self, path: &Path) -> Result<(), Error> {
-        file::write_secret(path, self.to_pem().as_bytes())
-    }
-
-    /// The certificate.
-    #[must_use]
-    pub fn cert(&self) -> &CertificateDer<'static> {
-        &self.cert
-    }
-
-    /// The trust domain that it vouches for.
-    #[must_use]
-    pub fn trust_domain(&self) -> &TrustDomain {
-        &self.domain
-    }
-
-    /// End of validity.
-    #[must_use]
-    pub fn not_after(&self) -> SystemTime {
-        self.not_after
-    }
-
-    fn signer(&self) -> Result<rcgen::Issuer<'static, &PrivateKey>, Error> {
-        rcgen::Issuer::from_ca_cert_der(&self.cert, &self.key)
-            .map_err(|e| Error::Issue(e.to_string()))
-    }
-
-    /// Signs whatever it is given: what a hostile or clumsy CA might do.
-    #[cfg(test)]
-    pub(crate) fn sign_anything(
-        &self,
-        params: &CertificateParams,
-        key: &PrivateKey,
-    ) -> CertificateDer<'static> {
-        params
-            .signed_by(key, &self.signer().unwrap())
-            .unwrap()
-            .der()
-            .clone()
-    }
-}
-
-impl fmt::Debug for Root {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Root")
-            .field("domain", &self.domain)
-            .finish_non_exhaustive()
-    }
-}
 
 /// What an issuer grants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -269,7 +106,7 @@ impl Issuer {
         others: impl IntoIterator<Item = CertificateDer<'static>>,
         policy: CsrPolicy,
     ) -> Result<Self, Error> {
-        let bundle = TrustBundle::new(std::iter::once(root.cert.clone()).chain(others))?;
+        let bundle = TrustBundle::new(std::iter::once(root.cert().clone()).chain(others))?;
         Ok(Self {
             root,
             bundle,
@@ -330,13 +167,14 @@ impl Issuer {
                 "a lifetime of {asked} s was asked for, at most {most} s are granted"
             )));
         }
-        if request.id.domain() != self.root.domain.as_str() {
+        if request.id.domain() != self.root.trust_domain().as_str() {
             return Err(Error::Csr(format!(
                 "{} is not of trust domain {}",
-                request.id, self.root.domain
+                request.id,
+                self.root.trust_domain()
             )));
         }
-        let not_after = (now + ttl).min(self.root.not_after);
+        let not_after = (now + ttl).min(self.root.not_after());
         if not_after <= now {
             return Err(Error::Issue("the root has expired; rotate it".into()));
         }
@@ -362,7 +200,10 @@ impl Issuer {
             .signed_by(&public_key, &self.root.signer()?)
             .map_err(|e| Error::Issue(e.to_string()))?;
         Ok(Issued {
-            chain: vec![leaf.der().clone(), self.root.cert.clone()],
+            chain: std::iter::once(leaf.der())
+                .chain(self.root.chain())
+                .cloned()
+                .collect(),
             not_after,
         })
     }

@@ -93,6 +93,8 @@ struct Room {
 struct Routes {
     routes: Vec<Route>,
     hosts: Vec<String>,
+    /// Whether routes that are added now are for loopback only.
+    inside: bool,
 }
 
 #[derive(Clone)]
@@ -100,6 +102,8 @@ struct Route {
     method: Method,
     path: String,
     handler: Handler,
+    /// Only there for whoever comes by way of loopback.
+    inside: bool,
 }
 
 impl AdminServer {
@@ -114,7 +118,8 @@ impl AdminServer {
         Self::bind_exposed(address).await
     }
 
-    /// Binds any address: for readiness and metrics, which kubelet and Prometheus ask for from elsewhere.
+    /// Binds any address: for readiness and metrics, which kubelet and Prometheus ask for from elsewhere. All else belongs
+    /// behind [`AdminServer::inside`].
     ///
     /// # Errors
     /// If the address cannot be bound.
@@ -143,6 +148,12 @@ impl AdminServer {
     /// Also believes this DNS name in `Host` (a Service name under which a server is scraped).
     pub fn allow_host(&mut self, name: impl Into<String>) -> &mut Self {
         self.routes.hosts.push(name.into().to_ascii_lowercase());
+        self
+    }
+
+    /// Routes that are added from now on are only there for whoever comes by way of loopback.
+    pub fn inside(&mut self) -> &mut Self {
+        self.routes.inside = true;
         self
     }
 
@@ -215,7 +226,8 @@ impl AdminServer {
             routes: self.routes.clone(),
             refusals: self.refusals.clone(),
         };
-        serve::answer(&server, self.address, request).await
+        let inside = self.address.ip().is_loopback();
+        serve::answer(&server, self.address, inside, request).await
     }
 
     fn route<F>(
@@ -232,6 +244,7 @@ impl AdminServer {
             method,
             path: path.into(),
             handler,
+            inside: self.routes.inside,
         });
         self
     }

@@ -56,9 +56,10 @@ fn arguments(place: &Path) -> Args {
     Args {
         source: vec![place.join("source")],
         kubernetes: false,
-        state_dir: place.join("state"),
-        bundle_dir: place.join("bundle"),
-        jwks: place.join("jwks.json"),
+        state_dir: Some(place.join("state")),
+        bundle_dir: Some(place.join("bundle")),
+        jwks: Some(place.join("jwks.json")),
+        ca_issuer_secret: None,
         token_issuer: ISSUER.to_owned(),
         trust_domain: world::domain(),
         cluster_domain: "cluster.local".to_owned(),

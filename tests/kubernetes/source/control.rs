@@ -25,7 +25,6 @@ pub(super) struct Control {
     /// Whose network it is in.
     machine: u32,
     admin: SocketAddr,
-    _folder: TempDir,
     /// Beside this executable, because a hard link cannot leave its file system.
     _link: TempDir,
 }
@@ -37,18 +36,11 @@ impl Control {
         let link = tempfile::tempdir_in(this.parent().context("it is in a directory")?)?;
         let program = link.path().join("tulle");
         fs::hard_link(&this, &program)?;
-        let folder = tempfile::tempdir()?;
+        let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: { name: tulle-system }";
+        cluster.ask(["apply", "--server-side", "-f", "-"], namespace)?;
         let mut command = cluster.control().on_network(program);
         command.args(["control", "--kubernetes", "--xds-address=127.0.0.1:0"]);
         command.arg("--admin-address=127.0.0.1:0");
-        for (option, name) in [
-            ("state-dir", "state"),
-            ("bundle-dir", "bundle"),
-            ("jwks", "jwks"),
-        ] {
-            let path = folder.path().join(name);
-            command.arg(format!("--{option}={}", path.display()));
-        }
         let mut child = command
             .env("KUBECONFIG", cluster.kubeconfig())
             .stdin(Stdio::null())
@@ -59,7 +51,6 @@ impl Control {
             child,
             machine: cluster.control().pid(),
             admin: SocketAddr::from(([127, 0, 0, 1], 0)),
-            _folder: folder,
             _link: link,
         };
         control.admin = admin(log)?;

@@ -335,7 +335,7 @@ async fn the_root_survives_a_restart() {
     let plane = Plane::start().await;
     let bundle = plane.bundle().await;
     let state_dir = plane.state_dir();
-    let again = Plane::start_with(limits(), |args| args.state_dir = state_dir).await;
+    let again = Plane::start_with(limits(), |args| args.state_dir = Some(state_dir)).await;
     assert_eq!(again.bundle().await, bundle);
 }
 

@@ -72,11 +72,12 @@ impl Plane {
         let tokens = token_tests::Issuer::new();
         let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
         let mut args = Args {
-            source: Vec::new(),
             kubernetes: false,
-            state_dir: dir.path().join("state"),
-            bundle_dir: dir.path().join("bundle"),
-            jwks: tokens.file(),
+            source: Vec::new(),
+            state_dir: Some(dir.path().join("state")),
+            bundle_dir: Some(dir.path().join("bundle")),
+            jwks: Some(tokens.file()),
+            ca_issuer_secret: None,
             token_issuer: token_tests::ISSUER.to_owned(),
             trust_domain: "cluster.local".parse().expect("a trust domain"),
             cluster_domain: "cluster.local".to_owned(),
@@ -90,7 +91,8 @@ impl Plane {
         change(&mut args);
         let (store, mut writer) = Store::new(MeshSettings::default());
         writer.set_synced();
-        let control = serve(&args, &store, SourceReport::default(), limits, Tasks::new())
+        let report = SourceReport::default();
+        let control = serve(&args, &store, report, limits, Tasks::new(), None)
             .await
             .expect("it starts");
         Self {

@@ -5,7 +5,7 @@ mod strangers;
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -61,9 +61,9 @@ fn start(words: &[String]) -> Child {
 
 /// The words for a control plane over these settings, each option with its value.
 fn words(args: &Args, source: &Path) -> Vec<String> {
-    let path = |path: &Path| path.display().to_string();
+    let path = |path: &Option<PathBuf>| path.as_ref().expect("there is one").display().to_string();
     let options = [
-        ("--source", path(source)),
+        ("--source", source.display().to_string()),
         ("--state-dir", path(&args.state_dir)),
         ("--bundle-dir", path(&args.bundle_dir)),
         ("--jwks", path(&args.jwks)),

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures_util::future::BoxFuture;
 use prometheus_client::registry::Registry;
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -21,12 +22,14 @@ struct Sink {
 }
 
 impl BundleSink for Sink {
-    fn publish(&self, pem: &str) -> io::Result<()> {
-        if self.broken.load(Ordering::Relaxed) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        *self.last.lock() = pem.to_owned();
-        Ok(())
+    fn publish<'a>(&'a self, pem: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        let published = if self.broken.load(Ordering::Relaxed) {
+            Err(io::ErrorKind::StorageFull.into())
+        } else {
+            *self.last.lock() = pem.to_owned();
+            Ok(())
+        };
+        Box::pin(std::future::ready(published))
     }
 }
 
@@ -47,14 +50,18 @@ impl Lab {
         }
     }
 
-    fn open(&self) -> Authority {
-        self.open_as("cluster.local").expect("its state is good")
+    async fn open(&self) -> Authority {
+        self.open_as("cluster.local")
+            .await
+            .expect("its state is good")
     }
 
-    fn open_as(&self, domain: &str) -> Result<Authority, CaError> {
+    async fn open_as(&self, domain: &str) -> Result<Authority, CaError> {
         let (began, start) = self.began;
         let settings = Settings {
-            state_dir: self.dir.path().join("state"),
+            memory: Memory::in_directory(&self.dir.path().join("state"))?,
+            leadership: Leadership::alone(),
+            plugged: None,
             trust_domain: domain.parse().expect("a trust domain"),
             cluster_domain: "cluster.local".to_owned(),
             leaf_ttl: HOUR,
@@ -62,7 +69,7 @@ impl Lab {
             sinks: vec![Box::new(self.sink.clone())],
             now: Box::new(move || began + start.elapsed()),
         };
-        Authority::open(settings, Metrics::register(&mut Registry::default()))
+        Authority::open(settings, Metrics::register(&mut Registry::default())).await
     }
 }
 
@@ -97,13 +104,13 @@ fn roots_of(bundle: &str) -> usize {
 #[tokio::test(start_paused = true)]
 async fn a_root_rotates_by_overlap_and_our_own_certificate_follows() {
     let lab = Lab::new();
-    let authority = lab.open();
+    let authority = lab.open().await;
     pass(&authority, Duration::from_secs(1)).await;
     let old = signer(&authority);
     assert_eq!(roots_of(&lab.sink.last.lock()), 1);
     let generation = authority.identity().current().generation();
 
-    authority.rotate().expect("steady");
+    authority.rotate().await.expect("steady");
     pass(&authority, PROPAGATION - Duration::from_secs(2)).await;
     assert_eq!(
         roots_of(&lab.sink.last.lock()),
@@ -145,17 +152,17 @@ async fn a_root_rotates_by_overlap_and_our_own_certificate_follows() {
         .current()
         .check()
         .expect("our own certificate holds without it");
-    authority.rotate().expect("steady again");
+    authority.rotate().await.expect("steady again");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_new_root_does_not_sign_before_its_bundle_has_left_and_spread() {
     let lab = Lab::new();
-    let authority = lab.open();
+    let authority = lab.open().await;
     pass(&authority, Duration::from_secs(1)).await;
     let old = signer(&authority);
     lab.sink.broken.store(true, Ordering::Relaxed);
-    authority.rotate().expect("steady");
+    authority.rotate().await.expect("steady");
     pass(&authority, 10 * PROPAGATION).await;
     assert_eq!(signer(&authority), old, "nobody has heard of the new root");
     lab.sink.broken.store(false, Ordering::Relaxed);
@@ -169,17 +176,17 @@ async fn a_new_root_does_not_sign_before_its_bundle_has_left_and_spread() {
 #[tokio::test(start_paused = true)]
 async fn a_rotation_goes_on_after_a_restart() {
     let lab = Lab::new();
-    let authority = lab.open();
+    let authority = lab.open().await;
     let old = signer(&authority);
-    authority.rotate().expect("steady");
+    authority.rotate().await.expect("steady");
     drop(authority);
-    let authority = lab.open();
+    let authority = lab.open().await;
     assert_eq!(signer(&authority), old);
     pass(&authority, PROPAGATION + Duration::from_secs(10)).await;
     let new = signer(&authority);
     assert_ne!(new, old);
     drop(authority);
-    let authority = lab.open();
+    let authority = lab.open().await;
     assert_eq!(signer(&authority), new);
     pass(&authority, HOUR + Duration::from_secs(10)).await;
     assert_eq!(lab.sink.last.lock().trim(), new.trim());
@@ -188,7 +195,7 @@ async fn a_rotation_goes_on_after_a_restart() {
 #[tokio::test(start_paused = true)]
 async fn our_own_certificate_is_renewed_at_half_of_its_life() {
     let lab = Lab::new();
-    let authority = lab.open();
+    let authority = lab.open().await;
     let serial = || authority.identity().current().svid().serial().to_owned();
     let first = serial();
     pass(&authority, HOUR / 2 - Duration::from_secs(10)).await;
@@ -200,9 +207,10 @@ async fn our_own_certificate_is_renewed_at_half_of_its_life() {
 #[tokio::test(start_paused = true)]
 async fn a_state_of_another_trust_domain_is_refused_with_the_way_out() {
     let lab = Lab::new();
-    drop(lab.open());
+    drop(lab.open().await);
     let error = lab
         .open_as("other.mesh")
+        .await
         .expect_err("another mesh's root")
         .to_string();
     assert!(
@@ -215,7 +223,7 @@ async fn a_state_of_another_trust_domain_is_refused_with_the_way_out() {
 async fn a_state_whose_certificates_are_not_those_of_its_keys_is_refused() {
     let lab = Lab::new();
     let file = lab.dir.path().join("state/ca.json");
-    drop(lab.open());
+    drop(lab.open().await);
     let good = std::fs::read_to_string(&file).expect("it was saved");
     let mut state: serde_json::Value = serde_json::from_str(&good).expect("JSON");
     let own = state["roots"][0]["certificate"].clone();
@@ -231,7 +239,7 @@ async fn a_state_whose_certificates_are_not_those_of_its_keys_is_refused() {
     for (name, certificate, taken) in table {
         state["roots"][0]["certificate"] = certificate.into();
         std::fs::write(&file, state.to_string()).expect("writable");
-        match lab.open_as("cluster.local") {
+        match lab.open_as("cluster.local").await {
             Ok(_) => assert!(taken, "{name} was taken"),
             Err(error) => {
                 let error = error.to_string();

@@ -106,9 +106,10 @@ async fn serve_connection(
     tasks: Tasks,
 ) {
     let of_all = server.clone();
+    let inside = is_inside(&stream, client);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let server = server.clone();
-        async move { Ok::<_, Infallible>(answer(&server, client, request).await) }
+        async move { Ok::<_, Infallible>(answer(&server, client, inside, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -133,10 +134,17 @@ async fn serve_connection(
     }
 }
 
+/// Whether both ends of a connection are on loopback, which nothing from elsewhere can be.
+fn is_inside(stream: &TcpStream, client: SocketAddr) -> bool {
+    let is_loopback = |address: SocketAddr| address.ip().to_canonical().is_loopback();
+    is_loopback(client) && stream.local_addr().is_ok_and(is_loopback)
+}
+
 /// What a request gets; a refusal is counted and told.
 pub(super) async fn answer<B>(
     server: &Server,
     client: SocketAddr,
+    inside: bool,
     request: hyper::Request<B>,
 ) -> Answer
 where
@@ -144,7 +152,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let (head, body) = request.into_parts();
-    match serve(&server.routes, &head, body).await {
+    match serve(&server.routes, inside, &head, body).await {
         Ok(answer) => answer,
         Err((reason, answer)) => {
             server.refusals.request(server.name, client, reason, &head);
@@ -153,16 +161,16 @@ where
     }
 }
 
-async fn serve<B>(routes: &Routes, head: &Parts, body: B) -> Result<Answer, Refused>
+async fn serve<B>(routes: &Routes, inside: bool, head: &Parts, body: B) -> Result<Answer, Refused>
 where
     B: hyper::body::Body<Data = bytes::Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     check::admit(head, &routes.hosts).map_err(|(reason, why)| refused(reason, why))?;
     let path = head.uri.path();
-    let here: Vec<&Route> = routes
-        .routes
-        .iter()
+    let visible = routes.routes.iter().filter(|route| inside || !route.inside);
+    let here: Vec<&Route> = visible
+        .clone()
         .filter(|route| matches(&route.path, path))
         .collect();
     let wanted = if head.method == Method::HEAD {
@@ -171,7 +179,7 @@ where
         &head.method
     };
     let Some(route) = here.iter().find(|route| route.method == *wanted) else {
-        return Err(unrouted(routes, &here));
+        return Err(unrouted(visible, &here));
     };
     let collected = Limited::new(body, MAX_BODY).collect();
     let body = match tokio::time::timeout(READ_TIMEOUT, collected).await {
@@ -203,11 +211,9 @@ fn refused(reason: Reason, why: impl Into<bytes::Bytes>) -> Refused {
 }
 
 /// No route fits; `here` are those of the path, with other methods.
-fn unrouted(routes: &Routes, here: &[&Route]) -> Refused {
+fn unrouted<'a>(visible: impl Iterator<Item = &'a Route>, here: &[&Route]) -> Refused {
     if here.is_empty() {
-        let known: Vec<String> = routes
-            .routes
-            .iter()
+        let known: Vec<String> = visible
             .map(|route| format!("{} {}\n", route.method, route.path))
             .collect();
         let list = format!("nothing here; there is:\n{}", known.concat());

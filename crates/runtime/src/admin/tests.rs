@@ -216,3 +216,33 @@ async fn shutdown_finishes_the_request_that_is_being_answered() {
     assert!(ended);
     assert!(answer.ends_with("done"), "{answer:?}");
 }
+
+#[tokio::test]
+async fn what_is_for_loopback_is_not_there_for_others() {
+    let mut server = AdminServer::bind_exposed(([0, 0, 0, 0], 0).into())
+        .await
+        .expect("a free port");
+    server.get("/ready", |_| async { text(StatusCode::OK, "yes\n") });
+    server.inside();
+    server.get("/debug", |_| async { text(StatusCode::OK, "secret\n") });
+    let served = Server {
+        name: "admin",
+        routes: server.routes.clone(),
+        refusals: Refusals::default(),
+    };
+    let ask = async |path: &str, inside: bool| {
+        let request = http::Request::get(path).header("Host", "127.0.0.1");
+        let request = request.body(Full::new(Bytes::new())).expect("a request");
+        let answer = serve::answer(&served, server.address, inside, request).await;
+        let body = http_body_util::BodyExt::collect(answer.into_body()).await;
+        String::from_utf8(body.expect("a body").to_bytes().to_vec()).expect("text")
+    };
+    assert_eq!(ask("/ready", true).await, "yes\n");
+    assert_eq!(ask("/ready", false).await, "yes\n");
+    assert_eq!(ask("/debug", true).await, "secret\n");
+    let hidden = ask("/debug", false).await;
+    assert!(
+        hidden.contains("/ready") && !hidden.contains("/debug"),
+        "{hidden}"
+    );
+}

@@ -1,0 +1,195 @@
+//! What the replicas do with a state that they share: all follow it, and the elected one takes the steps of a rotation.
+
+use std::time::{Duration, SystemTime};
+
+use super::{
+    Authority, CaError, LOOK, RETRY, ROOT_RENEWAL, Roots, Stage, longest_leaf, new_root, ready,
+};
+
+impl Authority {
+    /// Notes which term it is. In a new one, what others wrote before counts, and what was published by them may not have been.
+    pub(super) fn begin_term(&self, term: Option<u64>) {
+        let mut state = self.state.lock();
+        if state.term != term {
+            state.term = term;
+            state.published = false;
+            self.settings.memory.hint();
+        }
+    }
+
+    /// Works with what others have written, if they have.
+    pub(super) async fn follow(&self) -> Result<(), CaError> {
+        let memory = &self.settings.memory;
+        if !memory.is_due() {
+            return Ok(());
+        }
+        let loaded = match memory.load().await {
+            Err(error) if !error.is_passing() => return Err(self.spoilt(error)),
+            loaded => loaded?,
+        };
+        let Some(mut roots) = loaded else {
+            return self.restore().await;
+        };
+        let longer = roots.note_leaf_ttl(longest_leaf(&self.settings));
+        if !longer && roots == self.state.lock().roots {
+            self.metrics.state_broken.set(0);
+            return Ok(());
+        }
+        let ready = match ready(roots, &self.settings, &self.id) {
+            Ok(ready) => ready,
+            Err(error) => return Err(self.spoilt(error)),
+        };
+        self.metrics.state_broken.set(0);
+        let (known, stage) = {
+            let state = self.state.lock();
+            let signer = &ready.roots.signer().certificate;
+            let known = state.roots.signer().certificate == *signer
+                || state
+                    .roots
+                    .others()
+                    .any(|other| other.certificate == *signer);
+            (known, ready.roots.stage())
+        };
+        if !known {
+            tracing::warn!(
+                place = memory.place(),
+                "the CA's state has a root that was not announced here before it signs: workloads that have not heard of it refuse it until they do"
+            );
+        }
+        if longer {
+            memory.save(&ready.roots).await?;
+        }
+        self.put(ready)?;
+        tracing::info!(
+            place = memory.place(),
+            ?stage,
+            "the CA's state was changed by another, and is followed"
+        );
+        Ok(())
+    }
+
+    /// A state that is no good is not worked with: the last good one stays in use, and no step is taken.
+    fn spoilt(&self, error: CaError) -> CaError {
+        self.metrics.state_broken.set(1);
+        self.settings.memory.hint();
+        error
+    }
+
+    /// The state was deleted; what is known of it is put back by the elected replica.
+    async fn restore(&self) -> Result<(), CaError> {
+        let place = self.settings.memory.place();
+        if self.settings.leadership.term().is_none() {
+            tracing::warn!(
+                place,
+                "the CA's state was deleted; the elected replica puts it back"
+            );
+            return Ok(());
+        }
+        let roots = self.state.lock().roots.clone();
+        self.settings.memory.save(&roots).await?;
+        tracing::warn!(
+            place,
+            "the CA's state was deleted; it was put back from memory"
+        );
+        Ok(())
+    }
+
+    /// Takes the steps that are due, and says how long until another is.
+    pub(super) async fn lead(&self) -> Result<Duration, CaError> {
+        let now = (self.settings.now)();
+        self.look_at_plugged().await;
+        if !self.state.lock().published && !self.publish().await? {
+            return Ok(RETRY);
+        }
+        if let Some(roots) = self.replaced()? {
+            let stage = roots.stage();
+            self.adopt(roots).await?;
+            tracing::info!(
+                ?stage,
+                "there is another root to sign with, now or once it is announced"
+            );
+            return Ok(Duration::ZERO);
+        }
+        let mut roots = self.state.lock().roots.clone();
+        if roots.advance(now, self.settings.propagation, longest_leaf(&self.settings)) {
+            let stage = roots.stage();
+            self.adopt(roots).await?;
+            tracing::info!(?stage, "root rotation: next stage");
+            return Ok(Duration::ZERO);
+        }
+        let due = roots.due(self.settings.propagation);
+        Ok(due.map_or(LOOK, |due| due.duration_since(now).unwrap_or_default()))
+    }
+
+    /// Hands the bundle to every sink; says whether it has arrived.
+    async fn publish(&self) -> Result<bool, CaError> {
+        let bundle = self.state.lock().roots.bundle();
+        for sink in &self.settings.sinks {
+            if let Err(error) = sink.publish(&bundle).await {
+                self.metrics.bundle_failures.inc();
+                if let Some(left_out) = self.told.pass() {
+                    tracing::error!(%error, left_out, "the trust bundle cannot be written; will be tried again");
+                }
+                return Ok(false);
+            }
+        }
+        let mut roots = self.state.lock().roots.clone();
+        // The time that it takes to reach everybody begins only now.
+        if roots.announced((self.settings.now)()) {
+            self.settings.memory.save(&roots).await?;
+        }
+        let mut state = self.state.lock();
+        state.roots = roots;
+        state.published = true;
+        Ok(true)
+    }
+
+    /// The roots with a new one announced, or another key below the same one, if it is time for that.
+    fn replaced(&self) -> Result<Option<Roots>, CaError> {
+        let now = (self.settings.now)();
+        let state = self.state.lock();
+        let mut roots = state.roots.clone();
+        let new = match (&self.settings.plugged, &state.plugged) {
+            (Some(_), None) => return Ok(None),
+            (Some(_), Some(plugged)) if roots.renew(plugged) => return Ok(Some(roots)),
+            (Some(_), Some(plugged)) if plugged == roots.signer() => return Ok(None),
+            (Some(_), Some(plugged)) => plugged.clone(),
+            (None, _) if roots.stage() == Stage::Steady && self.is_old(now) => {
+                new_root(&self.settings.trust_domain)?
+            }
+            (None, _) => return Ok(None),
+        };
+        Ok(roots.begin(new, now).is_ok().then_some(roots))
+    }
+
+    /// Whether the root that signs has not long to live.
+    fn is_old(&self, now: SystemTime) -> bool {
+        let ends = self.issuer.load().root().not_after();
+        ends.duration_since(now)
+            .is_ok_and(|left| left < ROOT_RENEWAL)
+    }
+
+    /// Sees what somebody else provides now. What is no good is told, and the last good one stays.
+    async fn look_at_plugged(&self) {
+        let Some(plugged) = self.settings.plugged.as_ref().filter(|it| it.is_due()) else {
+            return;
+        };
+        match plugged.root().await {
+            Ok(root) => {
+                self.metrics.plugged_broken.set(0);
+                self.state.lock().plugged = Some(root);
+            }
+            Err(error) => {
+                self.metrics.plugged_broken.set(1);
+                if let Some(left_out) = self.told.pass() {
+                    let error = error.full();
+                    tracing::error!(
+                        error,
+                        left_out,
+                        "the provided root cannot be used; the last good one stays in use"
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Where the trust bundle belongs, where it is, and where it could not be written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use kube::ResourceExt as _;
+use kube::api::PartialObjectMeta;
+use kube::runtime::watcher::Event;
+use tokio::time::Instant;
+use tulle_runtime::backoff::Backoff;
+use tulle_runtime::names::files::CA_BUNDLE_KEY;
+use tulle_runtime::names::{self, labels};
+
+use super::listed::Listed;
+
+/// Pauses before a write that failed is tried again.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+/// An object that has the bundle.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    /// The ConfigMap of a namespace.
+    Namespace(Arc<str>),
+    /// A webhook configuration.
+    Webhooks(Arc<str>),
+}
+
+impl Place {
+    /// For metrics.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Namespace(_) => "ConfigMap",
+            Self::Webhooks(_) => "MutatingWebhookConfiguration",
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = self.kind();
+        match self {
+            Self::Namespace(namespace) => write!(f, "{kind} {namespace}/{}", names::CA_CONFIG_MAP),
+            Self::Webhooks(name) => write!(f, "{kind} {name}"),
+        }
+    }
+}
+
+type Digest = [u8; 32];
+
+/// What matters of a namespace.
+#[derive(Clone, Copy, Debug)]
+struct Home {
+    meshed: bool,
+    terminating: bool,
+}
+
+/// What a ConfigMap has.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    bundle: Option<Digest>,
+    ours: bool,
+}
+
+/// A place that could not be written, or is being.
+#[derive(Debug)]
+struct Trouble {
+    writing: bool,
+    problem: Option<String>,
+    again: Instant,
+    pauses: Backoff,
+}
+
+/// All that is known about the places of the bundle.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    namespaces: Listed<Arc<str>, Home>,
+    bundles: Listed<Arc<str>, Held>,
+    /// Of each configuration the webhooks, with what each has.
+    webhooks: Listed<Arc<str>, Vec<(String, Option<Digest>)>>,
+    proxied: BTreeSet<Arc<str>>,
+    troubles: BTreeMap<Place, Trouble>,
+}
+
+impl Places {
+    /// What has happened to namespaces.
+    pub(super) fn namespace(&mut self, event: Event<PartialObjectMeta<Namespace>>) {
+        self.namespaces.take(event, |namespace| {
+            let labels = namespace.labels();
+            let enabled = labels.get(labels::INJECT).is_some_and(|it| it == "enabled");
+            let home = Home {
+                meshed: enabled || labels.contains_key(labels::REVISION),
+                terminating: namespace.metadata.deletion_timestamp.is_some(),
+            };
+            (namespace.name_any().into(), home)
+        });
+    }
+
+    /// What has happened to ConfigMaps.
+    pub(super) fn bundle(&mut self, event: Event<ConfigMap>) {
+        self.bundles.take(event, |map| {
+            let ours = map.labels().get(labels::PART_OF);
+            let ours = ours.is_some_and(|it| it == labels::PART_OF_TULLE);
+            let text = map.data.as_ref().and_then(|data| data.get(CA_BUNDLE_KEY));
+            let bundle = text.map(|text| digest_of(text.as_bytes()));
+            let namespace = map.namespace().unwrap_or_default();
+            (namespace.into(), Held { bundle, ours })
+        });
+    }
+
+    /// What has happened to webhook configurations.
+    pub(super) fn webhooks(&mut self, event: Event<MutatingWebhookConfiguration>) {
+        self.webhooks.take(event, |configuration| {
+            let name = configuration.name_any().into();
+            let webhooks = configuration.webhooks.into_iter().flatten();
+            let held = webhooks.map(|webhook| {
+                let bundle = webhook.client_config.ca_bundle;
+                (webhook.name, bundle.map(|bundle| digest_of(&bundle.0)))
+            });
+            (name, held.collect())
+        });
+    }
+
+    /// The namespaces that have pods of the mesh.
+    pub(super) fn proxied(&mut self, namespaces: BTreeSet<Arc<str>>) {
+        self.proxied = namespaces;
+    }
+
+    /// The places that do not have this bundle; `None` while it is not known which there are.
+    pub(super) fn missing(&mut self, pem: &str) -> Option<Vec<Place>> {
+        let complete = self.namespaces.is_complete()
+            && self.bundles.is_complete()
+            && self.webhooks.is_complete();
+        if !complete {
+            return None;
+        }
+        let wanted = Some(digest_of(pem.as_bytes()));
+        let missing = self.homes().into_iter().filter(|namespace| {
+            let held = self.bundles.get(namespace);
+            !held.is_some_and(|held| held.ours && held.bundle == wanted)
+        });
+        let mut missing: Vec<_> = missing.map(Place::Namespace).collect();
+        let stale = self.webhooks.iter().filter(|(_, webhooks)| {
+            let mut held = webhooks.iter();
+            held.any(|(_, bundle)| *bundle != wanted)
+        });
+        missing.extend(stale.map(|(name, _)| Place::Webhooks(name.clone())));
+        self.troubles
+            .retain(|place, trouble| trouble.writing || missing.contains(place));
+        Some(missing)
+    }
+
+    /// The namespaces that are to have the bundle: ours, the meshed ones, and those that had it from us before.
+    fn homes(&self) -> BTreeSet<Arc<str>> {
+        let meshed = self.namespaces.iter().filter(|(_, home)| home.meshed);
+        let had = self.bundles.iter().filter(|(_, held)| held.ours);
+        let mut homes: BTreeSet<_> = [Arc::from(names::CONTROL_NAMESPACE)].into();
+        homes.extend(meshed.map(|(namespace, _)| namespace.clone()));
+        homes.extend(had.map(|(namespace, _)| namespace.clone()));
+        homes.extend(self.proxied.iter().cloned());
+        homes.retain(|namespace| {
+            let home = self.namespaces.get(namespace);
+            home.is_some_and(|home| !home.terminating)
+        });
+        homes
+    }
+
+    /// When a place may be written, or `None` if it is being.
+    pub(super) fn may_write(&self, place: &Place, now: Instant) -> Option<Instant> {
+        match self.troubles.get(place) {
+            Some(trouble) if trouble.writing => None,
+            Some(trouble) => Some(trouble.again),
+            None => Some(now),
+        }
+    }
+
+    /// A write has begun.
+    pub(super) fn writing(&mut self, place: &Place) {
+        let trouble = self.troubles.entry(place.clone());
+        let trouble = trouble.or_insert_with(|| Trouble {
+            writing: true,
+            problem: None,
+            again: Instant::now(),
+            pauses: Backoff::new(PAUSES.0, PAUSES.1),
+        });
+        trouble.writing = true;
+    }
+
+    /// A write has succeeded.
+    pub(super) fn wrote(&mut self, place: Place, pem: &str) {
+        self.troubles.remove(&place);
+        let bundle = Some(digest_of(pem.as_bytes()));
+        match place {
+            Place::Namespace(namespace) => {
+                self.bundles.put(namespace, Held { bundle, ours: true });
+            }
+            Place::Webhooks(name) => {
+                for (_, held) in self.webhooks.get_mut(&name).into_iter().flatten() {
+                    *held = bundle;
+                }
+            }
+        }
+    }
+
+    /// There is no such place any more.
+    pub(super) fn gone(&mut self, place: Place) {
+        if let Place::Namespace(namespace) = &place
+            && let Some(home) = self.namespaces.get_mut(namespace)
+        {
+            home.terminating = true;
+        }
+        self.troubles.remove(&place);
+    }
+
+    /// A write has failed.
+    pub(super) fn failed(&mut self, place: Place, problem: String, now: Instant) {
+        if let Some(trouble) = self.troubles.get_mut(&place) {
+            trouble.writing = false;
+            trouble.problem = Some(problem);
+            trouble.again = now + trouble.pauses.next_delay();
+        }
+    }
+
+    /// Why a place could not be written.
+    pub(super) fn problem(&self, place: &Place) -> Option<&str> {
+        self.troubles.get(place)?.problem.as_deref()
+    }
+
+    /// The webhooks of a configuration.
+    pub(super) fn webhook_names(&self, place: &Place) -> Vec<String> {
+        let Place::Webhooks(name) = place else {
+            return Vec::new();
+        };
+        let webhooks = self.webhooks.get(name).into_iter().flatten();
+        webhooks.map(|(name, _)| name.clone()).collect()
+    }
+}
+
+fn digest_of(bytes: &[u8]) -> Digest {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    hash
+}
