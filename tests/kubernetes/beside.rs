@@ -28,7 +28,7 @@ async fn another_cluster_comes_and_goes_unnoticed(kubernetes: &Kubernetes) -> an
     let nodes = other.ask(["get", "nodes", "-o", "name"], "")?;
     ensure!(nodes == "node/node0\n", "{nodes}");
     {
-        let there = Namespace::apply(&other, "same", POD).await?;
+        let there = Namespace::apply(&other, "same", "", POD).await?;
         ensure!(
             there.get("pods")?[0]["metadata"]["uid"] != uid,
             "one pod for both"

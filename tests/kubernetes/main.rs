@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 mod beside;
 mod crash;
+mod mesh;
 mod nodes;
 mod redis;
 mod source;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
     let files = [
         nodes::cases(),
         redis::cases(),
+        mesh::cases(),
         beside::cases(),
         crash::cases(),
         source::cases(),

@@ -61,7 +61,12 @@ impl Kubernetes {
 
     /// Makes a namespace with what the manifests say, and waits until its pods are ready. It goes when dropped.
     pub async fn apply(&self, name: &str, manifests: &str) -> anyhow::Result<Namespace<'_>> {
-        Namespace::apply(&self.cluster, name, manifests).await
+        Namespace::apply(&self.cluster, name, "", manifests).await
+    }
+
+    /// As [`Kubernetes::apply`], with a sidecar in each pod; Tulle is installed.
+    pub async fn apply_meshed(&self, name: &str, manifests: &str) -> anyhow::Result<Namespace<'_>> {
+        Namespace::apply(&self.cluster, name, "tulle.dev/inject=enabled", manifests).await
     }
 }
 
@@ -105,13 +110,21 @@ pub struct Namespace<'a> {
 }
 
 impl<'a> Namespace<'a> {
-    /// As [`Kubernetes::apply`], in any cluster.
-    pub async fn apply(cluster: &'a Cluster, name: &str, manifests: &str) -> anyhow::Result<Self> {
+    /// As [`Kubernetes::apply`], in any cluster; with a label, unless that is empty.
+    pub async fn apply(
+        cluster: &'a Cluster,
+        name: &str,
+        label: &str,
+        manifests: &str,
+    ) -> anyhow::Result<Self> {
         cluster.ask(["create", "namespace", name], "")?;
         let namespace = Self {
             cluster,
             name: name.to_owned(),
         };
+        if !label.is_empty() {
+            cluster.ask(["label", "namespace", name, label], "")?;
+        }
         // Pods are refused until their namespace has its account.
         eventually(READY, async || {
             namespace.ask(["get", "serviceaccount", "default"], "")
