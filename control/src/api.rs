@@ -32,6 +32,7 @@ pub const ISTIO_GROUP: &str = "security.istio.io";
     plural = "peerauthentications",
     namespaced,
     category = "tulle",
+    label("app.kubernetes.io/part-of", "tulle"),
     doc = "What the inbound side of workloads accepts: mTLS only, or plaintext, too. In the namespace of the control plane \
            it is for the whole mesh.",
     derive = "PartialEq",

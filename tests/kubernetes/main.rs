@@ -6,6 +6,7 @@ mod beside;
 mod crash;
 mod mesh;
 mod nodes;
+mod operators;
 mod redis;
 mod source;
 
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         nodes::cases(),
         redis::cases(),
         mesh::cases(),
+        operators::cases(),
         beside::cases(),
         crash::cases(),
         source::cases(),

@@ -2,6 +2,7 @@
 
 mod images;
 pub mod install;
+mod program;
 
 use std::future::Future;
 use std::io::Write as _;
@@ -20,6 +21,8 @@ use crate::arena::{Ran, eventually};
 use crate::gate::{self, Missing};
 use crate::harness::{Case, Once, THREADS, World};
 
+pub use program::Program;
+
 /// Nodes of the cluster.
 const NODES: usize = 2;
 /// How long pods may take to be ready, on a busy machine.
@@ -30,6 +33,7 @@ const READY: Duration = Duration::from_secs(90);
 pub struct Kubernetes {
     /// The cluster itself.
     pub cluster: Cluster,
+    program: Program,
     /// Whether Tulle is installed in it.
     installed: tokio::sync::OnceCell<()>,
     runtime: Runtime,
@@ -44,6 +48,7 @@ impl World for Kubernetes {
 impl Kubernetes {
     fn start() -> anyhow::Result<Self> {
         Ok(Self {
+            program: Program::new()?,
             cluster: Cluster::start(NODES)?,
             installed: tokio::sync::OnceCell::new(),
             runtime: Builder::new_multi_thread()
@@ -57,6 +62,11 @@ impl Kubernetes {
     pub async fn install(&self) -> anyhow::Result<()> {
         let install = async || install::install(&self.cluster, &[]).await;
         self.installed.get_or_try_init(install).await.copied()
+    }
+
+    /// Runs `tulle` to its end, as somebody who may do everything in the cluster.
+    pub fn tulle(&self, arguments: &[&str]) -> anyhow::Result<Ran> {
+        self.program.run(&self.cluster, arguments)
     }
 
     /// Makes a namespace with what the manifests say, and waits until its pods are ready. It goes when dropped.

@@ -131,7 +131,7 @@ fn print<T: Serialize>(
     table: impl FnOnce(&T) -> String,
 ) -> Result<(), CliError> {
     match format {
-        Format::Table => output::line(&table(result)),
+        Format::Table => output::styled(&table(result)),
         Format::Json => {
             let text = serde_json::to_string_pretty(result)
                 .map_err(|error| CliError::Render(error.into()))?;

@@ -11,7 +11,7 @@ use tonic::client::Grpc;
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 use tulle_runtime::backoff::Backoff;
-use tulle_xds_proto::envoy::config::core::v3::Node;
+use tulle_xds_proto::envoy::config::core::v3::{Node, node::UserAgentVersionType};
 use tulle_xds_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse,
 };
@@ -150,6 +150,9 @@ impl XdsClient {
             id: config.node_id,
             cluster: config.node_cluster,
             user_agent_name: "tulle-proxy".to_owned(),
+            user_agent_version_type: Some(UserAgentVersionType::UserAgentVersion(
+                env!("CARGO_PKG_VERSION").to_owned(),
+            )),
             client_features: vec![SUPPORTS_TTL.to_owned()],
             ..Node::default()
         };

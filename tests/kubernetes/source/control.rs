@@ -10,9 +10,9 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
-use tempfile::TempDir;
 use tulle_cluster::Cluster;
 use tulle_tests::eventually;
+use tulle_tests::kubernetes::Program;
 
 use super::SOON;
 
@@ -25,24 +25,19 @@ pub(super) struct Control {
     /// Whose network it is in.
     machine: u32,
     admin: SocketAddr,
-    /// Beside this executable, because a hard link cannot leave its file system.
-    _link: TempDir,
+    _program: Program,
 }
 
 impl Control {
     /// Starts one, and waits until it has read everything.
     pub(super) async fn start(cluster: &Cluster) -> anyhow::Result<Self> {
-        let this = std::env::current_exe()?;
-        let link = tempfile::tempdir_in(this.parent().context("it is in a directory")?)?;
-        let program = link.path().join("tulle");
-        fs::hard_link(&this, &program)?;
+        let program = Program::new()?;
         let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: { name: tulle-system }";
         cluster.ask(["apply", "--server-side", "-f", "-"], namespace)?;
-        let mut command = cluster.control().on_network(program);
+        let mut command = program.command(cluster);
         command.args(["control", "--kubernetes", "--xds-address=127.0.0.1:0"]);
         command.arg("--admin-address=127.0.0.1:0");
         let mut child = command
-            .env("KUBECONFIG", cluster.kubeconfig())
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()?;
@@ -51,7 +46,7 @@ impl Control {
             child,
             machine: cluster.control().pid(),
             admin: SocketAddr::from(([127, 0, 0, 1], 0)),
-            _link: link,
+            _program: program,
         };
         control.admin = admin(log)?;
         eventually(SOON, async || {

@@ -5,7 +5,9 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
+use tokio::runtime::Builder;
 use tulle_cluster::{Cluster, cache};
+use tulle_tests::kubernetes::{Program, install};
 
 /// Starts a real Kubernetes cluster on this machine and gives you a shell on its network, or runs a command there.
 #[derive(Debug, Parser)]
@@ -14,6 +16,10 @@ struct Options {
     /// How many nodes: node0, node1 ...
     #[arg(long, value_name = "N", default_value_t = 1)]
     nodes: usize,
+    /// Install the mesh of this checkout in it, and put `tulle` on PATH; the images tulle.test/tulle:1 (`app serve` and the
+    /// like) and tulle.test/tulle-proxy:1 are on the nodes.
+    #[arg(long)]
+    mesh: bool,
     /// What to run; a shell if there is nothing. The cluster ends with it.
     #[arg(last = true, value_name = "CMD")]
     command: Vec<String>,
@@ -30,12 +36,15 @@ In the shell, and for CMD:
   files         are your own
 
 Examples (`cluster` is `cargo run -p tulle-tests --bin cluster --`):
-  cluster --nodes 2
+  cluster --nodes 2 --mesh
   cluster -- kubectl get nodes -o wide
   cluster -- sh -c 'kubectl apply --server-side -f deploy/ && kubectl get pods -A'
 ";
 
 fn main() -> ExitCode {
+    if let Some(status) = tulle_tests::as_tulle() {
+        return status;
+    }
     match run(&Options::parse()) {
         Ok(status) => status,
         Err(error) => {
@@ -47,6 +56,11 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let cluster = Cluster::start(options.nodes)?;
+    let tulle = Program::new()?;
+    if options.mesh {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(install::install(&cluster, &[]))?;
+    }
     let mut argv = options.command.clone();
     if argv.is_empty() {
         welcome(&cluster);
@@ -59,7 +73,7 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let node = cluster.nodes().first().context("it has a node")?;
     let mut command = node.on_network(program);
     command.args(arguments);
-    surround(&mut command, &cluster)?;
+    surround(&mut command, &cluster, &tulle)?;
     let status = command
         .status()
         .with_context(|| format!("start {program}"))?;
@@ -68,10 +82,11 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
 }
 
 /// What a command finds in its environment.
-fn surround(command: &mut Command, cluster: &Cluster) -> anyhow::Result<()> {
+fn surround(command: &mut Command, cluster: &Cluster, program: &Program) -> anyhow::Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let own: PathBuf = cache().join("bin");
-    let path = std::env::join_paths(std::iter::once(own).chain(std::env::split_paths(&path)))?;
+    let first = [own, program.folder().to_owned()].into_iter();
+    let path = std::env::join_paths(first.chain(std::env::split_paths(&path)))?;
     command
         .env("PATH", path)
         .env("KUBECONFIG", cluster.kubeconfig());

@@ -20,6 +20,9 @@ const LOOK: Duration = Duration::from_millis(250);
 /// The kind of namespaces.
 pub(super) const NAMESPACE: &str = "Namespace";
 
+/// What goes with its Service, although it says so nowhere.
+const ENDPOINTS: &str = "Endpoints";
+
 /// An object of ours.
 #[derive(Debug, Serialize)]
 pub(super) struct Owned {
@@ -100,7 +103,8 @@ pub(super) async fn find(client: &Client) -> Result<Vec<Owned>, CliError> {
         let what = format!("list {}", resource.plural);
         let found = answer(&what, all.list_metadata(&list)).await?;
         for object in found {
-            if !object.owner_references().is_empty() {
+            // The cluster keeps one for each Service, with the Service's labels.
+            if !object.owner_references().is_empty() || resource.kind == ENDPOINTS {
                 continue;
             }
             let namespace = object

@@ -1,0 +1,302 @@
+//! What the command line says of a cluster, and does to it.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+use tulle_cluster::Cluster;
+use tulle_tests::kubernetes::install::{self, SYSTEM};
+use tulle_tests::kubernetes::{Namespace, Program};
+use tulle_tests::{Kubernetes, eventually};
+
+tulle_tests::cases! { in Kubernetes:
+    proxies_are_listed_and_looked_into;
+    what_is_wrong_is_found_and_has_a_remedy ["alone"];
+    an_installation_goes_without_a_trace;
+}
+
+/// How long the mesh may take to know of a change.
+const SOON: Duration = Duration::from_secs(30);
+
+/// A pod that listens, and its Service.
+const WEB: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: { name: one, labels: { app: web } }
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: web
+    image: tulle.test/tulle:1
+    args: [app, serve, --http, "8080", --name, web]
+    ports: [{ name: http, containerPort: 8080 }]
+---
+apiVersion: v1
+kind: Service
+metadata: { name: web }
+spec: { selector: { app: web }, ports: [{ name: http, port: 80, targetPort: http }] }
+"#;
+
+async fn proxies_are_listed_and_looked_into(kubernetes: &Kubernetes) -> anyhow::Result<()> {
+    kubernetes.install().await?;
+    let shop = kubernetes.apply_meshed("looked-into", WEB).await?;
+    let call = ["/usr/local/bin/tulle", "app", "call", "http://web/"];
+    eventually(SOON, async || shop.exec("one", &call, "")?.ok()).await?;
+    let table = eventually(SOON, async || {
+        let table = kubernetes.tulle(&["status", "-n", "looked-into"])?.ok()?;
+        ensure!(
+            table.contains("SYNCED") && !table.contains("STALE"),
+            "{table}"
+        );
+        Ok(table)
+    })
+    .await?;
+    let row = table
+        .lines()
+        .find(|line| line.starts_with("looked-into/one "));
+    let row = row.with_context(|| format!("no row in {table}"))?;
+    ensure!(
+        row.contains(" tulle ") && row.contains("tulle-control-"),
+        "{row}"
+    );
+    let json = kubernetes
+        .tulle(&["status", "-n", "looked-into", "--output", "json"])?
+        .ok()?;
+    let proxies: Value = serde_json::from_str(&json)?;
+    ensure!(
+        proxies[0]["identity"] == "spiffe://cluster.local/ns/looked-into/sa/default",
+        "{json}"
+    );
+    for (what, words) in [
+        (
+            "endpoints",
+            &[
+                "outbound|80||web.looked-into.svc.cluster.local",
+                "mTLS",
+                "healthy",
+            ][..],
+        ),
+        (
+            "clusters",
+            &["outbound|80||web.looked-into.svc.cluster.local"],
+        ),
+        (
+            "routes",
+            &["forward outbound|80||web.looked-into.svc.cluster.local"],
+        ),
+        (
+            "certs",
+            &[
+                "spiffe://cluster.local/ns/looked-into/sa/default",
+                "valid",
+                "root",
+            ],
+        ),
+        ("config", &["\"inbound\"", "\"outbound\""]),
+    ] {
+        let said = kubernetes
+            .tulle(&["proxy", what, "looked-into/one"])?
+            .ok()?;
+        for word in words {
+            ensure!(said.contains(word), "{word} is not in {what}: {said}");
+        }
+        let yaml = kubernetes
+            .tulle(&["proxy", what, "one", "-n", "looked-into", "-o", "yaml"])?
+            .ok()?;
+        let _: Value = serde_saphyr::from_str(&yaml)?;
+    }
+    let nobody = kubernetes.tulle(&["proxy", "certs", "looked-into/nobody"])?;
+    ensure!(
+        nobody.status == 1 && nobody.stderr.contains("\"nobody\" not found"),
+        "{nobody}"
+    );
+    Ok(())
+}
+
+async fn what_is_wrong_is_found_and_has_a_remedy(kubernetes: &Kubernetes) -> anyhow::Result<()> {
+    kubernetes.install().await?;
+    let said = kubernetes.tulle(&["check", "--pre"])?.ok()?;
+    ensure!(said.contains("ok       permissions"), "{said}");
+    let bare = kubernetes.apply("uninjected", WEB).await?;
+    let label = |label: &str| {
+        kubernetes.cluster.ask(
+            ["label", "namespace", "uninjected", "--overwrite", label],
+            "",
+        )
+    };
+    label("tulle.dev/inject=enabled")?;
+    let found = eventually(SOON, async || {
+        // Sidecars of other tests come and go.
+        let found = findings(kubernetes)?;
+        ensure!(found.iter().all(|it| it["level"] != "error"), "{found:?}");
+        Ok(found)
+    })
+    .await?;
+    let missing = found
+        .iter()
+        .find(|it| it["subject"] == "namespace uninjected");
+    let missing = missing.context("the pod without a sidecar is not found")?;
+    ensure!(
+        missing["level"] == "warning" && missing["state"] == "1 pods have no sidecar: one",
+        "{missing}"
+    );
+    label("pod-security.kubernetes.io/enforce=baseline")?;
+    let run = kubernetes.tulle(&["check"])?;
+    ensure!(
+        run.status == 1
+            && run
+                .stdout
+                .contains("enforces the pod security level baseline"),
+        "{run}"
+    );
+    drop(bare);
+    // A control plane that does not run is named, with where to look.
+    let scale = |replicas: &str| {
+        kubernetes.cluster.ask(
+            ["scale", "-n", SYSTEM, "deployment/tulle-injector", replicas],
+            "",
+        )
+    };
+    scale("--replicas=0")?;
+    let down = eventually(SOON, async || {
+        let found = findings(kubernetes)?;
+        let injector = found
+            .into_iter()
+            .find(|it| it["subject"] == "tulle-injector");
+        let injector = injector.context("the injector is not looked at")?;
+        ensure!(
+            injector["state"] == "0 of 0 replicas are ready",
+            "{injector}"
+        );
+        Ok(injector)
+    })
+    .await;
+    scale("--replicas=2")?;
+    eventually(SOON, async || install::serves(&kubernetes.cluster)).await?;
+    let down = down?;
+    ensure!(
+        down["level"] == "error" && down["remedy"].is_string(),
+        "{down}"
+    );
+    Ok(())
+}
+
+fn findings(kubernetes: &Kubernetes) -> anyhow::Result<Vec<Value>> {
+    let run = kubernetes.tulle(&["check", "--output", "json"])?;
+    Ok(serde_json::from_str(&run.stdout).with_context(|| run.to_string())?)
+}
+
+async fn an_installation_goes_without_a_trace(_: &Kubernetes) -> anyhow::Result<()> {
+    let cluster = Cluster::start(1)?;
+    let before = everything(&cluster)?;
+    let program = Program::new()?;
+    let small = ["control.replicas=1", "injector.replicas=1"];
+    install::install(&cluster, &small).await?;
+    let namespace = Namespace::apply(&cluster, "shop", "tulle.dev/inject=enabled", WEB).await?;
+    let bundle = namespace.ask(["get", "configmap", "tulle-ca-root"], "");
+    ensure!(bundle.is_ok(), "{bundle:?}");
+    // What would change is shown, and nothing is changed by that.
+    let values = [
+        "--set",
+        "image.registry=tulle.test",
+        "--set",
+        "image.tag=\"1\"",
+        "--set",
+        "image.pullPolicy=Never",
+    ];
+    let upgrade = [
+        &[
+            "upgrade",
+            "--set",
+            "control.replicas=1",
+            "--set",
+            "injector.replicas=1",
+        ],
+        &values[..],
+    ]
+    .concat();
+    let same = program.run(&cluster, &upgrade)?;
+    ensure!(
+        same.status == 0 && same.stderr.contains("Nothing would change"),
+        "{same}"
+    );
+    let other = [
+        &upgrade[..],
+        &[
+            "--set",
+            "control.log=debug",
+            "--set",
+            "injector.disruptionBudget=false",
+        ],
+    ]
+    .concat();
+    let shown = program.run(&cluster, &other)?;
+    ensure!(
+        shown.status == 1 && shown.stdout.contains("+         - --log=debug"),
+        "{shown}"
+    );
+    ensure!(
+        shown
+            .stdout
+            .contains("PodDisruptionBudget tulle-system/tulle-injector (deleted)"),
+        "{shown}"
+    );
+    let again = program.run(&cluster, &other)?;
+    ensure!(again.status == 1 && again.stdout == shown.stdout, "{again}");
+    let done = program.run(&cluster, &[&other[..], &["--yes"]].concat())?;
+    ensure!(done.status == 0, "{done}");
+    let same = program.run(&cluster, &other)?;
+    ensure!(
+        same.status == 0 && same.stderr.contains("Nothing would change"),
+        "{same}"
+    );
+
+    let listed = program.run(&cluster, &["uninstall"])?;
+    ensure!(
+        listed.status == 0 && listed.stderr.contains("Nothing was deleted"),
+        "{listed}"
+    );
+    ensure!(
+        listed.stdout.contains("tulle-ca-root") && !listed.stdout.contains("CustomResource"),
+        "{listed}"
+    );
+    let deleted = program.run(&cluster, &["uninstall", "--yes", "--purge"])?;
+    ensure!(deleted.status == 0, "{deleted}");
+    drop(namespace);
+    eventually(SOON, async || {
+        let left = everything(&cluster)?;
+        let left: Vec<_> = left.iter().filter(|it| !before.contains(it)).collect();
+        ensure!(left.is_empty(), "left behind: {left:?}");
+        Ok(())
+    })
+    .await?;
+    let nothing = program.run(&cluster, &["uninstall"])?;
+    ensure!(
+        nothing.status == 0 && nothing.stderr.contains("Nothing of Tulle"),
+        "{nothing}"
+    );
+    Ok(())
+}
+
+/// The names of all objects of all kinds that stay, but for what the cluster itself writes as it goes.
+fn everything(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
+    let kinds = cluster.ask(["api-resources", "--verbs=list,delete", "-o", "name"], "")?;
+    let changing = [
+        "events",
+        "events.events.k8s.io",
+        "leases.coordination.k8s.io",
+    ];
+    let kinds: Vec<_> = kinds
+        .lines()
+        .filter(|kind| !changing.contains(kind))
+        .collect();
+    let list = ["get", &kinds.join(","), "-A", "-o", "name"].map(str::to_owned);
+    let mut names: Vec<_> = cluster
+        .ask(list.iter().map(String::as_str), "")?
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    let ours = cluster.ask(["get", "leases", "-n", SYSTEM, "-o", "name"], "")?;
+    names.extend(ours.lines().map(str::to_owned));
+    Ok(names)
+}
