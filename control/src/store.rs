@@ -49,7 +49,7 @@ pub enum Object {
     Service(Service),
     /// An EndpointSlice of a Service.
     EndpointSlice(EndpointSlice),
-    /// An HTTPRoute or GRPCRoute.
+    /// A route of any kind.
     Route(Route),
     /// A PeerAuthentication.
     PeerAuthentication(PeerAuthentication),

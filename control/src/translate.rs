@@ -39,6 +39,7 @@ pub use subject::{Reach, Subject};
 pub(crate) use grpc::target_of as grpc_target;
 use name::host as host_of;
 
+use crate::store::route::RouteKind;
 use crate::store::{ObjectKey, Pod, World};
 
 /// The one secret that the control plane serves: the trust bundle. Private keys never leave their workload.
@@ -116,7 +117,16 @@ pub fn view_for(world: &World, view: &ProxyView, resource: ResourceType, name: &
             part.namespace = view
                 .namespace
                 .clone()
-                .filter(|namespace| route::has_consumers(world, &key, namespace));
+                .filter(|namespace| route::has_consumers(world, &route::REQUESTS, &key, namespace));
+        }
+        (ResourceType::Listener, Some(ResourceName::Outbound(address))) => {
+            let service = world.service_by_vip(address.ip());
+            let routed = service.filter(|service| route::has_opaque(world, &service.key));
+            part.namespace = view.namespace.clone().filter(|namespace| {
+                routed.is_some_and(|service| {
+                    route::has_consumers(world, &RouteKind::ALL, &service.key, namespace)
+                })
+            });
         }
         (
             ResourceType::Endpoints,
@@ -196,9 +206,9 @@ fn listener_of(
 ) -> Option<Listener> {
     match (parsed, view.kind) {
         (ResourceName::Outbound(address), ClientKind::Envoy) => {
-            envoy::outbound(world, name, *address)
+            envoy::outbound(world, view, name, *address)
         }
-        (ResourceName::Outbound(address), _) => listener::outbound(world, name, *address),
+        (ResourceName::Outbound(address), _) => listener::outbound(world, view, name, *address),
         (ResourceName::Inbound, ClientKind::Envoy) => envoy::inbound(world, view.pod.as_ref()?),
         (ResourceName::Inbound, _) => inbound::listener(world, view.pod.as_ref()?),
         (ResourceName::Capture, ClientKind::Envoy) => envoy::capture(world, view.pod.as_ref()?),

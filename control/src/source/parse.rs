@@ -6,6 +6,7 @@ mod grpc;
 mod http;
 mod kind;
 mod known;
+mod opaque;
 mod pod;
 mod policy;
 mod route;
@@ -25,6 +26,7 @@ use serde::de::DeserializeOwned;
 use self::kind::Meaning;
 pub(super) use self::known::known;
 use super::document::{Document, Header, Item, Malformed};
+use crate::store::route::RouteKind;
 use crate::store::{Kind, Object, ObjectKey, ObjectRef};
 
 /// The namespace of objects that name none.
@@ -156,6 +158,12 @@ fn object(text: Text<'_>, kind: Kind, key: Option<ObjectKey>) -> Result<Whole, M
         Kind::EndpointSlice => read::<EndpointSlice>(text, kind, key, endpoints::slice),
         Kind::HttpRoute => read::<HttpRoute>(text, kind, key, http::route),
         Kind::GrpcRoute => read::<GrpcRoute>(text, kind, key, grpc::route),
+        Kind::TcpRoute => read::<opaque::Manifest>(text, kind, key, |key, it| {
+            opaque::route(key, it, RouteKind::Tcp)
+        }),
+        Kind::TlsRoute => read::<opaque::Manifest>(text, kind, key, |key, it| {
+            opaque::route(key, it, RouteKind::Tls)
+        }),
         Kind::PeerAuthentication => read::<policy::Manifest>(text, kind, key, |key, it| {
             policy::policy(key, it, false).map(Some)
         }),
@@ -194,6 +202,7 @@ described!(
     EndpointSlice,
     HttpRoute,
     GrpcRoute,
+    opaque::Manifest,
     policy::Manifest
 );
 

@@ -52,6 +52,10 @@ pub enum Kind {
     HttpRoute,
     /// GRPCRoute.
     GrpcRoute,
+    /// TCPRoute.
+    TcpRoute,
+    /// TLSRoute.
+    TlsRoute,
     /// PeerAuthentication of `tulle.dev`.
     PeerAuthentication,
     /// PeerAuthentication of `security.istio.io`.
@@ -60,7 +64,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Namespace,
         Self::ServiceAccount,
         Self::Node,
@@ -69,6 +73,8 @@ impl Kind {
         Self::EndpointSlice,
         Self::HttpRoute,
         Self::GrpcRoute,
+        Self::TcpRoute,
+        Self::TlsRoute,
         Self::PeerAuthentication,
         Self::IstioPeerAuthentication,
     ];
@@ -85,6 +91,8 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
+            Self::TcpRoute => "TCPRoute",
+            Self::TlsRoute => "TLSRoute",
             Self::PeerAuthentication => "PeerAuthentication",
             Self::IstioPeerAuthentication => "PeerAuthentication.security.istio.io",
         }

@@ -1,4 +1,4 @@
-//! Routes of Services, HTTPRoute and GRPCRoute alike, in one shape.
+//! Routes of Services, of requests and of connections alike, in one shape.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +17,10 @@ impl Default for Created {
     }
 }
 
-/// An HTTPRoute or GRPCRoute with at least one Service among its parents.
+/// A route with at least one Service among its parents. One of connections has one rule, whose match is everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Which of the two it is.
+    /// Which kind it is.
     pub kind: RouteKind,
     /// Namespace and name.
     pub key: ObjectKey,
@@ -35,10 +35,25 @@ pub struct Route {
 /// The kinds of routes; the greater one wins where both are attached to one port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RouteKind {
+    /// TCPRoute: connections.
+    Tcp,
+    /// TLSRoute: connections, too.
+    Tls,
     /// HTTPRoute.
     Http,
     /// GRPCRoute.
     Grpc,
+}
+
+impl RouteKind {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::Tcp, Self::Tls, Self::Http, Self::Grpc];
+
+    /// Whether connections are routed, not requests.
+    #[must_use]
+    pub fn is_opaque(self) -> bool {
+        matches!(self, Self::Tcp | Self::Tls)
+    }
 }
 
 impl From<RouteKind> for Kind {
@@ -46,6 +61,8 @@ impl From<RouteKind> for Kind {
         match kind {
             RouteKind::Http => Self::HttpRoute,
             RouteKind::Grpc => Self::GrpcRoute,
+            RouteKind::Tcp => Self::TcpRoute,
+            RouteKind::Tls => Self::TlsRoute,
         }
     }
 }

@@ -51,16 +51,15 @@ pub struct World {
     pods: Table<Pod>,
     services: Table<Service>,
     slices: Table<EndpointSlice>,
-    http_routes: Table<Route>,
-    grpc_routes: Table<Route>,
+    /// By kind.
+    routes: [Table<Route>; RouteKind::ALL.len()],
     policies: Table<PeerAuthentication>,
     istio_policies: Table<PeerAuthentication>,
     pods_by_ip: Index<IpAddr>,
     services_by_vip: Index<IpAddr>,
     slices_by_service: Index<ObjectKey>,
     slices_by_address: Index<IpAddr>,
-    http_routes_by_parent: Index<ObjectKey>,
-    grpc_routes_by_parent: Index<ObjectKey>,
+    routes_by_parent: [Index<ObjectKey>; RouteKind::ALL.len()],
 }
 
 impl World {
@@ -77,16 +76,14 @@ impl World {
             pods: Arc::default(),
             services: Arc::default(),
             slices: Arc::default(),
-            http_routes: Arc::default(),
-            grpc_routes: Arc::default(),
+            routes: Default::default(),
             policies: Arc::default(),
             istio_policies: Arc::default(),
             pods_by_ip: Index::default(),
             services_by_vip: Index::default(),
             slices_by_service: Index::default(),
             slices_by_address: Index::default(),
-            http_routes_by_parent: Index::default(),
-            grpc_routes_by_parent: Index::default(),
+            routes_by_parent: Default::default(),
         }
     }
 
@@ -216,15 +213,12 @@ impl World {
     /// A route.
     #[must_use]
     pub fn route(&self, kind: RouteKind, key: &ObjectKey) -> Option<&Arc<Route>> {
-        match kind {
-            RouteKind::Http => self.http_routes.get(key),
-            RouteKind::Grpc => self.grpc_routes.get(key),
-        }
+        self.routes[kind as usize].get(key)
     }
 
-    /// All routes, HTTPRoutes first.
+    /// All routes, those of connections first.
     pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
-        self.http_routes.values().chain(self.grpc_routes.values())
+        self.routes.iter().flat_map(|table| table.values())
     }
 
     /// The routes of a kind that name a Service as a parent, sorted by key.
@@ -233,11 +227,10 @@ impl World {
         kind: RouteKind,
         service: &ObjectKey,
     ) -> impl Iterator<Item = &Arc<Route>> {
-        let (index, table) = match kind {
-            RouteKind::Http => (&self.http_routes_by_parent, &self.http_routes),
-            RouteKind::Grpc => (&self.grpc_routes_by_parent, &self.grpc_routes),
-        };
-        index.get(service).filter_map(|key| table.get(key))
+        let table = &self.routes[kind as usize];
+        self.routes_by_parent[kind as usize]
+            .get(service)
+            .filter_map(|key| table.get(key))
     }
 
     /// The PeerAuthentications of a namespace; Tulle's before Istio's.
@@ -306,6 +299,8 @@ impl World {
             Kind::EndpointSlice => self.set_slice(key, None),
             Kind::HttpRoute => self.set_route(RouteKind::Http, key, None),
             Kind::GrpcRoute => self.set_route(RouteKind::Grpc, key, None),
+            Kind::TcpRoute => self.set_route(RouteKind::Tcp, key, None),
+            Kind::TlsRoute => self.set_route(RouteKind::Tls, key, None),
             Kind::PeerAuthentication => set(&mut self.policies, key, None).is_some(),
             Kind::IstioPeerAuthentication => set(&mut self.istio_policies, key, None).is_some(),
         }
@@ -362,10 +357,8 @@ impl World {
     }
 
     fn set_route(&mut self, kind: RouteKind, key: ObjectKey, route: Option<Route>) -> bool {
-        let (index, table) = match kind {
-            RouteKind::Http => (&mut self.http_routes_by_parent, &mut self.http_routes),
-            RouteKind::Grpc => (&mut self.grpc_routes_by_parent, &mut self.grpc_routes),
-        };
+        let index = &mut self.routes_by_parent[kind as usize];
+        let table = &mut self.routes[kind as usize];
         let services = |route: &Route| {
             route
                 .parents

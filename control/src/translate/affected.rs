@@ -9,11 +9,11 @@ use std::sync::Arc;
 use tulle_xds_proto::ResourceType;
 
 use super::subject::{Reach, Subject};
-use super::{ClientKind, ProxyView};
+use super::{ClientKind, ProxyView, route};
 use crate::store::policy::PolicyTarget;
 use crate::store::route::{Action, BackendTarget, RouteKind};
 use crate::store::service::Addressing;
-use crate::store::{EndpointSlice, Kind, ObjectKey, ObjectRef, World};
+use crate::store::{EndpointSlice, Kind, ObjectKey, ObjectRef, Route, World};
 
 /// The resources that may differ.
 #[derive(Clone, Debug, Default)]
@@ -140,6 +140,8 @@ impl Affected {
             Kind::EndpointSlice => self.add_slice(world, key),
             Kind::HttpRoute => self.add_route(world, RouteKind::Http, key),
             Kind::GrpcRoute => self.add_route(world, RouteKind::Grpc, key),
+            Kind::TcpRoute => self.add_route(world, RouteKind::Tcp, key),
+            Kind::TlsRoute => self.add_route(world, RouteKind::Tls, key),
             Kind::PeerAuthentication | Kind::IstioPeerAuthentication => {
                 self.add_policies(world, &key.namespace)
             }
@@ -217,8 +219,7 @@ impl Affected {
             if backends.flatten().any(
                 |it| matches!(&it.target, BackendTarget::Service(backend, _) if backend == key),
             ) {
-                self.service_routes
-                    .extend(route.parents.iter().map(|parent| parent.service.clone()));
+                self.add_parents(world, route);
             }
         }
         let selects = |target: &PolicyTarget| matches!(target, PolicyTarget::Services(keys) if keys.contains(key));
@@ -231,12 +232,23 @@ impl Affected {
     }
 
     fn add_route(&mut self, world: &World, kind: RouteKind, key: &ObjectKey) {
-        let parents = world
-            .route(kind, key)
-            .into_iter()
-            .flat_map(|route| &route.parents);
-        self.service_routes
-            .extend(parents.map(|parent| parent.service.clone()));
+        if let Some(route) = world.route(kind, key) {
+            self.add_parents(world, route);
+        }
+    }
+
+    /// Adds what is routed: requests in tables, connections in the listeners themselves.
+    fn add_parents(&mut self, world: &World, route: &Route) {
+        for parent in &route.parents {
+            let service = &parent.service;
+            self.service_routes.insert(service.clone());
+            // Routes of requests come before those of connections.
+            if route.kind.is_opaque() || route::has_opaque(world, service) {
+                let service = world.service(service).into_iter();
+                self.addresses
+                    .extend(service.flat_map(|service| service.vips()));
+            }
+        }
     }
 
     fn add_policies(&mut self, world: &World, namespace: &Arc<str>) {

@@ -13,10 +13,12 @@ use tulle_xds_proto::envoy::extensions::filters::http::router::v3::Router;
 use tulle_xds_proto::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds, http_connection_manager, http_filter,
 };
-use tulle_xds_proto::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
+use tulle_xds_proto::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use tulle_xds_proto::envoy::r#type::v3::{HashPolicy, hash_policy};
 use tulle_xds_proto::google::protobuf::{self, UInt32Value};
 use tulle_xds_proto::pack;
+
+use super::route::Backends;
 
 /// Where the routes of an HTTP connection manager are.
 pub(super) enum Routes {
@@ -60,20 +62,25 @@ pub(super) fn http(stat_prefix: &str, routes: Routes) -> Filter {
 }
 
 /// The TCP proxy that ends a chain; `by_source` hashes connections by the client's address.
-pub(super) fn tcp(cluster: &str, by_source: bool) -> Filter {
-    let source = hash_policy::PolicySpecifier::SourceIp(hash_policy::SourceIp::default());
-    let hash = by_source.then_some(HashPolicy {
-        policy_specifier: Some(source),
-    });
-    let proxy = TcpProxy {
-        stat_prefix: cluster.to_owned(),
-        hash_policy: hash.into_iter().collect(),
-        cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(cluster.to_owned())),
-        ..TcpProxy::default()
-    };
+pub(super) fn tcp(cluster: &str, backends: &Backends) -> Filter {
+    let proxy = tcp_proxy(cluster.to_owned(), backends);
     Filter {
         name: "envoy.filters.network.tcp_proxy".to_owned(),
         config_type: Some(filter::ConfigType::TypedConfig(pack(&proxy))),
+    }
+}
+
+/// What a TCP proxy is told, whoever's it is.
+pub(super) fn tcp_proxy(stat_prefix: String, backends: &Backends) -> TcpProxy {
+    let source = hash_policy::PolicySpecifier::SourceIp(hash_policy::SourceIp::default());
+    let hash = backends.sticky.then_some(HashPolicy {
+        policy_specifier: Some(source),
+    });
+    TcpProxy {
+        stat_prefix,
+        hash_policy: hash.into_iter().collect(),
+        cluster_specifier: Some(backends.specifier()),
+        ..TcpProxy::default()
     }
 }
 

@@ -32,6 +32,7 @@ use super::filter::{self, Routes};
 use super::mtls::Effective;
 use super::name::{ResourceName, host};
 use super::protocol::PodPort;
+use super::route::Backends;
 use super::{listener, protocol, route};
 use crate::store::policy::MtlsMode;
 use crate::store::service::AppProtocol;
@@ -73,7 +74,7 @@ fn chains_of(world: &World, number: u16, port: &PodPort, mode: MtlsMode) -> Vec<
         .as_ref()
         .map(|key| service_metadata(host(world.mesh(), key)));
     let http = || filter::http(&cluster, Routes::Inline(Box::new(route::to_app(&cluster))));
-    let tcp = || filter::tcp(&cluster, false);
+    let tcp = || filter::tcp(&cluster, &Backends::one(&cluster, false));
     let chain = |kind: Chain, filter: Filter| FilterChain {
         filter_chain_match: Some(FilterChainMatch {
             destination_port: if number == 0 {

@@ -5,6 +5,8 @@
 //! - Nothing declared: `tls_inspector` and `http_inspector` (their presence means "detect"), one chain on `http/1.1` and
 //!   `h2c` with the HTTP connection manager, and the TCP proxy as the default chain.
 //!
+//! A route of connections makes the port of a Service opaque (see [`super::route`]).
+//!
 //! A Service's virtual address has its routes in RDS under the name of the cluster; a pod's own address has an inline
 //! table with one route, because no HTTPRoute applies to it.
 
@@ -21,7 +23,8 @@ use tulle_xds_proto::pack;
 
 use super::filter::{self, Routes};
 use super::name::ResourceName;
-use super::{ClientKind, protocol, route};
+use super::route::Backends;
+use super::{ClientKind, ProxyView, protocol, route};
 use crate::store::service::AppProtocol;
 use crate::store::{Pod, Service, World};
 
@@ -30,32 +33,43 @@ pub(super) struct Destination {
     pub(super) protocol: AppProtocol,
     /// The cluster behind it.
     pub(super) cluster: String,
-    /// Whether a client stays with one endpoint.
-    pub(super) sticky: bool,
+    /// Where connections go that are opaque.
+    pub(super) backends: Backends,
     /// Whether it is a Service, whose routes are in RDS under the name of the cluster.
     pub(super) is_service: bool,
 }
 
 impl Destination {
     /// What is known of an address, if anything is.
-    pub(super) fn of(world: &World, address: SocketAddr) -> Option<Self> {
+    pub(super) fn of(world: &World, view: &ProxyView, address: SocketAddr) -> Option<Self> {
         if let Some(service) = world.service_by_vip(address.ip()) {
-            Self::service(world, address, service)
+            Self::service(world, view, address, service)
         } else {
             Self::pod(world, address, world.pod_by_ip(address.ip())?)
         }
     }
 
-    fn service(world: &World, address: SocketAddr, service: &Service) -> Option<Self> {
+    fn service(
+        world: &World,
+        view: &ProxyView,
+        address: SocketAddr,
+        service: &Service,
+    ) -> Option<Self> {
         let port = service.port(address.port())?;
         let cluster = ResourceName::Service {
             key: service.key.clone(),
             port: port.port,
         };
+        let cluster = cluster.format(world.mesh());
+        let routed = Backends::of(world, view, service, port);
         Some(Self {
-            protocol: port.protocol,
-            cluster: cluster.format(world.mesh()),
-            sticky: service.client_ip_affinity.is_some(),
+            protocol: match routed {
+                Some(_) => AppProtocol::Tcp,
+                None => port.protocol,
+            },
+            backends: routed
+                .unwrap_or_else(|| Backends::one(&cluster, service.client_ip_affinity.is_some())),
+            cluster,
             is_service: true,
         })
     }
@@ -72,10 +86,11 @@ impl Destination {
             port: address.port(),
             ipv6: address.is_ipv6(),
         };
+        let cluster = cluster.format(world.mesh());
         Some(Self {
             protocol: declared.unwrap_or_default(),
-            cluster: cluster.format(world.mesh()),
-            sticky: false,
+            backends: Backends::one(&cluster, false),
+            cluster,
             is_service: false,
         })
     }
@@ -91,10 +106,15 @@ impl Destination {
 }
 
 /// The listener of an original destination.
-pub(super) fn outbound(world: &World, name: &str, address: SocketAddr) -> Option<Listener> {
-    let destination = Destination::of(world, address)?;
+pub(super) fn outbound(
+    world: &World,
+    view: &ProxyView,
+    name: &str,
+    address: SocketAddr,
+) -> Option<Listener> {
+    let destination = Destination::of(world, view, address)?;
     let http = filter::http(&destination.cluster, destination.routes(ClientKind::Tulle));
-    let tcp = filter::tcp(&destination.cluster, destination.sticky);
+    let tcp = filter::tcp(&destination.cluster, &destination.backends);
     Some(listener(name, address, destination.protocol, http, tcp))
 }
 

@@ -5,6 +5,7 @@
 //! at all everything goes to the Service itself. A client whose request matches nothing gets 404 by itself.
 
 mod action;
+mod connection;
 pub(super) mod matching;
 
 use std::cmp::Reverse;
@@ -24,6 +25,10 @@ use crate::store::{ObjectKey, World};
 use action::Methods;
 
 pub(super) use action::{BACKOFF_BASE, BACKOFF_MAX};
+pub(super) use connection::{Backends, has_opaque};
+
+/// The kinds of routes of requests, the one that wins first.
+pub(super) const REQUESTS: [RouteKind; 2] = [RouteKind::Grpc, RouteKind::Http];
 
 /// The table of a port of a Service.
 pub(super) fn table(
@@ -116,12 +121,17 @@ pub(super) fn to_app(cluster: &str) -> RouteConfiguration {
     configuration(cluster, vec![everything(action::once(cluster))])
 }
 
-/// Whether a namespace has consumer routes for a Service.
-pub(super) fn has_consumers(world: &World, service: &ObjectKey, namespace: &Arc<str>) -> bool {
+/// Whether a namespace has consumer routes of some kinds for a Service.
+pub(super) fn has_consumers(
+    world: &World,
+    kinds: &[RouteKind],
+    service: &ObjectKey,
+    namespace: &Arc<str>,
+) -> bool {
     *namespace != service.namespace
-        && [RouteKind::Grpc, RouteKind::Http].into_iter().any(|kind| {
+        && kinds.iter().any(|kind| {
             world
-                .routes_of(kind, service)
+                .routes_of(*kind, service)
                 .any(|route| route.key.namespace == *namespace)
         })
 }
@@ -133,14 +143,25 @@ pub(super) fn attached<'a>(
     service: &ObjectKey,
     port: &ServicePort,
 ) -> Vec<&'a Arc<Route>> {
+    attached_of(world, view, &REQUESTS, service, port)
+}
+
+/// Of these kinds, the first one wins.
+fn attached_of<'a>(
+    world: &'a World,
+    view: &ProxyView,
+    kinds: &[RouteKind],
+    service: &ObjectKey,
+    port: &ServicePort,
+) -> Vec<&'a Arc<Route>> {
     let consumer = view
         .namespace
         .as_ref()
         .filter(|namespace| **namespace != service.namespace);
     for namespace in consumer.into_iter().chain([&service.namespace]) {
-        for kind in [RouteKind::Grpc, RouteKind::Http] {
+        for kind in kinds {
             let routes: Vec<_> = world
-                .routes_of(kind, service)
+                .routes_of(*kind, service)
                 .filter(|route| route.key.namespace == *namespace && attaches(route, service, port))
                 .collect();
             if !routes.is_empty() {

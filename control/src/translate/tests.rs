@@ -2,6 +2,7 @@
 
 mod addresses;
 mod change;
+mod connections;
 mod endpoints;
 mod envoy;
 mod grpc;

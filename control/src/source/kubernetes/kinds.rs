@@ -69,7 +69,7 @@ pub(super) const FIXED: [Fixed; 6] = [
 ];
 
 /// All of the second kind.
-pub(super) const OPTIONAL: [Custom; 4] = [
+pub(super) const OPTIONAL: [Custom; 6] = [
     Custom {
         kind: Kind::HttpRoute,
         task: "source-http-routes",
@@ -87,6 +87,24 @@ pub(super) const OPTIONAL: [Custom; 4] = [
         versions: &["v1", "v1alpha2"],
         definition: "grpcroutes.gateway.networking.k8s.io",
         selector: "metadata.name=grpcroutes.gateway.networking.k8s.io",
+    },
+    Custom {
+        kind: Kind::TcpRoute,
+        task: "source-tcp-routes",
+        group: "gateway.networking.k8s.io",
+        plural: "tcproutes",
+        versions: &["v1", "v1alpha2"],
+        definition: "tcproutes.gateway.networking.k8s.io",
+        selector: "metadata.name=tcproutes.gateway.networking.k8s.io",
+    },
+    Custom {
+        kind: Kind::TlsRoute,
+        task: "source-tls-routes",
+        group: "gateway.networking.k8s.io",
+        plural: "tlsroutes",
+        versions: &["v1", "v1alpha3", "v1alpha2"],
+        definition: "tlsroutes.gateway.networking.k8s.io",
+        selector: "metadata.name=tlsroutes.gateway.networking.k8s.io",
     },
     Custom {
         kind: Kind::PeerAuthentication,

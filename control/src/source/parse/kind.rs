@@ -9,7 +9,7 @@ use crate::source::document::Header;
 use crate::store::Kind;
 
 /// The kinds that are read: group, kind, the version to write.
-const READ: [(&str, &str, &str, Kind); 10] = [
+const READ: [(&str, &str, &str, Kind); 12] = [
     ("", "Namespace", "v1", Kind::Namespace),
     ("", "Node", "v1", Kind::Node),
     ("", "Pod", "v1", Kind::Pod),
@@ -18,6 +18,8 @@ const READ: [(&str, &str, &str, Kind); 10] = [
     (DISCOVERY, "EndpointSlice", "v1", Kind::EndpointSlice),
     (GATEWAY, "GRPCRoute", "v1", Kind::GrpcRoute),
     (GATEWAY, "HTTPRoute", "v1", Kind::HttpRoute),
+    (GATEWAY, "TCPRoute", "v1alpha2", Kind::TcpRoute),
+    (GATEWAY, "TLSRoute", "v1", Kind::TlsRoute),
     (
         api::GROUP,
         "PeerAuthentication",
@@ -60,8 +62,6 @@ const LEFT_OUT: [(&str, &[&str]); 3] = [
             "GatewayClass",
             "ListenerSet",
             "ReferenceGrant",
-            "TCPRoute",
-            "TLSRoute",
             "UDPRoute",
         ],
     ),

@@ -37,7 +37,7 @@ fn bad_documents_are_reported_by_line_and_field() {
     let service = |spec: &str| {
         format!("apiVersion: v1\nkind: Service\nmetadata:\n  name: a\nspec:\n  {spec}\n")
     };
-    let table: [(&str, String, u64, &str, &str); 23] = [
+    let table: [(&str, String, u64, &str, &str); 26] = [
         ("no kind", "apiVersion: v1\nmetadata: {}\n".into(), 1, "kind", "missing"),
         ("syntax", "kind: [\n".into(), 1, "", ""),
         ("name", "apiVersion: v1\nkind: Service\nmetadata:\n  name: A_b\n".into(), 4, "metadata.name", "A_b"),
@@ -95,6 +95,27 @@ fn bad_documents_are_reported_by_line_and_field() {
             6,
             "spec.parentRefs[0].group",
             "core group",
+        ),
+        (
+            "connections of two rules",
+            route_with("{}\n  - {}").replace("HTTPRoute", "TCPRoute"),
+            9,
+            "spec.rules[1]",
+            "never reached",
+        ),
+        (
+            "connections of no rule",
+            route_with("").replace("HTTPRoute", "TLSRoute").replace("rules:\n  - ", "rules: []"),
+            7,
+            "spec.rules",
+            "is empty",
+        ),
+        (
+            "connections without a port",
+            route_with("{backendRefs: [{name: a}]}").replace("HTTPRoute", "TLSRoute"),
+            8,
+            "spec.rules[0].backendRefs[0].port",
+            "missing",
         ),
         (
             "policy typo",

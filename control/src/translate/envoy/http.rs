@@ -30,13 +30,13 @@ use tulle_xds_proto::envoy::extensions::filters::network::http_connection_manage
     http_filter,
 };
 use tulle_xds_proto::envoy::extensions::filters::network::set_filter_state::v3::Config as SetFilterState;
-use tulle_xds_proto::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
+use tulle_xds_proto::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use tulle_xds_proto::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation as EarlyMutation;
-use tulle_xds_proto::envoy::r#type::v3::{HashPolicy, hash_policy};
 use tulle_xds_proto::google::protobuf::BoolValue;
 use tulle_xds_proto::pack;
 
-use super::super::filter::{Routes, ads, duration};
+use super::super::filter::{Routes, ads, duration, tcp_proxy};
+use super::super::route::Backends;
 use super::{Version, access_log, stat_name};
 
 /// How long the head of a request may take, as in our own proxy.
@@ -178,17 +178,10 @@ fn specifier(routes: Routes) -> RouteSpecifier {
 }
 
 /// A TCP proxy to a cluster; `by_source` hashes connections by the client's address.
-pub(super) fn tcp(cluster: &str, by_source: bool) -> Filter {
-    let source = hash_policy::PolicySpecifier::SourceIp(hash_policy::SourceIp::default());
-    let hash = by_source.then_some(HashPolicy {
-        policy_specifier: Some(source),
-    });
+pub(super) fn tcp(cluster: &str, backends: &Backends) -> Filter {
     let proxy = TcpProxy {
-        stat_prefix: stat_name(cluster),
-        hash_policy: hash.into_iter().collect(),
-        cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(cluster.to_owned())),
         access_log: access_log::json(),
-        ..TcpProxy::default()
+        ..tcp_proxy(stat_name(cluster), backends)
     };
     network("tcp_proxy", pack(&proxy))
 }

@@ -22,6 +22,7 @@ use super::super::filter::{Routes, duration, number};
 use super::super::listener::inspectors;
 use super::super::mtls::Effective;
 use super::super::name::ResourceName;
+use super::super::route::Backends;
 use super::super::{protocol, route};
 use super::http::{Client, manager, tcp};
 use super::{RAW, TLS, Version, any_address, original_destination, tls};
@@ -205,7 +206,8 @@ impl Port<'_> {
     }
 
     fn tcp(&self) -> Filter {
-        tcp(&self.cluster(), false)
+        let cluster = self.cluster();
+        tcp(&cluster, &Backends::one(&cluster, false))
     }
 }
 

@@ -16,9 +16,11 @@ use tulle_xds_proto::envoy::config::listener::v3::{
 use tulle_xds_proto::google::protobuf::BoolValue;
 
 use super::super::ClientKind;
+use super::super::ProxyView;
 use super::super::filter::{self, duration, number};
 use super::super::listener::{Destination, inspectors};
 use super::super::name::ResourceName;
+use super::super::route::Backends;
 use super::http::{Client, manager, offer, offer_tcp, tcp};
 use super::{Version, any_address, original_destination};
 use crate::store::service::{Addressing, AppProtocol};
@@ -31,7 +33,7 @@ const SILENCE: Duration = Duration::from_millis(100);
 pub(in super::super) fn capture(world: &World, pod: &ObjectKey) -> Option<Listener> {
     let pod = world.pod(pod)?;
     let (address, additional_addresses) = any_address(pod, ports::OUTBOUND);
-    let passthrough = tcp(&ResourceName::Passthrough.format(world.mesh()), false);
+    let passthrough = passthrough(world);
     Some(Listener {
         name: ResourceName::Capture.format(world.mesh()),
         address: Some(address),
@@ -55,10 +57,11 @@ pub(in super::super) fn capture(world: &World, pod: &ObjectKey) -> Option<Listen
 /// The listener of an original destination.
 pub(in super::super) fn listener(
     world: &World,
+    view: &ProxyView,
     name: &str,
     address: SocketAddr,
 ) -> Option<Listener> {
-    let destination = Destination::of(world, address)?;
+    let destination = Destination::of(world, view, address)?;
     let http = |version| {
         let routes = destination.routes(ClientKind::Envoy);
         let manager = manager(&destination.cluster, version, Client::App(address), routes);
@@ -68,7 +71,12 @@ pub(in super::super) fn listener(
             Version::Http2 => vec![offer(alpn::H2), manager],
         }
     };
-    let opaque = || vec![offer_tcp(), tcp(&destination.cluster, destination.sticky)];
+    let opaque = || {
+        vec![
+            offer_tcp(),
+            tcp(&destination.cluster, &destination.backends),
+        ]
+    };
     let found = || {
         Version::BOTH.map(|version| FilterChain {
             filter_chain_match: Some(version.found()),
@@ -182,6 +190,12 @@ fn ports(
         }));
     }
     found
+}
+
+/// To wherever a connection was meant to go.
+fn passthrough(world: &World) -> Filter {
+    let cluster = ResourceName::Passthrough.format(world.mesh());
+    tcp(&cluster, &Backends::one(&cluster, false))
 }
 
 fn chain(filters: Vec<Filter>) -> FilterChain {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::source::KubernetesSource;
+use crate::source::kubernetes::kinds::OPTIONAL;
 
 /// What is asked for at the start.
 const PATHS: [&str; 7] = [
@@ -24,7 +25,7 @@ async fn everything_has_been_read_when_every_kind_was_listed() {
     let mut last = None;
     for path in PATHS {
         let definitions = path == PATHS[6];
-        for _ in 0..if definitions { 4 } else { 1 } {
+        for _ in 0..if definitions { OPTIONAL.len() } else { 1 } {
             let asked = rig.server.asked_for(path).await;
             let metadata = ["namespaces", "nodes", "serviceaccounts"];
             let metadata = metadata.iter().any(|plural| asked.target.contains(plural));
