@@ -1,8 +1,10 @@
 //! Opaque TCP through two sidecars.
 
+use std::time::Duration;
+
 use anyhow::ensure;
 use tulle_tests::manifests::FILES;
-use tulle_tests::{Mesh, app};
+use tulle_tests::{Arena, Mesh, app, eventually};
 
 use crate::foreign::script;
 use crate::proof::encrypted_connections;
@@ -10,6 +12,7 @@ use crate::proof::encrypted_connections;
 tulle_tests::cases! {
     a_client_that_closes_its_side_still_gets_its_answer;
     a_server_speaks_first_on_an_undeclared_port;
+    a_route_of_connections_splits_them_by_weight;
     half_close_passes_both_ways_between_foreign_programs ["python3"];
     redis_cli_talks_to_redis_server ["redis-cli", "redis-server"];
 }
@@ -40,6 +43,72 @@ async fn a_server_speaks_first_on_an_undeclared_port(mesh: &Mesh) -> anyhow::Res
         .ok()?;
     ensure!(out.starts_with("tulle-app greeter"), "{out}");
     encrypted_connections(&arena, "greeter", 1).await
+}
+
+/// Who greets a client of `front`.
+async fn greeter(arena: &Arena<'_>) -> anyhow::Result<String> {
+    let banner = "import socket\n\
+        s = socket.create_connection(('front', 2525), 10)\n\
+        s.settimeout(10)\n\
+        try: print(s.makefile().readline())\n\
+        except ConnectionError: print()\n";
+    let out = arena.exec("client", script("python3", banner, &[])).await?;
+    let out = out.ok()?;
+    let name = out.strip_prefix("tulle-app ").unwrap_or(&out);
+    Ok(name
+        .split_whitespace()
+        .next()
+        .unwrap_or_default()
+        .to_owned())
+}
+
+async fn a_route_of_connections_splits_them_by_weight(mesh: &Mesh) -> anyhow::Result<()> {
+    const SOON: Duration = Duration::from_secs(20);
+    let route = r#"
+---
+apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: TCPRoute
+metadata: { name: front }
+spec:
+  parentRefs: [{ group: "", kind: Service, name: front }]
+  rules:
+  - backendRefs:
+    - { name: back, port: 2525, weight: 1 }
+    - { name: front, port: 2525, weight: 0 }
+"#;
+    let serve = |name: &str| app(name).serve("--tcp-server-first", 2525, "hello");
+    let manifests = serve("front") + serve("back") + app("client");
+    let manifests = format!("{}{route}", manifests.as_ref());
+    let arena = mesh.apply("tcp-route", manifests).await?;
+    let seen = async |name: &str| {
+        eventually(SOON, async || {
+            let greeter = greeter(&arena).await?;
+            ensure!(greeter == name, "{greeter}");
+            Ok(())
+        })
+        .await
+    };
+    seen("back").await?;
+    for _ in 0..8 {
+        let greeter = greeter(&arena).await?;
+        ensure!(greeter == "back", "{greeter}");
+    }
+    arena.edit(|text| text.replace("weight: 0", "weight: 1"))?;
+    seen("front").await?;
+    seen("back").await?;
+    // None of them is taken in place of one that is not there.
+    arena.edit(|text| text.replace("{ name: back, port: 2525", "{ name: gone, port: 2525"))?;
+    seen("").await?;
+    seen("front").await?;
+    arena.edit(|text| text.replace("TCPRoute", "UDPRoute"))?;
+    eventually(SOON, async || {
+        for _ in 0..8 {
+            let greeter = greeter(&arena).await?;
+            ensure!(greeter == "front", "{greeter}");
+        }
+        Ok(())
+    })
+    .await
 }
 
 async fn half_close_passes_both_ways_between_foreign_programs(mesh: &Mesh) -> anyhow::Result<()> {
