@@ -1,4 +1,4 @@
-//! Where objects come from: Kubernetes manifests in directories.
+//! Where objects come from: Kubernetes manifests in directories, or a Kubernetes cluster.
 //!
 //! A source parses and validates at the edge and hands room types to the store; what it cannot read it reports by
 //! place, field and remedy, and keeps the rest working. Kubernetes types are named here and in `api` only.

@@ -89,6 +89,8 @@ impl fmt::Display for Problem {
 pub struct SourceReport {
     places: Arc<Mutex<BTreeMap<Place, Vec<Problem>>>>,
     metrics: Metrics,
+    /// When somebody last told of failures, by their reason.
+    told: Arc<Mutex<BTreeMap<&'static str, Instant>>>,
 }
 
 impl SourceReport {
@@ -100,6 +102,16 @@ impl SourceReport {
     /// What is counted about the watches of an API server.
     pub(super) fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Whether failures are to be told that have this reason, which nobody has done for such a time.
+    pub(super) fn may_tell(&self, reason: &'static str, time: Duration) -> bool {
+        let mut told = self.told.lock();
+        let due = told.get(reason).is_none_or(|told| told.elapsed() > time);
+        if due {
+            told.insert(reason, Instant::now());
+        }
+        due
     }
 
     /// All problems, by place and line.

@@ -91,11 +91,14 @@ impl Health {
         );
         let problem = Problem::of(self.place.clone(), message);
         self.report.replace(&self.place, vec![problem]);
-        if self.told.is_none_or(|told| told.elapsed() > TELL) {
+        let due = self.told.is_none_or(|told| told.elapsed() > TELL);
+        // All fail together when the API server is away, or comes back and knows no roles yet: one of them says it.
+        if due && self.report.may_tell(failure.reason(), TELL) {
             self.told = Some(Instant::now());
             tracing::warn!(
                 resource.type = %self.place, error, failures = self.failures,
-                "cannot be followed, and what is known stays in force: {}", failure.remedy(),
+                "cannot be followed, nor others perhaps (see /debug/source), and what is known stays in force: {}",
+                failure.remedy(),
             );
         }
     }
