@@ -31,7 +31,7 @@ use room::Room;
 pub(crate) struct Bounds {
     /// Connections; for one more, an idle one of the address that has most is closed.
     pub(crate) connections: usize,
-    /// Requests that are read, wait or are reviewed; a third of them may be of one address.
+    /// Requests that are read, wait or are reviewed; half of them may be of one address.
     pub(crate) requests: usize,
     /// Bytes of all these; half of them may be of one address.
     pub(crate) bytes: usize,

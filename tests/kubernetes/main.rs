@@ -9,6 +9,7 @@ mod nodes;
 mod operators;
 mod redis;
 mod source;
+mod webhook;
 
 fn main() -> ExitCode {
     if let Some(status) = tulle_tests::as_tulle() {
@@ -23,6 +24,9 @@ fn main() -> ExitCode {
             }
         };
     }
+    if let Some(folder) = webhook::folder() {
+        return webhook::injector(&folder);
+    }
     let files = [
         nodes::cases(),
         redis::cases(),
@@ -31,6 +35,7 @@ fn main() -> ExitCode {
         beside::cases(),
         crash::cases(),
         source::cases(),
+        webhook::cases(),
     ];
     tulle_tests::kubernetes::run(files.into_iter().flatten().collect())
 }

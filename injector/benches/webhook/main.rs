@@ -5,6 +5,8 @@
 //! when it was due; memory is what the process has resident after 10,000 and after 100,000 reviews. It fails where a target is
 //! missed.
 
+#[path = "../../tests/injector/ca.rs"]
+mod ca;
 #[path = "../../tests/injector/stand_in.rs"]
 mod stand_in;
 
@@ -31,7 +33,7 @@ use tulle_injector::Injector;
 use tulle_runtime::names::INJECTOR_DNS_NAME;
 use tulle_runtime::tasks::Tasks;
 
-use stand_in::Ca;
+use ca::Ca;
 
 /// First argument of the process that is the injector; its CA and folder follow.
 const SERVE: &str = "serve";

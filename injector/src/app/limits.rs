@@ -15,8 +15,8 @@ pub struct LimitArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 512, value_parser = number)]
     pub max_connections: usize,
 
-    /// Requests that are read, wait or are reviewed at a time, a third of them from one address; 429 for more.
-    #[arg(long, value_name = "NUMBER", default_value_t = 192, value_parser = number)]
+    /// Requests that are read, wait or are reviewed at a time, half of them from one address; 429 for more.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1024, value_parser = number)]
     pub max_requests: usize,
 
     /// Bytes of these together, half of them from one address; 429 for more.

@@ -1,9 +1,12 @@
 //! What the API server is answered: let in with a patch, let in without, kept out, or no review at all.
 
+use std::collections::BTreeSet;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use json_patch::Patch;
 use serde_json::{Value, json};
+use tulle_runtime::reasons::explained;
 
 use super::*;
 use crate::InjectReason;
@@ -394,6 +397,26 @@ fn every_verdict_has_a_name_of_its_own() {
         .chain(refused)
         .chain(malformed)
         .collect();
-    let names: std::collections::BTreeSet<_> = all.iter().map(|verdict| verdict.names()).collect();
+    let names: BTreeSet<_> = all.iter().map(|verdict| verdict.names()).collect();
     assert_eq!(names.len(), all.len());
+}
+
+#[test]
+fn readme_explains_every_reason_of_every_verdict() {
+    const README: &str = include_str!("../../../README.md");
+    fn names<T: Copy>(all: &[T], name: impl Fn(T) -> &'static str) -> BTreeSet<&'static str> {
+        all.iter().map(|it| name(*it)).collect()
+    }
+    for (head, named) in [
+        ("Of `skipped`, ", names(SkipReason::ALL, SkipReason::name)),
+        (
+            "Of `injected`:",
+            names(InjectReason::ALL, InjectReason::name),
+        ),
+        ("Of `refused`, ", names(Refusal::ALL, Refusal::name)),
+        ("Of `malformed`, ", names(Flaw::ALL, Flaw::name)),
+    ] {
+        let said = explained(README, head).expect("a table of each once");
+        assert_eq!(said, named, "{head}");
+    }
 }

@@ -64,3 +64,20 @@ impl Unserved {
         matches!(self, Self::Overload | Self::Busy)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use tulle_runtime::reasons::explained;
+
+    use super::*;
+
+    #[test]
+    fn readme_explains_every_reason() {
+        const README: &str = include_str!("../../../README.md");
+        let named: BTreeSet<_> = Unserved::ALL.iter().map(|why| why.name()).collect();
+        let said = explained(README, "`tulle_injector_refused_requests_total{reason}`");
+        assert_eq!(said.expect("a table of each once"), named);
+    }
+}

@@ -8,10 +8,8 @@ use parking_lot::Mutex;
 
 use super::Bounds;
 
-/// One address may have so much of the requests.
-const OF_REQUESTS: usize = 3;
-/// One address may have so much of the bytes.
-const OF_BYTES: usize = 2;
+/// One address may have one part in so many of requests, and of bytes.
+const SHARE: usize = 2;
 
 /// How much is taken.
 #[derive(Debug, Clone, Copy, Default)]
@@ -55,7 +53,7 @@ impl Room {
     pub(super) fn take(&self, client: IpAddr) -> Option<Place> {
         let mut all = self.all.lock();
         let own = all.clients.get(&client).copied().unwrap_or_default();
-        let share = (self.requests / OF_REQUESTS).max(1);
+        let share = (self.requests / SHARE).max(1);
         if all.total.requests >= self.requests || own.requests >= share {
             return None;
         }
@@ -74,7 +72,7 @@ impl Place {
     pub(super) fn grow(&mut self, bytes: usize) -> bool {
         let mut all = self.room.all.lock();
         let own = all.clients.get(&self.client).map_or(0, |own| own.bytes);
-        let share = self.room.bytes / OF_BYTES;
+        let share = self.room.bytes / SHARE;
         if all.total.bytes + bytes > self.room.bytes || own + bytes > share {
             return false;
         }
@@ -124,10 +122,10 @@ mod tests {
 
     #[test]
     fn one_address_has_no_more_than_its_share_of_the_requests() {
-        let room = room(6, 100);
+        let room = room(4, 100);
         let taken = [room.take(client(1)), room.take(client(1))];
         assert!(taken.iter().all(Option::is_some));
-        assert!(room.take(client(1)).is_none(), "a third is two");
+        assert!(room.take(client(1)).is_none(), "half is two");
         assert!(room.take(client(2)).is_some());
         drop(taken);
         assert!(

@@ -1,5 +1,6 @@
 //! A whole injector in this process: its certificate from a CA, its namespaces from an API server, reviews over HTTPS.
 
+mod ca;
 mod stand_in;
 
 use std::net::SocketAddr;
@@ -19,7 +20,7 @@ use tulle_injector::Injector;
 use tulle_runtime::names::INJECTOR_DNS_NAME;
 use tulle_runtime::tasks::Tasks;
 
-use stand_in::Ca;
+use ca::Ca;
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);

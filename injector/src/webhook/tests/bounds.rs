@@ -136,9 +136,9 @@ async fn a_head_that_is_too_large_is_refused() {
 
 #[tokio::test]
 async fn more_requests_than_there_is_room_for_are_told_to_come_again() {
-    // One address has a third of them.
+    // One address has half of them.
     let bounds = Bounds {
-        requests: 3,
+        requests: 2,
         ..BOUNDS
     };
     let harness = Harness::start(bounds).await;
