@@ -124,7 +124,7 @@ async fn connect(ca: &Ca, server: &Server, tasks: &Tasks) -> anyhow::Result<Send
     let stream = TcpStream::connect(server.address).await?;
     stream.set_nodelay(true)?;
     let name = ServerName::try_from(INJECTOR_DNS_NAME)?;
-    let tls = TlsConnector::from(ca.trusting(b"h2")).connect(name, stream);
+    let tls = TlsConnector::from(stand_in::trusting(ca.bundle(), b"h2")).connect(name, stream);
     // Until it has a certificate, connections wait.
     let tls = tokio::time::timeout(BEGIN, tls).await??;
     let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await?;

@@ -135,7 +135,7 @@ impl Webhook {
             Verdict::Refused(_) => {
                 if let Some(left_out) = self.refused_told.pass() {
                     tracing::info!(
-                        client.addr = %client, pod, reason, dry_run, left_out, message = reviewed.message,
+                        client.addr = %client, pod, reason, dry_run, left_out, why = reviewed.message,
                         "pod refused"
                     );
                 }
@@ -143,7 +143,7 @@ impl Webhook {
             Verdict::Malformed(_) => {
                 if let Some(left_out) = self.malformed_told.pass(&(), client.ip()) {
                     tracing::warn!(
-                        client.addr = %client, reason, left_out, message = reviewed.message,
+                        client.addr = %client, reason, left_out, why = reviewed.message,
                         "a request is no review"
                     );
                 }

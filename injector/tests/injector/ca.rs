@@ -9,7 +9,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ClientConfig;
 use tonic::Status;
 use tower_service::Service as _;
 use tulle_identity::{
@@ -60,11 +59,6 @@ impl Ca {
     /// The roots of its mesh.
     pub(crate) fn bundle(&self) -> &TrustBundle {
         self.0.issuer.bundle()
-    }
-
-    /// What trusts its mesh, as the API server does with `caBundle`.
-    pub(crate) fn trusting(&self, alpn: &[u8]) -> Arc<ClientConfig> {
-        self.0.server.current().client_by_name(alpn)
     }
 
     /// Serves until the tasks end; says where.

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -12,8 +13,11 @@ use clap::Parser;
 use http::{Request, Response};
 use http_body_util::Full;
 use kube::Client;
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::json;
 use tower_service::Service;
+use tulle_identity::TrustBundle;
+use tulle_identity::tls::provider;
 use tulle_injector::Args;
 
 #[derive(Debug, Parser)]
@@ -74,4 +78,16 @@ impl Service<Request<kube::client::Body>> for ApiServer {
             Ok(Response::new(Full::new(Bytes::from(list.to_string()))))
         })
     }
+}
+
+/// What trusts that mesh, as the API server does with `caBundle`.
+pub(crate) fn trusting(bundle: &TrustBundle, alpn: &[u8]) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(bundle.roots().iter().cloned());
+    let config =
+        ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+    let config = config.expect("TLS 1.3").with_root_certificates(roots);
+    let mut config = config.with_no_client_auth();
+    config.alpn_protocols = vec![alpn.to_vec()];
+    Arc::new(config)
 }
