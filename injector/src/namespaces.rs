@@ -190,3 +190,6 @@ fn telling(meta: &ObjectMeta) -> Labels {
             .collect(),
     )
 }
+
+#[cfg(test)]
+mod tests;

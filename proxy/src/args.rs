@@ -36,8 +36,8 @@ pub enum Command {
     Capture(CaptureArgs),
     /// Wait until the sidecar of this pod is ready, as its postStart hook does before the app starts
     Await {
-        /// How long to wait; then the kubelet ends the sidecar and starts it anew
-        #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
+        /// How long to wait; then the kubelet ends the sidecar and starts it anew. As long as this it deletes no pod that waits
+        #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
         timeout: Duration,
     },
 }

@@ -1,6 +1,7 @@
 //! Waits until the sidecar beside it is ready: kubelet runs it as the sidecar's hook, and starts the app after that.
 //!
-//! A startup probe would do the same, but kubelet asks it once a second.
+//! A startup probe would do the same, but kubelet asks it once a second. While a hook runs kubelet does nothing else with the
+//! pod, not even delete it, so a hook must not wait for long.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::room::Place;
 use super::{Unserved, Webhook};
 use crate::review::{failure, too_large};
-use crate::{MAX_REVIEW, Namespace, Refusal, Reviewed, Verdict};
+use crate::{MAX_REVIEW, Namespace, Refusal, Reviewed, SkipReason, Verdict};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body_util::{BodyExt as _, Full};
@@ -81,21 +81,28 @@ impl Webhook {
         self.compute(body, place).await
     }
 
-    /// Reviews, and once more if the API server knows the namespace before its watch has told.
+    /// Reviews, and once more if the API server says something else of the namespace than its watch has told: it chooses by
+    /// labels of this moment whom it asks, so what seems not to be ours most likely is.
     async fn compute(&self, body: Bytes, place: Place) -> Result<Reviewed, Unserved> {
         let place = Arc::new(place);
-        let (reviewed, unknown) = self.in_turn(&body, &place, None).await?;
-        let unsure = reviewed.verdict == Verdict::Refused(Refusal::UnknownNamespace);
-        let Some(name) = unknown.filter(|_| unsure) else {
+        let (reviewed, looked_up) = self.in_turn(&body, &place, None).await?;
+        let unsure = matches!(
+            reviewed.verdict,
+            Verdict::Refused(Refusal::UnknownNamespace)
+                | Verdict::Skipped(SkipReason::NotSelected | SkipReason::OtherRevision)
+        );
+        let Some(name) = looked_up.filter(|_| unsure) else {
             return Ok(reviewed);
         };
         match self.namespaces.ask(&name).await {
-            Some(found) => Ok(self.in_turn(&body, &place, Some(found)).await?.0),
-            None => Ok(reviewed),
+            Some(found) if self.namespaces.known(&name).as_ref() != Some(&found) => {
+                Ok(self.in_turn(&body, &place, Some(found)).await?.0)
+            }
+            _ => Ok(reviewed),
         }
     }
 
-    /// Reviews on a thread that is there for that, when it is this one's turn, and says which namespace was not known. Its
+    /// Reviews on a thread that is there for that, when it is this one's turn, and says which namespace was looked up. Its
     /// room is given back when that is done, also if nobody waits any more.
     async fn in_turn(
         &self,
@@ -110,16 +117,13 @@ impl Webhook {
         let (body, place) = (body.clone(), place.clone());
         let (reviewer, namespaces) = (self.reviewer.clone(), self.namespaces.clone());
         let reviewing = tokio::task::spawn_blocking(move || {
-            let mut unknown = None;
+            let mut looked_up = None;
             let reviewed = reviewer.review(&body, |name| {
-                let known = found.or_else(|| namespaces.known(name));
-                if known.is_none() {
-                    unknown = Some(name.to_owned());
-                }
-                known
+                looked_up = Some(name.to_owned());
+                found.or_else(|| namespaces.known(name))
             });
             drop((place, turn));
-            (reviewed, unknown)
+            (reviewed, looked_up)
         });
         // It ends early only if the process does, or by a panic, of which the review has none.
         reviewing.await.map_err(|_| Unserved::Busy)

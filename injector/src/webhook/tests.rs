@@ -13,6 +13,8 @@ use rustls_pki_types::UnixTime;
 use serde_json::{Value, json};
 use tulle_identity::TrustBundle;
 
+use crate::Namespace;
+use crate::hand_written::api_server;
 use harness::{BOUNDS, Harness, PATIENCE, full, issuer, parts, read, request, review, svid};
 
 #[tokio::test]
@@ -161,6 +163,43 @@ async fn a_pod_whose_namespace_nobody_knows_is_to_be_tried_again() {
     assert_eq!(response["status"]["code"], 503);
     let message = response["status"]["message"].as_str().unwrap_or_default();
     assert!(message.contains("try again"), "{message}");
+}
+
+/// Whether a pod that says nothing itself is injected, where the watch has told so, or not at all, of its namespace and the
+/// API server says that it asks for injection; and how often that was asked.
+async fn asked_of(told: Option<Namespace>) -> (bool, f64) {
+    let labels = json!({ "tulle.dev/inject": "enabled" });
+    let namespace = json!({
+        "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": { "name": "shop", "labels": labels },
+    });
+    let body = Bytes::from(namespace.to_string());
+    let client =
+        api_server(move |_| std::future::ready(http::Response::new(Full::new(body.clone()))));
+    let harness = Harness::asking(BOUNDS, Some(client)).await;
+    harness.namespaces.learn(told);
+    let mut unlabelled = review("u");
+    unlabelled["request"]["object"]["metadata"]["labels"] = Value::Null;
+    let (status, answer) = harness.ask(request(full(&unlabelled))).await;
+    assert_eq!(status, StatusCode::OK);
+    let asked = harness.metric("tulle_injector_namespaces_asked_total");
+    (answer["response"]["patch"].is_string(), asked)
+}
+
+#[tokio::test]
+async fn a_namespace_is_asked_for_where_its_watch_may_be_late() {
+    let plain = Namespace {
+        name: "shop".to_owned(),
+        ..Namespace::default()
+    };
+    for (name, told, asked) in [
+        ("nobody knows it", None, 1.0),
+        ("its label is new", Some(plain), 1.0),
+        ("its label is known", Some(Namespace::enabled("shop")), 0.0),
+    ] {
+        let (injected, times) = asked_of(told).await;
+        assert!(injected, "{name}");
+        assert!((times - asked).abs() < 0.1, "{name}: {times}");
+    }
 }
 
 #[tokio::test]

@@ -47,6 +47,7 @@ pub(super) struct Harness {
     pub(super) address: SocketAddr,
     pub(super) identity: Identity,
     pub(super) issuer: Issuer,
+    pub(super) namespaces: Arc<Namespaces>,
     registry: Registry,
     drain: Option<Drain>,
     _tasks: Tasks,
@@ -73,15 +74,20 @@ pub(super) fn svid(issuer: &Issuer) -> Svid {
 
 impl Harness {
     pub(super) async fn start(bounds: Bounds) -> Self {
+        Self::asking(bounds, None).await
+    }
+
+    /// One that asks an API server for namespaces.
+    pub(super) async fn asking(bounds: Bounds, client: Option<kube::Client>) -> Self {
         let issuer = issuer();
         let identity = Identity::new(svid(&issuer), issuer.bundle().clone());
         let mut registry = Registry::with_prefix("tulle");
         let reviews = Metrics::register(&mut registry);
-        let namespaces = Namespaces::new(None, namespaces::Metrics::register(&mut registry));
+        let namespaces = Namespaces::new(client, namespaces::Metrics::register(&mut registry));
         let reviewer = Reviewer {
             config: InjectorConfig::default(),
         };
-        let webhook = Webhook::new(reviewer, namespaces, reviews, bounds);
+        let webhook = Webhook::new(reviewer, namespaces.clone(), reviews, bounds);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (drain, watch) = drain::channel();
@@ -92,6 +98,7 @@ impl Harness {
             address,
             identity,
             issuer,
+            namespaces,
             registry,
             drain: Some(drain),
             _tasks: tasks,
