@@ -69,6 +69,7 @@ impl Failure {
                 "let the service account get, list and watch it: apply the ClusterRole of this version"
             }
             Self::Refused { code: 404, .. } => "is the API server older than this version needs?",
+            Self::Refused { code: 410, .. } => "it has forgotten; everything is listed anew",
             Self::Refused { code: 429, .. } => "it is busy; it is asked again later",
             Self::Refused { .. } | Self::Malformed(_) | Self::Unversioned | Self::TooLong(_) => {
                 "look at the API server's log"
