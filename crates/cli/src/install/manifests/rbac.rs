@@ -126,16 +126,9 @@ fn control_own(install: &Install<'_>) -> Value {
 /// What the injector reads everywhere, and the events that it writes.
 fn injector_cluster() -> Value {
     json!([
-        {
-            "apiGroups": [""],
-            "resources": ["namespaces", "pods"],
-            "verbs": ["get", "list", "watch"],
-        },
-        {
-            "apiGroups": ["", "events.k8s.io"],
-            "resources": ["events"],
-            "verbs": ["create", "patch", "update"],
-        },
+        { "apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list", "watch"] },
+        { "apiGroups": [""], "resources": ["pods"], "verbs": ["list"] },
+        { "apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"] },
     ])
 }
 
