@@ -319,7 +319,7 @@ impl Election {
         lease
     }
 
-    fn step_down(&mut self, why: &str) {
+    fn step_down(&self, why: &str) {
         self.leader.set(0);
         if self.term.send_replace(None).is_some() {
             tracing::warn!(

@@ -43,14 +43,14 @@ pub enum ApiError {
     Refused(Box<Status>),
     /// It cannot be reached, or is not understood.
     #[error("the API server cannot be asked")]
-    Failed(#[source] kube::Error),
+    Failed(#[source] Box<kube::Error>),
 }
 
 impl From<kube::Error> for ApiError {
     fn from(error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => Self::Refused(status),
-            other => Self::Failed(other),
+            other => Self::Failed(Box::new(other)),
         }
     }
 }

@@ -203,7 +203,7 @@ impl Writer {
         let mut writes = FuturesUnordered::new();
         loop {
             self.look_at_pods();
-            let pause = self.begin(&mut writes);
+            let pause = self.begin(&writes);
             let term = self.leadership.term();
             tokio::select! {
                 // Whatever comes is taken in; the order does not matter.
@@ -231,7 +231,7 @@ impl Writer {
     }
 
     /// Begins what there is to write, and says how long until there may be more.
-    fn begin(&mut self, writes: &mut FuturesUnordered<Write>) -> Duration {
+    fn begin(&mut self, writes: &FuturesUnordered<Write>) -> Duration {
         let wanted = self.wanted.borrow_and_update().clone();
         let term = self.leadership.term();
         let Some(wanted) = wanted.filter(|wanted| Some(wanted.term) == term) else {

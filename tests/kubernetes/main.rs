@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 mod beside;
 mod crash;
+mod identity;
 mod mesh;
 mod nodes;
 mod operators;
@@ -37,5 +38,6 @@ fn main() -> ExitCode {
         source::cases(),
         webhook::cases(),
     ];
-    tulle_tests::kubernetes::run(files.into_iter().flatten().collect())
+    let cases = files.into_iter().flatten().chain(identity::all());
+    tulle_tests::kubernetes::run(cases.collect())
 }

@@ -21,7 +21,7 @@ pub(crate) enum Memory {
     /// In a file.
     File(StateFile),
     /// In a Secret.
-    Secret(RootSecret),
+    Secret(Box<RootSecret>),
 }
 
 impl Memory {
@@ -32,7 +32,7 @@ impl Memory {
 
     /// The Secret.
     pub(crate) fn in_secret(client: &Client) -> Self {
-        Self::Secret(RootSecret::new(client))
+        Self::Secret(Box::new(RootSecret::new(client)))
     }
 
     /// What people call it.

@@ -72,9 +72,8 @@ impl Selection {
             return false;
         };
         let parts: Vec<_> = rest.trim_start_matches('/').split('/').collect();
-        let (plural, name) = match parts[..] {
-            [plural, name] | ["namespaces", _, plural, name] => (plural, name),
-            _ => return false,
+        let ([plural, name] | ["namespaces", _, plural, name]) = parts[..] else {
+            return false;
         };
         plural == self.plural && self.name.as_deref().is_none_or(|wanted| wanted == name)
     }

@@ -91,9 +91,10 @@ impl Places {
     pub(super) fn namespace(&mut self, event: Event<PartialObjectMeta<Namespace>>) {
         self.namespaces.take(event, |namespace| {
             let labels = namespace.labels();
-            let enabled = labels.get(labels::INJECT).is_some_and(|it| it == "enabled");
+            let revised = labels.contains_key(labels::REVISION);
+            let inject = labels.get(labels::INJECT);
             let home = Home {
-                meshed: enabled || labels.contains_key(labels::REVISION),
+                meshed: inject.map_or(revised, |word| word == "enabled"),
                 terminating: namespace.metadata.deletion_timestamp.is_some(),
             };
             (namespace.name_any().into(), home)

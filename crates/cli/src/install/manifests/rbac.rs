@@ -86,10 +86,8 @@ fn control_cluster() -> Value {
             "apiGroups": [""],
             "resources": ["configmaps"],
             "resourceNames": [CA_CONFIG_MAP],
-            "verbs": ["get", "list", "watch", "patch", "delete"],
+            "verbs": ["get", "list", "watch", "create", "patch", "delete"],
         },
-        // What is created has no name yet that a rule could name.
-        { "apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"] },
         {
             "apiGroups": ["admissionregistration.k8s.io"],
             "resources": ["mutatingwebhookconfigurations"],
@@ -100,27 +98,24 @@ fn control_cluster() -> Value {
 
 /// What it reads and writes beside itself.
 fn control_own(install: &Install<'_>) -> Value {
-    let issuer = install.values.control.ca_issuer_secret.as_str();
-    let mut secrets = vec![CA_SECRET];
-    if !issuer.is_empty() {
-        secrets.push(issuer);
-    }
-    json!([
-        {
-            "apiGroups": [""],
-            "resources": ["secrets"],
-            "resourceNames": secrets,
-            "verbs": ["get", "list", "watch", "update", "patch"],
-        },
-        { "apiGroups": [""], "resources": ["secrets"], "verbs": ["create"] },
-        {
+    let secret = |name: &str, verbs: &[&str]| json!({ "apiGroups": [""], "resources": ["secrets"], "resourceNames": [name], "verbs": verbs });
+    let mut rules = vec![
+        secret(CA_SECRET, &["get", "list", "watch", "update"]),
+        // What is created has no name yet that a rule could name.
+        json!({ "apiGroups": [""], "resources": ["secrets"], "verbs": ["create"] }),
+        json!({
             "apiGroups": ["coordination.k8s.io"],
             "resources": ["leases"],
             "resourceNames": [LEASE],
-            "verbs": ["get", "update", "patch"],
-        },
-        { "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"] },
-    ])
+            "verbs": ["get", "update"],
+        }),
+        json!({ "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"] }),
+    ];
+    let issuer = install.values.control.ca_issuer_secret.as_str();
+    if !issuer.is_empty() {
+        rules.push(secret(issuer, &["get", "list", "watch"]));
+    }
+    json!(rules)
 }
 
 /// What the injector reads everywhere, and the events that it writes.
