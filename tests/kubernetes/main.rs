@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+mod application;
 mod beside;
 mod crash;
 mod identity;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         redis::cases(),
         mesh::cases(),
         operators::cases(),
+        application::cases(),
         beside::cases(),
         crash::cases(),
         source::cases(),

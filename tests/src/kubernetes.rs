@@ -1,5 +1,6 @@
 //! A real Kubernetes cluster that the tests of a program share, and a namespace in it for each.
 
+mod forward;
 mod images;
 pub mod install;
 mod program;
@@ -21,6 +22,7 @@ use crate::arena::{Ran, eventually};
 use crate::gate::{self, Missing};
 use crate::harness::{Case, Once, THREADS, World};
 
+pub use forward::Forward;
 pub use program::Program;
 
 /// Nodes of the cluster.
@@ -179,6 +181,24 @@ impl<'a> Namespace<'a> {
         stdin.write_all(input.as_bytes())?;
         drop(stdin);
         Ok(child.wait_with_output()?.into())
+    }
+
+    /// Brings a port of a pod to this machine.
+    pub fn forward(&self, pod: &str, port: u16) -> anyhow::Result<Forward<'_>> {
+        Forward::new(self, pod, port)
+    }
+
+    /// The names of the pods with that label `app`.
+    pub fn pods_of(&self, app: &str) -> anyhow::Result<Vec<String>> {
+        let pods = self.get("pods")?;
+        let of = |pod: &&Value| pod["metadata"]["labels"]["app"] == app;
+        let names = pods
+            .iter()
+            .filter(of)
+            .filter_map(|pod| pod["metadata"]["name"].as_str());
+        let names: Vec<_> = names.map(str::to_owned).collect();
+        ensure!(!names.is_empty(), "{app} has no pod");
+        Ok(names)
     }
 
     /// Fails unless there are pods, all are ready or done, and workloads have as many as they want.

@@ -41,6 +41,8 @@ pub(crate) enum CliError {
     Kubeconfig(String),
     #[error("cannot {what}: {reason}")]
     Cluster { what: String, reason: String },
+    #[error("pod {0} has no sidecar")]
+    NoSidecar(String),
     #[error("no control plane of Tulle runs in this cluster")]
     NoControlPlane,
     #[error("cannot start the runtime")]
@@ -99,6 +101,9 @@ impl CliError {
                 "see that `kubectl get nodes` works; `--context NAME` chooses another cluster"
             }
             Self::Cluster { .. } => "`tulle check` says what is wrong with the installation",
+            Self::NoSidecar(_) => {
+                "label its namespace (kubectl label namespace NAME tulle.dev/inject=enabled) and restart its workload"
+            }
             Self::NoControlPlane => "install it: tulle install | kubectl apply --server-side -f -",
             Self::Runtime(_) => "check the limits of the process (`ulimit -a`)",
             Self::Bind { .. } => "choose another port, or see who has it with `ss -ltnp`",

@@ -3,11 +3,14 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use kube::api::Api;
 use serde_json::Value;
-use tulle_runtime::names::ports;
+use tulle_runtime::names::{labels, ports};
 
 use super::reach::Reach;
-use super::{Access, Format, aligned, print};
+use super::{Access, Format, aligned, answer, print};
 use crate::error::CliError;
 
 /// What to look at.
@@ -59,6 +62,12 @@ pub(crate) async fn run(look: Look) -> Result<ExitCode, CliError> {
         .pod
         .split_once('/')
         .unwrap_or((&args.namespace, &args.pod));
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let what = format!("find pod {namespace}/{pod}");
+    let found = answer(&what, api.get_metadata(pod)).await?;
+    if !found.labels().contains_key(labels::PROXIED) {
+        return Err(CliError::NoSidecar(format!("{namespace}/{pod}")));
+    }
     let reach = Reach {
         client: &client,
         namespace,

@@ -56,22 +56,22 @@ pub(crate) async fn run(args: UninstallArgs) -> Result<ExitCode, CliError> {
         output::note("Nothing was deleted: add --yes to delete all of this.");
         return Ok(ExitCode::SUCCESS);
     }
-    for target in &targets {
+    let (first, _) = targets.split_at(targets.partition_point(|target| rank(target) < FIRST.len()));
+    for target in first {
         target.delete().await?;
-        if FIRST.contains(&target.kind.as_str()) {
-            target.gone().await?;
-        }
-    }
-    // Written while the writer was on its way out.
-    for target in owned::find(&client).await? {
-        if target.kind != CRD || args.purge {
-            target.delete().await?;
-        }
-    }
-    for target in &targets {
         target.gone().await?;
     }
-    output::note(&format!("{} objects deleted.", targets.len()));
+    // Now that nobody writes any more, also what was written until then.
+    let mut rest = owned::find(&client).await?;
+    rest.retain(|target| args.purge || target.kind != CRD);
+    rest.sort_by_key(rank);
+    for target in &rest {
+        target.delete().await?;
+    }
+    for target in &rest {
+        target.gone().await?;
+    }
+    output::note(&format!("{} objects deleted.", first.len() + rest.len()));
     Ok(ExitCode::SUCCESS)
 }
 
