@@ -13,6 +13,7 @@ tulle_tests::cases! { in Kubernetes:
     proxies_are_listed_and_looked_into;
     what_is_wrong_is_found_and_has_a_remedy ["alone"];
     an_installation_goes_without_a_trace;
+    a_second_revision_serves_its_namespaces_beside_the_first ["alone"];
 }
 
 /// How long the mesh may take to know of a change.
@@ -178,6 +179,58 @@ async fn what_is_wrong_is_found_and_has_a_remedy(kubernetes: &Kubernetes) -> any
         down["level"] == "error" && down["remedy"].is_string(),
         "{down}"
     );
+    Ok(())
+}
+
+async fn a_second_revision_serves_its_namespaces_beside_the_first(
+    kubernetes: &Kubernetes,
+) -> anyhow::Result<()> {
+    kubernetes.install().await?;
+    let cluster = &kubernetes.cluster;
+    let next = ["revision=next", "control.replicas=1", "injector.replicas=1"];
+    let apply = ["apply", "--server-side", "-f", "-"];
+    cluster.ask(apply, &install::manifests(&next)?)?;
+    eventually(SOON, async || install::serves(cluster)).await?;
+    let pods = |namespace: &Namespace<'_>| -> anyhow::Result<String> {
+        Ok(namespace.get("pods")?[0].to_string())
+    };
+    let old = kubernetes.apply_meshed("stays", WEB).await?;
+    let new = Namespace::apply(cluster, "moves", "tulle.dev/rev=next", WEB).await?;
+    let (of_old, of_new) = (pods(&old)?, pods(&new)?);
+    ensure!(
+        of_old.contains("tulle-control.tulle-system.svc:15012"),
+        "{of_old}"
+    );
+    ensure!(
+        of_new.contains("tulle-control-next.tulle-system.svc:15012"),
+        "{of_new}"
+    );
+    ensure!(of_new.contains(r#""tulle.dev/rev":"next""#), "{of_new}");
+    // They are of one mesh.
+    for (from, url) in [(&old, "http://web.moves/"), (&new, "http://web.stays/")] {
+        let call = ["/usr/local/bin/tulle", "app", "call", url, "--json"];
+        let answer = eventually(SOON, async || from.exec("one", &call, "")?.ok()).await?;
+        ensure!(answer.contains("spiffe://cluster.local/ns/"), "{answer}");
+    }
+    let status = kubernetes.tulle(&["status", "-n", "moves"])?.ok()?;
+    ensure!(status.contains("tulle-control-next-"), "{status}");
+    // Nobody else claims its namespaces.
+    let found = findings(kubernetes)?;
+    ensure!(
+        found.iter().all(|it| it["subject"] != "webhooks"),
+        "{found:?}"
+    );
+    drop(new);
+    let gone = kubernetes
+        .tulle(&["uninstall", "--revision", "next", "--yes"])?
+        .ok()?;
+    ensure!(
+        gone.contains("tulle-control-next") && !gone.contains(" tulle-control\n"),
+        "{gone}"
+    );
+    eventually(SOON, async || install::serves(cluster)).await?;
+    let again = ["/usr/local/bin/tulle", "app", "call", "http://web/"];
+    eventually(SOON, async || old.exec("one", &again, "")?.ok()).await?;
     Ok(())
 }
 

@@ -83,6 +83,14 @@ Examples:
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages of all commands into a directory
+    #[command(after_help = "\
+Examples:
+  tulle man ~/.local/share/man/man1")]
+    Man {
+        /// Where to; made if it is missing
+        directory: std::path::PathBuf,
+    },
 }
 
 /// What `tulle proxy` does.

@@ -14,6 +14,12 @@ pub(crate) enum CliError {
     },
     #[error("cannot write the output")]
     Write(#[source] io::Error),
+    #[error("cannot write manual pages into {}", path.display())]
+    Pages {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("{} is not valid YAML or JSON", path.display())]
     Parse {
         path: PathBuf,
@@ -85,6 +91,7 @@ impl CliError {
     pub(crate) fn next_step(&self) -> &'static str {
         match self {
             Self::Read { .. } => "check the path and its permissions; `-` reads standard input",
+            Self::Pages { .. } => "name a directory that you may write",
             Self::Write(_) => "check that the output is still open and has room",
             Self::Parse { .. } => {
                 "correct the line that the message names; `---` separates documents"

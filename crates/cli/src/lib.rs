@@ -83,6 +83,15 @@ fn dispatch(command: Command) -> Result<ExitCode, CliError> {
             output::bytes(&script)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Man { directory } => {
+            let written = std::fs::create_dir_all(&directory)
+                .and_then(|()| clap_mangen::generate_to(Cli::command(), &directory));
+            written.map_err(|source| CliError::Pages {
+                path: directory,
+                source,
+            })?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

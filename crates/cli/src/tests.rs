@@ -69,3 +69,20 @@ fn a_program_that_serves_ends_although_nobody_reads_why() {
         );
     }
 }
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let pages = folder.path().join("man1");
+    let words = ["tulle".into(), "man".into(), pages.clone().into_os_string()];
+    run(words);
+    for page in [
+        "tulle.1",
+        "tulle-install.1",
+        "tulle-proxy-certs.1",
+        "tulle-sandbox-up.1",
+    ] {
+        let text = std::fs::read_to_string(pages.join(page)).expect(page);
+        assert!(text.contains(".SH NAME"), "{page}");
+    }
+}

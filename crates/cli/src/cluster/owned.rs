@@ -44,6 +44,12 @@ impl Owned {
         }
     }
 
+    /// Whether it was installed with a revision, and not written by a control plane at work.
+    pub(super) fn is_of(&self, revision: &str) -> bool {
+        let of = self.labels.get(labels::REVISION);
+        of.is_some_and(|of| of == revision) && self.labels.contains_key(labels::APP_NAME)
+    }
+
     pub(super) async fn delete(&self) -> Result<(), CliError> {
         let how = DeleteParams {
             propagation_policy: Some(PropagationPolicy::Foreground),

@@ -17,7 +17,8 @@ Tulle's own kinds stay, and with them the policies that were written, unless --p
 Examples:
   tulle uninstall             list what would be deleted
   tulle uninstall --yes       delete it
-  tulle uninstall --yes --purge")]
+  tulle uninstall --yes --purge
+  tulle uninstall --yes --revision next    a second control plane, and not the first")]
 pub(crate) struct UninstallArgs {
     #[command(flatten)]
     access: Access,
@@ -27,6 +28,9 @@ pub(crate) struct UninstallArgs {
     /// Delete the definitions of Tulle's own kinds too, and with them every object of these kinds
     #[arg(long)]
     purge: bool,
+    /// Only the parts of this revision, and nothing that others share; not for the last one
+    #[arg(long, value_name = "NAME", conflicts_with = "purge")]
+    revision: Option<String>,
     /// How to print what is deleted
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -42,10 +46,12 @@ const FIRST: [&str; 3] = [
 
 pub(crate) async fn run(args: UninstallArgs) -> Result<ExitCode, CliError> {
     let client = args.access.client().await?;
+    let wanted = |target: &Owned| match &args.revision {
+        Some(revision) => target.is_of(revision),
+        None => args.purge || target.kind != CRD,
+    };
     let mut targets = owned::find(&client).await?;
-    if !args.purge {
-        targets.retain(|target| target.kind != CRD);
-    }
+    targets.retain(wanted);
     if targets.is_empty() {
         output::note("Nothing of Tulle is in this cluster.");
         return Ok(ExitCode::SUCCESS);
@@ -63,7 +69,7 @@ pub(crate) async fn run(args: UninstallArgs) -> Result<ExitCode, CliError> {
     }
     // Now that nobody writes any more, also what was written until then.
     let mut rest = owned::find(&client).await?;
-    rest.retain(|target| args.purge || target.kind != CRD);
+    rest.retain(wanted);
     rest.sort_by_key(rank);
     for target in &rest {
         target.delete().await?;

@@ -13,9 +13,8 @@ use kube::core::{GroupVersionKind, TypeMeta};
 use kube::{Client, ResourceExt as _};
 use serde_json::Value;
 use similar::{ChangeTag, TextDiff};
-use tulle_runtime::names::labels;
 
-use super::owned::{self, Owned};
+use super::owned;
 use super::{Access, answer};
 use crate::error::CliError;
 use crate::install::{self, Choice};
@@ -63,7 +62,7 @@ pub(crate) async fn run(args: UpgradeArgs) -> Result<ExitCode, CliError> {
         }
     }
     let mut left = owned::find(&client).await?;
-    left.retain(|object| is_of(object, &values.revision) && !wanted.contains(&object.title()));
+    left.retain(|object| object.is_of(&values.revision) && !wanted.contains(&object.title()));
     for object in &left {
         output::styled(&format!(
             "{HEAD}{}{HEAD:#} {REMOVED}(deleted){REMOVED:#}",
@@ -90,12 +89,6 @@ pub(crate) async fn run(args: UpgradeArgs) -> Result<ExitCode, CliError> {
         output::note(&format!("{} deleted", object.title()));
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Whether an object was installed with a revision, and not written by a control plane at work.
-fn is_of(object: &Owned, revision: &str) -> bool {
-    let of = object.labels.get(labels::REVISION);
-    of.is_some_and(|of| of == revision) && object.labels.contains_key(labels::APP_NAME)
 }
 
 /// Where an object goes.

@@ -40,9 +40,6 @@ pub(super) fn control(install: &Install<'_>) -> Vec<Value> {
         format!("--log={}", control.log),
         format!("--admin-address=0.0.0.0:{}", ports::CONTROL_ADMIN),
     ];
-    if values.revision != DEFAULT_REVISION {
-        args.push(format!("--revision={}", values.revision));
-    }
     if !control.ca_issuer_secret.is_empty() {
         args.push(format!("--ca-issuer-secret={}", control.ca_issuer_secret));
     }
