@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 mod application;
 mod beside;
+mod conformance;
 mod crash;
 mod identity;
 mod mesh;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         crash::cases(),
         source::cases(),
         webhook::cases(),
+        conformance::cases(),
     ];
     let cases = files.into_iter().flatten().chain(identity::all());
     tulle_tests::kubernetes::run(cases.collect())

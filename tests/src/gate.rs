@@ -22,6 +22,15 @@ const BUILT: [&str; 3] = ["go-control-plane", "h2spec", "helm"];
 const GRPC_JS_XDS: &str = "grpc-js-xds";
 /// Need of all that a Kubernetes cluster is made of.
 pub const CLUSTER: &str = "cluster";
+/// Need of the Gateway API's conformance suite, with its definitions and the application that it runs.
+const CONFORMANCE: &str = "conformance";
+/// What is there then, in the cache.
+const CONFORMANCE_PARTS: [&str; 4] = [
+    "bin/conformance.test",
+    "bin/echo/client",
+    "bin/echo/server",
+    "gateway-api/standard",
+];
 /// Need of a kernel with IPv6.
 pub const IPV6: &str = "ipv6";
 
@@ -35,7 +44,7 @@ pub enum Missing {
 }
 
 /// Checks a need: a program that must be on PATH or that ./tests/run builds, a library of the Python environment or of
-/// node, [`IPV6`] or [`CLUSTER`].
+/// node, [`IPV6`], [`CLUSTER`] or `conformance`, the Gateway API's suite.
 pub fn require(need: &str) -> Result<(), Missing> {
     if need == CLUSTER {
         return tulle_cluster::missing().map_or(Ok(()), |reason| Err(missing(need, &reason)));
@@ -49,6 +58,9 @@ pub fn require(need: &str) -> Result<(), Missing> {
                     .join("@grpc/grpc-js-xds/package.json")
                     .is_file()
         }
+        (CONFORMANCE, None) => CONFORMANCE_PARTS
+            .iter()
+            .all(|part| cache().join(part).exists()),
         (IPV6, None) => std::path::Path::new("/proc/net/if_inet6").exists(),
         (program, None) if BUILT.contains(&program) => built(program).is_file(),
         (program, None) => find(program).is_some(),
