@@ -19,6 +19,7 @@ use tonic::transport::Server;
 use tulle_runtime::admin::{AdminServer, Refusals};
 use tulle_runtime::allocator;
 use tulle_runtime::drain::{self, Drain, DrainWatch};
+use tulle_runtime::listen;
 use tulle_runtime::names::agent;
 use tulle_runtime::tasks::Tasks;
 use tulle_runtime::{signals, trace};
@@ -295,7 +296,7 @@ fn server(streams: u32, ahead: (u32, u32)) -> Server {
 
 /// Takes the ports, before anything else is begun.
 async fn bind(args: &Args) -> anyhow::Result<(TcpListener, AdminServer)> {
-    let listener = TcpListener::bind(args.xds_address).await.with_context(|| {
+    let listener = listen::bind(args.xds_address).await.with_context(|| {
         let address = args.xds_address;
         format!("cannot listen on {address} for proxies: free the port, or choose another address with --xds-address")
     })?;

@@ -7,7 +7,7 @@
 mod args;
 mod limits;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,11 +17,11 @@ use http::StatusCode;
 use kube::Client;
 use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
 use tulle_identity::{CaClientConfig, Identity, SpiffeId, ca_client};
 use tulle_runtime::admin::{self, AdminServer, Refusals};
 use tulle_runtime::drain;
 use tulle_runtime::gate::Gate;
+use tulle_runtime::listen;
 use tulle_runtime::names::{CONTROL_NAMESPACE, INJECTOR};
 use tulle_runtime::tasks::Tasks;
 use tulle_runtime::{allocator, metrics, signals, trace};
@@ -118,7 +118,7 @@ impl Injector {
     /// # Errors
     /// If a port is taken, or the service account can have no identity.
     pub async fn start(args: Args, client: Client) -> anyhow::Result<Self> {
-        let listener = listen(args.webhook_address).await.with_context(|| {
+        let listener = listen::bind(args.webhook_address).await.with_context(|| {
             let address = args.webhook_address;
             format!("cannot listen on {address} for reviews: free the port, or choose another address with --webhook-address")
         })?;
@@ -234,16 +234,6 @@ fn ca_config(args: &Args, id: SpiffeId) -> CaClientConfig {
     config.state_dir = None;
     config.ttl = args.certificate_ttl;
     config
-}
-
-/// Both families, where there are both.
-async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    match TcpListener::bind(address).await {
-        Err(_) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
-            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
-        }
-        bound => bound,
-    }
 }
 
 /// Runs a part until the tasks are cancelled.

@@ -85,8 +85,8 @@ impl Admin {
     /// If an address cannot be bound, or the admin address is not loopback.
     pub async fn start(self, at: Addresses, tasks: &Tasks) -> Result<Addresses, AdminError> {
         let mut admin = AdminServer::bind(at.admin).await?;
-        let mut scrape = bind_everywhere(at.metrics).await?;
-        let mut readiness = bind_everywhere(at.readiness).await?;
+        let mut scrape = AdminServer::bind_exposed(at.metrics).await?;
+        let mut readiness = AdminServer::bind_exposed(at.readiness).await?;
         let bound = Addresses {
             admin: admin.local_addr(),
             metrics: scrape.local_addr(),
@@ -256,16 +256,6 @@ fn set_filter(trace: &TraceHandle, body: &[u8]) -> Answer {
 
 fn ready(answer: Answer) -> std::future::Ready<Answer> {
     std::future::ready(answer)
-}
-
-/// Both IP families through one socket; IPv4 alone where the kernel has no IPv6.
-async fn bind_everywhere(address: SocketAddr) -> Result<AdminServer, AdminError> {
-    match AdminServer::bind_exposed(address).await {
-        Err(_) if address.ip() == Ipv6Addr::UNSPECIFIED => {
-            AdminServer::bind_exposed((Ipv4Addr::UNSPECIFIED, address.port()).into()).await
-        }
-        bound => bound,
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 mod limits;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -61,8 +61,8 @@ pub struct Args {
     #[arg(long, value_name = "NAME", default_value = names::DEFAULT_CLUSTER_DOMAIN, value_parser = cluster_domain)]
     pub cluster_domain: String,
 
-    /// Address for proxies: discovery and certificates, over TLS.
-    #[arg(long, value_name = "IP:PORT", default_value_t = SocketAddr::from((Ipv4Addr::UNSPECIFIED, ports::XDS)))]
+    /// Address for proxies: discovery and certificates, over TLS. `[::]` is every address of both families.
+    #[arg(long, value_name = "IP:PORT", default_value_t = SocketAddr::from((Ipv6Addr::UNSPECIFIED, ports::XDS)))]
     pub xds_address: SocketAddr,
 
     /// Address for operators. Who comes by way of loopback sees everything, anybody else only /ready and /metrics.
@@ -173,7 +173,7 @@ mod tests {
     fn defaults_are_the_documented_ports_and_lifetimes() {
         let args = parse(&["--source", "e"]).expect("all that is needed");
         assert_eq!(args.source, [PathBuf::from("a"), PathBuf::from("e")]);
-        assert_eq!(args.xds_address.to_string(), "0.0.0.0:15012");
+        assert_eq!(args.xds_address.to_string(), "[::]:15012");
         assert_eq!(args.admin_address.to_string(), "127.0.0.1:15014");
         assert_eq!(args.leaf_ttl, Duration::from_secs(24 * 3600));
         assert_eq!(args.limits.limits(), Limits::default());

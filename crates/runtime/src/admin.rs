@@ -20,6 +20,7 @@ use http::{HeaderMap, Method, Response, StatusCode, header};
 use http_body_util::Full;
 use tokio::net::TcpListener;
 
+use crate::listen;
 use crate::tasks::Tasks;
 
 pub use refusals::Refusals;
@@ -125,7 +126,7 @@ impl AdminServer {
     /// If the address cannot be bound.
     pub async fn bind_exposed(address: SocketAddr) -> Result<Self, AdminError> {
         let bind_error = |source| AdminError::Bind { address, source };
-        let listener = TcpListener::bind(address).await.map_err(bind_error)?;
+        let listener = listen::bind(address).await.map_err(bind_error)?;
         let address = listener.local_addr().map_err(bind_error)?;
         Ok(Self {
             listener,

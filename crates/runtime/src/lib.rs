@@ -1,7 +1,7 @@
 //! The chassis every Tulle program stands on.
 //!
 //! Rooms in the order in which a program meets them: names, environment, limits and reasons, tracing with its writer and its gate,
-//! metrics, tasks, signals and drain, back-off, causes of errors, the allocator, and the admin HTTP server. Nothing here knows
+//! metrics, tasks, signals and drain, back-off, causes of errors, the allocator, listening, and the admin HTTP server. Nothing here knows
 //! xDS, TLS or Kubernetes.
 
 pub mod admin;
@@ -12,6 +12,7 @@ pub mod drain;
 pub mod env;
 pub mod gate;
 pub mod limits;
+pub mod listen;
 pub mod metrics;
 pub mod names;
 pub mod reasons;

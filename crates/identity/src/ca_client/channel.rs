@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -30,6 +32,8 @@ use crate::tls;
 
 /// Connecting and handshake, one address.
 const CONNECT: Duration = Duration::from_secs(3);
+/// Before one more address is tried beside those that have not answered (RFC 8305, section 5).
+const STAGGER: Duration = Duration::from_millis(250);
 /// A control plane that is gone without a word is noticed after the sum of both.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
@@ -184,23 +188,20 @@ impl Service<Uri> for Connector {
 
 impl Target {
     async fn connect(&self) -> io::Result<TlsStream<TcpStream>> {
-        let mut last = io::Error::new(
-            io::ErrorKind::NotFound,
-            format!("{} has no address", self.address),
-        );
-        for address in tokio::net::lookup_host(&self.address).await? {
-            match tokio::time::timeout(CONNECT, self.connect_to(address)).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(e)) => last = e,
-                Err(_) => {
-                    last = io::Error::new(
-                        io::ErrorKind::TimedOut,
-                        format!("{address} does not answer"),
-                    )
-                }
-            }
-        }
-        Err(last)
+        let addresses: Vec<_> = tokio::net::lookup_host(&self.address).await?.collect();
+        let none = format!("{} has no address", self.address);
+        let attempt =
+            async |address| match tokio::time::timeout(CONNECT, self.connect_to(address)).await {
+                Ok(connected) => connected,
+                Err(_) => Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("{address} does not answer"),
+                )),
+            };
+        let attempts = addresses.into_iter().map(attempt);
+        race(attempts)
+            .await
+            .unwrap_or_else(|| Err(io::Error::new(io::ErrorKind::NotFound, none)))
     }
 
     async fn connect_to(&self, address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
@@ -217,5 +218,80 @@ impl Target {
         TlsConnector::from(self.tls.config())
             .connect(self.server_name.clone(), stream)
             .await
+    }
+}
+
+/// The first attempt that succeeds, or the last that fails; `None` if there are none. One more begins as soon as one has failed,
+/// and beside those that take their time: an address of one family may not be reachable, and say nothing
+/// ("Happy Eyeballs", RFC 8305).
+async fn race<T, F: Future<Output = io::Result<T>>>(
+    attempts: impl Iterator<Item = F>,
+) -> Option<io::Result<T>> {
+    let mut attempts = attempts.peekable();
+    let mut running = FuturesUnordered::new();
+    let mut last = None;
+    loop {
+        match attempts.next() {
+            Some(attempt) => running.push(attempt),
+            None if running.is_empty() => return last,
+            None => {}
+        }
+        tokio::select! {
+            Some(ended) = running.next() => match ended {
+                Ok(connected) => return Some(Ok(connected)),
+                Err(error) => last = Some(Err(error)),
+            },
+            () = tokio::time::sleep(STAGGER), if attempts.peek().is_some() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    type Attempt = Pin<Box<dyn Future<Output = io::Result<u8>>>>;
+
+    fn silent() -> Attempt {
+        Box::pin(pending())
+    }
+
+    fn refused(what: &'static str) -> Attempt {
+        Box::pin(async move { Err(io::Error::other(what)) })
+    }
+
+    fn after(millis: u64, value: u8) -> Attempt {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+            Ok(value)
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_is_silent_holds_nobody_up() {
+        for (attempts, won, millis) in [
+            (vec![silent(), after(5, 1)], 1, 255),
+            (vec![silent(), silent(), after(5, 2)], 2, 505),
+            (vec![refused("no"), after(5, 1)], 1, 5),
+            // Who is slow may still win.
+            (vec![after(300, 0), after(500, 1)], 0, 300),
+        ] {
+            let begun = Instant::now();
+            let first = race(attempts.into_iter()).await.expect("there are some");
+            assert_eq!(first.expect("one succeeds"), won);
+            assert_eq!(begun.elapsed().as_millis(), millis);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_all_fail_the_last_reason_is_given() {
+        let all = vec![refused("first"), refused("last")];
+        let error = race(all.into_iter()).await.expect("there are some");
+        assert_eq!(error.expect_err("all fail").to_string(), "last");
+        assert!(race(Vec::<Attempt>::new().into_iter()).await.is_none());
     }
 }

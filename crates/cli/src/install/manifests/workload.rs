@@ -38,7 +38,7 @@ pub(super) fn control(install: &Install<'_>) -> Vec<Value> {
         format!("--leaf-ttl={}", control.leaf_ttl),
         format!("--root-propagation={}", control.root_propagation),
         format!("--log={}", control.log),
-        format!("--admin-address=0.0.0.0:{}", ports::CONTROL_ADMIN),
+        format!("--admin-address=[::]:{}", ports::CONTROL_ADMIN),
     ];
     if !control.ca_issuer_secret.is_empty() {
         args.push(format!("--ca-issuer-secret={}", control.ca_issuer_secret));
@@ -66,7 +66,7 @@ pub(super) fn injector(install: &Install<'_>) -> Vec<Value> {
         format!("--trust-domain={}", values.trust_domain),
         format!("--cluster-domain={}", values.cluster_domain),
         format!("--log={}", injector.log),
-        format!("--admin-address=0.0.0.0:{}", ports::CONTROL_ADMIN),
+        format!("--admin-address=[::]:{}", ports::CONTROL_ADMIN),
         format!("--image={}", install.image("tulle-proxy")),
         format!("--image-pull-policy={}", word(values.image.pull_policy)),
         format!("--proxy-log={}", proxy.log),
