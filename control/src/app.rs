@@ -30,6 +30,7 @@ use crate::discovery::{Discovery, Limits};
 use crate::limit::Reached;
 use crate::platform;
 use crate::source::{self, FileSource, KubernetesSource, SourceReport};
+use crate::status::Claims;
 use crate::store::{MeshSettings, Store, StoreWriter};
 use listener::Incoming;
 use trust::Trust;
@@ -81,12 +82,26 @@ impl Source {
         }
     }
 
+    /// What the routes of a cluster claim.
+    fn claims(&self) -> Option<Claims> {
+        match self {
+            Self::Files(_) => None,
+            Self::Kubernetes(source) => Some(source.claims()),
+        }
+    }
+
     fn spawn(self, tasks: &Tasks, writer: StoreWriter) {
         match self {
             Self::Files(source) => spawn(tasks, "source", source.run(writer)),
             Self::Kubernetes(source) => source.spawn(tasks, writer),
         }
     }
+}
+
+/// What the parts that ask the API server need.
+pub(crate) struct Cluster {
+    client: Client,
+    claims: Claims,
 }
 
 /// Runs the control plane until SIGTERM or SIGINT.
@@ -127,6 +142,7 @@ impl Control {
             false => None,
         };
         let source = Source::open(&args).await?;
+        let cluster = client.zip(source.claims());
         let (store, writer) = Store::new(MeshSettings {
             trust_domain: args.trust_domain.as_str().into(),
             cluster_domain: args.cluster_domain.as_str().into(),
@@ -138,7 +154,7 @@ impl Control {
             source.report(),
             args.limits.limits(),
             Tasks::new(),
-            client.as_ref(),
+            cluster.map(|(client, claims)| Cluster { client, claims }),
         )
         .await?;
         source.spawn(&control.tasks, writer);
@@ -173,7 +189,7 @@ pub(crate) async fn serve(
     report: SourceReport,
     limits: Limits,
     tasks: Tasks,
-    client: Option<&Client>,
+    cluster: Option<Cluster>,
 ) -> anyhow::Result<Control> {
     let (listener, mut admin) = bind(args).await?;
     let (drain, watch) = drain::channel();
@@ -194,10 +210,11 @@ pub(crate) async fn serve(
         tasks.clone(),
         ending.clone(),
     );
-    let trust = match client {
-        Some(client) => {
-            let (worlds, counts) = (discovery.worlds(), ca_metrics.clone());
-            trust::from_cluster(args, client, worlds, &mut registry, &tasks, counts).await
+    let trust = match cluster {
+        Some(cluster) => {
+            let metrics = ca_metrics.clone();
+            let ground = (store, discovery.worlds());
+            trust::from_cluster(args, cluster, ground, &mut registry, &tasks, metrics).await
         }
         None => trust::from_files(args, ca_metrics.clone()).await,
     };

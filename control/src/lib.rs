@@ -3,7 +3,7 @@
 //! The way of a change: a [`source`] parses Kubernetes objects into room types, the [`store`] publishes them as an
 //! immutable world, [`translate`] makes xDS resources of it, [`discovery`] serves them to proxies. The [`ca`] gives
 //! proxies their identity. What any of their clients may make grow has a [`limit`]. On Kubernetes the replicas have an
-//! [`election`] of the one that has the [`writer`] write; both ask the API server by way of the [`platform`]. [`app`] puts it
+//! [`election`] of the one that has the [`writer`] write and tells routes their [`status`]; all ask the API server by way of the [`platform`]. [`app`] puts it
 //! all together.
 
 mod admin;
@@ -15,6 +15,7 @@ mod election;
 mod limit;
 mod platform;
 pub mod source;
+mod status;
 pub mod store;
 pub mod translate;
 mod writer;

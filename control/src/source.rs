@@ -16,8 +16,8 @@ pub use file::{FileSource, SourceError};
 pub use kubernetes::{ConnectError, KubernetesSource, connect};
 pub use report::{Place, Problem, SourceReport};
 
-/// What a file says, for fuzz targets.
-#[cfg(feature = "fuzz")]
+/// What a file says, for fuzz targets and tests of other rooms.
+#[cfg(any(feature = "fuzz", test))]
 pub(crate) fn read(text: &str, json: bool) -> (Vec<crate::store::Event>, Vec<Problem>) {
     let path = if json { "it.json" } else { "it.yaml" }.into();
     let mut outcomes = layers::Outcomes::default();

@@ -7,6 +7,7 @@
 //! gRPC's in [`grpc`]. What there is at all says [`listing`].
 
 mod affected;
+pub(crate) mod attachment;
 mod cluster;
 mod endpoints;
 mod envoy;
@@ -114,10 +115,9 @@ pub fn view_for(world: &World, view: &ProxyView, resource: ResourceType, name: &
             part.pod = view.pod.clone();
         }
         (ResourceType::Route, Some(ResourceName::Service { key, .. })) => {
-            part.namespace = view
-                .namespace
-                .clone()
-                .filter(|namespace| route::has_consumers(world, &route::REQUESTS, &key, namespace));
+            part.namespace = view.namespace.clone().filter(|namespace| {
+                route::has_consumers(world, &attachment::REQUESTS, &key, namespace)
+            });
         }
         (ResourceType::Listener, Some(ResourceName::Outbound(address))) => {
             let service = world.service_by_vip(address.ip());

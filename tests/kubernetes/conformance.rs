@@ -56,10 +56,7 @@ const IMAGE: &str = "registry.k8s.io/gateway-api/echo-advanced:v1.5.1";
 async fn meshes_of_the_gateway_api_are_like_this_one(_: &Kubernetes) -> anyhow::Result<()> {
     // The definitions of routes would be in the way of who has others.
     let cluster = Cluster::start(2)?;
-    let definitions = cache().join("gateway-api/standard");
-    let apply = ["apply", "--server-side", "-f"];
-    let definitions = definitions.to_str().context("a path in UTF-8")?;
-    cluster.ask(apply.into_iter().chain([definitions]), "")?;
+    define(&cluster)?;
     install::install(&cluster, &[]).await?;
 
     let folder = tempfile::tempdir()?;
@@ -70,6 +67,14 @@ async fn meshes_of_the_gateway_api_are_like_this_one(_: &Kubernetes) -> anyhow::
     let report: Value = serde_saphyr::from_str(&report)?;
     let verdict = judge(&report, &ran);
     verdict.with_context(|| format!("{}\n{report:#}", tail(&ran)))
+}
+
+/// Puts the definitions of the Gateway API into a cluster, as its standard channel has them.
+pub(crate) fn define(cluster: &Cluster) -> anyhow::Result<()> {
+    let definitions = cache().join("gateway-api/standard");
+    let definitions = definitions.to_str().context("a path in UTF-8")?;
+    cluster.ask(["apply", "--server-side", "-f", definitions], "")?;
+    Ok(())
 }
 
 /// The image, with a certificate for its TLS port.

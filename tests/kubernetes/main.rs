@@ -11,6 +11,7 @@ mod mesh;
 mod nodes;
 mod operators;
 mod redis;
+mod routes;
 mod source;
 mod webhook;
 
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         source::cases(),
         webhook::cases(),
         conformance::cases(),
+        routes::cases(),
     ];
     let cases = files.into_iter().flatten().chain(identity::all());
     tulle_tests::kubernetes::run(cases.collect())

@@ -4,19 +4,19 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Context as _;
-use kube::Client;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tulle_runtime::names;
 use tulle_runtime::tasks::Tasks;
 
-use super::{Args, spawn};
+use super::{Args, Cluster, spawn};
 use crate::ca::{
     Authority, BundleSink, CaError, DirectorySink, JwksReview, KubernetesReview, Memory, Metrics,
     Plugged, Settings, TokenReview,
 };
 use crate::election::{Election, Leadership};
-use crate::store::World;
+use crate::status::{self, StatusWriter};
+use crate::store::{Store, World};
 use crate::writer::{self, Writer};
 
 /// Who signs, and who says whose a token is.
@@ -67,15 +67,20 @@ pub(super) async fn from_files(args: &Args, metrics: Metrics) -> anyhow::Result<
 /// the one that writes.
 pub(super) async fn from_cluster(
     args: &Args,
-    client: &Client,
-    worlds: watch::Receiver<Arc<World>>,
+    cluster: Cluster,
+    (store, worlds): (&Store, watch::Receiver<Arc<World>>),
     registry: &mut Registry,
     tasks: &Tasks,
     metrics: Metrics,
 ) -> anyhow::Result<Trust> {
+    let Cluster { client, claims } = cluster;
+    let client = &client;
     let (election, leadership) = Election::new(client, replica(), registry);
     let counts = writer::Metrics::register(registry);
     let (writer, sink) = Writer::new(client.clone(), leadership.clone(), worlds, counts);
+    let statuses = status::Metrics::register(registry);
+    let (own, store) = (leadership.clone(), store.clone());
+    let statuses = StatusWriter::new(client.clone(), own, store, claims, statuses);
     tasks.spawn("election", election.run(tasks.cancelled()));
     let name = args.ca_issuer_secret.as_deref();
     let ground = Ground {
@@ -87,6 +92,7 @@ pub(super) async fn from_cluster(
     let authority = authority(args, ground, metrics).await;
     let authority = authority.context("cannot start the CA")?;
     spawn(tasks, "writer", writer.run());
+    spawn(tasks, "status-writer", statuses.run());
     Ok(Trust {
         authority,
         review: Arc::new(KubernetesReview::new(client.clone(), names::TOKEN_AUDIENCE)),

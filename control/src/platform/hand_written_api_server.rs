@@ -187,6 +187,9 @@ impl Shared {
                 }
                 Some(_) => (200, self.store(path, sent)),
             },
+            "PATCH" if path.ends_with("/status") => {
+                self.patch_status(path.trim_end_matches("/status"), &sent)
+            }
             "PATCH" => {
                 let before = known.unwrap_or_default();
                 let mut after = before.clone();
@@ -201,6 +204,18 @@ impl Shared {
                 .map_or(status(404), |object| (200, object)),
             _ => status(404),
         }
+    }
+
+    /// A merge patch of a status, in the version of the object that it names.
+    fn patch_status(&mut self, path: &str, sent: &Value) -> (u16, Value) {
+        let Some(mut object) = self.objects.get(path).cloned() else {
+            return status(404);
+        };
+        if object["metadata"]["resourceVersion"] != sent["metadata"]["resourceVersion"] {
+            return status(409);
+        }
+        object["status"] = sent["status"].clone();
+        (200, self.store(path, object))
     }
 
     /// The lines of a watch, which goes on until it is dropped.

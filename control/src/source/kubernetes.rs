@@ -33,6 +33,7 @@ use self::ledger::Ledger;
 use self::optional::Optional;
 use self::watch::{Settings, Watch};
 use super::report::SourceReport;
+use crate::status::Claims;
 use crate::store::StoreWriter;
 
 /// Updates that may wait for the writer, of all kinds together.
@@ -42,6 +43,7 @@ const WAITING: usize = 256;
 pub struct KubernetesSource {
     client: Client,
     report: SourceReport,
+    claims: Claims,
     settings: Settings,
 }
 
@@ -52,6 +54,7 @@ impl KubernetesSource {
         Self {
             client,
             report: SourceReport::default(),
+            claims: Claims::default(),
             settings: Settings::default(),
         }
     }
@@ -62,18 +65,24 @@ impl KubernetesSource {
         self.report.clone()
     }
 
+    /// What routes claim, now and later.
+    pub(crate) fn claims(&self) -> Claims {
+        self.claims.clone()
+    }
+
     /// Follows the cluster until the tasks are cancelled. Says that everything has been read when every kind that
     /// exists was listed once.
     pub fn spawn(self, tasks: &Tasks, writer: StoreWriter) {
         let (sender, messages) = mpsc::channel(WAITING);
         let kinds = FIXED.iter().map(|it| it.kind);
         let all = kinds.chain(OPTIONAL.iter().map(|it| it.kind)).collect();
-        spawn(tasks, "source-writer", writer::run(writer, messages, all));
+        let written = writer::run(writer, messages, all, self.claims);
+        spawn(tasks, "source-writer", written);
         for fixed in &FIXED {
             let watch = Watch::new(
                 self.client.clone(),
                 fixed.resource(),
-                kinds::reader(fixed.kind),
+                kinds::reader(fixed.kind, kinds::VERSION),
                 self.settings,
                 Health::new(fixed.kind.as_str().into(), fixed.name(), &self.report),
             );

@@ -79,6 +79,15 @@ impl Kind {
         Self::IstioPeerAuthentication,
     ];
 
+    /// Whether it is one of the kinds of routes.
+    #[must_use]
+    pub fn is_route(self) -> bool {
+        matches!(
+            self,
+            Self::HttpRoute | Self::GrpcRoute | Self::TcpRoute | Self::TlsRoute
+        )
+    }
+
     /// The kind as manifests write it.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -18,17 +18,14 @@ use tulle_xds_proto::envoy::config::route::v3::{
 use tulle_xds_proto::google::protobuf::BoolValue;
 
 use super::name::ResourceName;
-use super::{ClientKind, ProxyView, grpc};
+use super::{ClientKind, ProxyView, attachment, grpc};
 use crate::store::route::{Match, PathMatch, Route, RouteKind, Rule};
-use crate::store::service::{Addressing, AppProtocol, ServicePort};
+use crate::store::service::{Addressing, AppProtocol};
 use crate::store::{ObjectKey, World};
 use action::Methods;
 
 pub(super) use action::{BACKOFF_BASE, BACKOFF_MAX};
 pub(super) use connection::{Backends, has_opaque};
-
-/// The kinds of routes of requests, the one that wins first.
-pub(super) const REQUESTS: [RouteKind; 2] = [RouteKind::Grpc, RouteKind::Http];
 
 /// The table of a port of a Service.
 pub(super) fn table(
@@ -47,7 +44,7 @@ pub(super) fn table(
     if view.kind == ClientKind::Grpc {
         return Some(grpc::table(world, view, name, service, port));
     }
-    let routes = attached(world, view, key, port);
+    let routes = attachment::requests(world, view, key, port);
     if routes.is_empty() {
         let own = action::Own {
             cluster: name,
@@ -134,53 +131,6 @@ pub(super) fn has_consumers(
                 .routes_of(*kind, service)
                 .any(|route| route.key.namespace == *namespace)
         })
-}
-
-/// The routes that count for a client.
-pub(super) fn attached<'a>(
-    world: &'a World,
-    view: &ProxyView,
-    service: &ObjectKey,
-    port: &ServicePort,
-) -> Vec<&'a Arc<Route>> {
-    attached_of(world, view, &REQUESTS, service, port)
-}
-
-/// Of these kinds, the first one wins.
-fn attached_of<'a>(
-    world: &'a World,
-    view: &ProxyView,
-    kinds: &[RouteKind],
-    service: &ObjectKey,
-    port: &ServicePort,
-) -> Vec<&'a Arc<Route>> {
-    let consumer = view
-        .namespace
-        .as_ref()
-        .filter(|namespace| **namespace != service.namespace);
-    for namespace in consumer.into_iter().chain([&service.namespace]) {
-        for kind in kinds {
-            let routes: Vec<_> = world
-                .routes_of(*kind, service)
-                .filter(|route| route.key.namespace == *namespace && attaches(route, service, port))
-                .collect();
-            if !routes.is_empty() {
-                return routes;
-            }
-        }
-    }
-    Vec::new()
-}
-
-fn attaches(route: &Route, service: &ObjectKey, port: &ServicePort) -> bool {
-    route.parents.iter().any(|parent| {
-        parent.service == *service
-            && parent.port.is_none_or(|number| number == port.port)
-            && parent
-                .section
-                .as_ref()
-                .is_none_or(|name| *name == port.name)
-    })
 }
 
 /// All matches of all rules, in the order of precedence.

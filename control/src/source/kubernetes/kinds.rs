@@ -7,6 +7,7 @@ use super::watch::{Read, Reader};
 use super::wire::Resource;
 use crate::api;
 use crate::source::parse;
+use crate::status::Claim;
 use crate::store::Kind;
 
 /// A kind that every cluster has.
@@ -33,6 +34,9 @@ pub(super) struct Custom {
     /// The definition alone.
     selector: &'static str,
 }
+
+/// The version of all of the first kind.
+pub(super) const VERSION: &str = "v1";
 
 /// All of the first kind. Of namespaces, nodes and service accounts nothing but the metadata is read, and pods that have
 /// finished have no address any more.
@@ -150,7 +154,7 @@ impl Fixed {
         Resource {
             selector: self.selector,
             metadata_only: self.metadata_only,
-            ..Resource::new(self.group, "v1", self.plural)
+            ..Resource::new(self.group, VERSION, self.plural)
         }
     }
 }
@@ -170,8 +174,8 @@ impl Custom {
     }
 }
 
-/// Reads objects of a kind.
-pub(super) fn reader(kind: Kind) -> Reader<Item> {
+/// Reads objects of a kind, in a version of their API.
+pub(super) fn reader(kind: Kind, version: &'static str) -> Reader<Item> {
     Box::new(move |text| {
         let known = parse::known(kind, text);
         Read {
@@ -179,6 +183,10 @@ pub(super) fn reader(kind: Kind) -> Reader<Item> {
                 key: known.key,
                 version: known.version.as_deref().and_then(|it| it.parse().ok()),
                 outcome: known.outcome,
+                claim: match kind.is_route() {
+                    true => Claim::read(version, text),
+                    false => None,
+                },
             },
             version: known.version,
         }

@@ -11,6 +11,7 @@ use super::watch::Happened;
 use super::writer::Message;
 use crate::source::parse::Outcome;
 use crate::source::report::{Place, Problem, SourceReport};
+use crate::status::Claim;
 use crate::store::{Event, Kind, ObjectKey, ObjectRef};
 
 /// An object as it came.
@@ -21,6 +22,8 @@ pub(super) struct Item {
     /// Versions are numbers that grow, unless they are not.
     pub(super) version: Option<u64>,
     pub(super) outcome: Outcome,
+    /// What it claims, if it is a route.
+    pub(super) claim: Option<Claim>,
 }
 
 /// The objects of a kind.
@@ -32,6 +35,8 @@ pub(super) struct Ledger {
     list: u64,
     /// Whether one was ever complete.
     listed: bool,
+    /// Claims that the writer was not told of.
+    claims: Vec<(ObjectRef, Option<Claim>)>,
     report: SourceReport,
 }
 
@@ -53,6 +58,7 @@ impl Ledger {
             known: HashMap::new(),
             list: 0,
             listed: false,
+            claims: Vec::new(),
             report,
         }
     }
@@ -65,7 +71,7 @@ impl Ledger {
     ) -> bool {
         let complete = matches!(happened, Happened::Complete);
         let events = self.apply(happened);
-        if !events.is_empty() && writer.send(Message::Events(events)).await.is_err() {
+        if !self.tell(events, writer).await {
             return false;
         }
         let first = complete && !self.listed;
@@ -83,7 +89,16 @@ impl Ledger {
         // What no list ever has is gone when the list is complete.
         self.list += 1;
         let events = self.complete();
-        events.is_empty() || writer.send(Message::Events(events)).await.is_ok()
+        self.tell(events, writer).await
+    }
+
+    /// Tells the writer; false if there is none any more.
+    async fn tell(&mut self, events: Vec<Event>, writer: &Sender<Message>) -> bool {
+        if !events.is_empty() && writer.send(Message::Events(events)).await.is_err() {
+            return false;
+        }
+        let claims = std::mem::take(&mut self.claims);
+        claims.is_empty() || writer.send(Message::Claims(claims)).await.is_ok()
     }
 
     fn apply(&mut self, happened: Happened<Item>) -> Vec<Event> {
@@ -128,6 +143,16 @@ impl Ledger {
         let known = self.known.entry(key).or_default();
         known.version = item.version;
         known.list = self.list;
+        if self.kind.is_route() {
+            let claim = match &item.outcome {
+                Outcome::Bad { problem, .. } => {
+                    let claim = item.claim;
+                    claim.map(|claim| claim.but(&problem.field, &problem.message))
+                }
+                _ => item.claim,
+            };
+            self.claims.push((reference.clone(), claim));
+        }
         let problem = match item.outcome {
             Outcome::Bad { problem, .. } => Some(problem),
             Outcome::Object(object) => {
@@ -165,6 +190,9 @@ impl Ledger {
             key: key.clone(),
         };
         clear(&mut known, &self.report, &reference);
+        if self.kind.is_route() {
+            self.claims.push((reference.clone(), None));
+        }
         known.stored.then_some(Event::Delete(reference))
     }
 

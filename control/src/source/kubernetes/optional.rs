@@ -106,7 +106,7 @@ impl Optional {
             self.objects = Some(Watch::new(
                 self.client.clone(),
                 self.custom.resource(version),
-                kinds::reader(self.custom.kind),
+                kinds::reader(self.custom.kind, version),
                 self.settings,
                 Health::new(
                     self.custom.kind.as_str().into(),

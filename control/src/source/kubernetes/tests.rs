@@ -21,6 +21,7 @@ use super::watch::{Settings, Watch};
 use super::wire::Resource;
 use super::{kinds, writer};
 use crate::source::report::SourceReport;
+use crate::status::Claims;
 use crate::store::{Kind, MeshSettings, Store, Update, Updates, World};
 use tulle_runtime::tasks::Tasks;
 
@@ -40,6 +41,7 @@ struct Rig {
     store: Store,
     updates: Updates,
     report: SourceReport,
+    claims: Claims,
     tasks: Tasks,
 }
 
@@ -49,12 +51,14 @@ impl Rig {
         let (mut rig, writer) = Self::empty().await;
         let (sender, messages) = mpsc::channel(super::WAITING);
         let missing = BTreeSet::from([Kind::Service]);
-        rig.tasks
-            .spawn("writer", writer::run(writer, messages, missing));
+        rig.tasks.spawn(
+            "writer",
+            writer::run(writer, messages, missing, rig.claims.clone()),
+        );
         let mut watch = Watch::new(
             rig.server.client(),
             Resource::new("", "v1", "services"),
-            kinds::reader(Kind::Service),
+            kinds::reader(Kind::Service, kinds::VERSION),
             settings,
             Health::new("Service".into(), "services".into(), &rig.report),
         );
@@ -84,6 +88,7 @@ impl Rig {
             store,
             updates,
             report: SourceReport::default(),
+            claims: Claims::default(),
             tasks: Tasks::new(),
         };
         (rig, writer)

@@ -25,6 +25,7 @@ use super::NOWHERE;
 use crate::store::World;
 use crate::store::route::{Action, BackendTarget, Forward, Match, PathMatch, Retry};
 use crate::store::service::{Service, ServicePort};
+use crate::translate::attachment;
 
 /// As the client's own key for a channel.
 const CHANNEL: &str = "io.grpc.channel_id";
@@ -39,7 +40,7 @@ pub(in super::super) fn table(
     service: &Service,
     port: &ServicePort,
 ) -> RouteConfiguration {
-    let routes = tables::attached(world, view, &service.key, port);
+    let routes = attachment::requests(world, view, &service.key, port);
     if routes.is_empty() {
         let own = ClusterSpecifier::Cluster(name.to_owned());
         let sticky = service.client_ip_affinity.is_some();

@@ -8,7 +8,8 @@ use tulle_xds_proto::envoy::extensions::filters::network::tcp_proxy::v3::tcp_pro
     ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight,
 };
 
-use super::{ProxyView, attached_of, backend_cluster};
+use super::super::attachment;
+use super::{ProxyView, backend_cluster};
 use crate::store::route::{Action, BackendTarget, Route, RouteKind};
 use crate::store::service::{AppProtocol, ServicePort};
 use crate::store::{ObjectKey, Service, World};
@@ -41,17 +42,15 @@ impl Backends {
         service: &Service,
         port: &ServicePort,
     ) -> Option<Self> {
-        use RouteKind::{Grpc, Http, Tcp, Tls};
-        let kinds: &[RouteKind] = match port.protocol {
-            AppProtocol::Tcp => &[Tls, Tcp],
-            AppProtocol::Detect => &[Grpc, Http, Tls, Tcp],
-            AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc => return None,
-        };
-        let routes = attached_of(world, view, kinds, &service.key, port);
-        let oldest = routes
-            .into_iter()
-            .filter(|route| route.kind.is_opaque())
-            .min_by_key(|route| (route.created, &route.key))?;
+        if matches!(
+            port.protocol,
+            AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc
+        ) {
+            return None;
+        }
+        let kinds = attachment::kinds(port.protocol);
+        let routes = attachment::for_client(world, view, kinds, &service.key, port);
+        let oldest = attachment::oldest(&routes)?;
         Some(Self::of_route(world, oldest))
     }
 

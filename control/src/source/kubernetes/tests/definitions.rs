@@ -12,8 +12,10 @@ async fn routes(definition: Option<Value>) -> (Rig, Stream) {
     let (mut rig, writer) = Rig::empty().await;
     let (sender, messages) = mpsc::channel(super::super::WAITING);
     let missing = BTreeSet::from([Kind::HttpRoute]);
-    rig.tasks
-        .spawn("writer", writer::run(writer, messages, missing));
+    rig.tasks.spawn(
+        "writer",
+        writer::run(writer, messages, missing, rig.claims.clone()),
+    );
     let follower = Optional::new(
         &OPTIONAL[0],
         rig.server.client(),
@@ -192,4 +194,53 @@ async fn a_definition_that_cannot_be_read_changes_nothing() {
     list.complete("15").await;
     stream.event("ADDED", &route("b", 16)).await;
     rig.until(|world| names(world) == ["a", "b"]).await;
+}
+
+#[tokio::test]
+async fn routes_claim_what_they_ask_for_whether_they_can_be_used_or_not() {
+    let (mut rig, mut definitions) = routes(Some(definition(1, &[("v1beta1", true)]))).await;
+    let mut stream = rig.server.asked_for(&path("v1beta1")).await.begin().await;
+    let bad = |version| {
+        let mut bad = route("b", version);
+        bad["spec"]["rules"] = json!([{ "filters": [{ "type": "Odd" }] }]);
+        bad
+    };
+    let mut gateway = route("c", 4);
+    gateway["spec"]["parentRefs"] = json!([{ "name": "front" }]);
+    for object in [route("a", 2), bad(3), gateway] {
+        stream.event("ADDED", &object).await;
+    }
+    stream.complete("13").await;
+    let mut changes = rig.claims.subscribe();
+    let claimed = |claims: &Claims| {
+        let (_, claims) = claims.all();
+        let names = claims.iter().map(|(route, claim)| {
+            let usable = format!("{claim:?}").contains("problem: None");
+            (route.key.name.to_string(), usable)
+        });
+        names.collect::<Vec<_>>()
+    };
+    let mut until = async |wanted: &[(&str, bool)]| {
+        let wanted: Vec<_> = wanted
+            .iter()
+            .map(|(name, usable)| ((*name).to_owned(), *usable))
+            .collect();
+        while claimed(&rig.claims) != wanted {
+            let changed = tokio::time::timeout(DEADLINE, changes.changed()).await;
+            changed.expect("in time").expect("somebody writes");
+        }
+    };
+    until(&[("a", true), ("b", false)]).await;
+    assert_eq!(names(&rig.store.world()), ["a"], "the store has it first");
+    stream.event("MODIFIED", &route("b", 14)).await;
+    until(&[("a", true), ("b", true)]).await;
+    stream.event("MODIFIED", &bad(15)).await;
+    until(&[("a", true), ("b", false)]).await;
+    stream.event("DELETED", &route("a", 16)).await;
+    until(&[("b", false)]).await;
+    definitions
+        .event("DELETED", &definition(17, &[("v1beta1", true)]))
+        .await;
+    until(&[]).await;
+    rig.until(|world| names(world).is_empty()).await;
 }

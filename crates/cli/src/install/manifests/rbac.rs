@@ -68,6 +68,11 @@ fn control_cluster() -> Value {
             "verbs": ["get", "list", "watch"],
         },
         {
+            "apiGroups": ["gateway.networking.k8s.io"],
+            "resources": ["grpcroutes/status", "httproutes/status", "tcproutes/status", "tlsroutes/status"],
+            "verbs": ["patch"],
+        },
+        {
             "apiGroups": ["security.istio.io", "tulle.dev"],
             "resources": ["peerauthentications"],
             "verbs": ["get", "list", "watch"],

@@ -1,0 +1,276 @@
+//! What routes are told about themselves: `status.parents` of those that are attached to Services.
+//!
+//! A source says what each route claims ([`Claims`]), [`verdict`] judges it by the store's world, [`parents`] makes the list of
+//! it, and the elected replica writes that, where it differs from what is there. The list is atomic for server-side apply, and
+//! other controllers have entries in it: it is replaced as a whole, and only in the version that was read, so that nobody's
+//! entry is lost.
+
+mod claim;
+mod parents;
+mod pending;
+mod verdict;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
+use kube::{Api, Client};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tulle_runtime::gate::Gate;
+
+use crate::election::Leadership;
+use crate::platform::{ApiError, CALL, FIELD_MANAGER, within};
+use crate::store::{Kind, ObjectRef, Store, World};
+
+pub(crate) use claim::{Claim, Claims};
+use pending::Pending;
+
+/// Who we are in `status.parents[*].controllerName`.
+pub(crate) const CONTROLLER: &str = "tulle.dev/mesh";
+/// Writes at a time.
+const AT_ONCE: usize = 16;
+/// Between two looks at what there is to write, in which much may change at once. No more than [`AT_ONCE`] writes begin in it.
+const GATHER: Duration = Duration::from_millis(200);
+/// Longest time between two looks.
+const LOOK: Duration = Duration::from_secs(10);
+/// What a verdict depends on.
+const KINDS: [Kind; 5] = [
+    Kind::Service,
+    Kind::HttpRoute,
+    Kind::GrpcRoute,
+    Kind::TcpRoute,
+    Kind::TlsRoute,
+];
+
+/// Writes statuses while this replica is the elected one.
+pub(crate) struct StatusWriter {
+    client: Client,
+    leadership: Leadership,
+    store: Store,
+    claims: Claims,
+    /// What the last look was at.
+    seen: Option<Seen>,
+    pending: Pending,
+    metrics: Metrics,
+    told: Gate,
+}
+
+/// What verdicts were made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seen {
+    term: u64,
+    claims: u64,
+    generations: [u64; KINDS.len()],
+}
+
+/// Counters of the writer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Metrics {
+    writes: Family<WriteLabels, Counter>,
+    missing: Gauge,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WriteLabels {
+    kind: &'static str,
+    result: &'static str,
+}
+
+impl Metrics {
+    /// Registers every metric in `registry`.
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register(
+            "control_statuses",
+            "Statuses of routes that this replica has written, by kind and result",
+            metrics.writes.clone(),
+        );
+        registry.register(
+            "control_statuses_missing",
+            "Routes whose status is not as this replica would have it",
+            metrics.missing.clone(),
+        );
+        metrics
+    }
+}
+
+/// A status that is to be written.
+#[derive(Clone, Debug)]
+struct Wanted {
+    claim: Arc<Claim>,
+    parents: Vec<Value>,
+}
+
+type Write = BoxFuture<'static, (ObjectRef, Wanted, Result<(), ApiError>)>;
+
+impl StatusWriter {
+    /// A writer of what the claims of the store's objects deserve.
+    pub(crate) fn new(
+        client: Client,
+        leadership: Leadership,
+        store: Store,
+        claims: Claims,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            client,
+            leadership,
+            store,
+            claims,
+            seen: None,
+            pending: Pending::default(),
+            metrics,
+            told: Gate::default(),
+        }
+    }
+
+    /// Goes on for ever.
+    pub(crate) async fn run(mut self) {
+        let (_, mut updates) = self.store.subscribe();
+        let mut claims = self.claims.subscribe();
+        let mut writes = FuturesUnordered::new();
+        loop {
+            let pause = self.begin(&writes);
+            let term = self.leadership.term();
+            tokio::select! {
+                // Whatever comes is looked at below; the order does not matter.
+                Some((route, wanted, result)) = writes.next() => self.wrote(&route, wanted, result),
+                Some(_) = updates.next() => {}
+                Ok(()) = claims.changed() => {}
+                () = self.leadership.other_than(term) => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+            tokio::time::sleep(GATHER).await;
+        }
+    }
+
+    /// Begins what there is to write, and says how long until there may be more.
+    fn begin(&mut self, writes: &FuturesUnordered<Write>) -> Duration {
+        let Some(term) = self.leadership.term() else {
+            self.seen = None;
+            self.pending = Pending::default();
+            self.metrics.missing.set(0);
+            return LOOK;
+        };
+        self.judge(term);
+        let now = Instant::now();
+        let room = AT_ONCE.saturating_sub(writes.len());
+        let (due, pause) = self.pending.begin(room, now);
+        for (route, wanted) in due {
+            writes.push(self.write(route, wanted));
+        }
+        pause.unwrap_or(LOOK)
+    }
+
+    /// Finds out what there is to write, unless nothing has changed.
+    fn judge(&mut self, term: u64) {
+        // The world has what is claimed, because it is the newer one of the two.
+        let (count, claims) = self.claims.all();
+        let world = self.store.world();
+        let seen = Seen {
+            term,
+            claims: count,
+            generations: KINDS.map(|kind| world.generation(kind)),
+        };
+        if !world.synced() || self.seen == Some(seen) {
+            return;
+        }
+        self.seen = Some(seen);
+        let now = parents::time();
+        let wanted = claims.into_iter().filter_map(|(route, claim)| {
+            let parents = wanted(&world, &route, &claim, &now)?;
+            Some((route, Wanted { claim, parents }))
+        });
+        self.pending.replace(wanted.collect(), Instant::now());
+        let missing = i64::try_from(self.pending.len()).unwrap_or(i64::MAX);
+        self.metrics.missing.set(missing);
+    }
+
+    fn write(&self, route: ObjectRef, wanted: Wanted) -> Write {
+        let (client, leadership) = (self.client.clone(), self.leadership.clone());
+        Box::pin(async move {
+            let result = write(&client, &leadership, &route, &wanted).await;
+            (route, wanted, result)
+        })
+    }
+
+    fn wrote(&mut self, route: &ObjectRef, wanted: Wanted, result: Result<(), ApiError>) {
+        let kind = route.kind.as_str();
+        let outcome = match &result {
+            Ok(()) => "done",
+            // Another version of it is about to be seen, or none.
+            Err(error) if error.is_conflict() || error.is_missing() => "late",
+            Err(_) => "failed",
+        };
+        let labels = WriteLabels {
+            kind,
+            result: outcome,
+        };
+        self.metrics.writes.get_or_create(&labels).inc();
+        let failed = outcome == "failed";
+        self.pending.wrote(route, wanted, failed, Instant::now());
+        let missing = i64::try_from(self.pending.len()).unwrap_or(i64::MAX);
+        self.metrics.missing.set(missing);
+        match result {
+            Err(error) if failed => {
+                if let Some(left_out) = self.told.pass() {
+                    let error = error.full();
+                    tracing::warn!(resource.name = %route, error, left_out, "status not written; will be tried again");
+                }
+            }
+            _ => tracing::debug!(resource.name = %route, outcome, "status written"),
+        }
+    }
+}
+
+/// The list that a route's status is to have; `None` if it has it, or if nobody can tell yet.
+fn wanted(world: &World, route: &ObjectRef, claim: &Claim, now: &str) -> Option<Vec<Value>> {
+    let verdicts = verdict::verdicts(world, route, claim)?;
+    parents::parents(claim, &verdicts, now)
+}
+
+/// Writes one status, while this replica may.
+async fn write(
+    client: &Client,
+    leadership: &Leadership,
+    route: &ObjectRef,
+    wanted: &Wanted,
+) -> Result<(), ApiError> {
+    let kind = route.kind.as_str();
+    let resource = ApiResource {
+        group: GROUP.to_owned(),
+        version: wanted.claim.api.to_owned(),
+        api_version: format!("{GROUP}/{}", wanted.claim.api),
+        kind: kind.to_owned(),
+        plural: format!("{}s", kind.to_lowercase()),
+    };
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(client.clone(), &route.key.namespace, &resource);
+    let patch = Patch::Merge(json!({
+        // It fails if there is another version by now.
+        "metadata": { "resourceVersion": wanted.claim.version },
+        "status": { "parents": wanted.parents },
+    }));
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    let limit = CALL.min(leadership.left());
+    let written = api.patch_status(&route.key.name, &params, &patch);
+    within(limit, written).await.map(drop)
+}
+
+/// Group of all routes.
+const GROUP: &str = "gateway.networking.k8s.io";
+
+#[cfg(test)]
+mod tests;

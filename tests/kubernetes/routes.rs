@@ -1,0 +1,137 @@
+//! What the authors of routes read in their status, written by the control plane of a real cluster.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use serde_json::{Value, json};
+use tulle_cluster::Cluster;
+use tulle_tests::kubernetes::install;
+use tulle_tests::{Kubernetes, eventually};
+
+use crate::conformance;
+
+tulle_tests::cases! { in Kubernetes:
+    routes_are_told_what_becomes_of_them ["conformance"];
+}
+
+/// How long the control plane may take, on a busy machine.
+const SOON: Duration = Duration::from_secs(30);
+const CONTROLLER: &str = "tulle.dev/mesh";
+
+const MANIFESTS: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: { name: web }
+spec: { ports: [{ name: http, port: 80, appProtocol: http }, { name: db, port: 81, appProtocol: tcp }] }
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: { name: web }
+spec:
+  parentRefs: [{ group: "", kind: Service, name: web, port: 80 }, { name: front }]
+  rules: [{ backendRefs: [{ name: next, port: 80 }] }]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: { name: web }
+spec:
+  parentRefs: [{ group: "", kind: Service, name: web, port: 81 }]
+  rules: [{ backendRefs: [{ name: web, port: 80 }] }]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: { name: db }
+spec:
+  parentRefs: [{ group: "", kind: Service, name: web, port: 81 }]
+  rules: [{ backendRefs: [{ name: web, port: 81 }] }]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata: { name: db }
+spec:
+  hostnames: [db.example.com]
+  parentRefs: [{ group: "", kind: Service, name: other, port: 81 }]
+  rules: [{ backendRefs: [{ name: web, port: 81 }] }]
+"#;
+
+/// A backend that comes later.
+const NEXT: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: { name: next }
+spec: { ports: [{ port: 80 }] }
+"#;
+
+async fn routes_are_told_what_becomes_of_them(_: &Kubernetes) -> anyhow::Result<()> {
+    let cluster = Cluster::start(1)?;
+    conformance::define(&cluster)?;
+    install::install(&cluster, &[]).await?;
+    let apply = ["apply", "--server-side", "-f", "-"];
+    cluster.ask(apply, MANIFESTS)?;
+    let fine = ["True Accepted", "True ResolvedRefs"];
+    for (route, expected) in [
+        ("httproute/web", [fine[0], "False BackendNotFound"]),
+        ("grpcroute/web", ["False NoMatchingParent", fine[1]]),
+        ("tcproute/db", fine),
+        ("tlsroute/db", ["False NoMatchingParent", fine[1]]),
+    ] {
+        says(&cluster, route, expected).await?;
+    }
+
+    // The author of another controller's entry, which is first in the list by now.
+    let mut parents = entries(&cluster, "httproute/web")?;
+    let foreign = json!({
+        "parentRef": { "name": "front" },
+        "controllerName": "example.com/gateway",
+        "conditions": [{
+            "type": "Accepted", "status": "False", "reason": "Pending", "message": "",
+            "observedGeneration": 1, "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }],
+    });
+    parents.insert(0, foreign);
+    let patch = json!({ "status": { "parents": parents } }).to_string();
+    let status = ["patch", "httproute", "web", "--subresource=status"];
+    let words = ["--type=merge", "-p", &patch];
+    cluster.ask(status.into_iter().chain(words), "")?;
+
+    cluster.ask(apply, NEXT)?;
+    says(&cluster, "httproute/web", fine).await?;
+    cluster.ask(["delete", "service", "web"], "")?;
+    let gone = ["False NoMatchingParent", fine[1]];
+    says(&cluster, "httproute/web", gone).await?;
+    let entries = entries(&cluster, "httproute/web")?;
+    ensure!(entries.len() == 2, "{entries:?}");
+    ensure!(entries[0]["controllerName"] == "example.com/gateway");
+    ensure!(entries[0]["conditions"][0]["reason"] == "Pending");
+    Ok(())
+}
+
+/// The entries of a route's status.
+fn entries(cluster: &Cluster, route: &str) -> anyhow::Result<Vec<Value>> {
+    let said = cluster.ask(["get", route, "-o", "json"], "")?;
+    let object: Value = serde_json::from_str(&said)?;
+    let entries = object["status"]["parents"].as_array();
+    entries.cloned().context("it has no status")
+}
+
+/// Waits until a route is told that by us, of its present generation.
+async fn says(cluster: &Cluster, route: &str, expected: [&str; 2]) -> anyhow::Result<()> {
+    let told = eventually(SOON, async || {
+        let entries = entries(cluster, route)?;
+        let mut ours = entries
+            .iter()
+            .filter(|it| it["controllerName"] == CONTROLLER);
+        let entry = ours.next().context("it has no entry of ours")?;
+        ensure!(ours.next().is_none(), "one parent is ours: {entries:?}");
+        let conditions = entry["conditions"].as_array().context("a list")?;
+        let said = conditions.iter().map(|it| {
+            let word = |name: &str| it[name].as_str().unwrap_or_default().to_owned();
+            format!("{} {}", word("status"), word("reason"))
+        });
+        let said: Vec<_> = said.collect();
+        ensure!(said == expected, "{entry}");
+        ensure!(conditions[0]["observedGeneration"] == 1, "{entry}");
+        Ok(())
+    });
+    told.await.with_context(|| route.to_owned())
+}
