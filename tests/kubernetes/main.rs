@@ -7,6 +7,7 @@ mod beside;
 mod conformance;
 mod crash;
 mod identity;
+mod load;
 mod mesh;
 mod nodes;
 mod operators;
@@ -44,6 +45,10 @@ fn main() -> ExitCode {
         conformance::cases(),
         routes::cases(),
     ];
-    let cases = files.into_iter().flatten().chain(identity::all());
+    let cases = files
+        .into_iter()
+        .flatten()
+        .chain(identity::all())
+        .chain(load::all());
     tulle_tests::kubernetes::run(cases.collect())
 }

@@ -7,7 +7,7 @@ mod program;
 
 use std::future::Future;
 use std::io::Write as _;
-use std::process::{ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -158,6 +158,14 @@ impl<'a> Namespace<'a> {
         self.cluster.ask(own.into_iter().chain(arguments), input)
     }
 
+    /// `kubectl` in it, with everybody's rights.
+    #[must_use]
+    pub fn kubectl(&self) -> Command {
+        let mut command = self.cluster.kubectl();
+        command.args(["--namespace", &self.name]);
+        command
+    }
+
     /// Objects of a kind, or of several.
     pub fn get(&self, kinds: &str) -> anyhow::Result<Vec<Value>> {
         let mut list: Value = serde_json::from_str(&self.ask(["get", kinds, "-o", "json"], "")?)?;
@@ -169,9 +177,9 @@ impl<'a> Namespace<'a> {
 
     /// Runs a program in a pod (`NAME`, `deployment/NAME` ...) to its end, with that input.
     pub fn exec(&self, pod: &str, argv: &[&str], input: &str) -> anyhow::Result<Ran> {
-        let mut command = self.cluster.kubectl();
+        let mut command = self.kubectl();
         command
-            .args(["--namespace", &self.name, "exec", "--stdin", pod, "--"])
+            .args(["exec", "--stdin", pod, "--"])
             .args(argv)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -1,0 +1,14 @@
+//! Nothing is lost: what becomes of steady load while pods, parts of the mesh and nodes come and go.
+
+mod ended;
+mod generators;
+mod order;
+mod shop;
+
+use tulle_tests::{Case, Kubernetes};
+
+/// The tests of every file.
+pub(crate) fn all() -> impl Iterator<Item = Case<Kubernetes>> {
+    let files = [ended::cases(), order::cases()];
+    files.into_iter().flatten()
+}
