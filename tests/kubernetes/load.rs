@@ -2,6 +2,7 @@
 
 mod ended;
 mod generators;
+mod killed;
 mod order;
 mod shop;
 
@@ -9,6 +10,6 @@ use tulle_tests::{Case, Kubernetes};
 
 /// The tests of every file.
 pub(crate) fn all() -> impl Iterator<Item = Case<Kubernetes>> {
-    let files = [ended::cases(), order::cases()];
+    let files = [ended::cases(), killed::cases(), order::cases()];
     files.into_iter().flatten()
 }

@@ -1,0 +1,129 @@
+//! Processes that are killed without notice: what may have been processed and must not be twice is all that fails.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use jiff::{SignedDuration, Timestamp};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tulle_tests::Kubernetes;
+
+use super::shop::{SOON, Shop};
+
+tulle_tests::cases! { in Kubernetes:
+    apps_killed_without_notice_lose_no_idempotent_request ["alone"];
+    sidecars_killed_without_notice_lose_no_idempotent_request ["alone"];
+}
+
+/// How long after a kill a client may still send to what is dead, before it reads so.
+const UNREAD: Duration = Duration::from_secs(1);
+
+/// A container that was killed.
+struct Kill {
+    /// Of the pod.
+    address: String,
+    at: Timestamp,
+}
+
+async fn apps_killed_without_notice_lose_no_idempotent_request(
+    kubernetes: &Kubernetes,
+) -> anyhow::Result<()> {
+    killed(kubernetes, "apps-killed", "containerStatuses", "web").await
+}
+
+async fn sidecars_killed_without_notice_lose_no_idempotent_request(
+    kubernetes: &Kubernetes,
+) -> anyhow::Result<()> {
+    let statuses = "initContainerStatuses";
+    killed(kubernetes, "sidecars-killed", statuses, "tulle-proxy").await
+}
+
+/// Kills a container of each server, one after the other.
+async fn killed(
+    kubernetes: &Kubernetes,
+    name: &str,
+    statuses: &str,
+    container: &str,
+) -> anyhow::Result<()> {
+    let mut shop = Shop::open(kubernetes, name).await?;
+    let mut kills = Vec::new();
+    for server in &shop.servers()? {
+        let pod = pod(&shop, server)?;
+        let status = status(&pod, statuses, container)?;
+        let id = status["containerID"].as_str().context("it runs")?;
+        let process = process(id)?;
+        let address = pod["status"]["podIP"].as_str().context("it has one")?;
+        kill(process, Signal::SIGKILL)?;
+        kills.push(Kill {
+            address: address.to_owned(),
+            at: Timestamp::now(),
+        });
+        let end = Instant::now() + SOON;
+        while let Err(error) = restarted(&shop, server, statuses, container) {
+            ensure!(Instant::now() < end, "{server}: {error:#}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        shop.settled("web").await?;
+    }
+    let failed = shop.failed()?;
+    let (http, grpc) = shop.close().await?;
+    http.lost_nothing()?;
+    for request in &failed {
+        let excused = excused(request, &kills)?;
+        ensure!(excused, "was in flight to none of the killed: {request}");
+    }
+    let told = failed.len() as u64;
+    ensure!(grpc.failed <= told, "{grpc}, of which {told} are told of");
+    Ok(())
+}
+
+/// Whether a request had been sent to a container when that was killed.
+fn excused(request: &Value, kills: &[Kill]) -> anyhow::Result<bool> {
+    let started = request["start_time"].as_str().context("it has started")?;
+    let started: Timestamp = started.parse()?;
+    let duration = request["duration"].as_i64().context("it has ended")?;
+    let ended = started + SignedDuration::from_millis(duration);
+    let upstream = request["upstream_host"].as_str().unwrap_or_default();
+    Ok(kills.iter().any(|kill| {
+        let there = upstream.starts_with(&format!("{}:", kill.address));
+        there && started <= kill.at + UNREAD && ended >= kill.at - UNREAD
+    }))
+}
+
+fn pod(shop: &Shop<'_>, name: &str) -> anyhow::Result<Value> {
+    let pod = shop.namespace.ask(["get", "pod", name, "-o", "json"], "")?;
+    Ok(serde_json::from_str(&pod)?)
+}
+
+fn status<'a>(pod: &'a Value, statuses: &str, container: &str) -> anyhow::Result<&'a Value> {
+    let mut all = pod["status"][statuses].as_array().into_iter().flatten();
+    let status = all.find(|status| status["name"] == container);
+    status.with_context(|| format!("there is no {container} in {pod}"))
+}
+
+fn restarted(shop: &Shop<'_>, server: &str, statuses: &str, container: &str) -> anyhow::Result<()> {
+    let pod = pod(shop, server)?;
+    let status = status(&pod, statuses, container)?;
+    let up = status["restartCount"] == 1 && status["ready"] == true;
+    ensure!(up, "{container} is not up again: {status}");
+    Ok(())
+}
+
+/// The first process of a container, as it is seen here.
+fn process(container: &str) -> anyhow::Result<Pid> {
+    let (_, id) = container.split_once("://").context("an id has a scheme")?;
+    let mut pids = Vec::new();
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let pid = entry.file_name().to_str().and_then(|pid| pid.parse().ok());
+        let cgroup = std::fs::read_to_string(entry.path().join("cgroup"));
+        if let (Some(pid), Ok(cgroup)) = (pid, cgroup)
+            && cgroup.contains(id)
+        {
+            pids.push(pid);
+        }
+    }
+    let first = pids.into_iter().min();
+    let first = first.with_context(|| format!("no process is in the container {id}"))?;
+    Ok(Pid::from_raw(first))
+}
