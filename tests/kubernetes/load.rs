@@ -1,5 +1,6 @@
 //! Nothing is lost: what becomes of steady load while pods, parts of the mesh and nodes come and go.
 
+mod control;
 mod ended;
 mod generators;
 mod killed;
@@ -10,6 +11,11 @@ use tulle_tests::{Case, Kubernetes};
 
 /// The tests of every file.
 pub(crate) fn all() -> impl Iterator<Item = Case<Kubernetes>> {
-    let files = [ended::cases(), killed::cases(), order::cases()];
+    let files = [
+        ended::cases(),
+        killed::cases(),
+        control::cases(),
+        order::cases(),
+    ];
     files.into_iter().flatten()
 }
