@@ -64,7 +64,7 @@ pub fn pick<'c>(
         (LbPolicy::ConsistentHash, Some(key)) => quick.preferred(key),
         (LbPolicy::Random | LbPolicy::ConsistentHash, _) => quick.draw(rng),
     };
-    picked.or_else(|| {
+    let picked = picked.or_else(|| {
         let candidates = Candidates::best(&cluster.endpoints, avoid, now)?;
         Some(match (cluster.lb_policy, key) {
             (LbPolicy::LeastRequest, _) => {
@@ -74,7 +74,23 @@ pub fn pick<'c>(
             (_, Some(key)) => candidates.preferred(key),
             (_, None) => candidates.draw(rng),
         })
-    })
+    });
+    if let Some(endpoint) = picked {
+        begin_trial(cluster, endpoint, now);
+    }
+    picked
+}
+
+/// Lets one request find out whether an endpoint is back whose ejection has ended. Where it is not, connecting takes as
+/// long as it may, and so it would for all others that came along meanwhile.
+fn begin_trial(cluster: &Cluster, endpoint: &Endpoint, now: u64) {
+    let state = &endpoint.state;
+    if state.ejected_until.load(Relaxed) != 0 && !is_out(endpoint, now) {
+        state.trial_until.store(
+            now.saturating_add(milliseconds(cluster.connect_timeout)),
+            Relaxed,
+        );
+    }
 }
 
 /// The quick way to pick, without a look at all endpoints. It may find nobody though somebody is there.
@@ -88,7 +104,7 @@ impl<'c> Quick<'c, '_> {
     /// An endpoint of the lineup, if it can be used.
     fn usable(&self, position: usize) -> Option<&'c Arc<Endpoint>> {
         let endpoint = self.cluster.endpoints.get(position)?;
-        let usable = !is_ejected(endpoint, self.now) && !self.avoid.contains(&endpoint.address);
+        let usable = !is_out(endpoint, self.now) && !self.avoid.contains(&endpoint.address);
         usable.then_some(endpoint)
     }
 
@@ -167,6 +183,13 @@ pub fn is_ejected(endpoint: &Endpoint, now: u64) -> bool {
     endpoint.state.ejected_until.load(Relaxed) > now
 }
 
+/// Whether an endpoint is ejected at a moment, or was and is on trial by a request before this one.
+fn is_out(endpoint: &Endpoint, now: u64) -> bool {
+    let state = &endpoint.state;
+    let until = state.ejected_until.load(Relaxed);
+    until > now || (until != 0 && state.trial_until.load(Relaxed) > now)
+}
+
 /// How many endpoints of a cluster are ejected at a moment.
 #[must_use]
 pub fn ejected(cluster: &Cluster, now: u64) -> usize {
@@ -196,6 +219,7 @@ pub fn report_connect_failure(cluster: &Cluster, endpoint: &Endpoint, now: u64) 
     let exponent = state.ejections.fetch_add(1, Relaxed);
     let until = now + ejection_ms(&cluster.outlier, exponent);
     state.ejected_until.store(until, Relaxed);
+    state.trial_until.store(0, Relaxed);
     true
 }
 
@@ -209,16 +233,29 @@ pub fn report_connect_success(endpoint: &Endpoint) {
     if state.ejections.load(Relaxed) != 0 {
         state.ejections.store(0, Relaxed);
         state.ejected_until.store(0, Relaxed);
+        state.trial_until.store(0, Relaxed);
+    }
+}
+
+/// Counts an answer. It ends a trial as well as a new connection does: it may have come over one that is older than the ejection.
+pub fn report_answer(endpoint: &Endpoint) {
+    let state = &endpoint.state;
+    if state.trial_until.load(Relaxed) != 0 {
+        state.trial_until.store(0, Relaxed);
+        state.ejected_until.store(0, Relaxed);
     }
 }
 
 fn ejection_ms(outlier: &OutlierDetection, exponent: u32) -> u64 {
-    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let factor = 1_u64.checked_shl(exponent).unwrap_or(u64::MAX);
-    ms(outlier.base_ejection_time)
+    milliseconds(outlier.base_ejection_time)
         .saturating_mul(factor)
-        .min(ms(outlier.max_ejection_time))
+        .min(milliseconds(outlier.max_ejection_time))
         .max(1)
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A request (or opaque connection) in flight; counts it in its cluster until dropped, and at the endpoint that it is

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{DRAWS, is_ejected, is_passed_over};
+use super::{DRAWS, is_out, is_passed_over};
 use crate::config::Endpoint;
 use crate::config::cluster::Health;
 use crate::config::endpoints::{address_hash, hash};
@@ -104,7 +104,7 @@ impl<'c, 'a> Candidates<'c, 'a> {
 
 /// `None`: it is never picked.
 fn classify(endpoint: &Endpoint, avoid: &[SocketAddr], now: u64) -> Option<Class> {
-    let ejected = is_ejected(endpoint, now);
+    let ejected = is_out(endpoint, now);
     match endpoint.health {
         Health::Healthy if ejected => Some(Class::Ejected),
         Health::Healthy if avoid.contains(&endpoint.address) => Some(Class::Tried),

@@ -229,6 +229,48 @@ fn an_ejection_ends_and_the_next_one_is_twice_as_long() {
 }
 
 #[test]
+fn one_request_at_a_time_finds_out_whether_an_endpoint_is_back() {
+    for policy in [
+        LbPolicy::LeastRequest,
+        LbPolicy::RoundRobin,
+        LbPolicy::Random,
+    ] {
+        let cluster = healthy(policy, 2);
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut of_the_first = |now| {
+            let picks = (0..200).filter_map(|_| pick(&cluster, None, &[], now, &mut rng));
+            let own = picks.filter(|picked| picked.address == address(1));
+            own.count()
+        };
+        assert!(fail(&cluster, 0, 3, NOW));
+        assert_eq!(of_the_first(NOW + 999), 0, "{policy:?}: it is ejected");
+        assert_eq!(of_the_first(NOW + 1_000), 1, "{policy:?}");
+        assert_eq!(of_the_first(NOW + 1_999), 0, "{policy:?}: one is at it");
+        assert_eq!(
+            of_the_first(NOW + 2_000),
+            1,
+            "{policy:?}: whoever was at it has gone without a word"
+        );
+        assert!(
+            fail(&cluster, 0, 1, NOW + 2_500),
+            "{policy:?}: it is not back"
+        );
+        assert_eq!(of_the_first(NOW + 4_499), 0, "{policy:?}");
+        assert_eq!(of_the_first(NOW + 4_500), 1, "{policy:?}");
+        report_answer(&cluster.endpoints[0]);
+        assert!(of_the_first(NOW + 4_500) > 50, "{policy:?}: it is back");
+    }
+}
+
+#[test]
+fn an_answer_from_before_an_ejection_does_not_end_it() {
+    let cluster = healthy(LbPolicy::Random, 2);
+    assert!(fail(&cluster, 0, 3, NOW));
+    report_answer(&cluster.endpoints[0]);
+    assert!(is_ejected(&cluster.endpoints[0], NOW));
+}
+
+#[test]
 fn at_most_half_of_the_endpoints_are_ejected() {
     let cluster = healthy(LbPolicy::Random, 4);
     let outcomes: Vec<_> = (0..4).map(|index| fail(&cluster, index, 5, NOW)).collect();

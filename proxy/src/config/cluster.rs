@@ -230,6 +230,8 @@ pub struct EndpointState {
     pub ejections: AtomicU32,
     /// Milliseconds since the process's start at which the ejection ends; 0: not ejected.
     pub ejected_until: AtomicU64,
+    /// Until when a request finds out, since the ejection ended, whether the endpoint is back; others pass it by.
+    pub trial_until: AtomicU64,
     /// Milliseconds since the process's start until which failed responses make it less attractive.
     pub troubled_until: AtomicU64,
 }

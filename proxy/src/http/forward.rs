@@ -408,8 +408,14 @@ fn note_failure(target: &Target, outcome: &Result<Won, Lost>) {
         Err(Lost::Upstream(error)) => error.may_be_processed(),
         Err(Lost::TryTimeout | Lost::Timeout | Lost::GivenUp) => false,
     };
-    if let (true, Some(endpoint)) = (failed, &target.endpoint) {
+    let Some(endpoint) = &target.endpoint else {
+        return;
+    };
+    if failed {
         balance::report_failed_response(endpoint, balance::now_ms());
+    }
+    if outcome.is_ok() {
+        balance::report_answer(endpoint);
     }
 }
 
