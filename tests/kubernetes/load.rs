@@ -4,6 +4,7 @@ mod control;
 mod ended;
 mod generators;
 mod killed;
+mod lost;
 mod order;
 mod shop;
 
@@ -15,6 +16,7 @@ pub(crate) fn all() -> impl Iterator<Item = Case<Kubernetes>> {
         ended::cases(),
         killed::cases(),
         control::cases(),
+        lost::cases(),
         order::cases(),
     ];
     files.into_iter().flatten()

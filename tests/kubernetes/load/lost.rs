@@ -1,0 +1,137 @@
+//! A node that is gone at once, with its servers, its parts of the mesh and everything in flight.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+use tulle_cluster::Cluster;
+use tulle_tests::kubernetes::Namespace;
+use tulle_tests::kubernetes::install::{self, SYSTEM};
+use tulle_tests::{Kubernetes, eventually};
+
+use super::generators::Generators;
+use super::shop::{CLIENT, SERVERS, settle};
+
+tulle_tests::cases! { in Kubernetes:
+    traffic_leaves_a_lost_node_before_its_endpoints_go ["alone"];
+}
+
+const LOST: &str = "node1";
+/// How long traffic may take to leave, and how much later that is told: reports are of whole seconds.
+const LEFT: Duration = Duration::from_secs(5 + 1);
+/// How long traffic is watched after that.
+const WATCHED: Duration = Duration::from_secs(10);
+/// Slower than this is a request, in milliseconds, that has met the lost node.
+const SLOW: f64 = 500.0;
+/// How long what is new may take with half of the parts gone.
+const RECOVERED: Duration = Duration::from_secs(120);
+
+/// A server that is new after the loss.
+const NEW: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: { name: new, labels: { app: web } }
+spec:
+  terminationGracePeriodSeconds: 1
+  nodeSelector: { kubernetes.io/hostname: node0 }
+  containers:
+  - name: web
+    image: tulle.test/tulle:1
+    args: [app, serve, --http, "8080", --grpc, "9000", --name, web]
+    ports: [{ name: http, containerPort: 8080 }, { name: grpc, containerPort: 9000 }]
+    readinessProbe: { httpGet: { path: /ready, port: http }, periodSeconds: 1 }
+"#;
+
+async fn traffic_leaves_a_lost_node_before_its_endpoints_go(_: &Kubernetes) -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(2)?;
+    install::install(&cluster, &[]).await?;
+    let mut load = Generators::default();
+    {
+        let label = "tulle.dev/inject=enabled";
+        let servers = SERVERS.replace("replicas: 3", "replicas: 4");
+        let shop = Namespace::apply(&cluster, "lost", label, &servers).await?;
+        settle(&shop, "web").await?;
+        ensure!(on(&shop.get("pods")?, LOST) == 2, "servers are not spread");
+        let parts = cluster.ask(["get", "pods", "-n", SYSTEM, "-o", "json"], "")?;
+        let parts: Value = serde_json::from_str(&parts)?;
+        let parts = parts["items"].as_array().context("a list")?;
+        ensure!(on(parts, LOST) == 2, "the parts are not spread");
+        shop.ask(["apply", "--server-side", "-f", "-"], CLIENT)?;
+        load.steady(&shop, 2).await?;
+        // With the cluster it goes, too.
+        std::mem::forget(shop);
+    }
+    let lost = Instant::now();
+    cluster.lose(LOST)?;
+    tokio::time::sleep(LEFT).await;
+    // Its servers still count for Kubernetes.
+    let slices = ["get", "endpointslices", "-n", "lost", "-o", "json"];
+    let slices: Value = serde_json::from_str(&cluster.ask(slices, "")?)?;
+    ensure!(ready_on(&slices, LOST) > 0, "they are gone: {slices}");
+    tokio::time::sleep(WATCHED).await;
+
+    for name in ["http", "grpc"] {
+        let said = load.said(name);
+        let bad: Vec<_> = said
+            .iter()
+            .filter(|(when, said)| *when > lost && is_bad(said))
+            .map(|(when, said)| (*when - lost, &said["failed"], &said["latency_ms"]["p90"]))
+            .collect();
+        let failed: u64 = bad
+            .iter()
+            .filter_map(|(_, failed, _)| failed.as_u64())
+            .sum();
+        eprintln!("{name}: {failed} failed; seconds with failures or slow requests: {bad:?}");
+        let left = bad.last().is_none_or(|(when, ..)| *when <= LEFT);
+        ensure!(left, "traffic over {name} had not left in time: {bad:?}");
+        ensure!(name != "http" || failed == 0, "{failed} GETs failed");
+    }
+
+    let new = ["apply", "-n", "lost", "-f", "-"];
+    eventually(RECOVERED, async || cluster.ask(new, NEW)).await?;
+    let ready = [
+        "wait",
+        "-n",
+        "lost",
+        "--for=condition=Ready",
+        "pod/new",
+        "--timeout=0",
+    ];
+    eventually(RECOVERED, async || cluster.ask(ready, "")).await?;
+    eprintln!("a new server was ready {:?} after the loss", lost.elapsed());
+    let delete = [
+        "delete",
+        "-n",
+        "lost",
+        "deployment",
+        "client",
+        "--wait=false",
+    ];
+    cluster.ask(delete, "")?;
+    let totals = load.total().await?;
+    eprintln!("{totals:?}");
+    for total in totals.values() {
+        ensure!(total.pods.contains("new"), "nobody was told of it: {total}");
+    }
+    totals.get("http").context("there was load")?.lost_nothing()
+}
+
+/// How many pods are on a node.
+fn on(pods: &[Value], node: &str) -> usize {
+    let on = pods.iter().filter(|pod| pod["spec"]["nodeName"] == node);
+    on.count()
+}
+
+fn ready_on(slices: &Value, node: &str) -> usize {
+    let slices = slices["items"].as_array().into_iter().flatten();
+    let endpoints = slices.filter_map(|slice| slice["endpoints"].as_array());
+    let on = endpoints.flatten().filter(|it| it["nodeName"] == node);
+    on.filter(|it| it["conditions"]["ready"] == true).count()
+}
+
+/// Whether something of this second has failed, or more than one in ten requests was slow: one at a time finds out
+/// whether an endpoint is back.
+fn is_bad(second: &Value) -> bool {
+    let slow = second["latency_ms"]["p90"].as_f64().unwrap_or(0.0);
+    second["failed"] != 0 || slow > SLOW
+}
