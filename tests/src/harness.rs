@@ -15,6 +15,7 @@ use parking_lot::RwLock;
 
 use crate::gate::{self, Missing};
 use crate::mesh::{Mesh, Stage};
+use crate::scale;
 
 /// At most this many tests at a time: each brings up pods, and timing is part of what is tested.
 pub(crate) const THREADS: usize = 2;
@@ -37,7 +38,7 @@ pub struct Case<W: World = Mesh> {
 
 impl<W: World> Case<W> {
     /// A test under the name that its path gives it. It needs programs, as [`gate::require`] knows them; the word
-    /// `alone` among them keeps others from running beside it.
+    /// `alone` among them keeps others from running beside it, and `soak` leaves it to tests/soak.
     #[must_use]
     pub fn new(
         path: &'static str,
@@ -59,7 +60,13 @@ impl<W: World> Case<W> {
         world: impl FnOnce() -> Result<&'a W, String>,
         turns: &RwLock<()>,
     ) -> Result<Completion, Failed> {
-        let needs = self.needs.iter().filter(|need| **need != "alone");
+        if self.needs.contains(&"soak") && !scale::is_full() {
+            return Ok(Completion::ignored_with("played by tests/soak"));
+        }
+        let needs = self
+            .needs
+            .iter()
+            .filter(|need| !["alone", "soak"].contains(*need));
         for need in needs {
             match gate::require(need) {
                 Ok(()) => {}

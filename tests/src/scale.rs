@@ -18,6 +18,8 @@ pub fn progress(test: &str, done: usize, of: usize) {
     }
 }
 
-fn is_full() -> bool {
+/// Whether tests are played at full length, as tests/soak does.
+#[must_use]
+pub(crate) fn is_full() -> bool {
     Env::process().text(SCALE) == Some("full")
 }

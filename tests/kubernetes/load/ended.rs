@@ -7,8 +7,8 @@ use super::shop::Shop;
 
 tulle_tests::cases! { in Kubernetes:
     rolling_restarts_of_both_ends_lose_nothing ["alone"];
-    scaling_up_and_down_loses_nothing ["alone"];
-    row_49_servers_ended_again_and_again_lose_nothing ["alone"];
+    scaling_up_and_down_loses_nothing ["alone", "soak"];
+    row_49_servers_ended_again_and_again_lose_nothing ["alone", "soak"];
 }
 
 async fn rolling_restarts_of_both_ends_lose_nothing(kubernetes: &Kubernetes) -> anyhow::Result<()> {
