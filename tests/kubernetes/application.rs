@@ -61,7 +61,7 @@ async fn every_kind_of_workload_works_under_strict(kubernetes: &Kubernetes) -> a
         image = image.program(path);
     }
     kubernetes.cluster.load(&image)?;
-    kubernetes.install().await?;
+    let kubernetes = kubernetes.meshed().await?;
     let app = kubernetes.apply_meshed("workloads", MANIFESTS).await?;
     let wire = Wire::tap(kubernetes)?;
     strict(&app).await?;

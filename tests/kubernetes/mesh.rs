@@ -64,7 +64,7 @@ spec:
 async fn an_unmodified_application_speaks_mutual_tls(
     kubernetes: &Kubernetes,
 ) -> anyhow::Result<()> {
-    kubernetes.install().await?;
+    let kubernetes = kubernetes.meshed().await?;
     let shop = kubernetes.apply_meshed("shop", SHOP).await?;
     let answer = eventually(SOON, async || call(&shop, "http://web/")).await?;
     let seen = answer.to_string();

@@ -39,7 +39,7 @@ spec: { selector: { app: web }, ports: [{ name: http, port: 80, targetPort: http
 "#;
 
 async fn proxies_are_listed_and_looked_into(kubernetes: &Kubernetes) -> anyhow::Result<()> {
-    kubernetes.install().await?;
+    let kubernetes = kubernetes.meshed().await?;
     let shop = kubernetes.apply_meshed("looked-into", WEB).await?;
     let call = ["/usr/local/bin/tulle", "app", "call", "http://web/"];
     eventually(SOON, async || shop.exec("one", &call, "")?.ok()).await?;
@@ -115,7 +115,7 @@ async fn proxies_are_listed_and_looked_into(kubernetes: &Kubernetes) -> anyhow::
 }
 
 async fn what_is_wrong_is_found_and_has_a_remedy(kubernetes: &Kubernetes) -> anyhow::Result<()> {
-    kubernetes.install().await?;
+    let kubernetes = kubernetes.meshed().await?;
     let said = kubernetes.tulle(&["check", "--pre"])?.ok()?;
     ensure!(said.contains("ok       permissions"), "{said}");
     let bare = kubernetes.apply("uninjected", WEB).await?;
@@ -185,7 +185,7 @@ async fn what_is_wrong_is_found_and_has_a_remedy(kubernetes: &Kubernetes) -> any
 async fn a_second_revision_serves_its_namespaces_beside_the_first(
     kubernetes: &Kubernetes,
 ) -> anyhow::Result<()> {
-    kubernetes.install().await?;
+    let kubernetes = kubernetes.meshed().await?;
     let cluster = &kubernetes.cluster;
     let next = ["revision=next", "control.replicas=1", "injector.replicas=1"];
     let apply = ["apply", "--server-side", "-f", "-"];

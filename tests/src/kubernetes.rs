@@ -16,6 +16,7 @@ use libtest_mimic::{Arguments, Trial};
 use parking_lot::RwLock;
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::OnceCell;
 use tulle_cluster::Cluster;
 
 use crate::arena::{Ran, eventually};
@@ -36,8 +37,8 @@ pub struct Kubernetes {
     /// The cluster itself.
     pub cluster: Cluster,
     program: Program,
-    /// Whether Tulle is installed in it.
-    installed: tokio::sync::OnceCell<()>,
+    /// Another one, in which Tulle is installed.
+    meshed: OnceCell<Box<Self>>,
     runtime: Runtime,
 }
 
@@ -52,7 +53,7 @@ impl Kubernetes {
         Ok(Self {
             program: Program::new()?,
             cluster: Cluster::start(NODES)?,
-            installed: tokio::sync::OnceCell::new(),
+            meshed: OnceCell::new(),
             runtime: Builder::new_multi_thread()
                 .worker_threads(1)
                 .enable_all()
@@ -60,10 +61,14 @@ impl Kubernetes {
         })
     }
 
-    /// Installs Tulle in it, once for all tests; who changes it must run alone.
-    pub async fn install(&self) -> anyhow::Result<()> {
-        let install = async || install::install(&self.cluster, &[]).await;
-        self.installed.get_or_try_init(install).await.copied()
+    /// A cluster like this one in which Tulle is installed, the same for all tests; who changes Tulle must run alone.
+    pub async fn meshed(&self) -> anyhow::Result<&Self> {
+        let make = async || {
+            let other = Self::start()?;
+            install::install(&other.cluster, &[]).await?;
+            Ok::<_, anyhow::Error>(Box::new(other))
+        };
+        Ok(self.meshed.get_or_try_init(make).await?)
     }
 
     /// Runs `tulle` to its end, as somebody who may do everything in the cluster.

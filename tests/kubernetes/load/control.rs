@@ -27,6 +27,7 @@ spec:
 async fn a_rollout_of_the_control_plane_loses_nothing(
     kubernetes: &Kubernetes,
 ) -> anyhow::Result<()> {
+    let kubernetes = kubernetes.meshed().await?;
     let mut shop = Shop::open(kubernetes, "plane-rolled").await?;
     let restart = ["rollout", "restart", "-n", SYSTEM];
     kubernetes
@@ -55,6 +56,7 @@ async fn a_rollout_of_the_control_plane_loses_nothing(
 async fn row_43_and_52_without_control_plane_and_injector_nothing_is_lost_and_only_meshed_pods_wait(
     kubernetes: &Kubernetes,
 ) -> anyhow::Result<()> {
+    let kubernetes = kubernetes.meshed().await?;
     let mut shop = Shop::open(kubernetes, "plane-gone").await?;
     let outcome = without(kubernetes, &shop).await;
     // Others need it too, whatever has become of this.

@@ -46,6 +46,7 @@ async fn killed(
     statuses: &str,
     container: &str,
 ) -> anyhow::Result<()> {
+    let kubernetes = kubernetes.meshed().await?;
     let mut shop = Shop::open(kubernetes, name).await?;
     let mut kills = Vec::new();
     for server in &shop.servers()? {

@@ -143,7 +143,7 @@ spec:
 async fn row_50_first_acts_and_init_containers_have_the_mesh(
     kubernetes: &Kubernetes,
 ) -> anyhow::Result<()> {
-    kubernetes.install().await?;
+    let kubernetes = kubernetes.meshed().await?;
     let _outside = kubernetes.apply("first-outside", OUTSIDE).await?;
     let first = kubernetes.apply_meshed("first", WEB).await?;
     first.ask(["apply", "--server-side", "-f", "-"], FIRST)?;
@@ -153,7 +153,7 @@ async fn row_50_first_acts_and_init_containers_have_the_mesh(
 }
 
 async fn row_50_jobs_and_cron_jobs_complete(kubernetes: &Kubernetes) -> anyhow::Result<()> {
-    kubernetes.install().await?;
+    let kubernetes = kubernetes.meshed().await?;
     let jobs = kubernetes.apply_meshed("jobs", WEB).await?;
     jobs.ask(["apply", "--server-side", "-f", "-"], JOBS)?;
     completed(&jobs, "job", 1).await?;
@@ -179,7 +179,7 @@ async fn row_50_jobs_and_cron_jobs_complete(kubernetes: &Kubernetes) -> anyhow::
 }
 
 async fn row_50_an_app_that_ends_can_still_call(kubernetes: &Kubernetes) -> anyhow::Result<()> {
-    kubernetes.install().await?;
+    let kubernetes = kubernetes.meshed().await?;
     let shell = Image::new(SHELL, &["/bin/sh"])
         .program("/bin/sh")
         .program("/bin/sleep")

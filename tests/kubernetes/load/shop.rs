@@ -73,9 +73,8 @@ pub(crate) struct Shop<'a> {
 }
 
 impl<'a> Shop<'a> {
-    /// Opens it, and waits until the load is steady.
+    /// Opens it where Tulle is installed, and waits until the load is steady.
     pub(crate) async fn open(kubernetes: &'a Kubernetes, name: &str) -> anyhow::Result<Self> {
-        kubernetes.install().await?;
         let namespace = kubernetes.apply_meshed(name, SERVERS).await?;
         namespace.ask(["apply", "--server-side", "-f", "-"], CLIENT)?;
         let mut load = Generators::default();
