@@ -55,13 +55,13 @@ const CALLS: [(&str, &str); 6] = [
 ];
 
 async fn every_kind_of_workload_works_under_strict(kubernetes: &Kubernetes) -> anyhow::Result<()> {
+    let kubernetes = kubernetes.meshed().await?;
     let mut image = Image::new(REDIS, &["redis-server"]);
     for program in ["redis-server", "redis-cli", "sh", "sleep", "cat"] {
         let path = gate::find(program).with_context(|| format!("there is no {program}"))?;
         image = image.program(path);
     }
     kubernetes.cluster.load(&image)?;
-    let kubernetes = kubernetes.meshed().await?;
     let app = kubernetes.apply_meshed("workloads", MANIFESTS).await?;
     let wire = Wire::tap(kubernetes)?;
     strict(&app).await?;

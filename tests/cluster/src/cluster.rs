@@ -298,6 +298,9 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        for component in &self.components {
+            component.resume();
+        }
         // With it go all others.
         self.control.end();
         for component in &mut self.components {

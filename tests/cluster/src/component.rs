@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, anyhow};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// Lines of a log that an error shows.
 const TAIL: usize = 20;
@@ -68,6 +70,13 @@ impl Component {
     /// An error about it, with the end of its log and the next step.
     pub(crate) fn trouble(&self, problem: &str) -> anyhow::Error {
         anyhow!("{problem}\n{}\nnext: {}", tail(&self.log), self.remedy)
+    }
+
+    /// Lets it go on. Who stops a program stops also the one that started it here, by which it then could not end.
+    pub(crate) fn resume(&self) {
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        // Fails only if it has ended.
+        let _ = kill(pid, Signal::SIGCONT);
     }
 
     /// Waits for its end, which must have been brought about.
