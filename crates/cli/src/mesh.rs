@@ -25,6 +25,8 @@ pub fn injector() -> InjectorConfig {
     InjectorConfig {
         control_address: format!("{GATEWAY_V4}:{}", ports::XDS),
         drain_deadline: Some(DRAIN),
+        // There is no kubelet that would run it.
+        start_hook: false,
         ..InjectorConfig::default()
     }
 }
