@@ -92,7 +92,7 @@ impl Source {
 
     fn spawn(self, tasks: &Tasks, writer: StoreWriter) {
         match self {
-            Self::Files(source) => spawn(tasks, "source", source.run(writer)),
+            Self::Files(source) => tasks.spawn_until_cancelled("source", source.run(writer)),
             Self::Kubernetes(source) => source.spawn(tasks, writer),
         }
     }
@@ -241,7 +241,7 @@ pub(crate) async fn serve(
         tasks: tasks.clone(),
         drain,
     };
-    spawn(&tasks, "store-follower", follow);
+    tasks.spawn_until_cancelled("store-follower", follow);
     spawn_ca(&tasks, &authority, &discovery);
     let incoming = listener::accept(
         listener,
@@ -328,17 +328,6 @@ async fn bind(args: &Args) -> anyhow::Result<(TcpListener, AdminServer)> {
     ))
 }
 
-/// Runs a part until the tasks are cancelled.
-fn spawn(tasks: &Tasks, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
-    let cancelled = tasks.cancelled();
-    tasks.spawn(name, async move {
-        tokio::select! {
-            () = cancelled => {}
-            () = part => {}
-        }
-    });
-}
-
 /// Resolves when the drain begins, having told the streams.
 async fn ended(watch: DrainWatch, ending: CancellationToken) {
     watch.draining().await;
@@ -348,9 +337,8 @@ async fn ended(watch: DrainWatch, ending: CancellationToken) {
 /// Drives the CA, and hands its bundles on.
 fn spawn_ca(tasks: &Tasks, authority: &Arc<Authority>, discovery: &Discovery) {
     let driven = authority.clone();
-    spawn(tasks, "ca", async move { driven.run().await });
-    spawn(
-        tasks,
+    tasks.spawn_until_cancelled("ca", async move { driven.run().await });
+    tasks.spawn_until_cancelled(
         "bundle-follower",
         follow_bundle(authority.bundle(), discovery.clone()),
     );

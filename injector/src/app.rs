@@ -156,11 +156,11 @@ impl Injector {
         injector.admin_routes(&mut admin, registry, &args);
         admin.serve("admin", tasks);
         let reconciler = Reconciler::new(client, namespaces.clone(), args.config(), uninjected);
-        spawn(tasks, "namespaces", namespaces::follow(namespaces));
-        spawn(tasks, "reconcile", reconciler.run(args.reconcile_interval));
+        tasks.spawn_until_cancelled("namespaces", namespaces::follow(namespaces));
+        tasks.spawn_until_cancelled("reconcile", reconciler.run(args.reconcile_interval));
         let (status, owner) = (injector.status.clone(), tasks.clone());
         let ca_config = ca_config(&args, id);
-        spawn(tasks, "webhook", async move {
+        tasks.spawn_until_cancelled("webhook", async move {
             let identity = match ca_client::start(ca_config, ca, &owner).await {
                 Ok(identity) => identity,
                 // Only a state directory can be wrong, and there is none.
@@ -234,15 +234,4 @@ fn ca_config(args: &Args, id: SpiffeId) -> CaClientConfig {
     config.state_dir = None;
     config.ttl = args.certificate_ttl;
     config
-}
-
-/// Runs a part until the tasks are cancelled.
-fn spawn(tasks: &Tasks, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
-    let cancelled = tasks.cancelled();
-    tasks.spawn(name, async move {
-        tokio::select! {
-            () = cancelled => {}
-            () = part => {}
-        }
-    });
 }

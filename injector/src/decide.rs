@@ -5,7 +5,7 @@ use std::fmt;
 
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use tulle_runtime::names::{CONTROL_NAMESPACE, DEFAULT_REVISION, annotations, containers, labels};
+use tulle_runtime::names::{DEFAULT_REVISION, SYSTEM_NAMESPACES, annotations, containers, labels};
 
 use crate::patch::own::is_own;
 use crate::{InjectError, InjectorConfig, Selector};
@@ -16,13 +16,6 @@ const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 const OS_LABEL: &str = "kubernetes.io/os";
 /// Namespace label that names the Pod Security Standard which pods must meet.
 pub(crate) const POD_SECURITY_LABEL: &str = "pod-security.kubernetes.io/enforce";
-/// Namespaces whose pods the mesh depends on, and must not sit in front of.
-const SYSTEM_NAMESPACES: [&str; 4] = [
-    "kube-system",
-    "kube-public",
-    "kube-node-lease",
-    CONTROL_NAMESPACE,
-];
 
 /// The namespace that a pod is created in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tulle_runtime::names;
 use tulle_runtime::tasks::Tasks;
 
-use super::{Args, Cluster, spawn};
+use super::{Args, Cluster};
 use crate::ca::{
     Authority, BundleSink, CaError, DirectorySink, JwksReview, KubernetesReview, Memory, Metrics,
     Plugged, Settings, TokenReview,
@@ -91,8 +91,8 @@ pub(super) async fn from_cluster(
     };
     let authority = authority(args, ground, metrics).await;
     let authority = authority.context("cannot start the CA")?;
-    spawn(tasks, "writer", writer.run());
-    spawn(tasks, "status-writer", statuses.run());
+    tasks.spawn_until_cancelled("writer", writer.run());
+    tasks.spawn_until_cancelled("status-writer", statuses.run());
     Ok(Trust {
         authority,
         review: Arc::new(KubernetesReview::new(client.clone(), names::TOKEN_AUDIENCE)),

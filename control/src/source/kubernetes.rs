@@ -77,7 +77,7 @@ impl KubernetesSource {
         let kinds = FIXED.iter().map(|it| it.kind);
         let all = kinds.chain(OPTIONAL.iter().map(|it| it.kind)).collect();
         let written = writer::run(writer, messages, all, self.claims);
-        spawn(tasks, "source-writer", written);
+        tasks.spawn_until_cancelled("source-writer", written);
         for fixed in &FIXED {
             let watch = Watch::new(
                 self.client.clone(),
@@ -88,7 +88,7 @@ impl KubernetesSource {
             );
             let ledger = Ledger::new(fixed.kind, self.report.clone());
             let sender = sender.clone();
-            spawn(tasks, fixed.task, async move {
+            tasks.spawn_until_cancelled(fixed.task, async move {
                 let (mut watch, mut ledger) = (watch, ledger);
                 loop {
                     let happened = watch.next().await;
@@ -106,7 +106,7 @@ impl KubernetesSource {
                 self.report.clone(),
                 sender.clone(),
             );
-            spawn(tasks, optional.task, follower.run());
+            tasks.spawn_until_cancelled(optional.task, follower.run());
         }
     }
 }
@@ -117,16 +117,4 @@ impl fmt::Debug for KubernetesSource {
             .field("report", &self.report)
             .finish_non_exhaustive()
     }
-}
-
-fn spawn(tasks: &Tasks, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
-    let cancelled = tasks.cancelled();
-    tasks.spawn(name, async move {
-        tokio::select! {
-            // Nothing is lost by ending a moment earlier or later.
-            biased;
-            () = cancelled => {}
-            () = part => {}
-        }
-    });
 }

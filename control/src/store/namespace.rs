@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tulle_runtime::names::labels;
+
 use super::ObjectKey;
 
 /// A namespace.
@@ -29,10 +31,7 @@ impl Namespace {
     /// Whether its labels ask for the mesh. Without them, pods of it may still be in the mesh by their own.
     #[must_use]
     pub fn is_meshed(&self) -> bool {
-        match self.inject.as_deref() {
-            Some(word) => word == "enabled",
-            None => self.revision.is_some(),
-        }
+        labels::ask_for_the_mesh(self.inject.as_deref(), self.revision.as_deref())
     }
 }
 

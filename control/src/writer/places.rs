@@ -91,10 +91,9 @@ impl Places {
     pub(super) fn namespace(&mut self, event: Event<PartialObjectMeta<Namespace>>) {
         self.namespaces.take(event, |namespace| {
             let labels = namespace.labels();
-            let revised = labels.contains_key(labels::REVISION);
-            let inject = labels.get(labels::INJECT);
+            let label = |name: &str| labels.get(name).map(String::as_str);
             let home = Home {
-                meshed: inject.map_or(revised, |word| word == "enabled"),
+                meshed: labels::ask_for_the_mesh(label(labels::INJECT), label(labels::REVISION)),
                 terminating: namespace.metadata.deletion_timestamp.is_some(),
             };
             (namespace.name_any().into(), home)

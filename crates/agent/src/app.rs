@@ -135,13 +135,7 @@ impl Agent {
         tracing::info!(dir = %self.args.dir.display(), relay = ?at, "ready");
         let deadline = self.place.drain_deadline;
         let follow = self.follow(identity, status.clone(), ready_file);
-        let cancelled = tasks.cancelled();
-        tasks.spawn("files", async move {
-            tokio::select! {
-                () = cancelled => {}
-                () = follow => {}
-            }
-        });
+        tasks.spawn_until_cancelled("files", follow);
 
         let why = ending.await;
         status.set_ending();

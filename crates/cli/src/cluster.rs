@@ -16,7 +16,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use comfy_table::{Table, presets};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -145,23 +144,6 @@ fn print<T: Serialize>(
     }
 }
 
-/// Rows under a header, aligned as `kubectl` does.
-fn aligned<const N: usize>(
-    header: [&str; N],
-    rows: impl IntoIterator<Item = [String; N]>,
-) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(header);
-    for row in rows {
-        table.add_row(row);
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    table.trim_fmt()
-}
-
 /// Seconds as people say them: `42s`, `17m`, `3h`, `12d`.
 fn ago(seconds: u64) -> String {
     match seconds {
@@ -180,14 +162,5 @@ mod tests {
     fn times_are_short() {
         let said = [0, 119, 120, 7_199, 7_200, 172_799, 172_800].map(ago);
         assert_eq!(said, ["0s", "119s", "2m", "119m", "2h", "47h", "2d"]);
-    }
-
-    #[test]
-    fn columns_are_aligned() {
-        let rows = [
-            ["a".to_owned(), "b".to_owned()],
-            ["longer".to_owned(), "c".to_owned()],
-        ];
-        assert_eq!(aligned(["X", "Y"], rows), "X       Y\na       b\nlonger  c");
     }
 }

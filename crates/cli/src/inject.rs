@@ -4,7 +4,6 @@
 //! by hand is asking for the sidecar.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -16,7 +15,7 @@ use tulle_injector::{
 use tulle_runtime::names::containers;
 
 use crate::error::CliError;
-use crate::output;
+use crate::{input, output};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -127,16 +126,7 @@ fn expand(file: &Path) -> Result<Vec<PathBuf>, CliError> {
 }
 
 fn read(path: &Path, documents: &mut Vec<Document>) -> Result<(), CliError> {
-    let mut text = String::new();
-    let result = if path == Path::new("-") {
-        std::io::stdin().read_to_string(&mut text).map(drop)
-    } else {
-        std::fs::read_to_string(path).map(|content| text = content)
-    };
-    result.map_err(|source| CliError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
+    let text = input::text(path)?;
     let values = parse(&text).map_err(|source| CliError::Parse {
         path: path.to_owned(),
         source: Box::new(source),

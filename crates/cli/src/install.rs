@@ -3,8 +3,7 @@
 mod manifests;
 mod values;
 
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
@@ -12,7 +11,7 @@ use serde_json::Value;
 use tulle_runtime::names::DEFAULT_REVISION;
 
 use crate::error::CliError;
-use crate::output;
+use crate::{input, output};
 use values::{Layered, Profile, Values};
 
 #[derive(Debug, Args)]
@@ -96,7 +95,7 @@ impl Choice {
         let mut layered = Layered::new(self.profile);
         for file in &self.files {
             let origin = file.display().to_string();
-            layered = layered.file(&origin, &read(file)?).map_err(bad)?;
+            layered = layered.file(&origin, &input::text(file)?).map_err(bad)?;
         }
         let revision = self.revision.iter().map(|name| format!("revision={name}"));
         for assignment in self.set.iter().cloned().chain(revision) {
@@ -104,18 +103,4 @@ impl Choice {
         }
         Ok(layered.values())
     }
-}
-
-fn read(file: &Path) -> Result<String, CliError> {
-    let mut text = String::new();
-    let read = if file == Path::new("-") {
-        std::io::stdin().read_to_string(&mut text).map(drop)
-    } else {
-        std::fs::read_to_string(file).map(|content| text = content)
-    };
-    read.map_err(|source| CliError::Read {
-        path: file.to_owned(),
-        source,
-    })?;
-    Ok(text)
 }

@@ -9,6 +9,7 @@ mod cluster;
 mod demo;
 mod error;
 mod inject;
+mod input;
 mod install;
 pub mod mesh;
 mod narrate;

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
+use comfy_table::{Table, presets};
 use tulle_runtime::trace;
 
 use crate::error::CliError;
@@ -44,6 +45,23 @@ fn written(result: io::Result<()>) -> Result<(), CliError> {
 /// Writes one line of a result.
 pub(crate) fn line(line: &impl std::fmt::Display) -> Result<(), CliError> {
     bytes(format!("{line}\n").as_bytes())
+}
+
+/// Rows under a header, aligned as `kubectl` does.
+pub(crate) fn aligned<const N: usize>(
+    header: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(header);
+    for row in rows {
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.trim_fmt()
 }
 
 /// Says why a command ended early, with all causes, and what to do next.
@@ -120,6 +138,15 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn columns_are_aligned() {
+        let rows = [
+            ["a".to_owned(), "b".to_owned()],
+            ["longer".to_owned(), "c".to_owned()],
+        ];
+        assert_eq!(aligned(["X", "Y"], rows), "X       Y\na       b\nlonger  c");
+    }
 
     #[test]
     fn the_program_is_called_by_name_only_where_that_finds_it() {

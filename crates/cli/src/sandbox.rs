@@ -8,8 +8,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use comfy_table::Table;
-use comfy_table::presets;
 use tulle_sandbox::{Client, PodLine, Request, Sandbox};
 
 use crate::error::CliError;
@@ -173,22 +171,19 @@ fn status(which: Which, format: Format) -> Result<ExitCode, CliError> {
 
 /// Columns as `kubectl get pods` has them.
 fn table(pods: &[PodLine]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["POD", "READY", "STATUS", "RESTARTS", "IP"]);
-    for pod in pods {
-        table.add_row([
+    let row = |pod: &PodLine| {
+        [
             pod.pod.clone(),
             pod.ready.clone(),
             pod.status.clone(),
             pod.restarts.to_string(),
             pod.ip.clone(),
-        ]);
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    table.trim_fmt()
+        ]
+    };
+    output::aligned(
+        ["POD", "READY", "STATUS", "RESTARTS", "IP"],
+        pods.iter().map(row),
+    )
 }
 
 #[cfg(test)]

@@ -106,14 +106,8 @@ pub async fn start(
         metrics,
     };
     let identity = client.first().await;
-    let cancelled = tasks.cancelled();
     let live = identity.clone();
-    tasks.spawn("ca-client", async move {
-        tokio::select! {
-            () = cancelled => {}
-            () = client.follow(live) => {}
-        }
-    });
+    tasks.spawn_until_cancelled("ca-client", async move { client.follow(live).await });
     Ok(identity)
 }
 

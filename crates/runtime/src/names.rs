@@ -39,6 +39,13 @@ pub const INBOUND_SOURCE_V6: std::net::Ipv6Addr = std::net::Ipv6Addr::new(0, 0, 
 pub const CONTROL_DNS_NAME: &str = "tulle-control.tulle-system.svc";
 /// Namespace of the control plane.
 pub const CONTROL_NAMESPACE: &str = "tulle-system";
+/// Namespaces whose pods the mesh depends on: it never sits in front of them.
+pub const SYSTEM_NAMESPACES: [&str; 4] = [
+    "kube-system",
+    "kube-public",
+    "kube-node-lease",
+    CONTROL_NAMESPACE,
+];
 /// Service account of the control plane.
 pub const CONTROL_SERVICE_ACCOUNT: &str = "tulle-control";
 /// Name of the injector: its Deployment, Service, service account and webhook configuration; of a revision other than the
@@ -114,6 +121,12 @@ pub mod labels {
     pub const INJECT: &str = "tulle.dev/inject";
     /// On a namespace or a pod: the revision of the control plane that injects it, unless it is the default one.
     pub const REVISION: &str = "tulle.dev/rev";
+    /// Whether a namespace with these values of [`INJECT`] and [`REVISION`] asks for the mesh. Pods of others may still be in it
+    /// by labels of their own.
+    #[must_use]
+    pub fn ask_for_the_mesh(inject: Option<&str>, revision: Option<&str>) -> bool {
+        inject.map_or(revision.is_some(), |word| word == "enabled")
+    }
     /// On everything that is installed or written by Tulle: what it belongs to.
     pub const PART_OF: &str = "app.kubernetes.io/part-of";
     /// The value of [`PART_OF`].

@@ -40,6 +40,22 @@ impl Tasks {
             .spawn(essential(name, task).instrument(tracing::info_span!("task", name)));
     }
 
+    /// As [`Tasks::spawn`], of a task that may end anywhere: it is dropped when [`Tasks::cancelled`] resolves.
+    pub fn spawn_until_cancelled(
+        &self,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let cancelled = self.cancelled();
+        self.spawn(name, async move {
+            tokio::select! {
+                biased;
+                () = cancelled => {}
+                () = task => {}
+            }
+        });
+    }
+
     /// Runs the task of one connection or stream: its panic ends only that, and is counted.
     pub fn spawn_connection(
         &self,

@@ -10,8 +10,9 @@ use serde_json::Value;
 use tulle_runtime::names::{labels, ports};
 
 use super::reach::Reach;
-use super::{Access, Format, aligned, answer, print};
+use super::{Access, Format, answer, print};
 use crate::error::CliError;
+use crate::output;
 
 /// What to look at.
 #[derive(Clone, Debug, Subcommand)]
@@ -107,7 +108,7 @@ fn clusters(told: &Value) -> String {
         "PENDING",
         "RETRIES",
     ];
-    aligned(header, members(told).map(row))
+    output::aligned(header, members(told).map(row))
 }
 
 fn endpoints(told: &Value) -> String {
@@ -134,7 +135,7 @@ fn endpoints(told: &Value) -> String {
     let header = [
         "ENDPOINT", "HEALTH", "TLS", "WEIGHT", "ACTIVE", "FAILURES", "WORKLOAD", "CLUSTER",
     ];
-    aligned(header, rows)
+    output::aligned(header, rows)
 }
 
 fn routes(told: &Value) -> String {
@@ -164,7 +165,7 @@ fn routes(told: &Value) -> String {
                 .collect::<Vec<_>>()
         })
     });
-    aligned(["ROUTES", "HOST", "MATCH", "ACTION"], rows)
+    output::aligned(["ROUTES", "HOST", "MATCH", "ACTION"], rows)
 }
 
 fn certs(told: &Value) -> String {
@@ -187,7 +188,7 @@ fn certs(told: &Value) -> String {
             word(&root["serial"]),
         ]
     });
-    aligned(
+    output::aligned(
         ["CERTIFICATE", "STATE", "UNTIL", "SERIAL"],
         std::iter::once(own).chain(roots),
     )

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tulle_runtime::names::{CONTROL_NAMESPACE, ports};
 
 use super::reach::Reach;
-use super::{Access, Format, ago, aligned, control_pods, print};
+use super::{Access, Format, ago, control_pods, print};
 use crate::error::CliError;
 use crate::output;
 
@@ -166,7 +166,7 @@ fn table(proxies: &[Proxy]) -> String {
         "BUILD",
         "CONTROL PLANE",
     ];
-    aligned(header, proxies.iter().map(row))
+    output::aligned(header, proxies.iter().map(row))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::owned::{self, NAMESPACE, Owned};
-use super::{Access, Format, aligned, print};
+use super::{Access, Format, print};
 use crate::error::CliError;
 use crate::output;
 
@@ -99,5 +99,5 @@ fn table(targets: &[Owned]) -> String {
             target.name.clone(),
         ]
     };
-    aligned(["KIND", "NAMESPACE", "NAME"], targets.iter().map(row))
+    output::aligned(["KIND", "NAMESPACE", "NAME"], targets.iter().map(row))
 }

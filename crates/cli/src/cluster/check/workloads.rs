@@ -38,9 +38,7 @@ async fn namespaces(client: &Client, name: Option<&str>) -> Result<Vec<Namespace
     let all = answer("list the namespaces", api.list(&ListParams::default())).await?;
     let wanted = |it: &Namespace| {
         let label = |key: &str| it.labels().get(key).map(String::as_str);
-        let inject = label(labels::INJECT);
-        inject == Some("enabled")
-            || (label(labels::REVISION).is_some() && inject != Some("disabled"))
+        labels::ask_for_the_mesh(label(labels::INJECT), label(labels::REVISION))
     };
     let named = |it: &Namespace| name.is_none_or(|name| it.name_any() == name);
     Ok(all

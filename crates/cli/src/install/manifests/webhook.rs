@@ -4,17 +4,9 @@
 //! we wait for ourselves.
 
 use serde_json::{Value, json};
-use tulle_runtime::names::{CONTROL_NAMESPACE, DEFAULT_REVISION, labels};
+use tulle_runtime::names::{CONTROL_NAMESPACE, DEFAULT_REVISION, SYSTEM_NAMESPACES, labels};
 
 use super::Install;
-
-/// Namespaces that are never injected.
-const SYSTEM: [&str; 4] = [
-    "kube-system",
-    "kube-public",
-    "kube-node-lease",
-    CONTROL_NAMESPACE,
-];
 
 pub(super) fn configuration(install: &Install<'_>) -> Value {
     json!({
@@ -67,7 +59,11 @@ fn matches(key: &str, operator: &str, values: &[&str]) -> Value {
 }
 
 fn one(install: &Install<'_>, name: &str, mut namespaces: Vec<Value>, pods: Vec<Value>) -> Value {
-    namespaces.push(matches("kubernetes.io/metadata.name", "NotIn", &SYSTEM));
+    namespaces.push(matches(
+        "kubernetes.io/metadata.name",
+        "NotIn",
+        &SYSTEM_NAMESPACES,
+    ));
     json!({
         "name": format!("{name}.injector.tulle.dev"),
         "admissionReviewVersions": ["v1"],
