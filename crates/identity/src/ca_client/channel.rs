@@ -4,7 +4,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -188,7 +188,7 @@ impl Service<Uri> for Connector {
 
 impl Target {
     async fn connect(&self) -> io::Result<TlsStream<TcpStream>> {
-        let addresses: Vec<_> = tokio::net::lookup_host(&self.address).await?.collect();
+        let addresses = in_turn(tokio::net::lookup_host(&self.address).await?);
         let none = format!("{} has no address", self.address);
         let attempt =
             async |address| match tokio::time::timeout(CONNECT, self.connect_to(address)).await {
@@ -219,6 +219,29 @@ impl Target {
             .connect(self.server_name.clone(), stream)
             .await
     }
+}
+
+/// The order in which addresses are tried: families by turns (RFC 8305, section 4), and IPv4 before the unique local addresses of
+/// IPv6 (RFC 6724, section 2.1), which Services have and the C library puts first: in a pod that has just begun, the first packet
+/// over IPv6 is lost where its neighbours have yet to be found.
+fn in_turn(resolved: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let mut addresses: Vec<_> = resolved.collect();
+    addresses.sort_by_key(|address| match address.ip() {
+        IpAddr::V6(ip) => ip.is_unique_local(),
+        IpAddr::V4(_) => false,
+    });
+    let first = addresses.first().map(SocketAddr::is_ipv4);
+    let (family, others): (Vec<_>, Vec<_>) = addresses
+        .into_iter()
+        .partition(|address| Some(address.is_ipv4()) == first);
+    let mut others = others.into_iter();
+    let mut in_turn = Vec::with_capacity(family.len() + others.len());
+    for address in family {
+        in_turn.push(address);
+        in_turn.extend(others.next());
+    }
+    in_turn.extend(others);
+    in_turn
 }
 
 /// The first attempt that succeeds, or the last that fails; `None` if there are none. One more begins as soon as one has failed,
@@ -269,6 +292,26 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(millis)).await;
             Ok(value)
         })
+    }
+
+    #[test]
+    fn families_take_turns_and_ipv4_is_before_unique_local_addresses() {
+        for (resolved, tried) in [
+            ("", ""),
+            ("[fd00::1]:1 10.0.0.1:1", "10.0.0.1:1 [fd00::1]:1"),
+            ("[2001:db8::1]:1 10.0.0.1:1", "[2001:db8::1]:1 10.0.0.1:1"),
+            ("[fd00::1]:1 [fd00::2]:1", "[fd00::1]:1 [fd00::2]:1"),
+            (
+                "[2001:db8::1]:1 [2001:db8::2]:1 10.0.0.1:1 10.0.0.2:1 [fd00::1]:1",
+                "[2001:db8::1]:1 10.0.0.1:1 [2001:db8::2]:1 10.0.0.2:1 [fd00::1]:1",
+            ),
+        ] {
+            let addresses = |text: &str| -> Vec<SocketAddr> {
+                let each = text.split_whitespace();
+                each.map(|it| it.parse().expect("an address")).collect()
+            };
+            assert_eq!(in_turn(addresses(resolved).into_iter()), addresses(tried));
+        }
     }
 
     #[tokio::test(start_paused = true)]
