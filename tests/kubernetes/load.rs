@@ -7,6 +7,7 @@ mod killed;
 mod lost;
 mod order;
 mod shop;
+mod upgrade;
 
 use tulle_tests::{Case, Kubernetes};
 
@@ -18,6 +19,7 @@ pub(crate) fn all() -> impl Iterator<Item = Case<Kubernetes>> {
         control::cases(),
         lost::cases(),
         order::cases(),
+        upgrade::cases(),
     ];
     files.into_iter().flatten()
 }

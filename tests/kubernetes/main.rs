@@ -6,6 +6,7 @@ mod application;
 mod beside;
 mod conformance;
 mod crash;
+mod ha;
 mod identity;
 mod load;
 mod mesh;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         source::cases(),
         webhook::cases(),
         conformance::cases(),
+        ha::cases(),
         routes::cases(),
     ];
     let cases = files

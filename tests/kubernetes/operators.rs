@@ -189,7 +189,7 @@ async fn a_second_revision_serves_its_namespaces_beside_the_first(
     let cluster = &kubernetes.cluster;
     let next = ["revision=next", "control.replicas=1", "injector.replicas=1"];
     let apply = ["apply", "--server-side", "-f", "-"];
-    cluster.ask(apply, &install::manifests(&next)?)?;
+    cluster.ask(apply, &Program::new()?.manifests(&next)?)?;
     eventually(SOON, async || install::serves(cluster)).await?;
     let pods = |namespace: &Namespace<'_>| -> anyhow::Result<String> {
         Ok(namespace.get("pods")?[0].to_string())

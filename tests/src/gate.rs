@@ -31,6 +31,8 @@ const CONFORMANCE_PARTS: [&str; 4] = [
     "bin/echo/server",
     "gateway-api/standard",
 ];
+/// Variable with the folder of an earlier build's programs, as tests/upgrade sets it.
+pub(crate) const PREVIOUS: &str = "TULLE_TEST_PREVIOUS";
 /// Need of a kernel with IPv6.
 pub const IPV6: &str = "ipv6";
 

@@ -38,7 +38,7 @@ pub struct Case<W: World = Mesh> {
 
 impl<W: World> Case<W> {
     /// A test under the name that its path gives it. It needs programs, as [`gate::require`] knows them; the word
-    /// `alone` among them keeps others from running beside it, and `soak` leaves it to tests/soak.
+    /// `alone` among them keeps others from running beside it, `soak` leaves it to tests/soak, and `previous` to tests/upgrade.
     #[must_use]
     pub fn new(
         path: &'static str,
@@ -63,10 +63,13 @@ impl<W: World> Case<W> {
         if self.needs.contains(&"soak") && !scale::is_full() {
             return Ok(Completion::ignored_with("played by tests/soak"));
         }
+        if self.needs.contains(&"previous") && std::env::var_os(gate::PREVIOUS).is_none() {
+            return Ok(Completion::ignored_with("played by tests/upgrade"));
+        }
         let needs = self
             .needs
             .iter()
-            .filter(|need| !["alone", "soak"].contains(*need));
+            .filter(|need| !["alone", "soak", "previous"].contains(*need));
         for need in needs {
             match gate::require(need) {
                 Ok(()) => {}

@@ -28,7 +28,7 @@ async fn a_rollout_of_the_control_plane_loses_nothing(
     kubernetes: &Kubernetes,
 ) -> anyhow::Result<()> {
     let kubernetes = kubernetes.meshed().await?;
-    let mut shop = Shop::open(kubernetes, "plane-rolled").await?;
+    let mut shop = Shop::open(&kubernetes.cluster, "plane-rolled").await?;
     let restart = ["rollout", "restart", "-n", SYSTEM];
     kubernetes
         .cluster
@@ -57,7 +57,7 @@ async fn row_43_and_52_without_control_plane_and_injector_nothing_is_lost_and_on
     kubernetes: &Kubernetes,
 ) -> anyhow::Result<()> {
     let kubernetes = kubernetes.meshed().await?;
-    let mut shop = Shop::open(kubernetes, "plane-gone").await?;
+    let mut shop = Shop::open(&kubernetes.cluster, "plane-gone").await?;
     let outcome = without(kubernetes, &shop).await;
     // Others need it too, whatever has become of this.
     scale(kubernetes, 2)?;

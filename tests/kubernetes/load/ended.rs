@@ -13,7 +13,7 @@ tulle_tests::cases! { in Kubernetes:
 
 async fn rolling_restarts_of_both_ends_lose_nothing(kubernetes: &Kubernetes) -> anyhow::Result<()> {
     let kubernetes = kubernetes.meshed().await?;
-    let mut shop = Shop::open(kubernetes, "rolled").await?;
+    let mut shop = Shop::open(&kubernetes.cluster, "rolled").await?;
     for deployment in ["web", "client", "web"] {
         let restart = ["rollout", "restart", "deployment", deployment];
         shop.namespace.ask(restart, "")?;
@@ -37,7 +37,7 @@ async fn rolling_restarts_of_both_ends_lose_nothing(kubernetes: &Kubernetes) -> 
 
 async fn scaling_up_and_down_loses_nothing(kubernetes: &Kubernetes) -> anyhow::Result<()> {
     let kubernetes = kubernetes.meshed().await?;
-    let mut shop = Shop::open(kubernetes, "scaled").await?;
+    let mut shop = Shop::open(&kubernetes.cluster, "scaled").await?;
     for replicas in ["2", "5", "2", "5", "2"] {
         let replicas = format!("--replicas={replicas}");
         shop.namespace
@@ -53,7 +53,7 @@ async fn row_49_servers_ended_again_and_again_lose_nothing(
     kubernetes: &Kubernetes,
 ) -> anyhow::Result<()> {
     let kubernetes = kubernetes.meshed().await?;
-    let mut shop = Shop::open(kubernetes, "ended").await?;
+    let mut shop = Shop::open(&kubernetes.cluster, "ended").await?;
     // One after the other.
     for number in 0..scaled(15, 50) {
         let servers = shop.servers()?;

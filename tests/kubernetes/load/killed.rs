@@ -47,7 +47,7 @@ async fn killed(
     container: &str,
 ) -> anyhow::Result<()> {
     let kubernetes = kubernetes.meshed().await?;
-    let mut shop = Shop::open(kubernetes, name).await?;
+    let mut shop = Shop::open(&kubernetes.cluster, name).await?;
     let mut kills = Vec::new();
     for server in &shop.servers()? {
         let pod = pod(&shop, server)?;

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
+use tulle_cluster::Cluster;
+use tulle_tests::eventually;
 use tulle_tests::kubernetes::Namespace;
-use tulle_tests::{Kubernetes, eventually};
 
 use super::generators::{Generators, Total};
 
@@ -74,8 +75,9 @@ pub(crate) struct Shop<'a> {
 
 impl<'a> Shop<'a> {
     /// Opens it where Tulle is installed, and waits until the load is steady.
-    pub(crate) async fn open(kubernetes: &'a Kubernetes, name: &str) -> anyhow::Result<Self> {
-        let namespace = kubernetes.apply_meshed(name, SERVERS).await?;
+    pub(crate) async fn open(cluster: &'a Cluster, name: &str) -> anyhow::Result<Self> {
+        let namespace =
+            Namespace::apply(cluster, name, "tulle.dev/inject=enabled", SERVERS).await?;
         namespace.ask(["apply", "--server-side", "-f", "-"], CLIENT)?;
         let mut load = Generators::default();
         load.steady(&namespace, 2).await?;
@@ -133,6 +135,19 @@ impl<'a> Shop<'a> {
                 Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
             }
         }
+    }
+
+    /// The images of the sidecars, in order.
+    pub(crate) fn sidecars(&self) -> anyhow::Result<Vec<String>> {
+        let pods = self.namespace.get("pods")?;
+        let init = pods
+            .iter()
+            .filter_map(|pod| pod["spec"]["initContainers"].as_array());
+        let sidecars = init.flatten().filter(|it| it["name"] == "tulle-proxy");
+        let images = sidecars.filter_map(|it| it["image"].as_str());
+        let mut images: Vec<_> = images.map(str::to_owned).collect();
+        images.sort();
+        Ok(images)
     }
 
     /// Names of the servers that are not about to end.

@@ -1,5 +1,4 @@
-//! The images that `deploy/Containerfile` describes, packed without a container engine: each program is this one, which is what
-//! its name says.
+//! The images that `deploy/Containerfile` describes, packed without a container engine.
 
 use std::path::Path;
 
@@ -8,12 +7,13 @@ use tulle_cluster::Image;
 
 /// What describes them.
 const CONTAINERFILE: &str = include_str!("../../../deploy/Containerfile");
-/// Where they are said to come from; their tag.
+/// Where they are said to come from; their tag, and that of an earlier build.
 pub(super) const REGISTRY: &str = "tulle.test";
 pub(super) const TAG: &str = "1";
+pub(super) const PREVIOUS_TAG: &str = "0";
 
-/// Every image.
-pub(super) fn all() -> anyhow::Result<Vec<Image>> {
+/// Every image, of the programs in a folder.
+pub(super) fn all(folder: &Path, tag: &str) -> anyhow::Result<Vec<Image>> {
     let mut stages: Vec<(String, Stage)> = Vec::new();
     let lines = CONTAINERFILE.lines().map(str::trim);
     for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
@@ -29,7 +29,7 @@ pub(super) fn all() -> anyhow::Result<Vec<Image>> {
             ("COPY", Some((name, stage))) => {
                 let (from, to) = rest.split_once(' ').context("COPY has two arguments")?;
                 ensure!(from == name, "{line}: not a program of ours");
-                stage.programs.push(to.to_owned());
+                stage.programs.push((from.to_owned(), to.to_owned()));
             }
             ("USER", Some((_, stage))) => rest.clone_into(&mut stage.user),
             ("ENTRYPOINT", Some((_, stage))) => stage.entrypoint = serde_json::from_str(rest)?,
@@ -37,35 +37,39 @@ pub(super) fn all() -> anyhow::Result<Vec<Image>> {
         }
     }
     ensure!(stages.len() == 2, "{} stages", stages.len());
-    let this = std::env::current_exe()?;
-    Ok(stages
-        .into_iter()
-        .map(|(name, stage)| stage.image(&name, &this))
+    let images = stages.into_iter();
+    Ok(images
+        .map(|(name, stage)| stage.image(&format!("{REGISTRY}/{name}:{tag}"), folder))
         .collect())
 }
 
 /// What a stage says.
 #[derive(Debug, Default)]
 struct Stage {
-    programs: Vec<String>,
+    /// Their names, and where they are in it.
+    programs: Vec<(String, String)>,
     user: String,
     entrypoint: Vec<String>,
 }
 
 impl Stage {
-    fn image(self, name: &str, program: &Path) -> Image {
+    fn image(self, name: &str, folder: &Path) -> Image {
         let entrypoint: Vec<_> = self.entrypoint.iter().map(String::as_str).collect();
-        let image = Image::new(&format!("{REGISTRY}/{name}:{TAG}"), &entrypoint).user(&self.user);
-        let with = |image: Image, path| image.program_at(program, path);
+        let image = Image::new(name, &entrypoint).user(&self.user);
+        let with = |image: Image, (program, path): &(String, String)| {
+            image.program_at(folder.join(program), path)
+        };
         self.programs.iter().fold(image, with)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     #[test]
     fn the_containerfile_is_understood() {
-        let images = super::all().expect("two stages");
+        let images = super::all(Path::new("/programs"), super::TAG).expect("two stages");
         let text = format!("{images:?}");
         for part in [
             "tulle.test/tulle:1",

@@ -1,14 +1,12 @@
 //! Tulle, installed in a cluster as a person would.
 
-use std::os::unix::process::CommandExt as _;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use tulle_cluster::Cluster;
 
-use super::images;
+use super::Program;
 use crate::arena::eventually;
 
 /// How long it may take until both parts serve, on a busy machine.
@@ -16,36 +14,26 @@ const UP: Duration = Duration::from_secs(90);
 /// The namespace of the control plane.
 pub const SYSTEM: &str = "tulle-system";
 
-/// Puts the images on the nodes, applies what `tulle install` prints with those values, and waits until all of it serves.
+/// Puts the images of this build on the nodes, applies what `tulle install` prints with those values, and waits until all of it
+/// serves.
 pub async fn install(cluster: &Cluster, values: &[&str]) -> anyhow::Result<()> {
-    for image in images::all()? {
-        cluster.load(&image)?;
-    }
-    cluster.ask(["apply", "--server-side", "-f", "-"], &manifests(values)?)?;
-    let up = eventually(UP, async || serves(cluster)).await;
-    up.with_context(|| describe(cluster))
+    let program = Program::new()?;
+    load(&program, cluster)?;
+    apply(&program, cluster, values).await
 }
 
-/// What `tulle install` prints, with the images of the tests.
-pub fn manifests(values: &[&str]) -> anyhow::Result<String> {
-    let images = [
-        format!("image.registry={}", images::REGISTRY),
-        format!("image.tag={:?}", images::TAG),
-        "image.pullPolicy=Never".to_owned(),
-    ];
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("tulle").arg("install");
-    for value in images
-        .iter()
-        .map(String::as_str)
-        .chain(values.iter().copied())
-    {
-        command.args(["--set", value]);
-    }
-    let output = command.output()?;
-    let problem = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "tulle install: {problem}");
-    Ok(String::from_utf8(output.stdout)?)
+/// Puts the images of a build on the nodes.
+pub fn load(program: &Program, cluster: &Cluster) -> anyhow::Result<()> {
+    let images = program.images()?;
+    images.iter().try_for_each(|image| cluster.load(image))
+}
+
+/// Applies what the `tulle install` of a build prints, and waits until all of it serves.
+pub async fn apply(program: &Program, cluster: &Cluster, values: &[&str]) -> anyhow::Result<()> {
+    let manifests = program.manifests(values)?;
+    cluster.ask(["apply", "--server-side", "-f", "-"], &manifests)?;
+    let up = eventually(UP, async || serves(cluster)).await;
+    up.with_context(|| describe(cluster))
 }
 
 /// Fails unless every Deployment of ours has the replicas that it wants, in their newest form, and the webhook can be called.

@@ -47,7 +47,8 @@ selector:
     {{- include "tulle.selector" . | nindent 4 }}
 strategy:
   type: RollingUpdate
-  rollingUpdate: { maxSurge: 1, maxUnavailable: 0 }
+  {{- /* Where no two may be on one node, there may be no node for one more. */}}
+  rollingUpdate: {{ eq $part.antiAffinity "required" | ternary "{ maxSurge: 0, maxUnavailable: 1 }" "{ maxSurge: 1, maxUnavailable: 0 }" }}
 {{- if not $part.autoscaling.enabled }}
 replicas: {{ $part.replicas }}
 {{- end }}

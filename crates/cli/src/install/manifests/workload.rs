@@ -157,9 +157,13 @@ impl Part<'_> {
     }
 
     fn deployment(&self, install: &Install<'_>) -> Value {
+        // Where no two may be on one node, there may be no node for one more.
+        let required = self.deployment.anti_affinity == AntiAffinity::Required;
+        let (surge, unavailable) = if required { (0, 1) } else { (1, 0) };
+        let rolling = json!({ "maxSurge": surge, "maxUnavailable": unavailable });
         let mut spec = json!({
             "selector": { "matchLabels": install.selector(self.name) },
-            "strategy": { "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } },
+            "strategy": { "type": "RollingUpdate", "rollingUpdate": rolling },
             "template": self.template(install),
         });
         // Whoever scales it has the say.
