@@ -61,10 +61,10 @@ impl Pending {
             // What its author has changed does not wait.
             let attempt = attempt.filter(|it| it.generation == wanted.claim.generation);
             let wait = attempt.map_or(Duration::ZERO, |it| it.again.duration_since(now));
-            // With no room left the end of a write comes first.
+            // What there is no room for waits for the next look only.
             if wait.is_zero() && due.len() < room {
                 due.push((route.clone(), wanted.clone()));
-            } else if !wait.is_zero() {
+            } else {
                 pause = Some(pause.map_or(wait, |pause| pause.min(wait)));
             }
         }

@@ -105,6 +105,38 @@ async fn a_status_is_written_once_and_again_when_it_is_another() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn many_routes_are_told_at_once_though_some_answers_never_come() {
+    let mut lab = Lab::new(true);
+    let many = 400;
+    let path = |number| PATH.to_owned() + &format!("-{number}");
+    for number in 0..many {
+        let parents = json!([parent("web", &json!({}))]);
+        let name = format!("r-{number}");
+        let route = route("HTTPRoute", &name, 0, &parents, &to("web"));
+        lab.server.put(&path(number), route);
+    }
+    for number in 0..4 {
+        let call = format!("r-{number}/status");
+        lab.server.fault(&call, Fault::Hangs);
+    }
+    let objects = (0..many).filter_map(|number| lab.server.get(&path(number)));
+    let objects: Vec<_> = objects.collect();
+    take(&mut lab.writer, &lab.claims, &objects);
+    let told = |lab: &Lab| {
+        let routes = (0..many).filter_map(|number| lab.server.get(&path(number)));
+        let said = routes.filter(|it| !it["status"]["parents"].is_null());
+        said.count()
+    };
+    pass(1).await;
+    let first = told(&lab);
+    assert!(first <= 6 * AT_ONCE, "{first} in the first second");
+    pass(6).await;
+    assert!(told(&lab) >= many - 4, "{} of {many}", told(&lab));
+    pass(10).await;
+    assert_eq!(told(&lab), many, "who was not answered is told, too");
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_is_not_elected_writes_nothing() {
     let lab = Lab::new(false);
     pass(60).await;
