@@ -2,7 +2,7 @@
 //!
 //! Conditions and reasons are those of `RouteParentStatus`,
 //! <https://gateway-api.sigs.k8s.io/reference/api-spec/main/spec/#routeparentstatus>; `Conflicted` is that of GEP-1294 for a kind
-//! that another one precedes.
+//! that another one precedes. Which Services can be parents is said there, too: one that is headless has nothing to attach to.
 
 use std::sync::Arc;
 
@@ -99,6 +99,12 @@ impl Subject<'_> {
             Some(service) if service.addressing == Addressing::External => {
                 let message = format!(
                     "Service {key} is an ExternalName, which has no traffic: name the Service that its clients reach"
+                );
+                return no(NO_MATCH, message);
+            }
+            Some(service) if service.addressing == Addressing::Headless => {
+                let message = format!(
+                    "Service {key} is headless, so that its clients call its pods and no route applies: attach the route to a Service with a cluster IP, and have clients call that"
                 );
                 return no(NO_MATCH, message);
             }

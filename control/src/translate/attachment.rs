@@ -1,14 +1,14 @@
 //! Which routes count at a port of a Service.
 //!
 //! Of those that clients of one namespace see, one kind counts: of requests GRPCRoute before HTTPRoute, of connections TLSRoute
-//! before TCPRoute, and of those two only the oldest. See GEP-1294,
-//! <https://gateway-api.sigs.k8s.io/geps/gep-1294/>.
+//! before TCPRoute, and of those two only the oldest. At a headless Service none does: it has no front, and whoever calls it has
+//! chosen a pod. See GEP-1294, <https://gateway-api.sigs.k8s.io/geps/gep-1294/>.
 
 use std::sync::Arc;
 
 use super::ProxyView;
 use crate::store::route::{Route, RouteKind};
-use crate::store::service::{AppProtocol, ServicePort};
+use crate::store::service::{Addressing, AppProtocol, ServicePort};
 use crate::store::{ObjectKey, World};
 
 /// The kinds of routes of requests, the one that wins first.
@@ -82,6 +82,10 @@ fn of_namespace<'a>(
     service: &ObjectKey,
     port: &ServicePort,
 ) -> Vec<&'a Arc<Route>> {
+    let known = world.service(service);
+    if known.is_some_and(|it| it.addressing == Addressing::Headless) {
+        return Vec::new();
+    }
     let found = kinds.iter().find_map(|kind| {
         let routes: Vec<_> = world
             .routes_of(*kind, service)

@@ -65,8 +65,8 @@ fn parents_take_what_they_can_route() {
             "HTTPRoute",
             parent("bare", &json!({})),
             to("web"),
-            "true Accepted",
-            "",
+            "false NoMatchingParent",
+            "shop/bare is headless",
         ),
         (
             "no such Service",

@@ -33,6 +33,19 @@ fn routes_follow_the_precedence_of_the_gateway_api() {
 }
 
 #[test]
+fn no_route_counts_at_a_headless_service() {
+    let headless = BASE.replace("clusterIP: 10.0.0.1", "clusterIP: None");
+    let route = http_route(
+        "r",
+        "shop",
+        "[{backendRefs: [{name: web, port: 80, weight: 3}]}]",
+    );
+    let of = |text: &str| routes(&world(text), &client("shop"), WEB);
+    assert_eq!(of(&format!("{headless}{route}")), of(&headless));
+    assert_ne!(of(&format!("{BASE}{route}")), of(BASE));
+}
+
+#[test]
 fn consumers_have_their_own_routes_and_nobody_elses() {
     let producer = http_route(
         "p",
