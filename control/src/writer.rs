@@ -2,12 +2,15 @@
 //!
 //! That is ConfigMap `tulle-ca-root` in our own and every meshed namespace, and `caBundle` of our webhook configurations. What
 //! is there is watched, and what is not as it should be is written ([`places`] knows which), by server-side apply, so that
-//! others' fields stay theirs. The bundle has arrived when nothing is left to write; a rotation waits for that.
+//! others' fields stay theirs. The bundle has arrived when nothing is left to write that all wait for
+//! ([`Places::holds_up`] has the rule); a rotation waits for that, and for nothing else.
 
 mod apply;
+mod event;
 mod listed;
 mod places;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +22,7 @@ use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::PartialObjectMeta;
 use kube::{Api, Client};
+use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -34,7 +38,7 @@ use crate::election::Leadership;
 use crate::platform::{self, watch_config};
 use crate::store::{Kind, World};
 use apply::{Applied, apply};
-use places::{Place, Places};
+use places::{Digest, Place, Places, digest_of};
 
 /// Writes at a time.
 const AT_ONCE: usize = 16;
@@ -42,6 +46,8 @@ const AT_ONCE: usize = 16;
 const ARRIVAL: Duration = Duration::from_secs(5);
 /// Longest time between two looks at what there is to write.
 const LOOK: Duration = Duration::from_secs(1);
+/// So many places that cannot be written are named; more are counted.
+const NAMED: usize = 100;
 
 /// A bundle to be written, by the replica that was elected for a term.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +63,12 @@ struct Progress {
     arrived: Option<Wanted>,
     /// Why the rest has not.
     problem: Option<String>,
+    /// The places that cannot be written, and why.
+    refused: Vec<String>,
 }
+
+/// What each namespace has.
+type Held = Arc<Mutex<BTreeMap<Arc<str>, Digest>>>;
 
 /// Hands the bundle to the writer, and waits until it has arrived.
 #[derive(Debug)]
@@ -65,6 +76,7 @@ pub(crate) struct ClusterSink {
     leadership: Leadership,
     wanted: watch::Sender<Option<Wanted>>,
     progress: watch::Receiver<Progress>,
+    held: Held,
 }
 
 impl ClusterSink {
@@ -99,6 +111,15 @@ impl BundleSink for ClusterSink {
     fn publish<'a>(&'a self, pem: &'a str) -> BoxFuture<'a, io::Result<()>> {
         Box::pin(self.hand_over(pem))
     }
+
+    fn lacks(&self, namespace: &str, pem: &str) -> bool {
+        let held = self.held.lock().get(namespace).copied();
+        held.is_some_and(|held| held != digest_of(pem.as_bytes()))
+    }
+
+    fn refused(&self) -> Vec<String> {
+        self.progress.borrow().refused.clone()
+    }
 }
 
 /// Keeps the bundle true wherever it belongs.
@@ -111,6 +132,11 @@ pub(crate) struct Writer {
     /// The pods that were looked at last.
     pods: u64,
     places: Places,
+    held: Held,
+    /// What was wanted at the last look.
+    begun: Option<Wanted>,
+    /// Who is left behind.
+    behind: BTreeSet<Place>,
     metrics: Metrics,
     told: Gate,
 }
@@ -120,12 +146,18 @@ pub(crate) struct Writer {
 pub(crate) struct Metrics {
     writes: Family<WriteLabels, Counter>,
     missing: Gauge,
+    refused: Family<PlaceLabels, Gauge>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct WriteLabels {
     kind: &'static str,
     result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PlaceLabels {
+    place: String,
 }
 
 impl Metrics {
@@ -141,6 +173,11 @@ impl Metrics {
             "control_bundles_missing",
             "Places where the trust bundle is not as this replica would have it",
             metrics.missing.clone(),
+        );
+        registry.register(
+            "control_bundles_refused",
+            "Places where the trust bundle could not be written (1), or which a rotation does not wait for any more (2)",
+            metrics.refused.clone(),
         );
         metrics
     }
@@ -167,6 +204,7 @@ impl Writer {
             leadership: leadership.clone(),
             wanted: sender,
             progress: seen,
+            held: Held::default(),
         };
         let writer = Self {
             client,
@@ -176,6 +214,9 @@ impl Writer {
             worlds,
             pods: u64::MAX,
             places: Places::default(),
+            held: sink.held.clone(),
+            begun: None,
+            behind: BTreeSet::new(),
             metrics,
             told: Gate::default(),
         };
@@ -208,7 +249,10 @@ impl Writer {
             tokio::select! {
                 // Whatever comes is taken in; the order does not matter.
                 Some(event) = namespaces.next() => self.places.namespace(event),
-                Some(event) = bundles.next() => self.places.bundle(event),
+                Some(event) = bundles.next() => {
+                    self.places.bundle(event);
+                    *self.held.lock() = self.places.held();
+                }
                 Some(event) = webhooks.next() => self.places.webhooks(event),
                 Some((place, wanted, applied)) = writes.next() => self.wrote(place, &wanted, applied),
                 Ok(()) = self.wanted.changed() => {}
@@ -234,8 +278,15 @@ impl Writer {
     fn begin(&mut self, writes: &FuturesUnordered<Write>) -> Duration {
         let wanted = self.wanted.borrow_and_update().clone();
         let term = self.leadership.term();
-        let Some(wanted) = wanted.filter(|wanted| Some(wanted.term) == term) else {
+        let wanted = wanted.filter(|wanted| Some(wanted.term) == term);
+        if self.begun != wanted {
+            self.places.begin();
+            self.begun.clone_from(&wanted);
+        }
+        let Some(wanted) = wanted else {
             self.metrics.missing.set(0);
+            self.metrics.refused.clear();
+            self.behind.clear();
             return LOOK;
         };
         let now = Instant::now();
@@ -254,37 +305,70 @@ impl Writer {
                 Some(due) if due > now => pause = pause.min(due - now),
                 Some(_) if writes.len() < AT_ONCE => {
                     self.places.writing(place);
-                    writes.push(self.write(place, &wanted));
+                    let tells = self.places.tells(place, now);
+                    writes.push(self.write(place, &wanted, tells));
                 }
                 _ => {}
             }
         }
-        self.report(&wanted, missing.first());
+        self.report(&wanted, &missing, now);
         pause
     }
 
-    /// Tells those who wait how far it is.
-    fn report(&self, wanted: &Wanted, missing: Option<&Place>) {
-        let problem = missing.map(|place| {
-            let reason = self.places.problem(place).unwrap_or("it is being written");
-            format!("{place}: {reason}")
-        });
+    /// Tells those who wait how far it is, and everybody who is not waited for.
+    fn report(&mut self, wanted: &Wanted, missing: &[Place], now: Instant) {
+        let why = |place: &Place| Some(format!("{place}: {}", self.places.problem(place)?));
+        let holds_up = |place: &&Place| self.places.holds_up(place, now);
+        let problem = missing
+            .iter()
+            .find(holds_up)
+            .map(|place| why(place).unwrap_or_else(|| format!("{place}: it is being written")));
         let arrived = problem.is_none().then(|| wanted.clone());
+        let refused: Vec<_> = missing.iter().filter_map(why).take(NAMED).collect();
+        let behind = missing.iter().filter(|place| !holds_up(place));
+        let behind: BTreeSet<_> = behind.cloned().collect();
+        for place in behind.difference(&self.behind).take(NAMED) {
+            let error = self.places.problem(place);
+            tracing::error!(%place, error, "the trust bundle cannot be written there, and nothing waits for it any more");
+        }
+        self.behind = behind;
+        self.measure(missing);
         self.progress.send_if_modified(|known| {
-            let differs = known.arrived != arrived || known.problem != problem;
+            let differs =
+                known.arrived != arrived || known.problem != problem || known.refused != refused;
             if differs {
-                *known = Progress { arrived, problem };
+                *known = Progress {
+                    arrived,
+                    problem,
+                    refused,
+                };
             }
             differs
         });
     }
 
-    fn write(&self, place: &Place, wanted: &Wanted) -> Write {
+    fn measure(&self, missing: &[Place]) {
+        let refused = &self.metrics.refused;
+        refused.clear();
+        let failed = |place: &&Place| self.places.problem(place).is_some();
+        for place in missing.iter().filter(failed).take(NAMED) {
+            let labels = PlaceLabels {
+                place: place.to_string(),
+            };
+            let value = if self.behind.contains(place) { 2 } else { 1 };
+            refused.get_or_create(&labels).set(value);
+        }
+    }
+
+    fn write(&self, place: &Place, wanted: &Wanted, tells: bool) -> Write {
         let (client, leadership) = (self.client.clone(), self.leadership.clone());
         let names = self.places.webhook_names(place);
         let (place, wanted) = (place.clone(), wanted.clone());
         Box::pin(async move {
             let applied = apply(&client, &leadership, &place, names, &wanted.pem).await;
+            if let (true, Applied::Failed(error)) = (tells, &applied) {
+                event::tell(&client, &leadership, &place, error).await;
+            }
             (place, wanted, applied)
         })
     }
@@ -295,17 +379,22 @@ impl Writer {
                 self.metrics.wrote(&place, "done");
                 tracing::info!(%place, "trust bundle written");
                 self.places.wrote(place, &wanted.pem);
+                *self.held.lock() = self.places.held();
             }
             Applied::Gone => self.places.gone(place),
             Applied::Failed(error) => {
                 self.metrics.wrote(&place, "failed");
-                if let Some(left_out) = self.told.pass() {
-                    tracing::warn!(%place, error, left_out, "trust bundle not written; will be tried again");
+                let first = self.places.failed(&place, error.clone(), Instant::now());
+                let told = self.told.pass();
+                if first || told.is_some() {
+                    tracing::warn!(%place, error, left_out = told, "trust bundle not written; will be tried again");
                 }
-                self.places.failed(place, error, Instant::now());
             }
         }
     }
 }
 
 type Write = BoxFuture<'static, (Place, Wanted, Applied)>;
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -72,6 +72,8 @@ pub(crate) struct Authority {
     turn: tokio::sync::Mutex<()>,
     state: Mutex<State>,
     issuer: ArcSwap<Issuer>,
+    /// Signs by the root of before, while that is trusted.
+    former: ArcSwapOption<Issuer>,
     bundle: watch::Sender<Arc<str>>,
     identity: Identity,
     id: SpiffeId,
@@ -110,6 +112,7 @@ pub(crate) enum RotateError {
 struct Ready {
     roots: Roots,
     issuer: Issuer,
+    former: Option<Issuer>,
     svid: Svid,
 }
 
@@ -128,6 +131,7 @@ impl Authority {
             identity: Identity::new(ready.svid, ready.issuer.bundle().clone()),
             bundle: watch::Sender::new(ready.roots.bundle().into()),
             issuer: ArcSwap::from_pointee(ready.issuer),
+            former: ArcSwapOption::from_pointee(ready.former),
             turn: tokio::sync::Mutex::new(()),
             state: Mutex::new(State {
                 roots: ready.roots,
@@ -162,7 +166,8 @@ impl Authority {
     }
 
     /// Signs a workload's request. It gets at most the operator's lifetime, and is refused if it asks for more than any
-    /// workload may.
+    /// workload may. One of a namespace that has not got the root which signs now gets no leaf of it, which its neighbours
+    /// would refuse, but one of the root before, no longer than that is trusted.
     pub(crate) fn issue(
         &self,
         csr: &str,
@@ -176,7 +181,12 @@ impl Authority {
         };
         let names = server_names(id, &self.settings.cluster_domain);
         let names: Vec<_> = names.iter().map(String::as_str).collect();
-        self.issuer.load().issue(
+        let former = self.former.load_full();
+        let (issuer, ttl) = match former.filter(|_| self.is_behind(id.namespace())) {
+            Some(former) => (former, ttl.min(self.former_left())),
+            None => (self.issuer.load_full(), ttl),
+        };
+        issuer.issue(
             csr,
             &IssueRequest {
                 ttl: Some(ttl),
@@ -184,6 +194,23 @@ impl Authority {
                 ..IssueRequest::new(id)
             },
         )
+    }
+
+    /// Whether a namespace is known to have another bundle than the present one.
+    fn is_behind(&self, namespace: &str) -> bool {
+        let bundle = self.bundle.borrow().clone();
+        let mut sinks = self.settings.sinks.iter();
+        sinks.any(|sink| sink.lacks(namespace, &bundle))
+    }
+
+    /// How long the root of before is trusted yet.
+    fn former_left(&self) -> Duration {
+        let due = self.state.lock().roots.due(self.settings.propagation);
+        let left = due.map(|due| {
+            due.duration_since((self.settings.now)())
+                .unwrap_or_default()
+        });
+        left.unwrap_or(Duration::MAX)
     }
 
     /// Begins to replace the root.
@@ -284,10 +311,12 @@ impl Authority {
         let Ready {
             roots,
             issuer,
+            former,
             svid,
         } = ready;
         self.identity.replace_all(svid, issuer.bundle().clone())?;
         self.issuer.store(Arc::new(issuer));
+        self.former.store(former.map(Arc::new));
         self.measure(&roots);
         let bundle = roots.bundle();
         let mut state = self.state.lock();
@@ -414,9 +443,18 @@ fn new_root(domain: &TrustDomain) -> Result<RootPem, CaError> {
 fn ready(roots: Roots, settings: &Settings, id: &SpiffeId) -> Result<Ready, CaError> {
     let issuer = issuer_of(&roots, settings)?;
     let svid = own_svid(&issuer, id, settings)?;
+    let former = match roots.former() {
+        Some(pem) => Some(Issuer::new(
+            root(pem, &settings.trust_domain)?,
+            [issuer.root().cert().clone()],
+            policy(settings.leaf_ttl),
+        )?),
+        None => None,
+    };
     Ok(Ready {
         roots,
         issuer,
+        former,
         svid,
     })
 }
@@ -454,11 +492,14 @@ pub(super) fn issuer(
     for other in roots.others() {
         others.push(root(other, domain)?.cert().clone());
     }
-    let policy = CsrPolicy {
+    Ok(Issuer::new(signer, others, policy(leaf_ttl))?)
+}
+
+fn policy(leaf_ttl: Duration) -> CsrPolicy {
+    CsrPolicy {
         default_ttl: leaf_ttl,
         max_ttl: leaf_ttl.max(LONGEST_REQUEST),
-    };
-    Ok(Issuer::new(signer, others, policy)?)
+    }
 }
 
 /// A root that is what it says: what it signs can be verified by the certificate that is published.

@@ -108,6 +108,11 @@ impl Roots {
         &self.roots[self.signer_index()]
     }
 
+    /// The root that has signed before and is trusted for a while yet.
+    pub(crate) fn former(&self) -> Option<&RootPem> {
+        matches!(self.stage, Stage::Switched { .. }).then(|| &self.roots[0])
+    }
+
     /// The roots that are trusted but do not sign.
     pub(crate) fn others(&self) -> impl Iterator<Item = &RootPem> {
         let signer = self.signer_index();

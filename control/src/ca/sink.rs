@@ -16,6 +16,16 @@ pub trait BundleSink: Send + Sync + 'static {
     /// # Errors
     /// If it did not arrive; it will be tried again, and no root signs before its bundle has arrived.
     fn publish<'a>(&'a self, pem: &'a str) -> BoxFuture<'a, io::Result<()>>;
+
+    /// Whether a namespace is known to have another bundle than that. Who has none at all is not meant.
+    fn lacks(&self, _namespace: &str, _pem: &str) -> bool {
+        false
+    }
+
+    /// Where the bundle cannot be put, and why, as far as this replica knows.
+    fn refused(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Writes the bundle to `root.pem` in a directory, as a whole.

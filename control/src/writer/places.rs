@@ -20,6 +20,12 @@ use super::listed::Listed;
 
 /// Pauses before a write that failed is tried again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// How long everybody waits for a namespace that cannot be written.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60 * 60);
+/// Failures in a row that are worth an Event; fewer mend themselves.
+const WORTH_AN_EVENT: u32 = 3;
+/// How often an Event is written anew, before the API server forgets it.
+const AGAIN: Duration = Duration::from_secs(45 * 60);
 
 /// An object that has the bundle.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,7 +56,7 @@ impl fmt::Display for Place {
     }
 }
 
-type Digest = [u8; 32];
+pub(super) type Digest = [u8; 32];
 
 /// What matters of a namespace.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +77,11 @@ struct Held {
 struct Trouble {
     writing: bool,
     problem: Option<String>,
+    /// The first failure of those in a row.
+    since: Option<Instant>,
+    failures: u32,
+    /// When its Event was written.
+    told: Option<Instant>,
     again: Instant,
     pauses: Backoff,
 }
@@ -184,6 +195,9 @@ impl Places {
         let trouble = trouble.or_insert_with(|| Trouble {
             writing: true,
             problem: None,
+            since: None,
+            failures: 0,
+            told: None,
             again: Instant::now(),
             pauses: Backoff::new(PAUSES.0, PAUSES.1),
         });
@@ -216,13 +230,69 @@ impl Places {
         self.troubles.remove(&place);
     }
 
-    /// A write has failed.
-    pub(super) fn failed(&mut self, place: Place, problem: String, now: Instant) {
-        if let Some(trouble) = self.troubles.get_mut(&place) {
-            trouble.writing = false;
-            trouble.problem = Some(problem);
-            trouble.again = now + trouble.pauses.next_delay();
+    /// A write has failed; says whether it is the first time.
+    pub(super) fn failed(&mut self, place: &Place, problem: String, now: Instant) -> bool {
+        let Some(trouble) = self.troubles.get_mut(place) else {
+            return false;
+        };
+        trouble.writing = false;
+        trouble.problem = Some(problem);
+        trouble.failures = trouble.failures.saturating_add(1);
+        trouble.again = now + trouble.pauses.next_delay();
+        let first = trouble.since.is_none();
+        trouble.since.get_or_insert(now);
+        first
+    }
+
+    /// Another bundle is to be written, or by another replica: patience begins anew.
+    pub(super) fn begin(&mut self) {
+        for trouble in self.troubles.values_mut() {
+            trouble.since = None;
         }
+    }
+
+    /// Whether everybody waits for a place that has not got the bundle.
+    ///
+    /// A root signs only when everybody who could meet it knows it, so all wait for every place, with two exceptions, lest one
+    /// tenant's quota or policy hold up the mesh: nobody waits for a namespace that cannot be written and has had no bundle yet,
+    /// because no pod starts there without one; and nobody waits longer than [`PATIENCE`] for another. That is counted within
+    /// one term of this replica, in which it renews its lease every second: the API server works, and that namespace does not.
+    /// Those who are left behind go on by the old root among themselves as long as it is trusted
+    /// (`Authority::issue`). Our own namespace and the webhooks are not left behind.
+    pub(super) fn holds_up(&self, place: &Place, now: Instant) -> bool {
+        let Place::Namespace(namespace) = place else {
+            return true;
+        };
+        let trouble = self.troubles.get(place);
+        let Some(since) = trouble.and_then(|trouble| trouble.since) else {
+            return true;
+        };
+        if &**namespace == names::CONTROL_NAMESPACE {
+            return true;
+        }
+        let had = self.bundles.get(namespace).is_some_and(|held| held.ours);
+        let inhabited = had || self.proxied.contains(namespace);
+        inhabited && now < since + PATIENCE
+    }
+
+    /// Whether an Event is to tell if that place fails once more.
+    pub(super) fn tells(&mut self, place: &Place, now: Instant) -> bool {
+        let Some(trouble) = self.troubles.get_mut(place) else {
+            return false;
+        };
+        let due = trouble.told.is_none_or(|told| now >= told + AGAIN);
+        let tells = due && trouble.failures + 1 >= WORTH_AN_EVENT;
+        if tells {
+            trouble.told = Some(now);
+        }
+        tells
+    }
+
+    /// What each namespace has from us.
+    pub(super) fn held(&self) -> BTreeMap<Arc<str>, Digest> {
+        let ours = self.bundles.iter().filter(|(_, held)| held.ours);
+        ours.filter_map(|(namespace, held)| Some((namespace.clone(), held.bundle?)))
+            .collect()
     }
 
     /// Why a place could not be written.
@@ -240,7 +310,7 @@ impl Places {
     }
 }
 
-fn digest_of(bytes: &[u8]) -> Digest {
+pub(super) fn digest_of(bytes: &[u8]) -> Digest {
     let mut hash = [0; 32];
     hash.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
     hash

@@ -95,12 +95,13 @@ impl Authority {
     }
 
     /// Takes the steps that are due, and says how long until another is.
+    ///
+    /// Another key below the same root, and the announcement of another root, wait for nothing: who has not got the bundle
+    /// loses nothing by them. What waits is that a new root signs, and that an old one goes: until the bundle has arrived with
+    /// all that a sink waits for.
     pub(super) async fn lead(&self) -> Result<Duration, CaError> {
         let now = (self.settings.now)();
         self.look_at_plugged().await;
-        if !self.state.lock().published && !self.publish().await? {
-            return Ok(RETRY);
-        }
         if let Some(roots) = self.replaced()? {
             let stage = roots.stage();
             self.adopt(roots).await?;
@@ -109,6 +110,9 @@ impl Authority {
                 "there is another root to sign with, now or once it is announced"
             );
             return Ok(Duration::ZERO);
+        }
+        if !self.state.lock().published && !self.publish().await? {
+            return Ok(RETRY);
         }
         let mut roots = self.state.lock().roots.clone();
         if roots.advance(now, self.settings.propagation, longest_leaf(&self.settings)) {

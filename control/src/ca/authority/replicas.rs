@@ -1,5 +1,7 @@
 //! Replicas that share their roots in a Secret of a hand-written API server, by a clock that only the test moves.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use futures_util::future::{BoxFuture, join_all};
 use prometheus_client::registry::Registry;
 use rcgen::{
@@ -22,12 +24,17 @@ const PROVIDED: &str = "/api/v1/namespaces/tulle-system/secrets/provided";
 
 /// Where what the replicas publish can be seen, in order.
 #[derive(Clone, Default)]
-struct Sink(Arc<Mutex<Vec<String>>>);
+struct Sink(Arc<Mutex<Vec<String>>>, Arc<AtomicBool>);
 
 impl BundleSink for Sink {
     fn publish<'a>(&'a self, pem: &'a str) -> BoxFuture<'a, std::io::Result<()>> {
-        self.0.lock().push(pem.to_owned());
-        Box::pin(std::future::ready(Ok(())))
+        let published = if self.1.load(Ordering::Relaxed) {
+            Err(std::io::Error::other("a namespace is full"))
+        } else {
+            self.0.lock().push(pem.to_owned());
+            Ok(())
+        };
+        Box::pin(std::future::ready(published))
     }
 }
 
@@ -482,6 +489,11 @@ async fn another_key_below_the_same_root_signs_at_once() {
     let [first, second] = lab.two().await;
     let below = |replica: &Replica| replica.chain()[1].clone();
     let old = below(&first);
+    // Nobody has to be told, so it does not matter who cannot be.
+    lab.sink.1.store(true, Ordering::Relaxed);
+    for replica in [&first, &second] {
+        replica.authority.state.lock().published = false;
+    }
     lab.server.put(PROVIDED, root.provided(true));
     pass(Duration::from_secs(2)).await;
     assert_ne!(below(&first), old);

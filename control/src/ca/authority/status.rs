@@ -13,6 +13,8 @@ pub(crate) struct Status {
     elected: bool,
     /// Whether the elected replica's bundle has arrived; another does not know.
     bundle_published: bool,
+    /// Where the elected replica cannot put its bundle, and why.
+    bundle_refused: Vec<String>,
     leaf_ttl_seconds: u64,
     trust_bundle: String,
 }
@@ -22,6 +24,8 @@ impl Authority {
     pub(crate) fn status(&self) -> Status {
         let settings = &self.settings;
         let elected = settings.leadership.term().is_some();
+        let sinks = settings.sinks.iter().filter(|_| elected);
+        let bundle_refused = sinks.flat_map(|sink| sink.refused()).collect();
         let state = self.state.lock();
         let left = |due: SystemTime| {
             due.duration_since((settings.now)())
@@ -33,6 +37,7 @@ impl Authority {
             next_step_in_seconds: state.roots.due(settings.propagation).map(left),
             elected,
             bundle_published: elected && state.published,
+            bundle_refused,
             leaf_ttl_seconds: settings.leaf_ttl.as_secs(),
             trust_bundle: state.roots.bundle(),
         }

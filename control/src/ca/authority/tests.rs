@@ -19,6 +19,8 @@ const PROPAGATION: Duration = Duration::from_secs(120);
 struct Sink {
     last: Arc<Mutex<String>>,
     broken: Arc<AtomicBool>,
+    /// A namespace that has not got it.
+    behind: Arc<Mutex<String>>,
 }
 
 impl BundleSink for Sink {
@@ -30,6 +32,10 @@ impl BundleSink for Sink {
             Ok(())
         };
         Box::pin(std::future::ready(published))
+    }
+
+    fn lacks(&self, namespace: &str, _pem: &str) -> bool {
+        *self.behind.lock() == namespace
     }
 }
 
@@ -83,15 +89,16 @@ async fn pass(authority: &Authority, time: Duration) {
 
 /// The root that signs a leaf issued now.
 fn signer(authority: &Authority) -> String {
-    let id = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/web").expect("an id");
+    issued_in(authority, "shop").pem_chain()[1].clone()
+}
+
+fn issued_in(authority: &Authority, namespace: &str) -> Issued {
+    let id = format!("spiffe://cluster.local/ns/{namespace}/sa/web");
+    let id = SpiffeId::parse(&id).expect("an id");
     let csr = PrivateKey::generate()
         .and_then(|key| key.csr(&id))
         .expect("a request");
-    authority
-        .issue(&csr, &id, None)
-        .expect("issued")
-        .pem_chain()[1]
-        .clone()
+    authority.issue(&csr, &id, None).expect("issued")
 }
 
 fn roots_of(bundle: &str) -> usize {
@@ -171,6 +178,27 @@ async fn a_new_root_does_not_sign_before_its_bundle_has_left_and_spread() {
     assert_eq!(signer(&authority), old, "not everybody has");
     pass(&authority, PROPAGATION).await;
     assert_ne!(signer(&authority), old);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_not_got_the_new_root_has_leaves_of_the_old_one_while_it_is_trusted() {
+    let lab = Lab::new();
+    let authority = lab.open().await;
+    pass(&authority, Duration::from_secs(1)).await;
+    let old = signer(&authority);
+    authority.rotate().await.expect("steady");
+    *lab.sink.behind.lock() = "full".to_owned();
+    // Half an hour before the old root goes.
+    pass(&authority, PROPAGATION + HOUR / 2).await;
+    let (there, here) = (issued_in(&authority, "full"), signer(&authority));
+    assert_eq!(there.pem_chain()[1], old);
+    assert_ne!(here, old);
+    let left = there.not_after.duration_since(SystemTime::now());
+    let left = left.expect("it holds");
+    assert!(left < HOUR / 2 + Duration::from_secs(60), "{left:?}");
+    lab.sink.behind.lock().clear();
+    let caught_up = issued_in(&authority, "full");
+    assert_eq!(caught_up.pem_chain()[1], here);
 }
 
 #[tokio::test(start_paused = true)]

@@ -93,6 +93,8 @@ fn control_cluster() -> Value {
             "resourceNames": [CA_CONFIG_MAP],
             "verbs": ["get", "list", "watch", "create", "patch", "delete"],
         },
+        // They tell a namespace that it could not be written.
+        { "apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"] },
         {
             "apiGroups": ["admissionregistration.k8s.io"],
             "resources": ["mutatingwebhookconfigurations"],
