@@ -13,7 +13,7 @@ use control::Control;
 tulle_tests::cases! { in Kubernetes:
     services_and_their_endpoints_come_and_go;
     routes_and_policies_are_followed_with_their_definitions;
-    nothing_vanishes_while_the_api_server_is_away;
+    row_55_nothing_vanishes_while_the_api_server_is_away_nor_when_it_has_forgotten;
 }
 
 /// How long the cluster and the control plane may take for a change, on a busy machine.
@@ -220,22 +220,29 @@ async fn policies(cluster: &Cluster, control: &Control) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn nothing_vanishes_while_the_api_server_is_away(_: &Kubernetes) -> anyhow::Result<()> {
+async fn row_55_nothing_vanishes_while_the_api_server_is_away_nor_when_it_has_forgotten(
+    _: &Kubernetes,
+) -> anyhow::Result<()> {
     let mut cluster = Cluster::start(1)?;
     let control = Control::start(&cluster).await?;
     cluster.ask(["create", "namespace", "kept"], "")?;
     let apply = ["--namespace=kept", "apply", "--server-side", "-f", "-"];
     cluster.ask(apply, WEB)?;
     control.sees_ready("kept/web", Some(2)).await?;
+    // Each change of what it knows counts, so that nothing can go and come back unseen.
+    let changes = || {
+        let generations = control.debug("world")?["generations"].take();
+        anyhow::Ok(["Service", "EndpointSlice", "Pod"].map(|kind| generations[kind].to_string()))
+    };
 
     cluster.kill_api_server()?;
     eventually(SOON, async || {
-        ensure!(control.ready_pods("kept/web")? == Some(2));
-        let failures = control.failures("EndpointSlice")?;
+        let failures = control.failures("EndpointSlice", "")?;
         ensure!(failures >= 5, "{failures} failures");
         Ok(())
     })
     .await?;
+    let before = changes()?;
     let problems = control.debug("source")?["problems"].take();
     let told = problems.as_array().into_iter().flatten();
     let mut told = told.filter_map(|it| it["resource"].as_str());
@@ -245,14 +252,21 @@ async fn nothing_vanishes_while_the_api_server_is_away(_: &Kubernetes) -> anyhow
     );
     ensure!(control.is_ready()?, "it serves what it knows");
 
+    cluster.forget()?;
     cluster.start_api_server()?;
     eventually(SOON, async || {
-        ensure!(control.ready_pods("kept/web")? == Some(2));
         let problems = control.debug("source")?;
         ensure!(problems["problems"] == serde_json::json!([]), "{problems}");
         Ok(())
     })
     .await?;
+    for kind in ["Service", "EndpointSlice", "Pod"] {
+        let forgotten = control.failures(kind, "expired")?;
+        ensure!(forgotten >= 1, "{kind} was not listed anew");
+    }
+    let after = changes()?;
+    ensure!(before == after, "{before:?} became {after:?}");
+    ensure!(control.ready_pods("kept/web")? == Some(2));
     cluster.ask(
         [
             "--namespace=kept",

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::component::Component;
-use crate::control_plane::ControlPlane;
+use crate::control_plane::{ControlPlane, ETCD};
 use crate::image::Image;
 use crate::machine::{Machine, Place};
 use crate::network::MOST_NODES;
@@ -274,6 +274,25 @@ impl Cluster {
         self.wait(API_SERVER, |cluster| {
             cluster.ask(["get", "--raw", "/readyz"], "").map(drop)
         })
+    }
+
+    /// Has the store forget all but what is there now, as it does every few minutes: who wants to go on from an older version
+    /// is told that this is gone (410), and lists anew.
+    pub fn forget(&self) -> Result<()> {
+        let ask = |call: &str, body: &str| {
+            let mut command = self.control().on_network("curl");
+            let url = format!("{ETCD}/v3/kv/{call}");
+            command.args(["--silent", "--show-error", "--fail", "--data", body, &url]);
+            finish(command, None).with_context(|| format!("ask etcd for {call}"))
+        };
+        // Any key: the answer says which revision is the newest.
+        let newest: serde_json::Value = serde_json::from_str(&ask("range", r#"{"key":"Lw=="}"#)?)?;
+        let revision = &newest["header"]["revision"];
+        ask(
+            "compaction",
+            &format!(r#"{{"revision":{revision},"physical":true}}"#),
+        )
+        .map(drop)
     }
 
     fn api_server(&mut self) -> Result<&mut Component> {

@@ -12,7 +12,7 @@ use crate::network::{API_SERVICE, CONTROL_V4, CONTROL_V6, SERVICES};
 use crate::pki::{ADMIN, Authority, Name, Pair};
 use crate::programs;
 
-const ETCD: &str = "http://127.0.0.1:2379";
+pub(crate) const ETCD: &str = "http://127.0.0.1:2379";
 const FLAGS: &str =
     "if it is about a flag, the program is of another version: delete it and run ./tests/run";
 

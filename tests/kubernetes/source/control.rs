@@ -93,10 +93,10 @@ impl Control {
         .await
     }
 
-    /// How many lists and watches of a kind failed.
-    pub(super) fn failures(&self, kind: &str) -> anyhow::Result<u64> {
+    /// How many lists and watches of a kind failed, for a reason that begins like this.
+    pub(super) fn failures(&self, kind: &str, reason: &str) -> anyhow::Result<u64> {
         let metrics = self.get("/metrics")?;
-        let name = format!("tulle_source_watch_failures_total{{kind=\"{kind}\"");
+        let name = format!("tulle_source_watch_failures_total{{kind=\"{kind}\",reason=\"{reason}");
         let lines = metrics.lines().filter(|line| line.starts_with(&name));
         let counts = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
         Ok(counts.sum())
