@@ -19,6 +19,9 @@ tulle_tests::cases! { in Kubernetes:
 /// How long after a kill a client may still send to what is dead, before it reads so.
 const UNREAD: Duration = Duration::from_secs(1);
 
+/// How the paths of requests over gRPC begin.
+const GRPC: &str = "/tulle.app.";
+
 /// A container that was killed.
 struct Kill {
     /// Of the pod.
@@ -29,22 +32,26 @@ struct Kill {
 async fn apps_killed_without_notice_lose_no_idempotent_request(
     kubernetes: &Kubernetes,
 ) -> anyhow::Result<()> {
-    killed(kubernetes, "apps-killed", "containerStatuses", "web").await
+    let (statuses, name) = ("containerStatuses", "web");
+    // Who loses it is the server's own sidecar.
+    killed(kubernetes, "apps-killed", statuses, name, "inbound|").await
 }
 
 async fn sidecars_killed_without_notice_lose_no_idempotent_request(
     kubernetes: &Kubernetes,
 ) -> anyhow::Result<()> {
     let statuses = "initContainerStatuses";
-    killed(kubernetes, "sidecars-killed", statuses, "tulle-proxy").await
+    let name = "tulle-proxy";
+    killed(kubernetes, "sidecars-killed", statuses, name, "outbound|").await
 }
 
-/// Kills a container of each server, one after the other.
+/// Kills a container of each server, one after the other. Sidecars lose requests to it in that direction.
 async fn killed(
     kubernetes: &Kubernetes,
     name: &str,
     statuses: &str,
     container: &str,
+    direction: &str,
 ) -> anyhow::Result<()> {
     let kubernetes = kubernetes.meshed().await?;
     let mut shop = Shop::open(&kubernetes.cluster, name).await?;
@@ -76,7 +83,14 @@ async fn killed(
         let excused = excused(request, &kills)?;
         ensure!(excused, "was in flight to none of the killed: {request}");
     }
-    let told = failed.len() as u64;
+    let of = |request: &&Value, field: &str, prefix: &str| {
+        let value = request[field].as_str();
+        value.is_some_and(|it| it.starts_with(prefix))
+    };
+    let told = failed
+        .iter()
+        .filter(|it| of(it, "upstream_cluster", direction) && of(it, "path", GRPC))
+        .count() as u64;
     ensure!(grpc.failed <= told, "{grpc}, of which {told} are told of");
     Ok(())
 }

@@ -26,6 +26,9 @@ const SLOW: f64 = 500.0;
 /// How long what is new may take with half of the parts gone.
 const RECOVERED: Duration = Duration::from_secs(120);
 
+/// How many requests over gRPC may have been sent to the lost node that nobody may send again: of those within two seconds.
+const IN_FLIGHT: u64 = 40;
+
 /// A server that is new after the loss.
 const NEW: &str = r#"
 apiVersion: v1
@@ -84,7 +87,8 @@ async fn traffic_leaves_a_lost_node_before_its_endpoints_go(_: &Kubernetes) -> a
         eprintln!("{name}: {failed} failed; seconds with failures or slow requests: {bad:?}");
         let left = bad.last().is_none_or(|(when, ..)| *when <= LEFT);
         ensure!(left, "traffic over {name} had not left in time: {bad:?}");
-        ensure!(name != "http" || failed == 0, "{failed} GETs failed");
+        let most = if name == "http" { 0 } else { IN_FLIGHT };
+        ensure!(failed <= most, "{failed} requests over {name} failed");
     }
 
     let new = ["apply", "-n", "lost", "-f", "-"];
