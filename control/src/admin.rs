@@ -154,7 +154,8 @@ fn ready(discovery: &Discovery) -> Answer {
 
 fn source(report: &SourceReport, discovery: &Discovery) -> Answer {
     let problems: Vec<_> = report.problems().into_iter().map(shown).collect();
-    let overruled: Vec<_> = translate::overruled(&discovery.world())
+    let world = discovery.world();
+    let overruled: Vec<_> = translate::overruled(&world)
         .into_iter()
         .map(|it| {
             json!({
@@ -165,7 +166,11 @@ fn source(report: &SourceReport, discovery: &Discovery) -> Answer {
             })
         })
         .collect();
-    admin::json(&json!({ "problems": problems, "overruled": overruled }))
+    admin::json(&json!({
+        "synced": world.synced(),
+        "problems": problems,
+        "overruled": overruled,
+    }))
 }
 
 /// A problem, with what its place has.

@@ -133,6 +133,23 @@ async fn what_is_wrong_is_found_and_has_a_remedy(kubernetes: &Kubernetes) -> any
         Ok(found)
     })
     .await?;
+    for (subject, words) in [
+        ("webhook tulle-injector", "reaches it, and it injects"),
+        (
+            "certificate of tulle-injector (",
+            "verifies against the caBundle; ends in",
+        ),
+        ("clocks of nodes", "agree with the API server's"),
+        ("objects", "can be used"),
+    ] {
+        let told = found.iter().any(|it| {
+            let text = |field: &str| it[field].as_str().unwrap_or_default();
+            text("level") == "ok"
+                && text("subject").starts_with(subject)
+                && text("state").contains(words)
+        });
+        ensure!(told, "{subject}: {found:?}");
+    }
     let missing = found
         .iter()
         .find(|it| it["subject"] == "namespace uninjected");
@@ -161,6 +178,15 @@ async fn what_is_wrong_is_found_and_has_a_remedy(kubernetes: &Kubernetes) -> any
     scale("--replicas=0")?;
     let down = eventually(SOON, async || {
         let found = findings(kubernetes)?;
+        let called = found
+            .iter()
+            .find(|it| it["subject"] == "webhook tulle-injector");
+        let called = called.context("the webhook is not tried")?;
+        let why = called["state"].as_str().unwrap_or_default();
+        ensure!(
+            called["level"] == "error" && why.contains("failed calling webhook"),
+            "{called}"
+        );
         let injector = found
             .into_iter()
             .find(|it| it["subject"] == "tulle-injector");
@@ -172,9 +198,13 @@ async fn what_is_wrong_is_found_and_has_a_remedy(kubernetes: &Kubernetes) -> any
         Ok(injector)
     })
     .await;
+    let waited = kubernetes.tulle(&["check", "--wait=1s"]);
     scale("--replicas=2")?;
+    let again = kubernetes.tulle(&["check", "--wait=1m"]);
     eventually(SOON, async || install::serves(&kubernetes.cluster)).await?;
-    let down = down?;
+    let (waited, again, down) = (waited?, again?, down?);
+    ensure!(waited.status == 1, "{waited}");
+    again.ok()?;
     ensure!(
         down["level"] == "error" && down["remedy"].is_string(),
         "{down}"

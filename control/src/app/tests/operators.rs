@@ -207,10 +207,15 @@ async fn a_control_plane_is_ready_once_its_sources_were_read() {
     .expect("it starts");
     let ready = || async { status(&get(control.admin_address(), "/ready").await).to_owned() };
     assert_eq!(ready().await, "503");
+    let source = || get(control.admin_address(), "/debug/source");
+    let unread = source().await;
+    assert!(unread.contains("\"synced\": false"), "{unread}");
     writer.set_synced();
     while ready().await != "200" {
         tokio::task::yield_now().await;
     }
+    let read = source().await;
+    assert!(read.contains("\"synced\": true"), "{read}");
 }
 
 #[tokio::test]

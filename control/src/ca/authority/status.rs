@@ -16,6 +16,8 @@ pub(crate) struct Status {
     /// Where the elected replica cannot put its bundle, and why.
     bundle_refused: Vec<String>,
     leaf_ttl_seconds: u64,
+    /// When what signs ends, in seconds since 1970: the root, or what is below it.
+    signer_ends: u64,
     trust_bundle: String,
 }
 
@@ -26,6 +28,8 @@ impl Authority {
         let elected = settings.leadership.term().is_some();
         let sinks = settings.sinks.iter().filter(|_| elected);
         let bundle_refused = sinks.flat_map(|sink| sink.refused()).collect();
+        let ends = self.issuer.load().root().not_after();
+        let ends = ends.duration_since(SystemTime::UNIX_EPOCH);
         let state = self.state.lock();
         let left = |due: SystemTime| {
             due.duration_since((settings.now)())
@@ -39,6 +43,7 @@ impl Authority {
             bundle_published: elected && state.published,
             bundle_refused,
             leaf_ttl_seconds: settings.leaf_ttl.as_secs(),
+            signer_ends: ends.unwrap_or_default().as_secs(),
             trust_bundle: state.roots.bundle(),
         }
     }

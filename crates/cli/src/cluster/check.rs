@@ -5,15 +5,24 @@
 mod before;
 mod finding;
 mod installed;
+mod nodes;
+mod webhook;
 mod workloads;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
+use kube::Client;
+use tokio::time::{Instant, sleep};
+use tulle_runtime::env::parse_duration;
 
 use super::{Access, Format, print};
 use crate::error::CliError;
 use finding::{Findings, Level};
+
+/// Between two looks of one who waits.
+const PAUSE: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
@@ -23,6 +32,7 @@ Examples:
   tulle check --pre            before anything is installed
   tulle check                  whether what is installed works
   tulle check --namespace shop only the workloads of one namespace
+  tulle check --wait=2m        once nothing is wrong any more, for scripts
   tulle check --output json | jq '.[] | select(.level != \"ok\")'")]
 pub(crate) struct CheckArgs {
     #[command(flatten)]
@@ -33,6 +43,16 @@ pub(crate) struct CheckArgs {
     /// Workloads of this namespace alone
     #[arg(short, long, conflicts_with = "pre")]
     namespace: Option<String>,
+    /// Look again until everything works, for so long; 5m unless given
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = parse_duration,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "5m"
+    )]
+    wait: Option<Duration>,
     /// How to print the findings
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -40,24 +60,39 @@ pub(crate) struct CheckArgs {
 
 pub(crate) async fn run(args: CheckArgs) -> Result<ExitCode, CliError> {
     let client = args.access.client().await?;
-    let mut findings = Findings::default();
-    before::version(&client, &mut findings).await?;
-    if args.pre {
-        before::permissions(&client, &mut findings).await;
-    } else {
-        let control = installed::control_plane(&client, &mut findings).await;
-        installed::webhooks(&client, &mut findings).await;
-        if control {
-            installed::trust(&client, &mut findings).await;
-            installed::source(&client, &mut findings).await;
-            installed::proxies(&client, &mut findings).await;
+    let until = args.wait.map(|time| Instant::now() + time);
+    let findings = loop {
+        let found = look(&client, &args).await;
+        let works = found.as_ref().is_ok_and(|it| it.worst() < Level::Error);
+        if works || until.is_none_or(|until| Instant::now() + PAUSE > until) {
+            break found?;
         }
-    }
-    before::gateway_api(&client, &mut findings).await;
-    workloads::look(&client, args.namespace.as_deref(), args.pre, &mut findings).await;
+        sleep(PAUSE).await;
+    };
     print(args.output, &findings.all, |all| finding::table(all))?;
     Ok(match findings.worst() {
         Level::Error => ExitCode::FAILURE,
         Level::Ok | Level::Warning => ExitCode::SUCCESS,
     })
+}
+
+async fn look(client: &Client, args: &CheckArgs) -> Result<Findings, CliError> {
+    let mut findings = Findings::default();
+    before::version(client, &mut findings).await?;
+    nodes::clocks(client, &mut findings).await;
+    if args.pre {
+        before::permissions(client, &mut findings).await;
+    } else {
+        let control = installed::control_plane(client, &mut findings).await;
+        installed::webhooks(client, &mut findings).await;
+        if control {
+            installed::trust(client, &mut findings).await;
+            installed::source(client, &mut findings).await;
+            installed::proxies(client, &mut findings).await;
+        }
+    }
+    before::gateway_api(client, &mut findings).await;
+    let namespace = args.namespace.as_deref();
+    workloads::look(client, namespace, args.pre, &mut findings).await;
+    Ok(findings)
 }

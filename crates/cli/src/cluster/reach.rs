@@ -1,6 +1,7 @@
-//! A request to what a pod serves on loopback.
+//! A request to what a pod serves, on loopback or not.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +12,10 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::api::Api;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
 use serde::de::DeserializeOwned;
+use tokio_rustls::TlsConnector;
 
 use super::{ANSWER, answer};
 use crate::error::CliError;
@@ -39,6 +43,50 @@ impl Reach<'_> {
             Err(_) => return Err(self.failed(format!("no answer within {} s", ANSWER.as_secs()))),
         };
         serde_json::from_slice(&body).map_err(|error| self.failed(format!("{path}: {error}")))
+    }
+
+    /// The certificate that it shows under a name, if one who trusts these roots believes it.
+    pub(super) async fn certificate(
+        &self,
+        roots: &[CertificateDer<'static>],
+        name: &str,
+    ) -> Result<CertificateDer<'static>, CliError> {
+        match tokio::time::timeout(ANSWER, self.shake_hands(roots, name)).await {
+            Ok(shown) => shown,
+            Err(_) => Err(self.failed(format!("no answer within {} s", ANSWER.as_secs()))),
+        }
+    }
+
+    async fn shake_hands(
+        &self,
+        roots: &[CertificateDer<'static>],
+        name: &str,
+    ) -> Result<CertificateDer<'static>, CliError> {
+        let failed = |error: &dyn std::error::Error| self.failed(output::chain(error));
+        let mut trusted = RootCertStore::empty();
+        trusted.add_parsable_certificates(roots.iter().cloned());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| failed(&error))?
+            .with_root_certificates(trusted)
+            .with_no_client_auth();
+        let name = ServerName::try_from(name.to_owned()).map_err(|error| failed(&error))?;
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), self.namespace);
+        let what = format!("reach pod {}/{}", self.namespace, self.pod);
+        let ports = [self.port];
+        let mut forwarder = answer(&what, api.portforward(self.pod, &ports)).await?;
+        let stream = forwarder
+            .take_stream(self.port)
+            .expect("the port that was asked for");
+        let stream = TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await;
+        let stream = stream.map_err(|error| failed(&error))?;
+        let shown = stream.get_ref().1.peer_certificates();
+        let leaf = shown.and_then(|chain| chain.first());
+        leaf.map(|leaf| leaf.clone().into_owned())
+            .ok_or_else(|| self.failed("it shows no certificate".to_owned()))
     }
 
     async fn fetch(&self, path: &str) -> Result<Bytes, CliError> {

@@ -16,7 +16,7 @@ use crate::error::CliError;
 /// The oldest minor version of Kubernetes 1 whose kubelets have native sidecars without being asked.
 const OLDEST: u32 = 29;
 /// Clocks may differ by as much; certificates begin a little in the past.
-const SKEW: u64 = 30;
+pub(super) const SKEW: u64 = 30;
 
 /// What an installation writes.
 const WRITTEN: [(&str, &str, Option<&str>); 9] = [
@@ -79,7 +79,7 @@ pub(super) async fn version(client: &Client, findings: &mut Findings) -> Result<
 }
 
 /// What time the API server says that it is, in seconds since 1970.
-async fn time(client: &Client) -> kube::Result<Option<u64>> {
+pub(super) async fn time(client: &Client) -> kube::Result<Option<u64>> {
     let request = http::Request::get("/version").body(kube::client::Body::empty());
     let request = request.expect("a path of ours");
     let response = client.send(request).await?;

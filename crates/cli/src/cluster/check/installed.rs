@@ -12,8 +12,9 @@ use serde_json::Value;
 use tulle_runtime::names::{CONTROL_NAMESPACE, labels, ports};
 
 use super::finding::Findings;
+use super::webhook;
 use crate::cluster::reach::Reach;
-use crate::cluster::{answer, control_pods, status};
+use crate::cluster::{ago, answer, control_pods, status};
 use crate::error::CliError;
 
 fn ours() -> ListParams {
@@ -96,7 +97,7 @@ pub(super) async fn webhooks(client: &Client, findings: &mut Findings) {
                 .push(name.clone());
         }
         if trustless.is_empty() {
-            findings.ok(format!("webhook {name}"), "the API server knows its roots");
+            webhook::look(client, configuration, findings).await;
         } else {
             findings.error(
                 format!("webhook {name}"),
@@ -120,6 +121,8 @@ pub(super) async fn trust(client: &Client, findings: &mut Findings) {
         Ok(answers) => {
             for (pod, told) in answers {
                 root(&pod, &told, findings);
+                signer(&pod, &told, jiff::Timestamp::now().as_second(), findings);
+                refused(&told, findings);
             }
         }
         Err(error) => findings.unknown("roots", &error),
@@ -173,25 +176,65 @@ fn root(pod: &str, told: &Value, findings: &mut Findings) {
     }
 }
 
+/// Whether what signs, which may be below a root, outlives what it signs.
+fn signer(pod: &str, told: &Value, now: i64, findings: &mut Findings) {
+    let (Some(ends), Some(ttl)) = (
+        told["signer_ends"].as_i64(),
+        told["leaf_ttl_seconds"].as_i64(),
+    ) else {
+        return;
+    };
+    let left = ends - now;
+    let subject = format!("signer ({pod})");
+    let remedy = "renew the Secret of --ca-issuer-secret, or rotate the root: see the log of the control plane";
+    if left <= 0 {
+        findings.error(
+            subject,
+            "has ended: no certificate is issued any more",
+            remedy,
+        );
+    } else if left < 2 * ttl {
+        let state = format!("ends in {}", ago(left.unsigned_abs()));
+        findings.warning(subject, state, remedy);
+    }
+}
+
+/// Where the elected replica cannot write the roots.
+fn refused(told: &Value, findings: &mut Findings) {
+    let places = told["bundle_refused"].as_array().into_iter().flatten();
+    for place in places.filter_map(Value::as_str) {
+        findings.error(
+            "trust bundle",
+            place,
+            "make room in the namespace's quota, or except ConfigMap tulle-ca-root from its policies: a rotation waits for it, and then leaves it behind",
+        );
+    }
+}
+
 /// Whether every object can be used.
 pub(super) async fn source(client: &Client, findings: &mut Findings) {
-    let answers = match ask_control(client, "/debug/source").await {
-        Ok(answers) => answers,
-        Err(error) => return findings.unknown("objects", &error),
-    };
+    match ask_control(client, "/debug/source").await {
+        Ok(answers) => objects(&answers, findings),
+        Err(error) => findings.unknown("objects", &error),
+    }
+}
+
+fn objects(answers: &[(String, Value)], findings: &mut Findings) {
     let mut told = BTreeSet::new();
-    for (pod, answer) in &answers {
-        if answer["synced"] == false {
+    let mut synced = true;
+    for (pod, answer) in answers {
+        if answer["synced"] != true {
+            synced = false;
             findings.error(
                 format!("objects ({pod})"),
-                "it has not read the whole cluster yet",
-                "see the log of the control plane",
+                "it does not say that it has read the whole cluster, and serves nobody until it has",
+                format!("see what it lacks: kubectl -n {CONTROL_NAMESPACE} logs {pod}"),
             );
         }
         let problems = answer["problems"].as_array().into_iter().flatten();
         told.extend(problems.map(problem));
     }
-    if told.is_empty() {
+    if told.is_empty() && synced {
         findings.ok("objects", "all that concern the mesh can be used");
     }
     for (subject, state) in told {
@@ -282,4 +325,70 @@ async fn ask_control(client: &Client, path: &str) -> Result<Vec<(String, Value)>
         answers.push((name, told));
     }
     Ok(answers)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::finding::Level;
+    use super::*;
+
+    #[test]
+    fn a_source_that_is_not_read_is_found_beside_objects_that_cannot_be_used() {
+        let problem = json!({ "object": "Service a/b", "field": "spec", "message": "bad" });
+        let rows = [
+            ("well", json!({ "synced": true, "problems": [] }), Level::Ok),
+            (
+                "an object",
+                json!({ "synced": true, "problems": [problem] }),
+                Level::Warning,
+            ),
+            (
+                "not read",
+                json!({ "synced": false, "problems": [] }),
+                Level::Error,
+            ),
+            ("not said", json!({ "problems": [] }), Level::Error),
+        ];
+        for (name, answer, level) in rows {
+            let mut findings = Findings::default();
+            let well = json!({ "synced": true, "problems": [] });
+            objects(
+                &[("a".to_owned(), well), ("b".to_owned(), answer)],
+                &mut findings,
+            );
+            assert_eq!(findings.worst(), level, "{name}");
+            let ok = findings.all.iter().filter(|it| it.level == Level::Ok);
+            assert_eq!(ok.count(), usize::from(level == Level::Ok), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_signer_that_ends_soon_is_found() {
+        let rows = [
+            (7_200, None),
+            (7_199, Some(Level::Warning)),
+            (0, Some(Level::Error)),
+        ];
+        for (left, level) in rows {
+            let mut findings = Findings::default();
+            let told = json!({ "signer_ends": 10_000 + left, "leaf_ttl_seconds": 3_600 });
+            signer("a", &told, 10_000, &mut findings);
+            assert_eq!(findings.all.first().map(|it| it.level), level, "{left}");
+        }
+    }
+
+    #[test]
+    fn namespaces_that_have_not_got_the_roots_are_named() {
+        let mut findings = Findings::default();
+        refused(&json!({ "stage": "steady" }), &mut findings);
+        assert!(findings.all.is_empty());
+        let place = "ConfigMap full/tulle-ca-root: exceeded quota";
+        refused(&json!({ "bundle_refused": [place] }), &mut findings);
+        assert_eq!(
+            (findings.worst(), &*findings.all[0].state),
+            (Level::Error, place)
+        );
+    }
 }

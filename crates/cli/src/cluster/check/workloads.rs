@@ -47,11 +47,18 @@ async fn namespaces(client: &Client, name: Option<&str>) -> Result<Vec<Namespace
         .collect())
 }
 
+/// The level that a namespace enforces, if no pod with a sidecar meets it.
+pub(super) fn enforced(namespace: &Namespace) -> Option<&str> {
+    let level = namespace.labels().get(ENFORCED)?;
+    ["baseline", "restricted"]
+        .into_iter()
+        .find(|it| it == level)
+}
+
 /// The init container that captures connections needs what these do not permit.
 fn restricted(namespaces: &[Namespace], findings: &mut Findings) {
     for namespace in namespaces {
-        let enforced = namespace.labels().get(ENFORCED).map(String::as_str);
-        if let Some(level @ ("baseline" | "restricted")) = enforced {
+        if let Some(level) = enforced(namespace) {
             let name = namespace.name_any();
             findings.error(
                 format!("namespace {name}"),

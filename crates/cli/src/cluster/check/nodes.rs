@@ -1,0 +1,153 @@
+//! Whether the clocks of the nodes agree with the API server's.
+//!
+//! A kubelet renews its Lease every ten seconds and writes its own time into it, and the API server notes by its clock when it
+//! took that: the two differ as the clocks do, however long ago it was. See
+//! <https://kubernetes.io/docs/concepts/architecture/leases/#node-heart-beats>.
+
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::{Api, ListParams};
+use kube::{Client, ResourceExt as _};
+
+use super::before::{SKEW, time};
+use super::finding::Findings;
+use super::installed::some;
+use crate::cluster::answer;
+
+/// Where kubelets have their Leases.
+const NAMESPACE: &str = "kube-node-lease";
+/// So much behind, a node refuses certificates that were just issued: they begin that long in the past.
+const USELESS: i64 = 600;
+/// Seconds after which a Lease that is not renewed says nothing of now.
+const SILENT: i64 = 60;
+
+pub(super) async fn clocks(client: &Client, findings: &mut Findings) {
+    let api: Api<Lease> = Api::namespaced(client.clone(), NAMESPACE);
+    let leases = answer("list the Leases of nodes", api.list(&ListParams::default())).await;
+    let now = answer("ask the API server for the time", time(client)).await;
+    match (leases, now) {
+        (Ok(leases), Ok(now)) => judge(&leases.items, now, findings),
+        (Err(error), _) | (_, Err(error)) => findings.unknown("clocks of nodes", &error),
+    }
+}
+
+fn judge(leases: &[Lease], now: Option<u64>, findings: &mut Findings) {
+    let (mut agree, mut silent) = (0, Vec::new());
+    for lease in leases {
+        let node = lease.name_any();
+        let Some((theirs, heard)) = times(lease) else {
+            silent.push(node);
+            continue;
+        };
+        let now = now.and_then(|now| i64::try_from(now).ok());
+        if now.is_some_and(|now| now - heard > SILENT) {
+            silent.push(node);
+            continue;
+        }
+        let ahead = theirs - heard;
+        if ahead.unsigned_abs() <= SKEW {
+            agree += 1;
+            continue;
+        }
+        let way = if ahead > 0 { "ahead of" } else { "behind" };
+        let state = format!("is {} s {way} the API server's", ahead.abs());
+        let remedy = format!(
+            "have {node} follow NTP: its pods refuse certificates that are not valid by its clock"
+        );
+        if ahead <= -USELESS {
+            findings.error(format!("clock of node {node}"), state, remedy);
+        } else {
+            findings.warning(format!("clock of node {node}"), state, remedy);
+        }
+    }
+    if !silent.is_empty() {
+        let names: Vec<_> = silent.iter().map(String::as_str).collect();
+        findings.warning(
+            "clocks of nodes",
+            format!(
+                "cannot be seen, because no Lease is renewed: {}",
+                some(&names)
+            ),
+            "see whether the kubelet runs there; a virtual node has no clock of its own",
+        );
+    }
+    if agree > 0 {
+        findings.ok(
+            "clocks of nodes",
+            format!("{agree} agree with the API server's within {SKEW} s, by the Leases of their kubelets"),
+        );
+    }
+}
+
+/// When a Lease was renewed, by the node's clock and by the API server's, in seconds since 1970.
+fn times(lease: &Lease) -> Option<(i64, i64)> {
+    let renewed = lease.spec.as_ref()?.renew_time.as_ref()?;
+    let written = lease.metadata.managed_fields.iter().flatten();
+    let heard = written
+        .filter_map(|it| it.time.as_ref())
+        .map(|it| it.0.as_second());
+    Some((renewed.0.as_second(), heard.max()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::finding::Level;
+    use super::*;
+
+    #[test]
+    fn a_clock_is_judged_by_both_times_of_its_lease() {
+        const NOW: &str = "2026-01-01T00:10:05Z";
+        let rows = [
+            (
+                "agrees",
+                "2026-01-01T00:10:00.4Z",
+                "2026-01-01T00:10:01Z",
+                None,
+            ),
+            (
+                "ahead",
+                "2026-01-01T00:11:00Z",
+                "2026-01-01T00:10:01Z",
+                Some((Level::Warning, "is 59 s ahead of")),
+            ),
+            (
+                "behind",
+                "2026-01-01T00:09:00Z",
+                "2026-01-01T00:10:01Z",
+                Some((Level::Warning, "is 61 s behind")),
+            ),
+            (
+                "far behind",
+                "2025-12-31T23:00:00Z",
+                "2026-01-01T00:10:01Z",
+                Some((Level::Error, "is 4201 s behind")),
+            ),
+            (
+                "ended",
+                "2026-01-01T00:00:00Z",
+                "2026-01-01T00:00:01Z",
+                Some((Level::Warning, "cannot be seen")),
+            ),
+        ];
+        for (name, theirs, heard, expected) in rows {
+            let lease = json!({
+                "metadata": { "name": "n", "managedFields": [{ "time": heard }] },
+                "spec": { "renewTime": theirs },
+            });
+            let lease: Lease = serde_json::from_value(lease).expect("a Lease");
+            let now: jiff::Timestamp = NOW.parse().expect("a time");
+            let mut findings = Findings::default();
+            judge(&[lease], u64::try_from(now.as_second()).ok(), &mut findings);
+            let found = &findings.all[0];
+            match expected {
+                Some((level, words)) => {
+                    assert_eq!(found.level, level, "{name}");
+                    assert!(found.state.contains(words), "{name}: {}", found.state);
+                    assert!(found.remedy.is_some(), "{name}");
+                }
+                None => assert_eq!(found.level, Level::Ok, "{name}"),
+            }
+        }
+    }
+}
