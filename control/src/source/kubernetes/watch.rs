@@ -254,7 +254,16 @@ impl<T> Watch<T> {
                 }
                 return Ok(());
             }
-            // There is nothing to delete in a list.
+            // It was told of before, in this list or an earlier one.
+            "DELETED" => {
+                let gone = (self.read)(line.object.get()).item;
+                let told = std::mem::take(found);
+                if !told.is_empty() {
+                    self.ready.push_back(Happened::Found(told));
+                }
+                self.ready.push_back(Happened::Gone(gone));
+                return Ok(());
+            }
             _ => {}
         }
         if found.len() >= PAGE as usize {

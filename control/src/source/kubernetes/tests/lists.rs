@@ -25,6 +25,19 @@ async fn a_list_that_streams_counts_when_it_is_complete() {
 }
 
 #[tokio::test]
+async fn what_goes_while_a_list_streams_is_not_in_it() {
+    let mut rig = Rig::services(SETTINGS).await;
+    let mut stream = rig.server.asked().await.begin().await;
+    for (name, version) in [("a", 1), ("b", 2)] {
+        stream.event("ADDED", &service(name, version)).await;
+    }
+    stream.event("DELETED", &service("a", 3)).await;
+    stream.complete("100").await;
+    let world = rig.until(World::synced).await;
+    assert_eq!(names(&world), ["b"]);
+}
+
+#[tokio::test]
 async fn a_list_comes_in_pages_where_it_cannot_stream() {
     for refusal in ["400", "422", "an event", "nothing"] {
         let settings = Settings {
