@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use tulle_runtime::names::{annotations, labels};
+use tulle_runtime::names::{annotations, containers, labels};
 
 use super::{Bare, Invalid, fields};
 use crate::store::pod::Workload;
 use crate::store::{Labels, Namespace, Node, Object, ObjectKey, Pod};
+
+/// By which the injector tells the capture.
+const EXCLUDED: &str = "--exclude-inbound-ports=";
 
 /// Reads a pod. One that has finished has no address: it may belong to another by now.
 pub(super) fn pod(key: ObjectKey, pod: core::Pod) -> Result<Object, Invalid> {
@@ -45,9 +48,13 @@ pub(super) fn pod(key: ObjectKey, pod: core::Pod) -> Result<Object, Invalid> {
             .filter(|name| !name.is_empty())
             .map(Into::into),
         host_network: spec.host_network.unwrap_or(false),
+        uncaptured_ports: match proxied {
+            Some("true" | labels::PROXIED_GRPC) => uncaptured_ports(&pod.metadata, &spec)?,
+            // It has no capture that could leave something out, whatever its annotations say.
+            _ => Vec::new(),
+        },
         proxied: matches!(proxied, Some("true" | labels::PROXIED_GRPC)),
         foreign: proxied == Some(labels::PROXIED_GRPC),
-        uncaptured_ports: uncaptured_ports(&pod.metadata)?,
         named_ports,
         workload: workload(&key, &pod.metadata),
         labels: pod_labels,
@@ -97,7 +104,18 @@ fn named_ports(spec: &core::PodSpec) -> Vec<(Arc<str>, u16)> {
     named
 }
 
-fn uncaptured_ports(metadata: &ObjectMeta) -> Result<Vec<u16>, Invalid> {
+/// The ports that its capture leaves out. Where a container programs that, it says which, once and for all; the annotation that
+/// it was made of may be another by now.
+fn uncaptured_ports(metadata: &ObjectMeta, spec: &core::PodSpec) -> Result<Vec<u16>, Invalid> {
+    let mut containers = spec.init_containers.iter().flatten();
+    if let Some(capture) = containers.find(|it| it.name == containers::CAPTURE) {
+        let arguments = capture.args.iter().flatten();
+        let lists = arguments.filter_map(|it| it.strip_prefix(EXCLUDED));
+        let ports = lists.flat_map(|list| list.split(','));
+        let mut ports: Vec<_> = ports.filter_map(|it| it.trim().parse().ok()).collect();
+        ports.sort_unstable();
+        return Ok(ports);
+    }
     let name = annotations::EXCLUDE_INBOUND_PORTS;
     let Some(list) = metadata.annotations.as_ref().and_then(|it| it.get(name)) else {
         return Ok(Vec::new());

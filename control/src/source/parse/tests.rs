@@ -275,6 +275,47 @@ fn a_pod_is_read_with_what_peers_must_know() {
 }
 
 #[test]
+fn what_capture_leaves_out_is_what_its_container_was_told() {
+    let capture = "  initContainers:\n  - {name: tulle-capture, args: [capture, \"--exclude-inbound-ports=15020,15021,70\"]}\n";
+    let rows = [
+        (
+            "by hand",
+            "\"true\"",
+            "\"9000, 8000\"",
+            "",
+            &[8000, 9000][..],
+        ),
+        ("by itself", "grpc", "\"90\"", "", &[90]),
+        (
+            "another annotation since",
+            "\"true\"",
+            "\"80\"",
+            capture,
+            &[70, 15020, 15021],
+        ),
+        (
+            "a bad one since",
+            "\"true\"",
+            "http",
+            capture,
+            &[70, 15020, 15021],
+        ),
+        ("no sidecar", "\"false\"", "\"80\"", "", &[]),
+        ("no sidecar, and a bad one", "\"false\"", "http", "", &[]),
+    ];
+    for (name, proxied, annotation, init, expected) in rows {
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  labels: {{tulle.dev/proxied: {proxied}}}\n  \
+             annotations: {{tulle.dev/exclude-inbound-ports: {annotation}}}\nspec:\n{init}  containers: []\n"
+        );
+        let Object::Pod(pod) = object(&text) else {
+            panic!("a Pod")
+        };
+        assert_eq!(pod.uncaptured_ports, expected, "{name}");
+    }
+}
+
+#[test]
 fn an_http_route_is_read_with_matches_filters_and_retries() {
     let rule = "{name: main, matches: [{path: {value: /a/}, method: GET}, {}], timeouts: {request: 5s, backendRequest: 1s}, \
          retry: {attempts: 3, codes: [503, 500], backoff: 10ms}, backendRefs: [{name: b, port: 81}, {kind: Bucket, name: c}], \
