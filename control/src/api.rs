@@ -31,6 +31,7 @@ pub const ISTIO_GROUP: &str = "security.istio.io";
     kind = "PeerAuthentication",
     plural = "peerauthentications",
     namespaced,
+    status = "PeerAuthenticationStatus",
     category = "tulle",
     label("app.kubernetes.io/part-of", "tulle"),
     doc = "What the inbound side of workloads accepts: mTLS only, or plaintext, too. In the namespace of the control plane \
@@ -41,6 +42,12 @@ pub const ISTIO_GROUP: &str = "security.istio.io";
         type_ = "string",
         json_path = ".spec.mtls.mode",
         description = "What is accepted at every port"
+    ),
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Accepted\")].status",
+        description = "Whether it counts"
     ),
     printcolumn(
         name = "Age",
@@ -78,6 +85,40 @@ pub struct PeerAuthenticationSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub port_level_mtls: BTreeMap<String, Mtls>,
+}
+
+/// What becomes of a policy, written by the control plane.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerAuthenticationStatus {
+    /// `Accepted`: whether it counts. `ResolvedRefs`: whether what it names is there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// One thing that holds, or does not.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// What it is about.
+    #[schemars(length(min = 1, max = 316))]
+    pub r#type: String,
+    /// `True`, `False` or `Unknown`.
+    #[schemars(length(min = 1, max = 16))]
+    pub status: String,
+    /// Why, in one word.
+    #[schemars(length(min = 1, max = 1024))]
+    pub reason: String,
+    /// Why, for people.
+    #[schemars(length(max = 32768))]
+    pub message: String,
+    /// The generation of the policy that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// When its status became another.
+    #[schemars(extend("format" = "date-time"))]
+    pub last_transition_time: String,
 }
 
 /// Labels that a pod must have.

@@ -1,15 +1,18 @@
-//! What routes are told about themselves: `status.parents` of those that are attached to Services.
+//! What objects are told about themselves: `status.parents` of routes that are attached to Services, and `status.conditions` of
+//! PeerAuthentications.
 //!
-//! A source says what each route claims ([`Claims`]), [`verdict`] judges it by the store's world, [`parents`] makes the list of
-//! it, and the elected replica writes that, where it differs from what is there. The list is atomic for server-side apply, and
+//! A source says what each claims ([`Claims`]), [`verdict`] and [`policy`] judge it by the store's world, [`parents`] makes the
+//! list of it, and the elected replica writes that, where it differs from what is there. The list is atomic for server-side apply, and
 //! other controllers have entries in it: it is replaced as a whole, and only in the version that was read, so that nobody's
 //! entry is lost.
 
 mod claim;
 mod parents;
 mod pending;
+mod policy;
 mod verdict;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,9 +30,10 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tulle_runtime::gate::Gate;
 
+use crate::api;
 use crate::election::Leadership;
 use crate::platform::{ApiError, CALL, FIELD_MANAGER, within};
-use crate::store::{Kind, ObjectRef, Store, World};
+use crate::store::{Kind, ObjectRef, Store};
 
 pub(crate) use claim::{Claim, Claims};
 use pending::Pending;
@@ -43,7 +47,7 @@ const AT_ONCE: usize = 16;
 const GATHER: Duration = Duration::from_millis(200);
 /// Longest time between two looks.
 const LOOK: Duration = Duration::from_secs(10);
-/// What a verdict depends on.
+/// What verdicts on routes depend on.
 const KINDS: [Kind; 5] = [
     Kind::Service,
     Kind::HttpRoute,
@@ -58,19 +62,36 @@ pub(crate) struct StatusWriter {
     leadership: Leadership,
     store: Store,
     claims: Claims,
-    /// What the last look was at.
-    seen: Option<Seen>,
+    /// What the last looks were at, and found: at routes, and at policies, which depend on what changes more often.
+    routes: Look,
+    policies: Look,
     pending: Pending,
     metrics: Metrics,
     told: Gate,
 }
 
 /// What verdicts were made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
     term: u64,
     claims: u64,
-    generations: [u64; KINDS.len()],
+    generations: Vec<u64>,
+}
+
+/// A look at what there is to write.
+#[derive(Debug, Default)]
+struct Look {
+    seen: Option<Seen>,
+    wanted: BTreeMap<ObjectRef, Wanted>,
+}
+
+impl Look {
+    /// Whether there is something to look at that this one has not seen.
+    fn is_due(&mut self, seen: Seen) -> bool {
+        let due = self.seen.as_ref() != Some(&seen);
+        self.seen = Some(seen);
+        due
+    }
 }
 
 /// Counters of the writer.
@@ -92,12 +113,12 @@ impl Metrics {
         let metrics = Self::default();
         registry.register(
             "control_statuses",
-            "Statuses of routes that this replica has written, by kind and result",
+            "Statuses of objects that this replica has written, by kind and result",
             metrics.writes.clone(),
         );
         registry.register(
             "control_statuses_missing",
-            "Routes whose status is not as this replica would have it",
+            "Objects whose status is not as this replica would have it",
             metrics.missing.clone(),
         );
         metrics
@@ -108,7 +129,8 @@ impl Metrics {
 #[derive(Clone, Debug)]
 struct Wanted {
     claim: Arc<Claim>,
-    parents: Vec<Value>,
+    /// Parents of a route, or conditions of a policy.
+    list: Vec<Value>,
 }
 
 type Write = BoxFuture<'static, (ObjectRef, Wanted, Result<(), ApiError>)>;
@@ -127,7 +149,8 @@ impl StatusWriter {
             leadership,
             store,
             claims,
-            seen: None,
+            routes: Look::default(),
+            policies: Look::default(),
             pending: Pending::default(),
             metrics,
             told: Gate::default(),
@@ -174,7 +197,8 @@ impl StatusWriter {
     /// Begins what there is to write, and says how long until there may be more.
     fn begin(&mut self, writes: &FuturesUnordered<Write>) -> Duration {
         let Some(term) = self.leadership.term() else {
-            self.seen = None;
+            self.routes = Look::default();
+            self.policies = Look::default();
             self.pending = Pending::default();
             self.metrics.missing.set(0);
             return LOOK;
@@ -194,21 +218,46 @@ impl StatusWriter {
         // The world has what is claimed, because it is the newer one of the two.
         let (count, claims) = self.claims.all();
         let world = self.store.world();
-        let seen = Seen {
+        let seen = |kinds: &[Kind]| Seen {
             term,
             claims: count,
-            generations: KINDS.map(|kind| world.generation(kind)),
+            generations: kinds.iter().map(|kind| world.generation(*kind)).collect(),
         };
-        if !world.synced() || self.seen == Some(seen) {
+        if !world.synced() {
             return;
         }
-        self.seen = Some(seen);
+        let routes = self.routes.is_due(seen(&KINDS));
+        let policies = self.policies.is_due(seen(&policy::KINDS));
         let now = parents::time();
-        let wanted = claims.into_iter().filter_map(|(route, claim)| {
-            let parents = wanted(&world, &route, &claim, &now)?;
-            Some((route, Wanted { claim, parents }))
-        });
-        self.pending.replace(wanted.collect(), Instant::now());
+        let of = |routes: bool, judge: &dyn Fn(&ObjectRef, &Claim) -> Option<Vec<Value>>| {
+            let claims = claims
+                .iter()
+                .filter(|(object, _)| object.kind.is_route() == routes);
+            let wanted = claims.filter_map(|(object, claim)| {
+                let list = judge(object, claim)?;
+                let claim = claim.clone();
+                Some((object.clone(), Wanted { claim, list }))
+            });
+            wanted.collect()
+        };
+        if routes {
+            self.routes.wanted = of(true, &|route, claim| {
+                let verdicts = verdict::verdicts(&world, route, claim)?;
+                parents::parents(claim, &verdicts, &now)
+            });
+        }
+        if policies {
+            let judge = policy::Judge::new(&world);
+            self.policies.wanted = of(false, &|policy, claim| {
+                judge.conditions(policy, claim, &now)
+            });
+        }
+        if !(routes || policies) {
+            return;
+        }
+        let wanted = [&self.routes, &self.policies].into_iter();
+        let wanted = wanted.flat_map(|look| look.wanted.clone()).collect();
+        self.pending.replace(wanted, Instant::now());
         let missing = i64::try_from(self.pending.len()).unwrap_or(i64::MAX);
         self.metrics.missing.set(missing);
     }
@@ -250,12 +299,6 @@ impl StatusWriter {
     }
 }
 
-/// The list that a route's status is to have; `None` if it has it, or if nobody can tell yet.
-fn wanted(world: &World, route: &ObjectRef, claim: &Claim, now: &str) -> Option<Vec<Value>> {
-    let verdicts = verdict::verdicts(world, route, claim)?;
-    parents::parents(claim, &verdicts, now)
-}
-
 /// Writes one status, while this replica may.
 async fn write(
     client: &Client,
@@ -264,26 +307,30 @@ async fn write(
     wanted: &Wanted,
 ) -> Result<(), ApiError> {
     let kind = route.kind.as_str();
+    let (group, list) = match route.kind.is_route() {
+        true => (GROUP, "parents"),
+        false => (api::GROUP, "conditions"),
+    };
     let resource = ApiResource {
-        group: GROUP.to_owned(),
+        group: group.to_owned(),
         version: wanted.claim.api.to_owned(),
-        api_version: format!("{GROUP}/{}", wanted.claim.api),
+        api_version: format!("{group}/{}", wanted.claim.api),
         kind: kind.to_owned(),
         plural: format!("{}s", kind.to_lowercase()),
     };
-    let api: Api<DynamicObject> =
+    let objects: Api<DynamicObject> =
         Api::namespaced_with(client.clone(), &route.key.namespace, &resource);
     let patch = Patch::Merge(json!({
         // It fails if there is another version by now.
         "metadata": { "resourceVersion": wanted.claim.version },
-        "status": { "parents": wanted.parents },
+        "status": { list: wanted.list },
     }));
     let params = PatchParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PatchParams::default()
     };
     let limit = CALL.min(leadership.left());
-    let written = api.patch_status(&route.key.name, &params, &patch);
+    let written = objects.patch_status(&route.key.name, &params, &patch);
     within(limit, written).await.map(drop)
 }
 

@@ -32,8 +32,10 @@ use tulle_xds_proto::{ResourceType, prost};
 
 pub use affected::Affected;
 pub use listing::{is_listed, names, names_about};
+pub(crate) use mtls::subjects;
 pub use mtls::{Overruled, overruled};
 pub use name::ResourceName;
+pub(crate) use protocol::is_targeted;
 pub use subject::{Reach, Subject};
 
 #[cfg(feature = "fuzz")]

@@ -1,4 +1,4 @@
-//! What the authors of routes read in their status, written by the control plane of a real cluster.
+//! What the authors of routes and policies read in their status, written by the control plane of a real cluster.
 
 use std::time::Duration;
 
@@ -52,6 +52,36 @@ spec:
   hostnames: [db.example.com]
   parentRefs: [{ group: "", kind: Service, name: other, port: 81 }]
   rules: [{ backendRefs: [{ name: web, port: 81 }] }]
+---
+apiVersion: v1
+kind: Service
+metadata: { name: bare }
+spec: { clusterIP: None, ports: [{ name: http, port: 80 }] }
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: { name: bare }
+spec:
+  parentRefs: [{ group: "", kind: Service, name: bare }]
+  rules: [{ backendRefs: [{ name: web, port: 80 }] }]
+"#;
+
+/// Two for a namespace, and one for a Service that is not there.
+const POLICIES: &str = r#"
+apiVersion: tulle.dev/v1alpha1
+kind: PeerAuthentication
+metadata: { name: a }
+spec: { mtls: { mode: STRICT } }
+---
+apiVersion: tulle.dev/v1alpha1
+kind: PeerAuthentication
+metadata: { name: b }
+spec: { mtls: { mode: PERMISSIVE } }
+---
+apiVersion: tulle.dev/v1alpha1
+kind: PeerAuthentication
+metadata: { name: c }
+spec: { targetRefs: [{ kind: Service, name: nowhere }], mtls: { mode: DISABLE } }
 "#;
 
 /// A backend that comes later.
@@ -74,9 +104,26 @@ async fn routes_are_told_what_becomes_of_them(_: &Kubernetes) -> anyhow::Result<
         ("grpcroute/web", ["False NoMatchingParent", fine[1]]),
         ("tcproute/db", fine),
         ("tlsroute/db", ["False NoMatchingParent", fine[1]]),
+        ("httproute/bare", ["False NoMatchingParent", fine[1]]),
     ] {
         says(&cluster, route, expected).await?;
     }
+    cluster.ask(apply, POLICIES)?;
+    for (policy, expected) in [
+        ("a", fine),
+        ("b", ["False Conflicted", fine[1]]),
+        ("c", [fine[0], "False TargetNotFound"]),
+    ] {
+        let policy = format!("peerauthentication/{policy}");
+        let told = eventually(SOON, async || {
+            let said = cluster.ask(["get", &policy, "-o", "json"], "")?;
+            let object: Value = serde_json::from_str(&said)?;
+            is_told(&object["status"]["conditions"], expected)
+        });
+        told.await.with_context(|| policy.clone())?;
+    }
+    let columns = cluster.ask(["get", "peerauthentication", "b"], "")?;
+    ensure!(columns.contains("False"), "{columns}");
 
     // The author of another controller's entry, which is first in the list by now.
     let mut parents = entries(&cluster, "httproute/web")?;
@@ -123,15 +170,20 @@ async fn says(cluster: &Cluster, route: &str, expected: [&str; 2]) -> anyhow::Re
             .filter(|it| it["controllerName"] == CONTROLLER);
         let entry = ours.next().context("it has no entry of ours")?;
         ensure!(ours.next().is_none(), "one parent is ours: {entries:?}");
-        let conditions = entry["conditions"].as_array().context("a list")?;
-        let said = conditions.iter().map(|it| {
-            let word = |name: &str| it[name].as_str().unwrap_or_default().to_owned();
-            format!("{} {}", word("status"), word("reason"))
-        });
-        let said: Vec<_> = said.collect();
-        ensure!(said == expected, "{entry}");
-        ensure!(conditions[0]["observedGeneration"] == 1, "{entry}");
-        Ok(())
+        is_told(&entry["conditions"], expected)
     });
     told.await.with_context(|| route.to_owned())
+}
+
+/// Whether conditions say that, of the first generation.
+fn is_told(conditions: &Value, expected: [&str; 2]) -> anyhow::Result<()> {
+    let list = conditions.as_array().context("it has no conditions")?;
+    let said = list.iter().map(|it| {
+        let word = |name: &str| it[name].as_str().unwrap_or_default().to_owned();
+        format!("{} {}", word("status"), word("reason"))
+    });
+    let said: Vec<_> = said.collect();
+    ensure!(said == expected, "{conditions}");
+    ensure!(list[0]["observedGeneration"] == 1, "{conditions}");
+    Ok(())
 }

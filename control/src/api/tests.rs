@@ -65,7 +65,10 @@ fn every_field_is_described_and_modes_are_named() {
         .flatten()
         .map(|it| &it["name"])
         .collect();
-    assert_eq!(columns, ["Mode", "Age"]);
+    assert_eq!(columns, ["Mode", "Accepted", "Age"]);
+    let status = &version["schema"]["openAPIV3Schema"]["properties"]["status"];
+    describe(status, "status");
+    assert!(version["subresources"]["status"].is_object());
     let rules = spec["x-kubernetes-validations"]
         .as_array()
         .map_or(0, Vec::len);

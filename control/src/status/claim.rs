@@ -1,6 +1,6 @@
-//! What a route asks for and what it was told, whatever may be wrong with the rest of it.
+//! What an object asks for and what it was told, whatever may be wrong with the rest of it.
 //!
-//! Invariant: a claim comes after what the store has of its route, so that who reads the claims and then the store's world
+//! Invariant: a claim comes after what the store has of its object, so that who reads the claims and then the store's world
 //! judges by what was there.
 
 use std::collections::BTreeMap;
@@ -11,9 +11,9 @@ use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 use super::{CONTROLLER, GROUP};
-use crate::store::{ObjectKey, ObjectRef};
+use crate::store::{Kind, ObjectKey, ObjectRef};
 
-/// A route that wants something of the mesh, or was told something by it.
+/// An object that wants something of the mesh, or was told something by it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Claim {
     /// The version of the API that it was read in.
@@ -22,11 +22,11 @@ pub(crate) struct Claim {
     pub(super) version: String,
     /// Its `generation`.
     pub(super) generation: i64,
-    /// All of its parents.
+    /// All of its parents, of a route.
     pub(super) parents: Vec<Reference>,
     /// The backends of all its rules, with their fields.
     pub(super) backends: Vec<(String, Reference)>,
-    /// Its `status.parents`.
+    /// Its `status.parents`, or `status.conditions` of a policy.
     pub(super) told: Vec<Value>,
     /// Why it cannot be used.
     pub(super) problem: Option<String>,
@@ -44,6 +44,33 @@ pub(super) struct Reference {
 }
 
 impl Claim {
+    /// Reads an object of a kind; `None` if it is none of the mesh's business, or nobody is told of it.
+    pub(crate) fn of(kind: Kind, api: &'static str, json: &str) -> Option<Self> {
+        match kind {
+            Kind::PeerAuthentication => Self::policy(api, json),
+            kind if kind.is_route() => Self::read(api, json),
+            _ => None,
+        }
+    }
+
+    fn policy(api: &'static str, json: &str) -> Option<Self> {
+        let policy: Value = serde_json::from_str(json).ok()?;
+        let told = list(&policy["status"]["conditions"]).cloned().collect();
+        Some(Self::new(api, &policy["metadata"], told))
+    }
+
+    fn new(api: &'static str, metadata: &Value, told: Vec<Value>) -> Self {
+        Self {
+            api,
+            version: text(&metadata["resourceVersion"]).unwrap_or_default(),
+            generation: metadata["generation"].as_i64().unwrap_or_default(),
+            parents: Vec::new(),
+            backends: Vec::new(),
+            told,
+            problem: None,
+        }
+    }
+
     /// Reads a route; `None` if it is none of the mesh's business.
     pub(crate) fn read(api: &'static str, json: &str) -> Option<Self> {
         let route: Value = serde_json::from_str(json).ok()?;
@@ -64,17 +91,13 @@ impl Claim {
             }
         }
         Some(Self {
-            api,
-            version: text(&metadata["resourceVersion"]).unwrap_or_default(),
-            generation: metadata["generation"].as_i64().unwrap_or_default(),
             parents,
             backends,
-            told,
-            problem: None,
+            ..Self::new(api, metadata, told)
         })
     }
 
-    /// The same, of a route that cannot be used.
+    /// The same, of an object that cannot be used.
     pub(crate) fn but(self, field: &str, message: &str) -> Self {
         let problem = match field {
             "" => message.to_owned(),
@@ -146,7 +169,7 @@ fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-/// The claims of all routes. Clones are the same.
+/// The claims of all objects. Clones are the same.
 #[derive(Clone, Debug)]
 pub(crate) struct Claims {
     known: Arc<Mutex<BTreeMap<ObjectRef, Arc<Claim>>>>,
@@ -164,7 +187,7 @@ impl Default for Claims {
 }
 
 impl Claims {
-    /// Takes in what routes claim now; `None`: nothing.
+    /// Takes in what objects claim now; `None`: nothing.
     pub(crate) fn apply(&self, claims: Vec<(ObjectRef, Option<Claim>)>) {
         let mut known = self.known.lock();
         let mut changed = false;

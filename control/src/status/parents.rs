@@ -41,23 +41,32 @@ pub(super) fn parents(claim: &Claim, verdicts: &[Verdict], now: &str) -> Option<
 fn entry_of(verdict: &Verdict, claim: &Claim, before: Option<&Value>, now: &str) -> Value {
     let known = before.and_then(|it| it["conditions"].as_array());
     let known = known.map_or(&[][..], Vec::as_slice);
-    let ours = verdict.conditions.iter();
-    let mut conditions: Vec<_> = ours
-        .map(|condition| {
-            let before = known.iter().find(|it| it["type"] == condition.name);
-            json_of(condition, claim, before, now)
-        })
-        .collect();
-    // Whoever has added another one has a reason.
-    let foreign = |it: &&Value| conditions.iter().all(|our| our["type"] != it["type"]);
-    let foreign: Vec<_> = known.iter().filter(foreign).cloned().collect();
-    conditions.extend(foreign);
+    let conditions = conditions(&verdict.conditions, known, claim, now);
     let parent = before.map_or_else(|| verdict.parent.to_json(), |it| it["parentRef"].clone());
     json!({
         "parentRef": parent,
         "controllerName": CONTROLLER,
         "conditions": conditions,
     })
+}
+
+/// Our conditions, and those that somebody else has added to them.
+pub(super) fn conditions(
+    ours: &[Condition],
+    known: &[Value],
+    claim: &Claim,
+    now: &str,
+) -> Vec<Value> {
+    let ours = ours.iter().map(|condition| {
+        let before = known.iter().find(|it| it["type"] == condition.name);
+        json_of(condition, claim, before, now)
+    });
+    let mut conditions: Vec<_> = ours.collect();
+    // Whoever has added another one has a reason.
+    let foreign = |it: &&Value| conditions.iter().all(|our| our["type"] != it["type"]);
+    let foreign: Vec<_> = known.iter().filter(foreign).cloned().collect();
+    conditions.extend(foreign);
+    conditions
 }
 
 /// A condition; its time is when its status became another.

@@ -111,7 +111,7 @@ impl Attempt {
         settled.is_some_and(|it| {
             let claims = [&it.claim, &wanted.claim];
             let [was, is] = claims.map(|claim| (claim.api, &claim.version));
-            was == is && it.parents == wanted.parents
+            was == is && it.list == wanted.list
         })
     }
 }

@@ -1,5 +1,6 @@
 //! What routes are told: verdicts, lists, and a writer over a hand-written API server.
 
+mod policies;
 mod verdicts;
 mod writer;
 
@@ -66,16 +67,17 @@ fn take(writer: &mut StoreWriter, claims: &Claims, objects: &[Value]) {
         let text = object.to_string();
         let (event, problems) = source::read(&text, true);
         events.extend(event);
-        let kinds = KINDS.iter().filter(|kind| kind.is_route());
-        if let Some(kind) = kinds.into_iter().find(|it| object["kind"] == it.as_str()) {
-            let claim = Claim::read("v1", &text);
+        let mut told = Kind::ALL.into_iter().filter(|kind| kind.is_told());
+        if let Some(kind) = told.find(|it| object["kind"] == it.as_str()) {
+            let version = if kind.is_route() { "v1" } else { api::VERSION };
+            let claim = Claim::of(kind, version, &text);
             let claim = claim.map(|claim| match problems.first() {
                 Some(problem) => claim.but(&problem.field, &problem.message),
                 None => claim,
             });
             let of = |name: &str| object["metadata"][name].as_str().expect("text").to_owned();
             let key = ObjectKey::new(of("namespace"), of("name"));
-            claimed.push((ObjectRef { kind: *kind, key }, claim));
+            claimed.push((ObjectRef { kind, key }, claim));
         }
     }
     writer.apply(events);

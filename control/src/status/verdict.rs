@@ -32,7 +32,7 @@ pub(super) struct Condition {
 const MESSAGE: usize = 1024;
 
 impl Condition {
-    fn yes(name: &'static str, message: String) -> Self {
+    pub(super) fn yes(name: &'static str, message: String) -> Self {
         Self {
             name,
             holds: true,
@@ -42,7 +42,7 @@ impl Condition {
         }
     }
 
-    fn no(name: &'static str, reason: &'static str, mut message: String) -> Self {
+    pub(super) fn no(name: &'static str, reason: &'static str, mut message: String) -> Self {
         message.truncate(message.floor_char_boundary(MESSAGE));
         Self {
             name,
@@ -82,8 +82,8 @@ struct Subject<'a> {
     claim: &'a Claim,
 }
 
-const ACCEPTED: &str = "Accepted";
-const RESOLVED: &str = "ResolvedRefs";
+pub(super) const ACCEPTED: &str = "Accepted";
+pub(super) const RESOLVED: &str = "ResolvedRefs";
 const NO_MATCH: &str = "NoMatchingParent";
 const NOT_FOUND: &str = "BackendNotFound";
 
@@ -91,7 +91,11 @@ impl Subject<'_> {
     fn acceptance(&self, parent: &Reference) -> Option<Condition> {
         let no = |reason, message| Some(Condition::no(ACCEPTED, reason, message));
         if let Some(problem) = &self.claim.problem {
-            return no("UnsupportedValue", problem.clone());
+            let kept = match self.world.route(self.kind, self.key) {
+                Some(_) => "; what it was before stays in force until the control plane restarts",
+                None => "",
+            };
+            return no("UnsupportedValue", format!("{problem}{kept}"));
         }
         let key = parent.key(&self.key.namespace);
         let service = match self.world.service(&key) {

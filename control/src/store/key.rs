@@ -79,6 +79,12 @@ impl Kind {
         Self::IstioPeerAuthentication,
     ];
 
+    /// Whether it has a status in which its author is told what becomes of it.
+    #[must_use]
+    pub fn is_told(self) -> bool {
+        self.is_route() || self == Self::PeerAuthentication
+    }
+
     /// Whether it is one of the kinds of routes.
     #[must_use]
     pub fn is_route(self) -> bool {

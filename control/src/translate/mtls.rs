@@ -89,6 +89,18 @@ fn applies(world: &World, policy: &PeerAuthentication, pod: &Pod) -> bool {
         }
 }
 
+/// The pods that a policy is for.
+pub(crate) fn subjects<'a>(
+    world: &'a World,
+    policy: &'a PeerAuthentication,
+) -> impl Iterator<Item = &'a Pod> {
+    let everywhere = policy.key.namespace == world.mesh().root_namespace;
+    let all = everywhere.then(|| world.pods()).into_iter().flatten();
+    let own = (!everywhere).then(|| world.pods_in(&policy.key.namespace));
+    let pods = all.chain(own.into_iter().flatten()).map(|pod| &**pod);
+    pods.filter(|pod| applies(world, policy, pod))
+}
+
 /// A policy that does not count where it says it does, because another one of the same scope comes first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Overruled {

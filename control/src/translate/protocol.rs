@@ -41,3 +41,12 @@ pub(super) fn pod_ports(world: &World, pod: &Pod) -> BTreeMap<u16, PodPort> {
     }
     ports
 }
+
+/// Whether some Service targets a port of a pod.
+pub(crate) fn is_targeted(world: &World, pod: &Pod, port: u16) -> bool {
+    let mut services = world.services_in(&pod.key.namespace);
+    services.any(|service| {
+        let mut ports = service.ports.iter();
+        service.selects(pod) && ports.any(|it| it.target_of(pod) == Some(port))
+    })
+}

@@ -183,10 +183,7 @@ pub(super) fn reader(kind: Kind, version: &'static str) -> Reader<Item> {
                 key: known.key,
                 version: known.version.as_deref().and_then(|it| it.parse().ok()),
                 outcome: known.outcome,
-                claim: match kind.is_route() {
-                    true => Claim::read(version, text),
-                    false => None,
-                },
+                claim: Claim::of(kind, version, text),
             },
             version: known.version,
         }

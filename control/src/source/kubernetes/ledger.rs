@@ -22,7 +22,7 @@ pub(super) struct Item {
     /// Versions are numbers that grow, unless they are not.
     pub(super) version: Option<u64>,
     pub(super) outcome: Outcome,
-    /// What it claims, if it is a route.
+    /// What it claims, if it is of a kind whose authors are told.
     pub(super) claim: Option<Claim>,
 }
 
@@ -143,7 +143,7 @@ impl Ledger {
         let known = self.known.entry(key).or_default();
         known.version = item.version;
         known.list = self.list;
-        if self.kind.is_route() {
+        if self.kind.is_told() {
             let claim = match &item.outcome {
                 Outcome::Bad { problem, .. } => {
                     let claim = item.claim;
@@ -190,7 +190,7 @@ impl Ledger {
             key: key.clone(),
         };
         clear(&mut known, &self.report, &reference);
-        if self.kind.is_route() {
+        if self.kind.is_told() {
             self.claims.push((reference.clone(), None));
         }
         known.stored.then_some(Event::Delete(reference))

@@ -13,7 +13,7 @@ use crate::store::{Event, Kind, ObjectRef, StoreWriter};
 pub(super) enum Message {
     /// This happened.
     Events(Vec<Event>),
-    /// This is what routes claim of which that was told before; `None`: nothing any more.
+    /// This is what objects claim of which that was told before; `None`: nothing any more.
     Claims(Vec<(ObjectRef, Option<Claim>)>),
     /// Everything of the kind that existed has been told, or there is no such kind.
     Settled(Kind),

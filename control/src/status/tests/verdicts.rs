@@ -151,6 +151,19 @@ fn parents_take_what_they_can_route() {
 }
 
 #[test]
+fn who_breaks_a_route_is_told_that_it_is_in_force_as_it_was() {
+    let parents = json!([parent("web", &json!({}))]);
+    let good = route("HTTPRoute", "r", 0, &parents, &to("web"));
+    let mirror = json!([{ "filters": [{ "type": "RequestMirror",
+        "requestMirror": { "backendRef": { "name": "web", "port": 80 } } }] }]);
+    let bad = route("HTTPRoute", "r", 0, &parents, &mirror);
+    let said = |objects: &[Value]| judge(objects, "r").1;
+    let kept = "what it was before stays in force until the control plane restarts";
+    assert!(said(&[web(), good, bad.clone()]).contains(kept));
+    assert!(!said(&[web(), bad]).contains(kept));
+}
+
+#[test]
 fn backends_are_there_or_it_is_said_which_is_not() {
     let external = service(
         "ext",

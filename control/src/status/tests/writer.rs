@@ -105,6 +105,31 @@ async fn a_status_is_written_once_and_again_when_it_is_another() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_policy_is_told_in_its_conditions_once() {
+    let mut lab = Lab::new(true);
+    let path = "/apis/tulle.dev/v1alpha1/namespaces/shop/peerauthentications/p";
+    let policy = json!({
+        "apiVersion": "tulle.dev/v1alpha1", "kind": "PeerAuthentication",
+        "metadata": { "name": "p", "namespace": "shop", "generation": 2 },
+        "spec": { "mtls": { "mode": "STRICT" } },
+    });
+    lab.server.put(path, policy);
+    for _ in 0..3 {
+        let object = lab.server.get(path).expect("a policy");
+        take(&mut lab.writer, &lab.claims, &[object]);
+        pass(20).await;
+    }
+    let told = lab.server.get(path).expect("a policy");
+    let accepted = &told["status"]["conditions"][0];
+    assert_eq!(accepted["type"], "Accepted");
+    assert_eq!(
+        (&accepted["status"], &accepted["observedGeneration"]),
+        (&json!("True"), &json!(2))
+    );
+    assert_eq!(lab.server.calls(&format!("PATCH {path}/status")), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn many_routes_are_told_at_once_though_some_answers_never_come() {
     let mut lab = Lab::new(true);
     let many = 400;

@@ -78,6 +78,11 @@ fn control_cluster() -> Value {
             "verbs": ["get", "list", "watch"],
         },
         {
+            "apiGroups": ["tulle.dev"],
+            "resources": ["peerauthentications/status"],
+            "verbs": ["patch"],
+        },
+        {
             "apiGroups": ["apiextensions.k8s.io"],
             "resources": ["customresourcedefinitions"],
             "verbs": ["get", "list", "watch"],
