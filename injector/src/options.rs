@@ -13,9 +13,10 @@ mod limits;
 mod resources;
 
 /// Annotations of ours that mean something; any other under `tulle.dev/` earns a warning.
-const KNOWN: [&str; 15] = [
+const KNOWN: [&str; 16] = [
     labels::INJECT,
     names::STATUS,
+    names::MERGE_METRICS,
     names::EXCLUDE_INBOUND_PORTS,
     names::EXCLUDE_OUTBOUND_PORTS,
     names::EXCLUDE_OUTBOUND_CIDRS,
@@ -41,6 +42,8 @@ pub(crate) struct Options {
     pub(crate) exclude_outbound_cidrs: Vec<IpNet>,
     pub(crate) log: String,
     pub(crate) native_sidecar: bool,
+    /// Whether Prometheus is sent to the sidecar.
+    pub(crate) merge_metrics: bool,
     pub(crate) access_log: bool,
     /// Whether apps get what clients outside the mesh say of how they were reached.
     pub(crate) keep_ingress_headers: bool,
@@ -50,7 +53,7 @@ pub(crate) struct Options {
     /// Limits as the sidecar's variables.
     pub(crate) limits: BTreeMap<&'static str, String>,
     pub(crate) resources: Resources,
-    /// Bad values that are ignored, because nothing but logs depends on them: a line for each.
+    /// Bad values that are ignored, because nothing but logs and metrics depends on them: a line for each.
     ignored: Vec<String>,
 }
 
@@ -82,6 +85,15 @@ impl Options {
                 .map(|value| log_filter(names::LOG_LEVEL, value))
                 .and_then(|said| or_ignore(said, &mut ignored))
                 .unwrap_or_else(|| config.log.clone()),
+            merge_metrics: choice(
+                names::MERGE_METRICS,
+                get(names::MERGE_METRICS),
+                ["true", "false"],
+                "write `true` or `false`",
+            )
+            .transpose()
+            .and_then(|said| or_ignore(said, &mut ignored))
+            .unwrap_or(true),
             native_sidecar: choice(
                 names::NATIVE_SIDECAR,
                 get(names::NATIVE_SIDECAR),

@@ -7,6 +7,7 @@ mod containers;
 mod editor;
 mod guard;
 mod identity;
+mod metrics;
 pub(crate) mod own;
 mod probes;
 
@@ -19,6 +20,7 @@ use tulle_runtime::names::{annotations, containers as names, labels};
 use crate::options::Options;
 use crate::{InjectError, InjectorConfig};
 use editor::Editor;
+use metrics::Scrape;
 
 /// Annotation that `kubectl logs` and `kubectl exec` read; of use only where the sidecar comes first.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
@@ -43,6 +45,9 @@ pub(crate) fn patch(
     let options = Options::parse(pod.meta.annotations.as_ref(), config)?;
     guard::check(pod.spec)?;
     let mut warnings = options.warnings(pod.meta.annotations.as_ref());
+    let scrape = metrics::plan(pod, &options);
+    warnings.extend(scrape.as_ref().err().cloned());
+    let scrape = scrape.ok().flatten();
     if !options.native_sidecar && matches!(kind, "Job" | "CronJob") {
         warnings.push(format!(
             "{kind} has a sidecar that is not native and would keep its pods from completing: \
@@ -51,7 +56,7 @@ pub(crate) fn patch(
         ));
     }
     let mut editor = Editor::new(document, template);
-    let result = write(&mut editor, pod, &options, config);
+    let result = write(&mut editor, pod, &options, config, scrape.as_ref());
     result.map_err(|source| InjectError::Patch {
         kind: kind.to_owned(),
         source,
@@ -65,6 +70,7 @@ fn write(
     pod: &Pod<'_>,
     options: &Options,
     config: &InjectorConfig,
+    scrape: Option<&Scrape>,
 ) -> Result<(), json_patch::PatchError> {
     let probes = if config.rewrite_probes {
         probes::rewrite(editor, pod.spec, options)?
@@ -76,7 +82,8 @@ fn write(
     }
     let grace = pod.spec.termination_grace_period_seconds;
     let capture = containers::capture(options, config);
-    let mut sidecar = containers::sidecar(options, config, grace, &probes);
+    let app_metrics = scrape.and_then(Scrape::to_variable);
+    let mut sidecar = containers::sidecar(options, config, grace, &probes, app_metrics);
     if let Some(own) = own::take(editor, pod.spec)? {
         sidecar = own::merge(sidecar, own);
     }
@@ -118,6 +125,9 @@ fn write(
         if let (Some(value), false) = (value, present) {
             editor.set(&["metadata", "labels"], name, json!(value))?;
         }
+    }
+    if let Some(scrape) = scrape {
+        scrape.write(editor)?;
     }
     editor.set(
         &["metadata", "annotations"],

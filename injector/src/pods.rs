@@ -89,6 +89,9 @@ pub(crate) fn pod() -> impl Strategy<Value = Value> {
         "tulle.dev/proxy-log-level",
         "tulle.dev/native-sidecar",
         "tulle.dev/access-log",
+        "prometheus.io/scrape",
+        "prometheus.io/port",
+        "prometheus_io_path",
         "example.com/a~b",
     ]);
     let annotations = prop::option::of(prop::collection::hash_map(name, annotation, 0..3));

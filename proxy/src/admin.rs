@@ -16,13 +16,14 @@ use http::{HeaderValue, StatusCode};
 use prometheus_client::registry::Registry;
 use tulle_runtime::admin::{AdminError, AdminServer, Answer, Evicted, Refusals, json, text, typed};
 use tulle_runtime::metrics;
-use tulle_runtime::names::ports;
+use tulle_runtime::names::{METRICS_PATH, ports};
 use tulle_runtime::tasks::Tasks;
 use tulle_runtime::trace::TraceHandle;
 
 pub use status::Status;
 
 use crate::config::Config;
+use crate::merged::Merged;
 use crate::probes::{HOOKS, ProbeError, Probes};
 use crate::settings::Settings;
 use crate::telemetry::{Limit, Limits, Who};
@@ -40,6 +41,8 @@ pub struct Admin {
     pub trace: TraceHandle,
     /// The app's own probes.
     pub app: AppProbes,
+    /// Answers Prometheus, with the app's metrics if there are any.
+    pub merged: Arc<Merged>,
     /// Counts connections for which there is no room.
     pub limits: Limits,
     /// Counts what the servers refuse.
@@ -93,7 +96,7 @@ impl Admin {
             readiness: readiness.local_addr(),
         };
         self.operator_routes(&mut admin);
-        self.metrics_route(&mut scrape, "/stats/prometheus");
+        self.merged_route(&mut scrape, METRICS_PATH);
         self.metrics_route(&mut scrape, "/metrics");
         self.probe_routes(&mut scrape);
         self.ready_route(&mut readiness, "/healthz/ready");
@@ -126,7 +129,7 @@ impl Admin {
     fn operator_routes(&self, server: &mut AdminServer) {
         self.ready_route(server, "/ready");
         self.metrics_route(server, "/stats");
-        self.metrics_route(server, "/stats/prometheus");
+        self.metrics_route(server, METRICS_PATH);
         let config = self.config.clone();
         server.get("/config_dump", move |_| {
             ready(json(&dump::snapshot(&config.load())))
@@ -169,6 +172,14 @@ impl Admin {
                 metrics::CONTENT_TYPE,
                 metrics::encode(&registry),
             ))
+        });
+    }
+
+    fn merged_route(&self, server: &mut AdminServer, path: &str) {
+        let this = (self.merged.clone(), self.registry.clone(), self.app.clone());
+        server.get(path, move |request| {
+            let (merged, registry, app) = this.clone();
+            async move { merged.answer(&registry, &request.headers, &app).await }
         });
     }
 

@@ -25,6 +25,7 @@ use tulle_runtime::trace::{self, TraceHandle};
 use crate::admin::{Addresses, Admin, AppProbes, Status};
 use crate::config::store::ConfigWriter;
 use crate::config::{Config, Snapshot, Workload};
+use crate::merged::{Failures, Merged};
 use crate::net;
 use crate::overload::{self, Memory, MemoryMetrics, Overload};
 use crate::settings::{ForeignControl, Startup};
@@ -95,6 +96,7 @@ struct Metrics {
     connections: net::Metrics,
     limits: Limits,
     refusals: Refusals,
+    app_metrics: Failures,
     memory: MemoryMetrics,
     telemetry: Arc<Hub>,
 }
@@ -116,6 +118,11 @@ impl Sidecar {
                 address: self.startup.pod_ip,
                 settings: settings.clone(),
             },
+            merged: Arc::new(Merged::new(
+                self.startup.app_metrics.clone(),
+                metrics.app_metrics.clone(),
+                settings.bounds.app_metrics,
+            )),
             limits: metrics.limits.clone(),
             refusals: metrics.refusals.clone(),
         };
@@ -183,6 +190,7 @@ impl Sidecar {
             connections: net::Metrics::register(own),
             limits: Limits::register(own),
             refusals: Refusals::register(own),
+            app_metrics: Failures::register(own),
             memory: MemoryMetrics::register(own),
             telemetry,
         };

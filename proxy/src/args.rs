@@ -75,6 +75,7 @@ Environment, optional:
   TULLE_MAX_CONNECTING   connections with mTLS that a worker makes to one peer at a time on HTTP/1, 32 if not said
   TULLE_MAX_ADMIN_CONNECTIONS
                          connections that each of the servers for operators, metrics and readiness takes, 64 if not said
+  TULLE_MAX_APP_METRICS  bytes of the app's own metrics that are passed on to Prometheus, 8Mi if not said
   TULLE_MEMORY_LIMIT     memory that the sidecar may use, such as 256Mi; the limit of its cgroup if not said
   TULLE_DISCOVERY        on-demand (default) or wildcard
   TULLE_XDS_ADDRESS      a control plane of somebody else's for the config, as host:port; the mesh's own still issues the
@@ -84,6 +85,7 @@ Environment, optional:
   TULLE_INGRESS_HEADERS  strip (default) or keep: X-Forwarded-Host, -Port, -Prefix, -Proto and -Scheme of clients outside
                          the mesh, such as an ingress without a sidecar
   TULLE_APP_PROBES       the app's own probes by rewritten path, as JSON
+  TULLE_APP_METRICS      where the app's own metrics are, as JSON with port, path and scheme
   TULLE_MARK_SOCKETS     true where the sidecar has no user id of its own
 
 Limits for each HTTP/2 connection:

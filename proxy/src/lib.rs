@@ -45,6 +45,7 @@ mod handover;
 pub mod inbound;
 pub mod outbound;
 
+pub mod merged;
 pub mod probes;
 
 pub mod admin;

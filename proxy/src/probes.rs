@@ -5,7 +5,7 @@
 //! connection, or a gRPC health answer of `SERVING`. A hook has succeeded if it was heard: kubelet looks at no status of
 //! its answer, either. As with kubelet, certificates of the app are not verified.
 
-mod unverified;
+pub(crate) mod unverified;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -265,7 +265,7 @@ fn is_serving(frame: &[u8]) -> bool {
 }
 
 /// Waits for an answer while driving the connection that it comes on.
-async fn drive<T>(
+pub(crate) async fn drive<T>(
     answering: impl Future<Output = hyper::Result<T>>,
     connection: impl Future<Output = hyper::Result<()>>,
 ) -> hyper::Result<T> {

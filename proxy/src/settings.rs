@@ -17,6 +17,7 @@ use tulle_runtime::names::{
     CONTROL_DNS_NAME, CONTROL_NAMESPACE, DEFAULT_CLUSTER_DOMAIN, PROXY_MARK, ports, variables,
 };
 
+use crate::merged::Source;
 use crate::probes::Probes;
 
 /// Settings of the data path.
@@ -78,6 +79,8 @@ pub struct Startup {
     pub access_log: bool,
     /// The app's own probes.
     pub probes: Probes,
+    /// Where the app's own metrics are, if they go behind the sidecar's.
+    pub app_metrics: Option<Source>,
     /// Whether everything is subscribed to, and not only what the app talks to.
     pub wildcard: bool,
 }
@@ -105,6 +108,7 @@ impl Startup {
         let settings = settings(&env);
         let access_log = choice(variables::ACCESS_LOG, "json", "off");
         let probes = or(&env, variables::APP_PROBES, Probes::default);
+        let app_metrics = env.get(variables::APP_METRICS);
         let foreign = foreign(&env);
         let on_demand = choice(variables::DISCOVERY, "on-demand", "wildcard");
         // What a foreign control plane names its listeners nobody could ask for.
@@ -128,6 +132,7 @@ impl Startup {
                 log,
                 access_log,
                 probes,
+                app_metrics,
                 wildcard,
             })
         })

@@ -21,7 +21,7 @@ use crate::env::Env;
 use crate::names::{annotations, variables};
 
 /// Every variable that is read here.
-pub const VARIABLES: [&str; 25] = [
+pub const VARIABLES: [&str; 26] = [
     variables::MAX_CONNECTIONS,
     variables::MAX_REQUESTS,
     variables::MAX_HEAD,
@@ -29,6 +29,7 @@ pub const VARIABLES: [&str; 25] = [
     variables::MAX_SUBSCRIPTIONS,
     variables::MAX_CONNECTING,
     variables::MAX_ADMIN_CONNECTIONS,
+    variables::MAX_APP_METRICS,
     variables::MEMORY_LIMIT,
     variables::REQUEST_HEAD_TIMEOUT,
     variables::BODY_TIMEOUT,

@@ -24,6 +24,9 @@ pub mod ports {
     pub const WEBHOOK: u16 = 15017;
 }
 
+/// Where Prometheus finds the sidecar's metrics on [`ports::METRICS`], and those of its app behind them; as in Istio.
+pub const METRICS_PATH: &str = "/stats/prometheus";
+
 /// User and group id of the sidecar; its own connections are exempt from capture.
 pub const PROXY_UID: u32 = 1337;
 
@@ -150,6 +153,8 @@ pub mod labels {
 pub mod annotations {
     /// Set by the injector: what it injected, as JSON.
     pub const STATUS: &str = "tulle.dev/status";
+    /// `true` (default) or `false`: Prometheus is sent to the sidecar, which answers with the app's metrics behind its own.
+    pub const MERGE_METRICS: &str = "tulle.dev/merge-metrics";
     /// Comma-separated inbound ports that stay out of the mesh.
     pub const EXCLUDE_INBOUND_PORTS: &str = "tulle.dev/exclude-inbound-ports";
     /// Comma-separated outbound ports that stay out of the mesh.
@@ -252,6 +257,8 @@ pub mod variables {
     pub const MAX_CONNECTING: &str = "TULLE_MAX_CONNECTING";
     /// Connections that each of the servers for operators, metrics and readiness takes.
     pub const MAX_ADMIN_CONNECTIONS: &str = "TULLE_MAX_ADMIN_CONNECTIONS";
+    /// Bytes of the app's own metrics that the sidecar passes on.
+    pub const MAX_APP_METRICS: &str = "TULLE_MAX_APP_METRICS";
     /// Memory that the sidecar may use, such as `256Mi`; that of its cgroup if not said.
     pub const MEMORY_LIMIT: &str = "TULLE_MEMORY_LIMIT";
     /// Streams that a peer may have open on an HTTP/2 connection.
@@ -284,6 +291,8 @@ pub mod variables {
     pub const INGRESS_HEADERS: &str = "TULLE_INGRESS_HEADERS";
     /// The app's own probes by rewritten path, as JSON: what the kubelet's probes on the metrics port stand for.
     pub const APP_PROBES: &str = "TULLE_APP_PROBES";
+    /// Where the app's own metrics are, as JSON: what the sidecar's answer to Prometheus has behind its own.
+    pub const APP_METRICS: &str = "TULLE_APP_METRICS";
 }
 
 /// Header with which an HTTP/1 peer inside the mesh says that the app never got the request.

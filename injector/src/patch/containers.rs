@@ -111,6 +111,7 @@ pub(crate) fn sidecar(
     config: &InjectorConfig,
     grace: Option<i64>,
     probes: &Probes,
+    app_metrics: Option<String>,
 ) -> Value {
     let ready = json!({ "path": "/healthz/ready", "port": ports::READINESS });
     let capabilities = if config.mark_sockets {
@@ -124,7 +125,7 @@ pub(crate) fn sidecar(
         "image": config.image,
         "imagePullPolicy": config.image_pull_policy,
         "args": ["run"],
-        "env": environment(options, config, grace, probes),
+        "env": environment(options, config, grace, probes, app_metrics),
         "ports": [{ "name": "tulle-metrics", "containerPort": ports::METRICS, "protocol": "TCP" }],
         "readinessProbe": { "httpGet": ready, "periodSeconds": 5, "timeoutSeconds": 3, "failureThreshold": 3 },
         "resources": resources(&options.resources),
@@ -163,6 +164,7 @@ fn environment(
     config: &InjectorConfig,
     grace: Option<i64>,
     probes: &Probes,
+    app_metrics: Option<String>,
 ) -> Vec<Value> {
     let mut env = vec![
         downward(variables::POD_NAME, "metadata.name"),
@@ -196,6 +198,9 @@ fn environment(
     }
     if let Some(originals) = probes.to_variable() {
         env.push(variable(variables::APP_PROBES, originals));
+    }
+    if let Some(source) = app_metrics {
+        env.push(variable(variables::APP_METRICS, source));
     }
     env
 }

@@ -7,7 +7,7 @@ use super::own::is_own;
 use crate::InjectError;
 
 /// Ports that the sidecar listens on, or will.
-const PORTS: [u16; 6] = [
+pub(crate) const PORTS: [u16; 6] = [
     ports::ADMIN,
     ports::OUTBOUND,
     ports::INBOUND,

@@ -6,6 +6,7 @@ use crate::{InjectorConfig, Namespace, Outcome, inject_document, inject_pod};
 
 mod golden;
 mod limits;
+mod metrics;
 mod own;
 mod probes;
 

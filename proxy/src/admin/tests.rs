@@ -21,6 +21,7 @@ use crate::config::store::ConfigWriter;
 use crate::config::{
     Cluster, Endpoint, InboundListener, InboundPort, Lookup, Protocol, Route, RouteTable, Snapshot,
 };
+use crate::merged::Failures;
 
 const PATHS: [&str; 8] = [
     "/ready",
@@ -62,6 +63,7 @@ impl Rig {
                 settings: Arc::new(settings),
                 ..no_probes()
             },
+            merged: no_app_metrics(),
             limits: limits.clone(),
             refusals,
         };
@@ -226,6 +228,7 @@ async fn the_operators_port_is_never_open_to_the_network() {
         registry: Arc::default(),
         trace: trace_handle(),
         app: no_probes(),
+        merged: no_app_metrics(),
         limits: Limits::default(),
         refusals: Refusals::default(),
     };
@@ -444,6 +447,10 @@ fn config() -> Snapshot {
     }
     snapshot.clusters.insert("api".into(), Arc::new(cluster));
     snapshot
+}
+
+fn no_app_metrics() -> Arc<Merged> {
+    Arc::new(Merged::new(None, Failures::default(), 0))
 }
 
 fn no_probes() -> AppProbes {

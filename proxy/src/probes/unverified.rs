@@ -19,15 +19,15 @@ static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
     Arc::new(config)
 });
 
-pub(super) fn config() -> Arc<ClientConfig> {
+pub(crate) fn config() -> Arc<ClientConfig> {
     CONFIG.clone()
 }
 
-pub(super) fn name(app: IpAddr) -> ServerName<'static> {
+pub(crate) fn name(app: IpAddr) -> ServerName<'static> {
     ServerName::IpAddress(app.into())
 }
 
-/// Believes every certificate. Only for probes: no traffic of the app's goes through it.
+/// Believes every certificate. Only for what the sidecar itself asks its app: no traffic of the app's goes through it.
 #[derive(Debug)]
 struct Anyone(Arc<CryptoProvider>);
 

@@ -76,6 +76,8 @@ const SUBSCRIPTIONS: RangeInclusive<usize> = 1..=32_000;
 const CONNECTING: RangeInclusive<u32> = 1..=64_000;
 /// One for each who asks at ordinary times, and fewer than there are files by default.
 const ADMIN: RangeInclusive<usize> = 4..=1_000;
+/// From what a small app has to say, to what no sidecar has memory for.
+const APP_METRICS: RangeInclusive<u64> = 16 << 10..=1 << 30;
 /// Less than a sidecar that does nothing would be short of at once.
 const MEMORY: RangeInclusive<u64> = 1..=1 << 50;
 
@@ -96,6 +98,8 @@ pub struct Bounds {
     pub connecting: u32,
     /// Connections that each of the servers for operators, metrics and readiness takes.
     pub admin_connections: usize,
+    /// Bytes of the app's own metrics that are passed on.
+    pub app_metrics: usize,
     /// Bytes of memory; `None`: the limit of the cgroup, if there is one.
     pub memory: Option<u64>,
 }
@@ -110,6 +114,7 @@ impl Default for Bounds {
             subscriptions: 4_096,
             connecting: 32,
             admin_connections: admin::CONNECTIONS,
+            app_metrics: 8 << 20,
             memory: None,
         }
     }
@@ -121,6 +126,8 @@ impl Bounds {
         let count = |name| number(env, name, 1..=MOST);
         let head = bytes(env, variables::MAX_HEAD, HEAD);
         let head = head.and_then(|head| usize::try_from(head).ok());
+        let app_metrics = bytes(env, variables::MAX_APP_METRICS, APP_METRICS);
+        let app_metrics = app_metrics.and_then(|bytes| usize::try_from(bytes).ok());
         Self {
             connections: count(variables::MAX_CONNECTIONS),
             requests: count(variables::MAX_REQUESTS).unwrap_or(default.requests),
@@ -132,6 +139,7 @@ impl Bounds {
                 .unwrap_or(default.connecting),
             admin_connections: number(env, variables::MAX_ADMIN_CONNECTIONS, ADMIN)
                 .unwrap_or(default.admin_connections),
+            app_metrics: app_metrics.unwrap_or(default.app_metrics),
             memory: bytes(env, variables::MEMORY_LIMIT, MEMORY),
         }
     }

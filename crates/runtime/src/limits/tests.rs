@@ -29,6 +29,7 @@ fn every_limit_can_be_set() {
         (variables::MAX_SUBSCRIPTIONS, "11"),
         (variables::MAX_CONNECTING, "12"),
         (variables::MAX_ADMIN_CONNECTIONS, "13"),
+        (variables::MAX_APP_METRICS, "1Mi"),
         (variables::MEMORY_LIMIT, "8Mi"),
         (variables::H2_MAX_STREAMS, "1"),
         (variables::H2_MAX_HEADER_LIST, "20000"),
@@ -58,6 +59,7 @@ fn every_limit_can_be_set() {
         subscriptions: 11,
         connecting: 12,
         admin_connections: 13,
+        app_metrics: 1 << 20,
         memory: Some(8 << 20),
     };
     let http2 = Http2 {
@@ -108,6 +110,7 @@ fn what_cannot_work_is_refused() {
         (variables::MAX_CONNECTING, "0"),
         (variables::MAX_ADMIN_CONNECTIONS, "3"),
         (variables::MAX_ADMIN_CONNECTIONS, "1001"),
+        (variables::MAX_APP_METRICS, "1Ki"),
         (variables::MEMORY_LIMIT, "0"),
         (variables::H2_MAX_STREAMS, "0"),
         (variables::H2_MAX_HEADER_LIST, "1Mi"),
