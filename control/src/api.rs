@@ -43,12 +43,12 @@ pub const ISTIO_GROUP: &str = "security.istio.io";
         json_path = ".spec.mtls.mode",
         description = "What is accepted at every port"
     ),
-    printcolumn(
-        name = "Accepted",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Accepted\")].status",
-        description = "Whether it counts"
-    ),
+    printcolumn = r#"{
+        "name": "Accepted",
+        "type": "string",
+        "jsonPath": ".status.conditions[?(@.type==\"Accepted\")].status",
+        "description": "Whether it counts"
+    }"#,
     printcolumn(
         name = "Age",
         type_ = "date",
