@@ -47,6 +47,17 @@ pub(crate) struct Namespaces {
     failures_told: Gate,
 }
 
+/// What the API server says of a namespace.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// What it is.
+    Found(Namespace),
+    /// That there is none; or nobody is there to be asked.
+    Absent,
+    /// Nothing in time.
+    Unanswered,
+}
+
 /// What is counted of it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Metrics {
@@ -116,8 +127,10 @@ impl Namespaces {
     }
 
     /// Asks the API server, once. Nothing is kept of the answer: the watch will tell.
-    pub(crate) async fn ask(&self, name: &str) -> Option<Namespace> {
-        let api = self.metadata.as_ref()?;
+    pub(crate) async fn ask(&self, name: &str) -> Asked {
+        let Some(api) = &self.metadata else {
+            return Asked::Absent;
+        };
         let asking = async {
             let _turn = self.asking.acquire().await;
             self.metrics.asked.inc();
@@ -130,17 +143,18 @@ impl Namespaces {
             }
         };
         match tokio::time::timeout(ASK, asking).await {
-            Ok(Ok(found)) => found.map(|found| Namespace {
+            Ok(Ok(Some(found))) => Asked::Found(Namespace {
                 name: name.to_owned(),
                 labels: BTreeMap::clone(&telling(&found.metadata)),
             }),
+            Ok(Ok(None)) => Asked::Absent,
             Ok(Err(error)) => {
                 failed(&error);
-                None
+                Asked::Unanswered
             }
             Err(late) => {
                 failed(&late);
-                None
+                Asked::Unanswered
             }
         }
     }

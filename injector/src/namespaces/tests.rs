@@ -31,8 +31,8 @@ async fn one_that_is_there_has_the_labels_that_decide() {
         "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": { "name": "shop", "labels": labels },
     });
     let namespaces = asking(StatusCode::OK, body);
-    let found = namespaces.ask("shop").await.expect("it is there");
-    assert_eq!(found, Namespace::enabled("shop"));
+    let found = namespaces.ask("shop").await;
+    assert_eq!(found, Asked::Found(Namespace::enabled("shop")));
     assert!(namespaces.known("shop").is_none(), "the watch will tell");
     assert_eq!(namespaces.metrics.asked.get(), 1);
     assert_eq!(namespaces.metrics.ask_errors.get(), 0);
@@ -47,7 +47,11 @@ async fn one_that_is_not_there_is_no_error_and_what_is_refused_is() {
         (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", 1),
     ] {
         let namespaces = asking(code, status(code, reason));
-        assert_eq!(namespaces.ask("shop").await, None, "{code}");
+        let said = match errors {
+            0 => Asked::Absent,
+            _ => Asked::Unanswered,
+        };
+        assert_eq!(namespaces.ask("shop").await, said, "{code}");
         assert_eq!(namespaces.metrics.ask_errors.get(), errors, "{code}");
     }
 }
@@ -57,7 +61,7 @@ async fn an_api_server_that_hangs_is_waited_for_no_longer_than_a_second() {
     let client = api_server(|_| std::future::pending());
     let namespaces = Namespaces::new(Some(client), Metrics::default());
     let begun = tokio::time::Instant::now();
-    assert_eq!(namespaces.ask("shop").await, None);
+    assert_eq!(namespaces.ask("shop").await, Asked::Unanswered);
     assert_eq!(begun.elapsed(), ASK);
     assert_eq!(namespaces.metrics.ask_errors.get(), 1);
 }

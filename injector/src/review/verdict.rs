@@ -101,7 +101,7 @@ pub(super) enum Refused {
         "the request names no namespace: have the webhook's configuration match namespaced objects"
     )]
     NoNamespace,
-    #[error("the injector does not know its namespace yet: try again")]
+    #[error("the injector does not know yet what its namespace asks for: try again")]
     UnknownNamespace,
 }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::room::Place;
 use super::{Unserved, Webhook};
+use crate::namespaces::Asked;
 use crate::review::{failure, too_large};
 use crate::{MAX_REVIEW, Namespace, Refusal, Reviewed, SkipReason, Verdict};
 use bytes::{Bytes, BytesMut};
@@ -24,6 +25,16 @@ type Answer = Response<Full<Bytes>>;
 enum Read {
     Review(Bytes),
     TooLarge(usize),
+}
+
+/// What a review goes by.
+enum Lookup {
+    /// What the watch has told of the namespace.
+    Known,
+    /// What the API server said just now.
+    Found(Namespace),
+    /// Nothing that can be relied on.
+    Unknown,
 }
 
 impl Webhook {
@@ -82,10 +93,11 @@ impl Webhook {
     }
 
     /// Reviews, and once more if the API server says something else of the namespace than its watch has told: it chooses by
-    /// labels of this moment whom it asks, so what seems not to be ours most likely is.
+    /// labels of this moment whom it asks, so what seems not to be ours most likely is. If it does not say, nobody knows, and
+    /// the pod has to be tried again: it would run without the sidecar that somebody relies on.
     async fn compute(&self, body: Bytes, place: Place) -> Result<Reviewed, Unserved> {
         let place = Arc::new(place);
-        let (reviewed, looked_up) = self.in_turn(&body, &place, None).await?;
+        let (reviewed, looked_up) = self.in_turn(&body, &place, Lookup::Known).await?;
         let unsure = matches!(
             reviewed.verdict,
             Verdict::Refused(Refusal::UnknownNamespace)
@@ -94,12 +106,14 @@ impl Webhook {
         let Some(name) = looked_up.filter(|_| unsure) else {
             return Ok(reviewed);
         };
-        match self.namespaces.ask(&name).await {
-            Some(found) if self.namespaces.known(&name).as_ref() != Some(&found) => {
-                Ok(self.in_turn(&body, &place, Some(found)).await?.0)
+        let asked = match self.namespaces.ask(&name).await {
+            Asked::Found(found) if self.namespaces.known(&name).as_ref() != Some(&found) => {
+                Lookup::Found(found)
             }
-            _ => Ok(reviewed),
-        }
+            Asked::Unanswered => Lookup::Unknown,
+            Asked::Found(_) | Asked::Absent => return Ok(reviewed),
+        };
+        Ok(self.in_turn(&body, &place, asked).await?.0)
     }
 
     /// Reviews on a thread that is there for that, when it is this one's turn, and says which namespace was looked up. Its
@@ -108,7 +122,7 @@ impl Webhook {
         &self,
         body: &Bytes,
         place: &Arc<Place>,
-        found: Option<Namespace>,
+        lookup: Lookup,
     ) -> Result<(Reviewed, Option<String>), Unserved> {
         let turn = tokio::time::timeout(self.bounds.turn, self.turns.clone().acquire_owned());
         let Ok(Ok(turn)) = turn.await else {
@@ -120,7 +134,11 @@ impl Webhook {
             let mut looked_up = None;
             let reviewed = reviewer.review(&body, |name| {
                 looked_up = Some(name.to_owned());
-                found.or_else(|| namespaces.known(name))
+                match lookup {
+                    Lookup::Known => namespaces.known(name),
+                    Lookup::Found(found) => Some(found),
+                    Lookup::Unknown => None,
+                }
             });
             drop((place, turn));
             (reviewed, looked_up)

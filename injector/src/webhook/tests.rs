@@ -203,6 +203,50 @@ async fn a_namespace_is_asked_for_where_its_watch_may_be_late() {
 }
 
 #[tokio::test]
+async fn a_pod_that_only_an_old_watch_would_leave_alone_is_to_be_tried_again_while_nobody_can_say()
+{
+    let client = api_server(|_| {
+        let mut answer = http::Response::new(Full::new(Bytes::from_static(b"{}")));
+        *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        std::future::ready(answer)
+    });
+    let harness = Harness::asking(BOUNDS, Some(client)).await;
+    harness.namespaces.learn([Namespace {
+        name: "shop".to_owned(),
+        ..Namespace::default()
+    }]);
+    let of = |labels: Value| {
+        let mut review = review("u");
+        review["request"]["object"]["metadata"]["labels"] = labels;
+        review
+    };
+    for (name, labels, code) in [
+        ("the namespace decides", Value::Null, Some(503)),
+        (
+            "its own label decides",
+            json!({ "tulle.dev/inject": "disabled" }),
+            None,
+        ),
+        (
+            "its own revision decides",
+            json!({ "tulle.dev/rev": "other" }),
+            None,
+        ),
+    ] {
+        let (status, answer) = harness.ask(request(full(&of(labels)))).await;
+        assert_eq!(status, StatusCode::OK);
+        let response = &answer["response"];
+        assert_eq!(response["allowed"], code.is_none(), "{name}: {response}");
+        assert_eq!(
+            response["status"]["code"].as_u64(),
+            code,
+            "{name}: {response}"
+        );
+        assert!(response["patch"].is_null(), "{name}: {response}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_trusts_another_ca_does_not_talk_to_it() {
     let harness = Harness::start(BOUNDS).await;
     let other = issuer();
