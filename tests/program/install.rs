@@ -34,6 +34,10 @@ injector:
   failurePolicy: Ignore
   timeoutSeconds: 3
   disruptionBudget: false
+  alwaysInject:
+  - { matchLabels: { app: build, tier: "1" }, matchExpressions: [{ key: a.b/c, operator: NotIn, values: [d, e] }] }
+  - { matchExpressions: [{ key: f, operator: Exists }] }
+  neverInject: [{ matchLabels: { app: batch } }]
   extraArgs: [--workers=2]
 proxy: { log: warn, accessLog: "off", nativeSidecar: false, cpuRequest: 1m, cpuLimit: "1", memoryRequest: 1Mi, memoryLimit: 99Mi }
 networkPolicy: { enabled: false }

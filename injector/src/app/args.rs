@@ -133,7 +133,8 @@ pub struct SidecarArgs {
     #[arg(long, value_name = "SELECTOR", value_parser = selector)]
     pub never_inject: Vec<Selector>,
 
-    /// Label selector in JSON: pods that get a sidecar also where their namespace asks for none. May be repeated.
+    /// Label selector in JSON: pods that get a sidecar also where their namespace asks for none. May be repeated. The webhook's
+    /// configuration has to select them, too, as it does for the value injector.alwaysInject of an installation.
     #[arg(long, value_name = "SELECTOR", value_parser = selector)]
     pub always_inject: Vec<Selector>,
 }

@@ -113,6 +113,10 @@ pub(crate) struct Injector {
     /// How long the API server waits for an answer.
     #[schemars(range(min = 1, max = 30))]
     pub(crate) timeout_seconds: u32,
+    /// Label selectors of pods that get a sidecar also where their namespace asks for none.
+    pub(crate) always_inject: Vec<Map<String, Value>>,
+    /// Label selectors of pods that get none unless their own label asks for it.
+    pub(crate) never_inject: Vec<Map<String, Value>>,
     /// How it runs.
     #[serde(flatten)]
     pub(crate) deployment: Deployment,

@@ -84,6 +84,13 @@ pub(super) fn injector(install: &Install<'_>) -> Vec<Value> {
     if !proxy.cpu_limit.is_empty() {
         args.push(format!("--proxy-cpu-limit={}", proxy.cpu_limit));
     }
+    for (option, selectors) in [
+        ("always-inject", &injector.always_inject),
+        ("never-inject", &injector.never_inject),
+    ] {
+        let each = selectors.iter().map(|selector| json!(selector));
+        args.extend(each.map(|selector| format!("--{option}={selector}")));
+    }
     let below = |path: &'static str| {
         let path = path.strip_prefix(files::SECRETS_DIR).unwrap_or(path);
         path.trim_start_matches('/')
