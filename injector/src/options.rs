@@ -85,22 +85,12 @@ impl Options {
                 .map(|value| log_filter(names::LOG_LEVEL, value))
                 .and_then(|said| or_ignore(said, &mut ignored))
                 .unwrap_or_else(|| config.log.clone()),
-            merge_metrics: choice(
-                names::MERGE_METRICS,
-                get(names::MERGE_METRICS),
-                ["true", "false"],
-                "write `true` or `false`",
-            )
-            .transpose()
-            .and_then(|said| or_ignore(said, &mut ignored))
-            .unwrap_or(true),
-            native_sidecar: choice(
-                names::NATIVE_SIDECAR,
-                get(names::NATIVE_SIDECAR),
-                ["true", "false"],
-                "write `true` or `false`",
-            )?
-            .unwrap_or(config.native_sidecar),
+            merge_metrics: truth(names::MERGE_METRICS, get(names::MERGE_METRICS))
+                .transpose()
+                .and_then(|said| or_ignore(said, &mut ignored))
+                .unwrap_or(true),
+            native_sidecar: truth(names::NATIVE_SIDECAR, get(names::NATIVE_SIDECAR))?
+                .unwrap_or(config.native_sidecar),
             access_log: choice(
                 names::ACCESS_LOG,
                 get(names::ACCESS_LOG),
@@ -264,6 +254,10 @@ fn server_name(value: &str, has_address: bool) -> Result<String, InjectError> {
         ));
     }
     Ok(value.to_owned())
+}
+
+fn truth(name: &'static str, value: Option<&str>) -> Result<Option<bool>, InjectError> {
+    choice(name, value, ["true", "false"], "write `true` or `false`")
 }
 
 /// `Some(true)` for the first of two words, `Some(false)` for the second.

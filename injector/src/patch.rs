@@ -48,11 +48,12 @@ pub(crate) fn patch(
     let scrape = metrics::plan(pod, &options);
     warnings.extend(scrape.as_ref().err().cloned());
     let scrape = scrape.ok().flatten();
-    if !options.native_sidecar && matches!(kind, "Job" | "CronJob") {
+    if !options.native_sidecar && is_to_end(kind, pod) {
         warnings.push(format!(
             "{kind} has a sidecar that is not native and would keep its pods from completing: \
-             remove the annotation {}",
-            annotations::NATIVE_SIDECAR
+             annotate them {}=true, or label them {}=disabled",
+            annotations::NATIVE_SIDECAR,
+            labels::INJECT
         ));
     }
     let mut editor = Editor::new(document, template);
@@ -63,6 +64,18 @@ pub(crate) fn patch(
     })?;
     let (patch, document) = editor.finish();
     Ok((patch, document, warnings))
+}
+
+/// Whether somebody waits for the end of such pods: the API server shows the webhook none of a Job but its pods.
+fn is_to_end(kind: &str, pod: &Pod<'_>) -> bool {
+    let mut owners = pod.meta.owner_references.iter().flatten();
+    matches!(kind, "Job" | "CronJob")
+        || owners.any(|owner| owner.kind == "Job")
+        || pod
+            .spec
+            .restart_policy
+            .as_deref()
+            .is_some_and(|policy| policy != "Always")
 }
 
 fn write(

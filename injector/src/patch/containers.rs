@@ -100,6 +100,7 @@ pub(crate) fn capture(options: &Options, config: &InjectorConfig) -> Value {
             "runAsGroup": 0,
             "runAsNonRoot": false,
             "runAsUser": 0,
+            "seccompProfile": { "type": "RuntimeDefault" },
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
     })

@@ -14,6 +14,13 @@ use super::editor::Editor;
 pub(crate) const AUTO: &str = "auto";
 /// What stays ours.
 const OURS: [&str; 3] = ["name", "image", "restartPolicy"];
+/// What the API server puts where the user says nothing: it does so before it asks a webhook, and for an image without a tag.
+/// None of it is the user's word. <https://kubernetes.io/docs/concepts/containers/images/#imagepullpolicy-defaulting>
+const DEFAULTS: [(&str, &str); 3] = [
+    ("imagePullPolicy", "Always"),
+    ("terminationMessagePath", "/dev/termination-log"),
+    ("terminationMessagePolicy", "File"),
+];
 /// Lists that are merged, by the field that tells their items apart.
 const KEYS: [(&str, &str); 4] = [
     ("env", "name"),
@@ -53,6 +60,11 @@ pub(crate) fn merge(mut sidecar: Value, own: Value) -> Value {
         for ours in OURS {
             own.remove(ours);
         }
+        own.retain(|name, value| {
+            !DEFAULTS
+                .iter()
+                .any(|(of, default)| of == name && value == default)
+        });
         members(sidecar, own);
     }
     sidecar

@@ -100,6 +100,20 @@ fn a_classic_sidecar_in_a_job_earns_a_warning() {
             .expect("injected");
         assert_eq!(outcome.warnings.len(), expected, "{native}");
     }
+    let owner = |kind: &str| json!([{ "apiVersion": "v1", "kind": kind, "name": "o", "uid": "u" }]);
+    for (name, owners, policy, expected) in [
+        ("a pod of a Job", owner("Job"), "Always", 1),
+        ("one that ends", Value::Null, "Never", 1),
+        ("one that goes on", owner("ReplicaSet"), "Always", 0),
+    ] {
+        let annotations = json!({ "tulle.dev/native-sidecar": "false" });
+        let pod = pod(
+            json!({ "annotations": annotations, "ownerReferences": owners }),
+            json!({ "containers": [{ "name": "work" }], "restartPolicy": policy }),
+        );
+        let outcome = try_inject(&pod, &InjectorConfig::default()).expect("injected");
+        assert_eq!(outcome.warnings.len(), expected, "{name}");
+    }
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn with_own(container: &Value) -> Value {
 fn what_the_user_says_wins_and_the_rest_is_ours() {
     let said = json!({
         "image": "auto",
-        "imagePullPolicy": "Always",
+        "imagePullPolicy": "Never",
         "env": [{ "name": "TULLE_LOG", "value": "debug" }, { "name": "EXTRA", "value": "1" }],
         "resources": { "limits": { "memory": "1Gi" } },
         "volumeMounts": [{ "name": "certs", "mountPath": "/certs" }],
@@ -40,7 +40,7 @@ fn what_the_user_says_wins_and_the_rest_is_ours() {
     let sidecar = &injected["spec"]["initContainers"][1];
     assert_eq!(sidecar["image"], InjectorConfig::default().image);
     assert_eq!(sidecar["restartPolicy"], "Always");
-    assert_eq!(sidecar["imagePullPolicy"], "Always");
+    assert_eq!(sidecar["imagePullPolicy"], "Never");
     assert_eq!(variable(sidecar, "TULLE_LOG"), Some("debug"));
     assert_eq!(variable(sidecar, "EXTRA"), Some("1"));
     assert_eq!(variable(sidecar, "TULLE_WORKERS"), Some("1"));
@@ -55,6 +55,21 @@ fn what_the_user_says_wins_and_the_rest_is_ours() {
     );
     assert!(sidecar["lifecycle"]["postStart"].is_object());
     assert_eq!(sidecar["future"], said["future"]);
+}
+
+#[test]
+fn what_the_api_server_filled_in_is_not_the_users_word() {
+    let said = json!({ "env": [{ "name": "EXTRA", "value": "1" }] });
+    let mut defaulted = said.clone();
+    for (name, value) in [
+        ("imagePullPolicy", json!("Always")),
+        ("resources", json!({})),
+        ("terminationMessagePath", json!("/dev/termination-log")),
+        ("terminationMessagePolicy", json!("File")),
+    ] {
+        defaulted[name] = value;
+    }
+    assert_eq!(inject(&with_own(&defaulted)), inject(&with_own(&said)));
 }
 
 #[test]
