@@ -250,10 +250,17 @@ async fn a_second_revision_serves_its_namespaces_beside_the_first(
         found.iter().all(|it| it["subject"] != "webhooks"),
         "{found:?}"
     );
+    let uninstall = ["uninstall", "--revision", "next", "--yes"];
+    let refused = kubernetes.tulle(&uninstall)?;
+    ensure!(
+        refused.status == 1
+            && refused
+                .stderr
+                .contains("1 pods still have a sidecar: moves/one;"),
+        "{refused}"
+    );
     drop(new);
-    let gone = kubernetes
-        .tulle(&["uninstall", "--revision", "next", "--yes"])?
-        .ok()?;
+    let gone = eventually(SOON, async || kubernetes.tulle(&uninstall)?.ok()).await?;
     ensure!(
         gone.contains("tulle-control-next") && !gone.contains(" tulle-control\n"),
         "{gone}"
@@ -273,8 +280,7 @@ async fn an_installation_goes_without_a_trace(_: &Kubernetes) -> anyhow::Result<
     let cluster = Cluster::start(1)?;
     let before = everything(&cluster)?;
     let program = Program::new()?;
-    let small = ["control.replicas=1", "injector.replicas=1"];
-    install::install(&cluster, &small).await?;
+    install::install(&cluster, &["control.replicas=1"]).await?;
     let namespace = Namespace::apply(&cluster, "shop", "tulle.dev/inject=enabled", WEB).await?;
     let bundle = namespace.ask(["get", "configmap", "tulle-ca-root"], "");
     ensure!(bundle.is_ok(), "{bundle:?}");
@@ -287,22 +293,14 @@ async fn an_installation_goes_without_a_trace(_: &Kubernetes) -> anyhow::Result<
         "--set",
         "image.pullPolicy=Never",
     ];
-    let upgrade = [
-        &[
-            "upgrade",
-            "--set",
-            "control.replicas=1",
-            "--set",
-            "injector.replicas=1",
-        ],
-        &values[..],
-    ]
-    .concat();
+    let upgrade = [&["upgrade", "--set", "control.replicas=1"], &values[..]].concat();
     let same = program.run(&cluster, &upgrade)?;
     ensure!(
         same.status == 0 && same.stderr.contains("Nothing would change"),
         "{same}"
     );
+    // That some kinds cannot be listed, because whoever serves them is away, stops nobody.
+    cluster.ask(["apply", "-f", "-"], AWAY)?;
     let other = [
         &upgrade[..],
         &[
@@ -336,15 +334,40 @@ async fn an_installation_goes_without_a_trace(_: &Kubernetes) -> anyhow::Result<
 
     let listed = program.run(&cluster, &["uninstall"])?;
     ensure!(
-        listed.status == 0 && listed.stderr.contains("Nothing was deleted"),
+        listed.status == 3
+            && listed.stderr.contains("Nothing was deleted")
+            && listed.stderr.contains("kinds of away.example"),
         "{listed}"
     );
     ensure!(
         listed.stdout.contains("tulle-ca-root") && !listed.stdout.contains("CustomResource"),
         "{listed}"
     );
-    let deleted = program.run(&cluster, &["uninstall", "--yes", "--purge"])?;
-    ensure!(deleted.status == 0, "{deleted}");
+    // Pods that live by the control plane are in the way.
+    let refused = program.run(&cluster, &["uninstall", "--yes", "--purge"])?;
+    ensure!(
+        refused.status == 1
+            && refused
+                .stderr
+                .contains("1 pods still have a sidecar: shop/one;")
+            && refused.stderr.contains("--force"),
+        "{refused}"
+    );
+    let kept = [
+        "get",
+        "-n",
+        SYSTEM,
+        "secret/tulle-ca",
+        "deployment/tulle-control",
+    ];
+    cluster.ask(kept, "")?;
+    let force = ["uninstall", "--yes", "--purge", "--force"];
+    let deleted = program.run(&cluster, &force)?;
+    ensure!(
+        deleted.status == 3 && deleted.stderr.contains("something may be left"),
+        "{deleted}"
+    );
+    cluster.ask(["delete", "-f", "-"], AWAY)?;
     drop(namespace);
     eventually(SOON, async || {
         let left = everything(&cluster)?;
@@ -360,6 +383,20 @@ async fn an_installation_goes_without_a_trace(_: &Kubernetes) -> anyhow::Result<
     );
     Ok(())
 }
+
+/// Kinds that are served by somebody who is not there.
+const AWAY: &str = r#"
+apiVersion: apiregistration.k8s.io/v1
+kind: APIService
+metadata: { name: v1.away.example }
+spec:
+  group: away.example
+  version: v1
+  groupPriorityMinimum: 1000
+  versionPriority: 10
+  insecureSkipTLSVerify: true
+  service: { namespace: default, name: nobody }
+"#;
 
 /// The names of all objects of all kinds that stay, but for what the cluster itself writes as it goes.
 fn everything(cluster: &Cluster) -> anyhow::Result<Vec<String>> {

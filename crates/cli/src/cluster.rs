@@ -7,6 +7,7 @@ pub(crate) mod check;
 mod owned;
 pub(crate) mod proxy;
 mod reach;
+mod sidecars;
 pub(crate) mod status;
 pub(crate) mod uninstall;
 pub(crate) mod upgrade;

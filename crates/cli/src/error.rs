@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::output;
+
 /// A command that could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
@@ -47,6 +49,10 @@ pub(crate) enum CliError {
     Kubeconfig(String),
     #[error("cannot {what}: {reason}")]
     Cluster { what: String, reason: String },
+    #[error(
+        "{count} pods still have a sidecar: {some}; nobody would renew their certificates, and when these end nobody reaches them"
+    )]
+    SidecarsStay { count: usize, some: String },
     #[error("pod {0} has no sidecar")]
     NoSidecar(String),
     #[error("no control plane of Tulle runs in this cluster")]
@@ -87,6 +93,14 @@ impl CliError {
         }
     }
 
+    /// Why, without what was to be done where that is said already.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::Cluster { reason, .. } => reason.clone(),
+            other => output::chain(other),
+        }
+    }
+
     /// What the user can do about it.
     pub(crate) fn next_step(&self) -> &'static str {
         match self {
@@ -108,6 +122,9 @@ impl CliError {
                 "see that `kubectl get nodes` works; `--context NAME` chooses another cluster"
             }
             Self::Cluster { .. } => "`tulle check` says what is wrong with the installation",
+            Self::SidecarsStay { .. } => {
+                "have their namespaces ask for no mesh (kubectl label namespace NAME tulle.dev/inject- tulle.dev/rev-), or for another revision, restart them (kubectl -n NAME rollout restart deployment,statefulset,daemonset), and try again; --force if they may fail"
+            }
             Self::NoSidecar(_) => {
                 "label its namespace (kubectl label namespace NAME tulle.dev/inject=enabled) and restart its workload"
             }

@@ -20,6 +20,7 @@ use tulle_runtime::env::parse_duration;
 use super::{Access, Format, print};
 use crate::error::CliError;
 use finding::{Findings, Level};
+pub(super) use installed::some;
 
 /// Between two looks of one who waits.
 const PAUSE: Duration = Duration::from_secs(2);

@@ -1,21 +1,29 @@
 //! What of a cluster is ours: everything that bears our label, whoever wrote it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use kube::api::{Api, DeleteParams, DynamicObject, ListParams, PropagationPolicy};
-use kube::discovery::{Discovery, Scope, verbs};
+use futures_util::{StreamExt as _, stream};
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, ListParams, PartialObjectMeta, PropagationPolicy,
+};
+use kube::discovery::{self, ApiCapabilities, ApiGroup, Scope, verbs};
 use kube::{Client, ResourceExt as _};
 use serde::Serialize;
+use serde_json::Value;
 use tulle_runtime::names::{CONTROL_NAMESPACE, labels};
 
 use super::answer;
 use crate::error::CliError;
+use crate::output;
 
 /// How long an object may take to be gone.
 const GONE: Duration = Duration::from_secs(60);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// Questions to the API server at a time.
+const AT_ONCE: usize = 8;
 
 /// The kind of namespaces.
 pub(super) const NAMESPACE: &str = "Namespace";
@@ -65,17 +73,17 @@ impl Owned {
         answer(&what, deleted).await
     }
 
-    /// Waits until it is there no more.
-    pub(super) async fn gone(&self) -> Result<(), CliError> {
+    /// Waits until it is there no more. If the API server holds it until others answer again, says why.
+    pub(super) async fn gone(&self) -> Result<Option<String>, CliError> {
         let what = format!("look whether {} is gone", self.title());
         let wait = async {
-            while answer(&what, self.api.get_metadata_opt(&self.name))
-                .await?
-                .is_some()
-            {
+            while let Some(object) = answer(&what, self.api.get_opt(&self.name)).await? {
+                if let Some(reason) = held(&object.data) {
+                    return Ok(Some(reason));
+                }
                 tokio::time::sleep(LOOK).await;
             }
-            Ok(())
+            Ok(None)
         };
         match tokio::time::timeout(GONE, wait).await {
             Ok(gone) => gone,
@@ -90,46 +98,167 @@ impl Owned {
     }
 }
 
-/// Every object that bears our label and belongs to no other object.
-pub(super) async fn find(client: &Client) -> Result<Vec<Owned>, CliError> {
-    let discovery = Discovery::new(client.clone());
-    let discovery = answer("list the kinds of the cluster", discovery.run()).await?;
-    let selector = format!("{}={}", labels::PART_OF, labels::PART_OF_TULLE);
-    let list = ListParams::default().labels(&selector);
-    let mut targets = Vec::new();
-    for (resource, capabilities) in discovery
-        .groups()
-        .flat_map(|group| group.recommended_resources())
-    {
-        let can = |verb| capabilities.supports_operation(verb);
-        if !can(verbs::LIST) || !can(verbs::DELETE) {
-            continue;
-        }
-        let all: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
-        let what = format!("list {}", resource.plural);
-        let found = answer(&what, all.list_metadata(&list)).await?;
-        for object in found {
-            // The cluster keeps one for each Service, with the Service's labels.
-            if !object.owner_references().is_empty() || resource.kind == ENDPOINTS {
-                continue;
-            }
-            let namespace = object
-                .namespace()
-                .filter(|_| capabilities.scope == Scope::Namespaced);
-            let api = match &namespace {
-                Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
-                None => all.clone(),
-            };
-            targets.push(Owned {
-                kind: resource.kind.clone(),
-                name: object.name_any(),
-                labels: object.labels().clone(),
-                namespace,
-                api,
-            });
+/// Why a namespace cannot go yet, through no fault of what is in it: Kubernetes does not know all kinds that may be in it.
+fn held(namespace: &Value) -> Option<String> {
+    let conditions = namespace["status"]["conditions"].as_array()?;
+    let failed = conditions.iter().find(|condition| {
+        condition["type"] == "NamespaceDeletionDiscoveryFailure" && condition["status"] == "True"
+    })?;
+    Some(failed["message"].as_str().unwrap_or_default().to_owned())
+}
+
+/// What was found of ours, and where nobody could look.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) objects: Vec<Owned>,
+    /// Kinds, or groups of them, that could not be listed, and why.
+    pub(super) unseen: BTreeMap<String, String>,
+}
+
+impl Found {
+    /// Says where nobody could look.
+    pub(super) fn warn(&self) {
+        for (what, reason) in &self.unseen {
+            output::warning(&format!("cannot look for {what}: {reason}"));
         }
     }
-    // A namespace of somebody else's is not ours to delete, whatever its labels say.
-    targets.retain(|target| target.kind != NAMESPACE || target.name == CONTROL_NAMESPACE);
-    Ok(targets)
+}
+
+/// Every object that bears our label and belongs to no other object, of those kinds (group and kind), or of all.
+///
+/// What cannot be listed is left out and said: a group may be served by somebody who is away, and that is no reason to leave
+/// everything else.
+///
+/// # Errors
+/// If the API server does not say what groups there are.
+pub(super) async fn find(
+    client: &Client,
+    only: Option<&[(&str, &str)]>,
+) -> Result<Found, CliError> {
+    let groups = client.list_api_groups();
+    let groups = answer("list the kinds of the cluster", groups).await?;
+    let mut names: Vec<_> = groups.groups.into_iter().map(|group| group.name).collect();
+    // The core group says nothing of itself; what two groups serve is taken of the first.
+    names.push(ApiGroup::CORE_GROUP.to_owned());
+    names.retain(|name| only.is_none_or(|only| only.iter().any(|(group, _)| group == name)));
+    names.sort();
+    let mut found = Found::default();
+    let asked = names.iter().map(|name| async move {
+        let what = format!("list the kinds of {name}");
+        let group = discovery::group(client, name);
+        (name, answer(&what, group).await)
+    });
+    let mut asked = stream::iter(asked).buffered(AT_ONCE);
+    let mut kinds = Vec::new();
+    while let Some((name, group)) = asked.next().await {
+        match group {
+            Ok(group) => kinds.extend(listable(&group, only)),
+            Err(error) => {
+                let kinds = match name.as_str() {
+                    ApiGroup::CORE_GROUP => "core kinds".to_owned(),
+                    name => format!("kinds of {name}"),
+                };
+                found.unseen.insert(kinds, error.reason());
+            }
+        }
+    }
+    let listed = kinds
+        .into_iter()
+        .map(|(resource, scope)| async move { list(client, resource, scope).await });
+    let mut listed = stream::iter(listed).buffered(AT_ONCE);
+    let mut seen = BTreeSet::new();
+    while let Some((kind, objects)) = listed.next().await {
+        match objects {
+            Ok(objects) => {
+                let new = |it: &(Option<String>, Owned)| {
+                    it.0.as_ref().is_none_or(|uid| seen.insert(uid.clone()))
+                };
+                let objects = objects.into_iter().filter(new);
+                found.objects.extend(objects.map(|(_, object)| object));
+            }
+            Err(error) => {
+                found.unseen.insert(kind, error.reason());
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The kinds of a group whose objects may be ours.
+fn listable(group: &ApiGroup, only: Option<&[(&str, &str)]>) -> Vec<(ApiResource, Scope)> {
+    let kinds = group.recommended_resources().into_iter();
+    let can = |it: &(ApiResource, ApiCapabilities)| {
+        it.1.supports_operation(verbs::LIST) && it.1.supports_operation(verbs::DELETE)
+    };
+    kinds
+        .filter(can)
+        // The cluster keeps one for each Service, with the Service's labels.
+        .filter(|(it, _)| it.kind != ENDPOINTS)
+        .filter(|(it, _)| only.is_none_or(|only| only.contains(&(&it.group, &it.kind))))
+        .map(|(resource, capabilities)| (resource, capabilities.scope))
+        .collect()
+}
+
+/// What bears our label of one kind, each with its uid.
+async fn list(
+    client: &Client,
+    resource: ApiResource,
+    scope: Scope,
+) -> (String, Result<Vec<(Option<String>, Owned)>, CliError>) {
+    let selector = format!("{}={}", labels::PART_OF, labels::PART_OF_TULLE);
+    let list = ListParams::default().labels(&selector);
+    let all: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+    let what = format!("list {}", resource.plural);
+    let listed = match answer(&what, all.list_metadata(&list)).await {
+        Ok(listed) => listed,
+        Err(error) => return (resource.plural, Err(error)),
+    };
+    let owned = |object: PartialObjectMeta<DynamicObject>| {
+        let namespace = object.namespace();
+        let namespace = namespace.filter(|_| scope == Scope::Namespaced);
+        let api = match &namespace {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+            None => all.clone(),
+        };
+        let target = Owned {
+            kind: resource.kind.clone(),
+            name: object.name_any(),
+            labels: object.labels().clone(),
+            namespace,
+            api,
+        };
+        (object.uid(), target)
+    };
+    let ours = |object: &PartialObjectMeta<DynamicObject>| {
+        // A namespace of somebody else's is not ours to delete, whatever its labels say.
+        let foreign = resource.kind == NAMESPACE && object.name_any() != CONTROL_NAMESPACE;
+        object.owner_references().is_empty() && !foreign
+    };
+    let objects = listed.into_iter().filter(ours).map(owned).collect();
+    (resource.plural.clone(), Ok(objects))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_namespace_is_held_by_those_who_do_not_say_what_is_in_it() {
+        let namespace = |kind: &str, status: &str| {
+            let condition = json!({ "type": kind, "status": status, "message": "why" });
+            json!({ "status": { "phase": "Terminating", "conditions": [condition] } })
+        };
+        let failure = "NamespaceDeletionDiscoveryFailure";
+        for (object, expected) in [
+            (namespace(failure, "True"), Some("why")),
+            (namespace(failure, "False"), None),
+            (namespace("NamespaceContentRemaining", "True"), None),
+            (json!({ "status": { "phase": "Terminating" } }), None),
+            (json!({}), None),
+        ] {
+            assert_eq!(held(&object).as_deref(), expected, "{object}");
+        }
+    }
 }

@@ -3,16 +3,24 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use kube::Client;
 
-use super::owned::{self, NAMESPACE, Owned};
-use super::{Access, Format, print};
+use super::check::some;
+use super::owned::{self, Found, NAMESPACE, Owned};
+use super::upgrade::KINDS;
+use super::{Access, Format, print, sidecars};
 use crate::error::CliError;
 use crate::output;
 
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
-Sidecars stay in the pods that have one until they are restarted, and go on as they are; new pods get none. The definitions of \
-Tulle's own kinds stay, and with them the policies that were written, unless --purge is given.
+New pods get no sidecar then; those that have one keep it until they are restarted. As nobody renews certificates any more, they \
+fail when these end, within a day unless the installation says otherwise. So nothing is deleted while such pods are there, unless \
+--force is given: have their namespaces ask for no mesh and restart them first. With --revision only pods of that revision count.
+
+The definitions of Tulle's own kinds stay, and with them the policies that were written, unless --purge is given.
+
+Exits with 1 if it could not be done, with 3 if it was, but for what could not be looked at.
 
 Examples:
   tulle uninstall             list what would be deleted
@@ -31,10 +39,16 @@ pub(crate) struct UninstallArgs {
     /// Only the parts of this revision, and nothing that others share; not for the last one
     #[arg(long, value_name = "NAME", conflicts_with = "purge")]
     revision: Option<String>,
+    /// Delete although pods with sidecars stay, which fail when their certificates end
+    #[arg(long)]
+    force: bool,
     /// How to print what is deleted
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
 }
+
+/// Exit status where something could not be looked at, and may be left.
+const INCOMPLETE: u8 = 3;
 
 const CRD: &str = "CustomResourceDefinition";
 /// What asks for pods, or would write anew what is deleted, in the order in which it goes.
@@ -46,39 +60,91 @@ const FIRST: [&str; 3] = [
 
 pub(crate) async fn run(args: UninstallArgs) -> Result<ExitCode, CliError> {
     let client = args.access.client().await?;
-    let wanted = |target: &Owned| match &args.revision {
-        Some(revision) => target.is_of(revision),
-        None => args.purge || target.kind != CRD,
-    };
-    let mut targets = owned::find(&client).await?;
-    targets.retain(wanted);
-    if targets.is_empty() {
-        output::note("Nothing of Tulle is in this cluster.");
-        return Ok(ExitCode::SUCCESS);
+    let mut found = owned::find(&client, args.kinds()).await?;
+    found.objects.retain(|object| args.wants(object));
+    found.objects.sort_by_key(rank);
+    found.warn();
+    if found.objects.is_empty() {
+        output::note(if found.unseen.is_empty() {
+            "Nothing of Tulle is in this cluster."
+        } else {
+            "Nothing of Tulle was found in this cluster, but not everything could be looked at."
+        });
+        return Ok(ended(&found));
     }
-    targets.sort_by_key(rank);
-    print(args.output, &targets, |targets| table(targets))?;
+    print(args.output, &found.objects, |targets| table(targets))?;
+    let stay = sidecars::stay(&client, args.revision.as_deref()).await;
     if !args.yes {
+        if let Err(problem) = stay {
+            output::warning(&problem.to_string());
+        }
         output::note("Nothing was deleted: add --yes to delete all of this.");
-        return Ok(ExitCode::SUCCESS);
+        return Ok(ended(&found));
     }
+    match stay {
+        Err(problem) if args.force => output::warning(&problem.to_string()),
+        stay => stay?,
+    }
+    delete(&client, &args, found.objects).await
+}
+
+impl UninstallArgs {
+    /// Where to look: what control planes have written is of any kind, and of no revision.
+    fn kinds(&self) -> Option<&'static [(&'static str, &'static str)]> {
+        self.revision.as_ref().map(|_| &KINDS[..])
+    }
+
+    fn wants(&self, object: &Owned) -> bool {
+        match &self.revision {
+            Some(revision) => object.is_of(revision),
+            None => self.purge || object.kind != CRD,
+        }
+    }
+}
+
+async fn delete(
+    client: &Client,
+    args: &UninstallArgs,
+    targets: Vec<Owned>,
+) -> Result<ExitCode, CliError> {
     let (first, _) = targets.split_at(targets.partition_point(|target| rank(target) < FIRST.len()));
     for target in first {
         target.delete().await?;
         target.gone().await?;
     }
     // Now that nobody writes any more, also what was written until then.
-    let mut rest = owned::find(&client).await?;
-    rest.retain(wanted);
-    rest.sort_by_key(rank);
-    for target in &rest {
+    let mut rest = owned::find(client, args.kinds()).await?;
+    rest.objects.retain(|object| args.wants(object));
+    rest.objects.sort_by_key(rank);
+    for target in &rest.objects {
         target.delete().await?;
     }
-    for target in &rest {
-        target.gone().await?;
+    for target in &rest.objects {
+        if let Some(reason) = target.gone().await? {
+            rest.unseen.insert(target.title(), reason.clone());
+            let title = target.title();
+            output::warning(&format!(
+                "{title} goes once the API server knows all kinds again: {reason}"
+            ));
+        }
     }
-    output::note(&format!("{} objects deleted.", first.len() + rest.len()));
-    Ok(ExitCode::SUCCESS)
+    let count = first.len() + rest.objects.len();
+    output::note(&format!("{count} objects deleted."));
+    if !rest.unseen.is_empty() {
+        let unseen: Vec<_> = rest.unseen.keys().map(String::as_str).collect();
+        output::warning(&format!(
+            "something may be left, for not everything could be looked at: {}; `tulle uninstall` says so once it can",
+            some(&unseen)
+        ));
+    }
+    Ok(ended(&rest))
+}
+
+fn ended(found: &Found) -> ExitCode {
+    match found.unseen.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(INCOMPLETE),
+    }
 }
 
 /// The lower the earlier: what acts, what is acted upon, and what holds other things.

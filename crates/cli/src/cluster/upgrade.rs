@@ -49,6 +49,24 @@ const ADDED: Style = AnsiColor::Green.on_default();
 const REMOVED: Style = AnsiColor::Red.on_default();
 const HEAD: Style = Style::new().bold();
 
+/// The kinds that what belongs to one revision may be of, by group.
+pub(super) const KINDS: [(&str, &str); 11] = [
+    ("", "Service"),
+    ("", "ServiceAccount"),
+    (
+        "admissionregistration.k8s.io",
+        "MutatingWebhookConfiguration",
+    ),
+    ("apps", "Deployment"),
+    ("autoscaling", "HorizontalPodAutoscaler"),
+    ("networking.k8s.io", "NetworkPolicy"),
+    ("policy", "PodDisruptionBudget"),
+    ("rbac.authorization.k8s.io", "ClusterRole"),
+    ("rbac.authorization.k8s.io", "ClusterRoleBinding"),
+    ("rbac.authorization.k8s.io", "Role"),
+    ("rbac.authorization.k8s.io", "RoleBinding"),
+];
+
 pub(crate) async fn run(args: UpgradeArgs) -> Result<ExitCode, CliError> {
     let client = args.access.client().await?;
     let values = args.choice.values()?;
@@ -61,7 +79,9 @@ pub(crate) async fn run(args: UpgradeArgs) -> Result<ExitCode, CliError> {
             changed.push((target, object));
         }
     }
-    let mut left = owned::find(&client).await?;
+    let found = owned::find(&client, Some(&KINDS)).await?;
+    found.warn();
+    let mut left = found.objects;
     left.retain(|object| object.is_of(&values.revision) && !wanted.contains(&object.title()));
     for object in &left {
         output::styled(&format!(

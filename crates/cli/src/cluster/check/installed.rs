@@ -302,7 +302,7 @@ pub(super) async fn proxies(client: &Client, findings: &mut Findings) {
 }
 
 /// The first few of many.
-pub(super) fn some(names: &[&str]) -> String {
+pub(in crate::cluster) fn some(names: &[&str]) -> String {
     const FEW: usize = 5;
     let mut text = names[..names.len().min(FEW)].join(", ");
     if names.len() > FEW {
