@@ -7,6 +7,7 @@ mod beside;
 mod conformance;
 mod crash;
 mod ha;
+mod helm;
 mod identity;
 mod load;
 mod mesh;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         webhook::cases(),
         conformance::cases(),
         ha::cases(),
+        helm::cases(),
         routes::cases(),
     ];
     let cases = files

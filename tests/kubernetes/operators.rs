@@ -308,6 +308,10 @@ async fn an_installation_goes_without_a_trace(_: &Kubernetes) -> anyhow::Result<
             "control.log=debug",
             "--set",
             "injector.disruptionBudget=false",
+            "--set",
+            "injector.autoscaling.enabled=true",
+            "--set",
+            "injector.autoscaling.minReplicas=1",
         ],
     ]
     .concat();
@@ -324,8 +328,30 @@ async fn an_installation_goes_without_a_trace(_: &Kubernetes) -> anyhow::Result<
     );
     let again = program.run(&cluster, &other)?;
     ensure!(again.status == 1 && again.stdout == shown.stdout, "{again}");
+    let json = program.run(&cluster, &[&other[..], &["--output", "json"]].concat())?;
+    let changes: Vec<Value> = serde_json::from_str(&json.stdout)?;
+    let budget = changes
+        .iter()
+        .find(|it| it["kind"] == "PodDisruptionBudget");
+    ensure!(
+        json.status == 1 && budget.is_some_and(|it| it["change"] == "delete"),
+        "{json}"
+    );
+    let failed = program.run(&cluster, &["upgrade", "--set", "no.such=value"])?;
+    ensure!(failed.status == 2, "{failed}");
     let done = program.run(&cluster, &[&other[..], &["--yes"]].concat())?;
     ensure!(done.status == 0, "{done}");
+    // As many as there were, until autoscaling has them be more.
+    let replicas = "jsonpath={.spec.replicas}";
+    let get = [
+        "get",
+        "-n",
+        SYSTEM,
+        "deployment/tulle-injector",
+        "-o",
+        replicas,
+    ];
+    ensure!(cluster.ask(get, "")? == "2");
     let same = program.run(&cluster, &other)?;
     ensure!(
         same.status == 0 && same.stderr.contains("Nothing would change"),

@@ -53,6 +53,8 @@ pub(crate) enum CliError {
         "{count} pods still have a sidecar: {some}; nobody would renew their certificates, and when these end nobody reaches them"
     )]
     SidecarsStay { count: usize, some: String },
+    #[error("Helm has installed this, as release {release} in namespace {namespace}")]
+    OfHelm { release: String, namespace: String },
     #[error("pod {0} has no sidecar")]
     NoSidecar(String),
     #[error("no control plane of Tulle runs in this cluster")]
@@ -124,6 +126,9 @@ impl CliError {
             Self::Cluster { .. } => "`tulle check` says what is wrong with the installation",
             Self::SidecarsStay { .. } => {
                 "have their namespaces ask for no mesh (kubectl label namespace NAME tulle.dev/inject- tulle.dev/rev-), or for another revision, restart them (kubectl -n NAME rollout restart deployment,statefulset,daemonset), and try again; --force if they may fail"
+            }
+            Self::OfHelm { .. } => {
+                "change it with `helm upgrade`, as it was installed: Helm would fail with conflicts over what others have changed"
             }
             Self::NoSidecar(_) => {
                 "label its namespace (kubectl label namespace NAME tulle.dev/inject=enabled) and restart its workload"

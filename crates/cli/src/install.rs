@@ -88,6 +88,19 @@ pub(crate) fn all(values: &Values) -> Vec<Value> {
     objects
 }
 
+/// Group and kind of everything that there is in any installation.
+#[cfg(test)]
+pub(crate) fn kinds() -> std::collections::BTreeSet<(String, String)> {
+    let values = Layered::new(Profile::Ha).values();
+    let kind = |object: &Value| {
+        let text = |field: &str| object[field].as_str().expect("it is text").to_owned();
+        let version = text("apiVersion");
+        let group = version.split_once('/').map_or("", |(group, _)| group);
+        (group.to_owned(), text("kind"))
+    };
+    all(&values).iter().map(kind).collect()
+}
+
 impl Choice {
     /// The values that were chosen.
     pub(crate) fn values(&self) -> Result<Values, CliError> {

@@ -51,6 +51,11 @@ strategy:
   rollingUpdate: {{ eq $part.antiAffinity "required" | ternary "{ maxSurge: 0, maxUnavailable: 1 }" "{ maxSurge: 1, maxUnavailable: 0 }" }}
 {{- if not $part.autoscaling.enabled }}
 replicas: {{ $part.replicas }}
+{{- else }}
+{{- /* Autoscaling has the say. Until it acts there are as many as there were: a field that is left out would mean one. */}}
+{{- with (lookup "apps/v1" "Deployment" "tulle-system" (index . 1)).spec }}
+replicas: {{ .replicas }}
+{{- end }}
 {{- end }}
 {{- end -}}
 
