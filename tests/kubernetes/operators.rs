@@ -250,6 +250,7 @@ async fn a_second_revision_serves_its_namespaces_beside_the_first(
         found.iter().all(|it| it["subject"] != "webhooks"),
         "{found:?}"
     );
+    heard_although_one_is_silent(kubernetes).await?;
     let uninstall = ["uninstall", "--revision", "next", "--yes"];
     let refused = kubernetes.tulle(&uninstall)?;
     ensure!(
@@ -268,6 +269,49 @@ async fn a_second_revision_serves_its_namespaces_beside_the_first(
     eventually(SOON, async || install::serves(cluster)).await?;
     let again = ["/usr/local/bin/tulle", "app", "call", "http://web/"];
     eventually(SOON, async || old.exec("one", &again, "")?.ok()).await?;
+    Ok(())
+}
+
+/// A replica of the control plane that runs and says nothing.
+const SILENT: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata:
+  name: tulle-control-silent
+  labels: { app.kubernetes.io/part-of: tulle, app.kubernetes.io/name: tulle-control-silent }
+spec:
+  terminationGracePeriodSeconds: 1
+  securityContext: { runAsNonRoot: true, runAsUser: 1000, seccompProfile: { type: RuntimeDefault } }
+  containers:
+  - name: silent
+    image: tulle.test/pause:1
+    securityContext: { allowPrivilegeEscalation: false, capabilities: { drop: [ALL] } }
+"#;
+
+/// Fails unless what the other replicas say is shown.
+async fn heard_although_one_is_silent(kubernetes: &Kubernetes) -> anyhow::Result<()> {
+    let ask = |arguments: &[&str], input: &str| {
+        let own = ["-n", SYSTEM];
+        kubernetes
+            .cluster
+            .ask(own.iter().chain(arguments).copied(), input)
+    };
+    ask(&["apply", "-f", "-"], SILENT)?;
+    let said = eventually(SOON, async || {
+        let said = kubernetes.tulle(&["status", "-n", "moves"])?;
+        ensure!(said.status == 1, "{said}");
+        Ok(said)
+    })
+    .await;
+    ask(&["delete", "pod", "tulle-control-silent"], "")?;
+    let said = said?;
+    ensure!(
+        said.stdout.contains("moves/one ")
+            && said
+                .stderr
+                .contains("tulle-control-silent does not say which proxies it has"),
+        "{said}"
+    );
     Ok(())
 }
 

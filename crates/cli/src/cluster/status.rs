@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use clap::Args;
-use kube::ResourceExt as _;
+use futures_util::future;
+use kube::{Client, ResourceExt as _};
 use serde::{Deserialize, Serialize};
 use tulle_runtime::names::{CONTROL_NAMESPACE, ports};
 
@@ -21,7 +22,9 @@ The columns CDS, EDS, LDS and RDS say how far a proxy is with clusters, endpoint
   REJECTED  it refuses something and goes on with what it had; --output json says what and why
   -         it has asked for nothing of the kind
 
-Exits with 1 if any proxy rejects something.
+What the replicas of the control plane that answer say is shown; those that do not are named.
+
+Exits with 1 if any proxy rejects something, or a replica of the control plane does not answer.
 
 Examples:
   tulle status
@@ -98,7 +101,10 @@ impl Type {
 
 pub(crate) async fn run(args: StatusArgs) -> Result<ExitCode, CliError> {
     let client = args.access.client().await?;
-    let mut proxies = all(&client).await?;
+    let Answers {
+        mut proxies,
+        silent,
+    } = ask(&client).await?;
     if let Some(namespace) = &args.namespace {
         let within = |proxy: &Proxy| {
             proxy
@@ -108,21 +114,39 @@ pub(crate) async fn run(args: StatusArgs) -> Result<ExitCode, CliError> {
         };
         proxies.retain(within);
     }
-    if proxies.is_empty() && args.output == Format::Table {
+    if !proxies.is_empty() || args.output != Format::Table {
+        print(args.output, &proxies, |proxies| table(proxies))?;
+    } else if silent.is_empty() {
         output::note("No proxy is connected to the control plane.");
-        return Ok(ExitCode::SUCCESS);
     }
-    print(args.output, &proxies, |proxies| table(proxies))?;
-    Ok(match proxies.iter().any(Proxy::rejects) {
-        true => ExitCode::FAILURE,
-        false => ExitCode::SUCCESS,
-    })
+    for (pod, error) in &silent {
+        output::warning(&format!(
+            "{CONTROL_NAMESPACE}/{pod} does not say which proxies it has: {}",
+            error.reason()
+        ));
+    }
+    Ok(verdict(&proxies, silent.len()))
 }
 
-/// Every proxy that is connected to any replica, by its pod's name.
-pub(super) async fn all(client: &kube::Client) -> Result<Vec<Proxy>, CliError> {
-    let mut proxies = Vec::new();
-    for pod in control_pods(client).await? {
+fn verdict(proxies: &[Proxy], silent: usize) -> ExitCode {
+    match silent == 0 && !proxies.iter().any(Proxy::rejects) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+/// What the replicas of the control plane say.
+struct Answers {
+    /// Every proxy that is connected to any of those that answer, by its pod's name.
+    proxies: Vec<Proxy>,
+    /// The replicas that do not answer, and why.
+    silent: Vec<(String, CliError)>,
+}
+
+/// Asks all replicas at once.
+async fn ask(client: &Client) -> Result<Answers, CliError> {
+    let pods = control_pods(client).await?;
+    let asked = pods.iter().map(|pod| async move {
         let name = pod.name_any();
         let reach = Reach {
             client,
@@ -130,14 +154,37 @@ pub(super) async fn all(client: &kube::Client) -> Result<Vec<Proxy>, CliError> {
             pod: &name,
             port: ports::CONTROL_ADMIN,
         };
-        let seen: Vec<Proxy> = reach.get("/debug/proxies").await?;
-        proxies.extend(seen.into_iter().map(|proxy| Proxy {
-            control: name.clone(),
-            ..proxy
-        }));
+        let seen = reach.get::<Vec<Proxy>>("/debug/proxies").await;
+        (name, seen)
+    });
+    Ok(collect(future::join_all(asked).await))
+}
+
+fn collect(answers: Vec<(String, Result<Vec<Proxy>, CliError>)>) -> Answers {
+    let (mut proxies, mut silent) = (Vec::new(), Vec::new());
+    for (control, seen) in answers {
+        match seen {
+            Ok(seen) => proxies.extend(seen.into_iter().map(|proxy| Proxy {
+                control: control.clone(),
+                ..proxy
+            })),
+            Err(error) => silent.push((control, error)),
+        }
     }
     proxies.sort_by(|a, b| a.pod.cmp(&b.pod));
-    Ok(proxies)
+    Answers { proxies, silent }
+}
+
+/// Every proxy that is connected to any replica, by its pod's name.
+///
+/// # Errors
+/// If any replica does not answer.
+pub(super) async fn all(client: &Client) -> Result<Vec<Proxy>, CliError> {
+    let Answers { proxies, silent } = ask(client).await?;
+    match silent.into_iter().next() {
+        Some((_, error)) => Err(error),
+        None => Ok(proxies),
+    }
 }
 
 fn table(proxies: &[Proxy]) -> String {
@@ -199,5 +246,32 @@ mod tests {
             lines[1].starts_with("shop/web  tulle  -    -    SYNCED  -    7s"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn those_who_answer_are_heard_and_the_others_named() {
+        let failed = || CliError::NoControlPlane;
+        let answers = |b: Result<Vec<Proxy>, CliError>| {
+            collect(vec![
+                ("control-a".to_owned(), Ok(vec![proxy(&[], 0)])),
+                ("control-b".to_owned(), b),
+            ])
+        };
+        let Answers { proxies, silent } = answers(Err(failed()));
+        assert_eq!(
+            (proxies.len(), proxies[0].control.as_str()),
+            (1, "control-a")
+        );
+        assert_eq!((silent.len(), silent[0].0.as_str()), (1, "control-b"));
+        assert!(answers(Ok(vec![proxy(&[], 0)])).silent.is_empty());
+        for (proxies, silent, expected) in [
+            (vec![proxy(&[], 1)], 0, ExitCode::SUCCESS),
+            (vec![], 0, ExitCode::SUCCESS),
+            (vec![proxy(&[], 0)], 1, ExitCode::FAILURE),
+            (vec![proxy(&[], 0), proxy(&["x"], 0)], 0, ExitCode::FAILURE),
+        ] {
+            let told = format!("{proxies:?} {silent}");
+            assert_eq!(verdict(&proxies, silent), expected, "{told}");
+        }
     }
 }
