@@ -118,6 +118,7 @@ async fn what_is_wrong_is_found_and_has_a_remedy(kubernetes: &Kubernetes) -> any
     let kubernetes = kubernetes.meshed().await?;
     let said = kubernetes.tulle(&["check", "--pre"])?.ok()?;
     ensure!(said.contains("ok       permissions"), "{said}");
+    ensure!(said.contains("pod security"), "{said}");
     let bare = kubernetes.apply("uninjected", WEB).await?;
     let label = |label: &str| {
         kubernetes.cluster.ask(
@@ -244,6 +245,15 @@ async fn a_second_revision_serves_its_namespaces_beside_the_first(
     }
     let status = kubernetes.tulle(&["status", "-n", "moves"])?.ok()?;
     ensure!(status.contains("tulle-control-next-"), "{status}");
+    // Whichever of both is elected keeps the webhooks of both true, and nobody else's.
+    for (webhook, expected) in [("tulle-injector-next", true), ("somebody-elses", false)] {
+        for control in ["tulle-control", "tulle-control-next"] {
+            let whose = format!("--as=system:serviceaccount:{SYSTEM}:{control}");
+            let what = format!("mutatingwebhookconfigurations/{webhook}");
+            let can = cluster.ask(["auth", "can-i", "patch", &what, &whose], "");
+            ensure!(can.is_ok() == expected, "{control} {webhook}: {can:?}");
+        }
+    }
     // Nobody else claims its namespaces.
     let found = findings(kubernetes)?;
     ensure!(

@@ -26,7 +26,9 @@ Then have the pods of a namespace injected, and restart those that run:
   kubectl label namespace shop tulle.dev/inject=enabled
   kubectl rollout restart deployment -n shop
 
-The values are those of the Helm chart (deploy/charts/tulle/values.yaml), which renders the same objects.")]
+The values are those of the Helm chart (deploy/charts/tulle/values.yaml), which renders the same objects.
+
+It talks to no cluster: `tulle check --pre` says whether one can have the mesh, and which namespaces cannot be in it.")]
 pub(crate) struct InstallArgs {
     #[command(flatten)]
     choice: Choice,

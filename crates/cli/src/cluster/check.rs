@@ -83,6 +83,7 @@ async fn look(client: &Client, args: &CheckArgs) -> Result<Findings, CliError> {
     nodes::clocks(client, &mut findings).await;
     if args.pre {
         before::permissions(client, &mut findings).await;
+        before::restricted(client, &mut findings).await;
     } else {
         let control = installed::control_plane(client, &mut findings).await;
         installed::webhooks(client, &mut findings).await;

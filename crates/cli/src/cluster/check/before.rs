@@ -5,11 +5,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
+use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::Client;
 use kube::api::{Api, ListParams, PostParams};
+use kube::{Client, ResourceExt as _};
+use tulle_runtime::names::{CONTROL_NAMESPACE, SYSTEM_NAMESPACES, labels};
 
 use super::finding::Findings;
+use super::some;
 use crate::cluster::answer;
 use crate::error::CliError;
 
@@ -18,22 +21,33 @@ const OLDEST: u32 = 29;
 /// Clocks may differ by as much; certificates begin a little in the past.
 pub(super) const SKEW: u64 = 30;
 
+/// Where both parts are.
+const OWN: Option<&str> = Some(CONTROL_NAMESPACE);
+
 /// What an installation writes.
-const WRITTEN: [(&str, &str, Option<&str>); 9] = [
+const WRITTEN: [(&str, &str, Option<&str>); 13] = [
     ("", "namespaces", None),
     ("apiextensions.k8s.io", "customresourcedefinitions", None),
-    ("rbac.authorization.k8s.io", "clusterroles", None),
-    ("rbac.authorization.k8s.io", "clusterrolebindings", None),
+    (RBAC, "clusterroles", None),
+    (RBAC, "clusterrolebindings", None),
     (
         "admissionregistration.k8s.io",
         "mutatingwebhookconfigurations",
         None,
     ),
-    ("", "serviceaccounts", Some("tulle-system")),
-    ("", "services", Some("tulle-system")),
-    ("apps", "deployments", Some("tulle-system")),
-    ("policy", "poddisruptionbudgets", Some("tulle-system")),
+    (RBAC, "roles", OWN),
+    (RBAC, "rolebindings", OWN),
+    ("", "serviceaccounts", OWN),
+    ("", "services", OWN),
+    ("apps", "deployments", OWN),
+    ("policy", "poddisruptionbudgets", OWN),
+    ("autoscaling", "horizontalpodautoscalers", OWN),
+    ("networking.k8s.io", "networkpolicies", OWN),
 ];
+const RBAC: &str = "rbac.authorization.k8s.io";
+
+/// By which a namespace says what its pods may do.
+const ENFORCED: &str = "pod-security.kubernetes.io/enforce";
 
 /// The API server's version, and whether it has our time. An error means that there is nothing more to look at.
 pub(super) async fn version(client: &Client, findings: &mut Findings) -> Result<(), CliError> {
@@ -92,20 +106,23 @@ pub(super) async fn time(client: &Client) -> kube::Result<Option<u64>> {
 /// Whether whoever asks may write what an installation writes.
 pub(super) async fn permissions(client: &Client, findings: &mut Findings) {
     let mut missing = Vec::new();
-    for (group, resource, namespace) in WRITTEN {
-        for verb in ["create", "patch"] {
-            let attributes = ResourceAttributes {
-                group: Some(group.to_owned()),
-                resource: Some(resource.to_owned()),
-                namespace: namespace.map(ToOwned::to_owned),
-                verb: Some(verb.to_owned()),
-                ..ResourceAttributes::default()
-            };
-            match may(client, attributes).await {
-                Ok(true) => {}
-                Ok(false) => missing.push(format!("{verb} {resource}")),
-                Err(error) => return findings.unknown("permissions", &error),
-            }
+    let written = WRITTEN
+        .iter()
+        .flat_map(|it| [(*it, "create"), (*it, "patch")]);
+    // Roles are given that whoever installs may not have: that of the control plane grows with each revision.
+    let granted = [((RBAC, "clusterroles", None), "escalate")];
+    for ((group, resource, namespace), verb) in written.chain(granted) {
+        let attributes = ResourceAttributes {
+            group: Some(group.to_owned()),
+            resource: Some(resource.to_owned()),
+            namespace: namespace.map(ToOwned::to_owned),
+            verb: Some(verb.to_owned()),
+            ..ResourceAttributes::default()
+        };
+        match may(client, attributes).await {
+            Ok(true) => {}
+            Ok(false) => missing.push(format!("{verb} {resource}")),
+            Err(error) => return findings.unknown("permissions", &error),
         }
     }
     if missing.is_empty() {
@@ -157,5 +174,103 @@ pub(super) async fn gateway_api(client: &Client, findings: &mut Findings) {
         );
     } else {
         findings.ok("Gateway API", kinds.join(", "));
+    }
+}
+
+/// Namespaces that cannot be in the mesh as they are. Those that ask for it are findings of their own.
+pub(super) async fn restricted(client: &Client, findings: &mut Findings) {
+    let api: Api<Namespace> = Api::all(client.clone());
+    match answer("list the namespaces", api.list(&ListParams::default())).await {
+        Ok(namespaces) => names_restricted(&namespaces.items, findings),
+        Err(error) => findings.unknown("pod security", &error),
+    }
+}
+
+fn names_restricted(namespaces: &[Namespace], findings: &mut Findings) {
+    let concerned = |namespace: &&Namespace| {
+        let label = |key: &str| namespace.labels().get(key).map(String::as_str);
+        let asks = labels::ask_for_the_mesh(label(labels::INJECT), label(labels::REVISION));
+        let system = SYSTEM_NAMESPACES.contains(&namespace.name_any().as_str());
+        matches!(label(ENFORCED), Some("baseline" | "restricted")) && !system && !asks
+    };
+    let names: Vec<_> = namespaces
+        .iter()
+        .filter(concerned)
+        .map(|it| it.name_any())
+        .collect();
+    if names.is_empty() {
+        return findings.ok(
+            "pod security",
+            "no namespace enforces a level that pods with a sidecar do not meet",
+        );
+    }
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    findings.warning(
+        "pod security",
+        format!(
+            "{} namespaces enforce the level baseline or restricted, which no pod with a sidecar meets: {}",
+            names.len(),
+            some(&names)
+        ),
+        format!("before one of them is to be in the mesh: kubectl label namespace NAME --overwrite {ENFORCED}=privileged"),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cluster::check::finding::Level;
+
+    #[test]
+    fn the_right_to_write_each_kind_of_an_installation_is_asked_for() {
+        for (group, kind) in crate::install::kinds() {
+            let kind = kind.to_lowercase();
+            let plural = match kind.strip_suffix('y') {
+                Some(stem) => format!("{stem}ies"),
+                None => format!("{kind}s"),
+            };
+            let asked = WRITTEN.iter().any(|it| (it.0, it.1) == (&group, &plural));
+            assert!(asked, "{plural} of {group:?}");
+        }
+    }
+
+    #[test]
+    fn namespaces_that_no_sidecar_may_be_in_are_named() {
+        let namespace = |name: &str, labels: serde_json::Value| {
+            let namespace = json!({ "metadata": { "name": name, "labels": labels } });
+            serde_json::from_value(namespace).expect("a namespace")
+        };
+        let (restricted, baseline) = (
+            json!({ ENFORCED: "restricted" }),
+            json!({ ENFORCED: "baseline" }),
+        );
+        let found = |namespaces: &[Namespace]| {
+            let mut findings = Findings::default();
+            names_restricted(namespaces, &mut findings);
+            findings.all.remove(0)
+        };
+        let open = [
+            namespace("open", json!({ ENFORCED: "privileged" })),
+            namespace("bare", json!({})),
+            namespace("kube-system", baseline.clone()),
+            namespace("tulle-system", restricted.clone()),
+            namespace(
+                "asks",
+                json!({ ENFORCED: "baseline", "tulle.dev/inject": "enabled" }),
+            ),
+        ];
+        assert_eq!(found(&open).level, Level::Ok);
+        let closed = [
+            open.to_vec(),
+            vec![namespace("a", restricted), namespace("b", baseline)],
+        ];
+        let finding = found(&closed.concat());
+        assert_eq!(finding.level, Level::Warning);
+        assert!(
+            finding.state.starts_with("2 namespaces") && finding.state.ends_with(": a, b"),
+            "{finding:?}"
+        );
     }
 }

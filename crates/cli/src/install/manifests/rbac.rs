@@ -6,6 +6,8 @@ use tulle_runtime::names::{CA_CONFIG_MAP, CA_SECRET, CONTROL_NAMESPACE, LEASE};
 use super::Install;
 
 const RBAC: &str = "rbac.authorization.k8s.io";
+/// On a role that is part of what every control plane may do.
+const GATHERED: &str = "rbac.tulle.dev/aggregate-to-control";
 
 /// Accounts, roles and bindings of both parts.
 pub(super) fn objects(install: &Install<'_>) -> Vec<Value> {
@@ -46,6 +48,7 @@ pub(super) fn objects(install: &Install<'_>) -> Vec<Value> {
             }));
         }
     }
+    objects.extend(webhooks(install));
     objects
 }
 
@@ -103,9 +106,44 @@ fn control_cluster() -> Value {
         {
             "apiGroups": ["admissionregistration.k8s.io"],
             "resources": ["mutatingwebhookconfigurations"],
-            "verbs": ["get", "list", "watch", "patch"],
+            "verbs": ["get", "list", "watch"],
         },
     ])
+}
+
+/// Who may keep the roots of webhooks true: whichever control plane is elected, of whatever revision, those of all revisions and
+/// no others'. So each revision brings the right to its own, and Kubernetes gathers them for each control plane.
+fn webhooks(install: &Install<'_>) -> [Value; 3] {
+    let version = format!("{RBAC}/v1");
+    let all = format!("{}-webhooks", install.control);
+    let mut own = install.metadata(&format!("{}-webhook", install.injector), false);
+    own["labels"][GATHERED] = json!("true");
+    [
+        json!({
+            "apiVersion": version,
+            "kind": "ClusterRole",
+            "metadata": install.metadata(&all, false),
+            "aggregationRule": { "clusterRoleSelectors": [{ "matchLabels": { GATHERED: "true" } }] },
+        }),
+        json!({
+            "apiVersion": version,
+            "kind": "ClusterRoleBinding",
+            "metadata": install.metadata(&all, false),
+            "roleRef": { "apiGroup": RBAC, "kind": "ClusterRole", "name": all },
+            "subjects": [{ "kind": "ServiceAccount", "name": install.control, "namespace": CONTROL_NAMESPACE }],
+        }),
+        json!({
+            "apiVersion": version,
+            "kind": "ClusterRole",
+            "metadata": own,
+            "rules": [{
+                "apiGroups": ["admissionregistration.k8s.io"],
+                "resources": ["mutatingwebhookconfigurations"],
+                "resourceNames": [install.injector],
+                "verbs": ["patch"],
+            }],
+        }),
+    ]
 }
 
 /// What it reads and writes beside itself.
@@ -141,4 +179,29 @@ fn injector_cluster() -> Value {
 
 fn injector_own() -> Value {
     json!([])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::install::values::{Layered, Profile};
+
+    #[test]
+    fn nobody_may_write_a_webhook_that_is_not_of_the_mesh() {
+        let values = Layered::new(Profile::Default).set("revision=next");
+        let values = values.expect("a good value").values();
+        let objects = objects(&Install::new(&values));
+        let rules = objects
+            .iter()
+            .flat_map(|it| it["rules"].as_array().into_iter().flatten());
+        let writes = |rule: &&Value| {
+            let reads = ["get", "list", "watch"].map(Value::from);
+            let verbs = rule["verbs"].as_array().into_iter().flatten();
+            rule["resources"] == json!(["mutatingwebhookconfigurations"])
+                && !verbs.into_iter().all(|verb| reads.contains(verb))
+        };
+        let writing: Vec<_> = rules.filter(writes).collect();
+        assert_eq!(writing.len(), 1, "{writing:?}");
+        assert_eq!(writing[0]["resourceNames"], json!(["tulle-injector-next"]));
+    }
 }
