@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tulle_cluster::Cluster;
 use tulle_tests::kubernetes::install::{self, SYSTEM};
 use tulle_tests::kubernetes::{Namespace, Program};
@@ -14,6 +14,7 @@ tulle_tests::cases! { in Kubernetes:
     what_is_wrong_is_found_and_has_a_remedy ["alone"];
     an_installation_goes_without_a_trace;
     a_second_revision_serves_its_namespaces_beside_the_first ["alone"];
+    network_policies_and_autoscalers_are_valid_by_schema_only;
 }
 
 /// How long the mesh may take to know of a change.
@@ -254,12 +255,7 @@ async fn a_second_revision_serves_its_namespaces_beside_the_first(
             ensure!(can.is_ok() == expected, "{control} {webhook}: {can:?}");
         }
     }
-    // Nobody else claims its namespaces.
-    let found = findings(kubernetes)?;
-    ensure!(
-        found.iter().all(|it| it["subject"] != "webhooks"),
-        "{found:?}"
-    );
+    claimed_twice(kubernetes)?;
     heard_although_one_is_silent(kubernetes).await?;
     let uninstall = ["uninstall", "--revision", "next", "--yes"];
     let refused = kubernetes.tulle(&uninstall)?;
@@ -279,6 +275,45 @@ async fn a_second_revision_serves_its_namespaces_beside_the_first(
     eventually(SOON, async || install::serves(cluster)).await?;
     let again = ["/usr/local/bin/tulle", "app", "call", "http://web/"];
     eventually(SOON, async || old.exec("one", &again, "")?.ok()).await?;
+    Ok(())
+}
+
+/// Fails unless two who claim the same namespaces are found, and each with its own is not.
+fn claimed_twice(kubernetes: &Kubernetes) -> anyhow::Result<()> {
+    let claims = || -> anyhow::Result<Option<Value>> {
+        let found = findings(kubernetes)?;
+        Ok(found.into_iter().find(|it| it["subject"] == "webhooks"))
+    };
+    let none = claims()?;
+    ensure!(none.is_none(), "{none:?}");
+    let cluster = &kubernetes.cluster;
+    let get = [
+        "get",
+        "mutatingwebhookconfiguration",
+        "tulle-injector-next",
+        "-o",
+        "json",
+    ];
+    let mut other: Value = serde_json::from_str(&cluster.ask(get, "")?)?;
+    let labels = other["metadata"]["labels"].take();
+    other["metadata"] = json!({ "name": "tulle-injector-twice", "labels": labels });
+    cluster.ask(["create", "-f", "-"], &other.to_string())?;
+    let twice = claims();
+    let delete = [
+        "delete",
+        "mutatingwebhookconfiguration",
+        "tulle-injector-twice",
+    ];
+    cluster.ask(delete, "")?;
+    let twice = twice?.context("two claim the same, and nobody says so")?;
+    let state = twice["state"].as_str().unwrap_or_default();
+    ensure!(
+        twice["level"] == "error"
+            && state.contains("tulle-injector-next")
+            && state.contains("tulle-injector-twice")
+            && twice["remedy"].is_string(),
+        "{twice}"
+    );
     Ok(())
 }
 
@@ -322,6 +357,39 @@ async fn heard_although_one_is_silent(kubernetes: &Kubernetes) -> anyhow::Result
                 .contains("tulle-control-silent does not say which proxies it has"),
         "{said}"
     );
+    Ok(())
+}
+
+async fn network_policies_and_autoscalers_are_valid_by_schema_only(
+    kubernetes: &Kubernetes,
+) -> anyhow::Result<()> {
+    let kubernetes = kubernetes.meshed().await?;
+    let scaled = [
+        "control.autoscaling.enabled=true",
+        "injector.autoscaling.enabled=true",
+    ];
+    let manifests = Program::new()?.manifests(&scaled)?;
+    let mut objects: Vec<Value> = serde_saphyr::from_multiple(&manifests)?;
+    let kinds = ["NetworkPolicy", "HorizontalPodAutoscaler"];
+    objects.retain(|it| kinds.iter().any(|kind| it["kind"] == *kind));
+    ensure!(objects.len() == 4, "{objects:?}");
+    for mut object in objects {
+        let try_it = |object: &Value| {
+            let manager = "--field-manager=kubectl-tries";
+            let apply = [
+                "apply",
+                "--server-side",
+                "--dry-run=server",
+                manager,
+                "-f",
+                "-",
+            ];
+            kubernetes.cluster.ask(apply, &object.to_string())
+        };
+        try_it(&object)?;
+        object["spec"]["nonsense"] = json!(true);
+        ensure!(try_it(&object).is_err(), "anything is valid");
+    }
     Ok(())
 }
 
