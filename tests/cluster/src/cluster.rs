@@ -25,6 +25,9 @@ use crate::{dns, network, programs};
 const UP: Duration = Duration::from_secs(90);
 /// The name of its program and of its log.
 const API_SERVER: &str = "kube-apiserver";
+/// How many processes of a user may watch files.
+const WATCHES: &str = "/proc/sys/fs/inotify/max_user_instances";
+const MANY: u32 = 8192;
 /// Between two looks at a program that has to come up.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -52,6 +55,7 @@ impl Cluster {
         if let Some(missing) = programs::missing() {
             bail!("this machine cannot run a cluster: {missing}");
         }
+        allow_watches();
         sweep()?;
         let tag = sweep::new_tag()?;
         let folder = sweep::folder(&tag);
@@ -329,6 +333,20 @@ impl Drop for Cluster {
 }
 
 /// Runs a program to its end, with that input or the one that it has; what it wrote.
+/// Kubelets and container runtimes watch files. What kernels allow by default is enough for some six nodes, those of all clusters
+/// on the machine together; the images of nodes elsewhere set this, too.
+fn allow_watches() {
+    let allowed = fs::read_to_string(WATCHES).unwrap_or_default();
+    if allowed
+        .trim()
+        .parse()
+        .is_ok_and(|allowed: u32| allowed < MANY)
+    {
+        // Where it cannot be set, fewer nodes run side by side, and the log of the kubelet that is one too many says so.
+        let _ = fs::write(WATCHES, MANY.to_string());
+    }
+}
+
 fn finish(mut command: Command, input: Option<&str>) -> Result<String> {
     if input.is_some() {
         command.stdin(Stdio::piped());
