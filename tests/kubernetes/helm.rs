@@ -65,18 +65,17 @@ async fn a_release_is_installed_upgraded_by_helm_alone_and_uninstalled(
         "injector.autoscaling.enabled=true",
         "injector.autoscaling.minReplicas=1",
     ];
+    let replicas = [
+        "get",
+        "-n",
+        SYSTEM,
+        "deployment/tulle-injector",
+        "-o",
+        "jsonpath={.spec.replicas}",
+    ];
     for _ in 0..2 {
         helm(&cluster, &program, "upgrade", &[], &scaled)?.ok()?;
-        let replicas = "jsonpath={.spec.replicas}";
-        let get = [
-            "get",
-            "-n",
-            SYSTEM,
-            "deployment/tulle-injector",
-            "-o",
-            replicas,
-        ];
-        ensure!(cluster.ask(get, "")? == "2");
+        ensure!(cluster.ask(replicas, "")? == "2");
     }
     // Nor does anything that somebody else has scaled.
     let scale = [
@@ -88,15 +87,7 @@ async fn a_release_is_installed_upgraded_by_helm_alone_and_uninstalled(
     ];
     cluster.ask(scale, "")?;
     helm(&cluster, &program, "upgrade", &[], &scaled)?.ok()?;
-    let get = [
-        "get",
-        "-n",
-        SYSTEM,
-        "deployment/tulle-injector",
-        "-o",
-        "jsonpath={.spec.replicas}",
-    ];
-    ensure!(cluster.ask(get, "")? == "3");
+    ensure!(cluster.ask(replicas, "")? == "3");
 
     // What control planes have written is nobody's release.
     command(&cluster, &["uninstall", "tulle", "--namespace", SYSTEM])?.ok()?;

@@ -11,7 +11,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
-use kube::api::Api;
+use kube::api::{Api, Portforwarder};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde::de::DeserializeOwned;
@@ -57,6 +57,12 @@ impl Reach<'_> {
         }
     }
 
+    async fn forward(&self) -> Result<Portforwarder, CliError> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), self.namespace);
+        let what = format!("reach pod {}/{}", self.namespace, self.pod);
+        answer(&what, api.portforward(self.pod, &[self.port])).await
+    }
+
     async fn shake_hands(
         &self,
         roots: &[CertificateDer<'static>],
@@ -72,10 +78,7 @@ impl Reach<'_> {
             .with_root_certificates(trusted)
             .with_no_client_auth();
         let name = ServerName::try_from(name.to_owned()).map_err(|error| failed(&error))?;
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), self.namespace);
-        let what = format!("reach pod {}/{}", self.namespace, self.pod);
-        let ports = [self.port];
-        let mut forwarder = answer(&what, api.portforward(self.pod, &ports)).await?;
+        let mut forwarder = self.forward().await?;
         let stream = forwarder
             .take_stream(self.port)
             .expect("the port that was asked for");
@@ -90,10 +93,7 @@ impl Reach<'_> {
     }
 
     async fn fetch(&self, path: &str) -> Result<Bytes, CliError> {
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), self.namespace);
-        let what = format!("reach pod {}/{}", self.namespace, self.pod);
-        let ports = [self.port];
-        let mut forwarder = answer(&what, api.portforward(self.pod, &ports)).await?;
+        let mut forwarder = self.forward().await?;
         let stream = forwarder
             .take_stream(self.port)
             .expect("the port that was asked for");
