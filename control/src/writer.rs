@@ -1,8 +1,8 @@
 //! What the elected replica keeps true in the cluster: the trust bundle, wherever somebody needs it.
 //!
 //! That is ConfigMap `tulle-ca-root` in our own and every meshed namespace, and `caBundle` of our webhook configurations. What
-//! is there is watched, and what is not as it should be is written ([`places`] knows which), by server-side apply, so that
-//! others' fields stay theirs. The bundle has arrived when nothing is left to write that all wait for
+//! is there is watched, and what is not as it should be is written ([`places`] knows which), so that
+//! others' fields stay theirs ([`apply`] says how). The bundle has arrived when nothing is left to write that all wait for
 //! ([`Places::holds_up`] has the rule); a rotation waits for that, and for nothing else.
 
 mod apply;

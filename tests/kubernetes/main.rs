@@ -15,6 +15,7 @@ mod nodes;
 mod operators;
 mod redis;
 mod routes;
+mod selectors;
 mod source;
 mod webhook;
 
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         ha::cases(),
         helm::cases(),
         routes::cases(),
+        selectors::cases(),
     ];
     let cases = files
         .into_iter()

@@ -1,10 +1,15 @@
-//! One write: server-side apply of the fields that are ours.
+//! One write. The ConfigMap is ours: server-side apply. A webhook configuration is the installation's, and what is written to it
+//! must not stay ours: an entry with a field that somebody else manages cannot be taken out by server-side apply; it would be
+//! left with that field alone, which is not valid, and so no upgrade could take an entry out.
 //!
 //! See <https://kubernetes.io/docs/reference/using-api/server-side-apply/>.
+
+use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
@@ -61,27 +66,54 @@ pub(super) async fn apply(
             }
             result.map(drop)
         }
-        Place::Webhooks(name) => {
-            let api: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
-            let bundle = ByteString(pem.as_bytes().to_vec());
-            let webhooks = webhooks
-                .iter()
-                .map(|name| json!({ "name": name, "clientConfig": { "caBundle": bundle } }));
-            let patch = json!({
-                "apiVersion": "admissionregistration.k8s.io/v1",
-                "kind": "MutatingWebhookConfiguration",
-                "metadata": { "name": name },
-                "webhooks": webhooks.collect::<Vec<_>>(),
-            });
-            let patch = Patch::Apply(patch);
-            within(limit, api.patch(name, &params, &patch))
-                .await
-                .map(drop)
-        }
+        Place::Webhooks(name) => fill_in(client, limit, name, &webhooks, pem).await,
     };
     match result {
         Ok(()) => Applied::Done,
         Err(error) if error.is_missing() || error.is_terminating() => Applied::Gone,
         Err(error) => Applied::Failed(error.full()),
     }
+}
+
+/// Writes the bundle to the webhooks of a configuration, and gives up the management of what was written.
+async fn fill_in(
+    client: &Client,
+    limit: Duration,
+    name: &str,
+    webhooks: &[String],
+    pem: &str,
+) -> Result<(), ApiError> {
+    let api: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    let bundle = ByteString(pem.as_bytes().to_vec());
+    let webhooks = webhooks
+        .iter()
+        .map(|name| json!({ "name": name, "clientConfig": { "caBundle": bundle } }));
+    // Webhooks are merged by name. One that is gone by now would come without what it must have, and is refused.
+    let patch = json!({ "webhooks": webhooks.collect::<Vec<_>>() });
+    let both = async {
+        let written = api.patch(name, &params, &Patch::Strategic(patch)).await?;
+        let Some(managed) = released(&written.metadata) else {
+            return Ok(());
+        };
+        let patch = json!({ "metadata": {
+            "resourceVersion": written.metadata.resource_version,
+            "managedFields": managed,
+        } });
+        api.patch(name, &params, &Patch::Merge(patch)).await?;
+        Ok(())
+    };
+    within(limit, both).await
+}
+
+/// Who else manages fields of an object, if we do.
+pub(super) fn released(metadata: &ObjectMeta) -> Option<Vec<ManagedFieldsEntry>> {
+    let managed = metadata.managed_fields.as_ref()?;
+    let is_ours = |it: &&ManagedFieldsEntry| it.manager.as_deref() == Some(FIELD_MANAGER);
+    managed.iter().find(is_ours)?;
+    let others = managed.iter().filter(|it| !is_ours(it)).cloned();
+    Some(others.collect())
 }

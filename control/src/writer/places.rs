@@ -16,6 +16,7 @@ use tulle_runtime::backoff::Backoff;
 use tulle_runtime::names::files::CA_BUNDLE_KEY;
 use tulle_runtime::names::{self, labels};
 
+use super::apply::released;
 use super::listed::Listed;
 
 /// Pauses before a write that failed is tried again.
@@ -72,6 +73,15 @@ struct Held {
     ours: bool,
 }
 
+/// What a webhook configuration has.
+#[derive(Clone, Debug)]
+struct Webhooks {
+    /// Its webhooks, with what each has.
+    held: Vec<(String, Option<Digest>)>,
+    /// Fields of it are managed by us, so that nobody else can take them out.
+    managed: bool,
+}
+
 /// A place that could not be written, or is being.
 #[derive(Debug)]
 struct Trouble {
@@ -91,8 +101,7 @@ struct Trouble {
 pub(super) struct Places {
     namespaces: Listed<Arc<str>, Home>,
     bundles: Listed<Arc<str>, Held>,
-    /// Of each configuration the webhooks, with what each has.
-    webhooks: Listed<Arc<str>, Vec<(String, Option<Digest>)>>,
+    webhooks: Listed<Arc<str>, Webhooks>,
     proxied: BTreeSet<Arc<str>>,
     troubles: BTreeMap<Place, Trouble>,
 }
@@ -127,12 +136,14 @@ impl Places {
     pub(super) fn webhooks(&mut self, event: Event<MutatingWebhookConfiguration>) {
         self.webhooks.take(event, |configuration| {
             let name = configuration.name_any().into();
+            let managed = released(&configuration.metadata).is_some();
             let webhooks = configuration.webhooks.into_iter().flatten();
             let held = webhooks.map(|webhook| {
                 let bundle = webhook.client_config.ca_bundle;
                 (webhook.name, bundle.map(|bundle| digest_of(&bundle.0)))
             });
-            (name, held.collect())
+            let held = held.collect();
+            (name, Webhooks { held, managed })
         });
     }
 
@@ -141,7 +152,7 @@ impl Places {
         self.proxied = namespaces;
     }
 
-    /// The places that do not have this bundle; `None` while it is not known which there are.
+    /// The places that do not have this bundle as they should; `None` while it is not known which there are.
     pub(super) fn missing(&mut self, pem: &str) -> Option<Vec<Place>> {
         let complete = self.namespaces.is_complete()
             && self.bundles.is_complete()
@@ -156,8 +167,8 @@ impl Places {
         });
         let mut missing: Vec<_> = missing.map(Place::Namespace).collect();
         let stale = self.webhooks.iter().filter(|(_, webhooks)| {
-            let mut held = webhooks.iter();
-            held.any(|(_, bundle)| *bundle != wanted)
+            let mut held = webhooks.held.iter();
+            webhooks.managed || held.any(|(_, bundle)| *bundle != wanted)
         });
         missing.extend(stale.map(|(name, _)| Place::Webhooks(name.clone())));
         self.troubles
@@ -213,8 +224,11 @@ impl Places {
                 self.bundles.put(namespace, Held { bundle, ours: true });
             }
             Place::Webhooks(name) => {
-                for (_, held) in self.webhooks.get_mut(&name).into_iter().flatten() {
-                    *held = bundle;
+                if let Some(webhooks) = self.webhooks.get_mut(&name) {
+                    webhooks.managed = false;
+                    for (_, held) in &mut webhooks.held {
+                        *held = bundle;
+                    }
                 }
             }
         }
@@ -305,8 +319,9 @@ impl Places {
         let Place::Webhooks(name) = place else {
             return Vec::new();
         };
-        let webhooks = self.webhooks.get(name).into_iter().flatten();
-        webhooks.map(|(name, _)| name.clone()).collect()
+        let webhooks = self.webhooks.get(name);
+        let held = webhooks.into_iter().flat_map(|it| &it.held);
+        held.map(|(name, _)| name.clone()).collect()
     }
 }
 
