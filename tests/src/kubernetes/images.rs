@@ -14,6 +14,14 @@ pub(super) const PREVIOUS_TAG: &str = "0";
 
 /// Every image, of the programs in a folder.
 pub(super) fn all(folder: &Path, tag: &str) -> anyhow::Result<Vec<Image>> {
+    let images = stages()?.into_iter();
+    Ok(images
+        .map(|(name, stage)| stage.image(&format!("{REGISTRY}/{name}:{tag}"), folder))
+        .collect())
+}
+
+/// The stages by name, each an image.
+fn stages() -> anyhow::Result<Vec<(String, Stage)>> {
     let mut stages: Vec<(String, Stage)> = Vec::new();
     let lines = CONTAINERFILE.lines().map(str::trim);
     for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
@@ -37,10 +45,7 @@ pub(super) fn all(folder: &Path, tag: &str) -> anyhow::Result<Vec<Image>> {
         }
     }
     ensure!(stages.len() == 2, "{} stages", stages.len());
-    let images = stages.into_iter();
-    Ok(images
-        .map(|(name, stage)| stage.image(&format!("{REGISTRY}/{name}:{tag}"), folder))
-        .collect())
+    Ok(stages)
 }
 
 /// What a stage says.
@@ -65,7 +70,14 @@ impl Stage {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt as _;
     use std::path::Path;
+    use std::process::Command;
+
+    use serde_json::Value;
+
+    use crate::gate::{self, Missing};
 
     #[test]
     fn the_containerfile_is_understood() {
@@ -77,6 +89,63 @@ mod tests {
             "1337:1337",
         ] {
             assert!(text.contains(part), "{part} is not in {text}");
+        }
+    }
+
+    /// Buildah with a storage of its own.
+    fn buildah(storage: &Path, arguments: &[&str]) -> String {
+        let mut command = Command::new("buildah");
+        for (option, folder) in [("--root", "root"), ("--runroot", "run")] {
+            command.arg(option).arg(storage.join(folder));
+        }
+        command.args(["--storage-driver", "vfs"]).args(arguments);
+        let output = command.output().expect("it is there");
+        let problem = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {problem}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    #[test]
+    fn buildah_makes_of_the_containerfile_what_is_packed_here() {
+        match gate::require("buildah") {
+            Ok(()) => {}
+            Err(Missing::Skip(_)) => return,
+            Err(Missing::Fail(reason)) => panic!("{reason}"),
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        if fs::metadata(folder.path()).expect("it is there").uid() != 0 {
+            // Others would have to look into their images from a user namespace.
+            eprintln!("SKIP buildah: not root");
+            return;
+        }
+        let context = folder.path().join("programs");
+        fs::create_dir(&context).expect("a folder");
+        let path = context.to_str().expect("text");
+        let stages = super::stages().expect("two stages");
+        for (name, _) in &stages {
+            fs::write(context.join(name), name).expect("a program");
+        }
+        let file = folder.path().join("Containerfile");
+        fs::write(&file, super::CONTAINERFILE).expect("a file");
+        let file = file.to_str().expect("text");
+        for (name, stage) in stages {
+            let image = format!("{}/{name}:{}", super::REGISTRY, super::TAG);
+            let stage_of = ["--build-arg", "BASE=scratch", "--target", &name];
+            let build = ["build", "--isolation", "chroot", "-f", file, "-t", &image];
+            buildah(folder.path(), &[&build[..], &stage_of, &[path]].concat());
+            let said = buildah(folder.path(), &["inspect", "--type", "image", &image]);
+            let said: Value = serde_json::from_str(&said).expect("JSON");
+            let config = &said["OCIv1"]["config"];
+            assert_eq!(config["User"], *stage.user, "{name}");
+            assert_eq!(config["Entrypoint"], serde_json::json!(stage.entrypoint));
+            let container = buildah(folder.path(), &["from", "--pull-never", &image]);
+            let root = buildah(folder.path(), &["mount", container.trim()]);
+            for (program, path) in &stage.programs {
+                let within = Path::new(root.trim()).join(path.trim_start_matches('/'));
+                let text = fs::read_to_string(within).expect("the program is in it");
+                assert_eq!(text, *program);
+            }
+            buildah(folder.path(), &["umount", container.trim()]);
         }
     }
 }
