@@ -12,8 +12,8 @@ use tulle_tests::Kubernetes;
 use super::shop::{SOON, Shop};
 
 tulle_tests::cases! { in Kubernetes:
-    apps_killed_without_notice_lose_no_idempotent_request ["alone", "soak"];
-    sidecars_killed_without_notice_lose_no_idempotent_request ["alone", "soak"];
+    apps_killed_without_notice_lose_no_idempotent_request ["alone"];
+    sidecars_killed_without_notice_lose_no_idempotent_request ["alone"];
 }
 
 /// How long after a kill a client may still send to what is dead, before it reads so.

@@ -13,7 +13,7 @@ use super::generators::Generators;
 use super::shop::{CLIENT, SERVERS, settle};
 
 tulle_tests::cases! { in Kubernetes:
-    traffic_leaves_a_lost_node_before_its_endpoints_go ["alone", "soak"];
+    traffic_leaves_a_lost_node_before_its_endpoints_go ["alone"];
 }
 
 const LOST: &str = "node1";
