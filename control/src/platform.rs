@@ -78,6 +78,11 @@ impl ApiError {
         self.code() == Some(422)
     }
 
+    /// We may not do that.
+    pub(crate) fn is_forbidden(&self) -> bool {
+        self.code() == Some(403) && !self.is_terminating()
+    }
+
     /// The namespace is being deleted, so nothing can be made in it.
     pub(crate) fn is_terminating(&self) -> bool {
         const CAUSE: &str = "NamespaceTerminating";

@@ -366,7 +366,7 @@ impl Writer {
         let (place, wanted) = (place.clone(), wanted.clone());
         Box::pin(async move {
             let applied = apply(&client, &leadership, &place, names, &wanted.pem).await;
-            if let (true, Applied::Failed(error)) = (tells, &applied) {
+            if let (true, Applied::Failed { error, .. }) = (tells, &applied) {
                 event::tell(&client, &leadership, &place, error).await;
             }
             (place, wanted, applied)
@@ -382,9 +382,10 @@ impl Writer {
                 *self.held.lock() = self.places.held();
             }
             Applied::Gone => self.places.gone(place),
-            Applied::Failed(error) => {
+            Applied::Failed { error, forbidden } => {
                 self.metrics.wrote(&place, "failed");
-                let first = self.places.failed(&place, error.clone(), Instant::now());
+                let (text, now) = (error.clone(), Instant::now());
+                let first = self.places.failed(&place, text, forbidden, now);
                 let told = self.told.pass();
                 if first || told.is_some() {
                     tracing::warn!(%place, error, left_out = told, "trust bundle not written; will be tried again");

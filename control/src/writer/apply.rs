@@ -28,7 +28,12 @@ pub(super) enum Applied {
     /// There is nothing any more to write it to.
     Gone,
     /// It did not succeed, and why.
-    Failed(String),
+    Failed {
+        /// What the API server said, or why it did not.
+        error: String,
+        /// This replica has no permission.
+        forbidden: bool,
+    },
 }
 
 /// Writes the bundle to a place, while this replica may.
@@ -41,7 +46,10 @@ pub(super) async fn apply(
 ) -> Applied {
     let limit = CALL.min(leadership.left());
     if limit.is_zero() {
-        return Applied::Failed("this replica is not elected any more".to_owned());
+        return Applied::Failed {
+            error: "this replica is not elected any more".to_owned(),
+            forbidden: false,
+        };
     }
     let params = PatchParams::apply(FIELD_MANAGER).force();
     let result = match place {
@@ -71,7 +79,10 @@ pub(super) async fn apply(
     match result {
         Ok(()) => Applied::Done,
         Err(error) if error.is_missing() || error.is_terminating() => Applied::Gone,
-        Err(error) => Applied::Failed(error.full()),
+        Err(error) => Applied::Failed {
+            error: error.full(),
+            forbidden: error.is_forbidden(),
+        },
     }
 }
 

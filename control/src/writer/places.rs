@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::admissionregistration::v1::{MutatingWebhook, MutatingWebhookConfiguration};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::ResourceExt as _;
 use kube::api::PartialObjectMeta;
@@ -87,6 +87,8 @@ struct Webhooks {
 struct Trouble {
     writing: bool,
     problem: Option<String>,
+    /// The last failure was for want of permission.
+    forbidden: bool,
     /// The first failure of those in a row.
     since: Option<Instant>,
     failures: u32,
@@ -132,13 +134,14 @@ impl Places {
         });
     }
 
-    /// What has happened to webhook configurations.
+    /// What has happened to webhook configurations. Of those that bear our label, because somebody labels all that he
+    /// installs, we have what calls an injector of ours.
     pub(super) fn webhooks(&mut self, event: Event<MutatingWebhookConfiguration>) {
         self.webhooks.take(event, |configuration| {
             let name = configuration.name_any().into();
             let managed = released(&configuration.metadata).is_some();
             let webhooks = configuration.webhooks.into_iter().flatten();
-            let held = webhooks.map(|webhook| {
+            let held = webhooks.filter(calls_an_injector).map(|webhook| {
                 let bundle = webhook.client_config.ca_bundle;
                 (webhook.name, bundle.map(|bundle| digest_of(&bundle.0)))
             });
@@ -168,7 +171,8 @@ impl Places {
         let mut missing: Vec<_> = missing.map(Place::Namespace).collect();
         let stale = self.webhooks.iter().filter(|(_, webhooks)| {
             let mut held = webhooks.held.iter();
-            webhooks.managed || held.any(|(_, bundle)| *bundle != wanted)
+            (webhooks.managed && !webhooks.held.is_empty())
+                || held.any(|(_, bundle)| *bundle != wanted)
         });
         missing.extend(stale.map(|(name, _)| Place::Webhooks(name.clone())));
         self.troubles
@@ -206,6 +210,7 @@ impl Places {
         let trouble = trouble.or_insert_with(|| Trouble {
             writing: true,
             problem: None,
+            forbidden: false,
             since: None,
             failures: 0,
             told: None,
@@ -244,13 +249,20 @@ impl Places {
         self.troubles.remove(&place);
     }
 
-    /// A write has failed; says whether it is the first time.
-    pub(super) fn failed(&mut self, place: &Place, problem: String, now: Instant) -> bool {
+    /// A write has failed, perhaps because this replica may not; says whether it is the first time.
+    pub(super) fn failed(
+        &mut self,
+        place: &Place,
+        problem: String,
+        forbidden: bool,
+        now: Instant,
+    ) -> bool {
         let Some(trouble) = self.troubles.get_mut(place) else {
             return false;
         };
         trouble.writing = false;
         trouble.problem = Some(problem);
+        trouble.forbidden = forbidden;
         trouble.failures = trouble.failures.saturating_add(1);
         trouble.again = now + trouble.pauses.next_delay();
         let first = trouble.since.is_none();
@@ -272,14 +284,15 @@ impl Places {
     /// because no pod starts there without one; and nobody waits longer than [`PATIENCE`] for another. That is counted within
     /// one term of this replica, in which it renews its lease every second: the API server works, and that namespace does not.
     /// Those who are left behind go on by the old root among themselves as long as it is trusted
-    /// (`Authority::issue`). Our own namespace and the webhooks are not left behind.
+    /// (`Authority::issue`). Our own namespace and the webhooks of an installation are not left behind; those that no
+    /// installation lets us write, a copy or what is left of a revision, are, after the same time.
     pub(super) fn holds_up(&self, place: &Place, now: Instant) -> bool {
-        let Place::Namespace(namespace) = place else {
+        let trouble = self.troubles.get(place);
+        let Some((trouble, since)) = trouble.and_then(|it| Some((it, it.since?))) else {
             return true;
         };
-        let trouble = self.troubles.get(place);
-        let Some(since) = trouble.and_then(|trouble| trouble.since) else {
-            return true;
+        let Place::Namespace(namespace) = place else {
+            return !trouble.forbidden || now < since + PATIENCE;
         };
         if &**namespace == names::CONTROL_NAMESPACE {
             return true;
@@ -323,6 +336,14 @@ impl Places {
         let held = webhooks.into_iter().flat_map(|it| &it.held);
         held.map(|(name, _)| name.clone()).collect()
     }
+}
+
+/// Whether a webhook calls an injector of this mesh, of whichever revision.
+fn calls_an_injector(webhook: &MutatingWebhook) -> bool {
+    let service = webhook.client_config.service.as_ref();
+    service.is_some_and(|it| {
+        it.namespace == names::CONTROL_NAMESPACE && it.name.starts_with(names::INJECTOR)
+    })
 }
 
 pub(super) fn digest_of(bytes: &[u8]) -> Digest {

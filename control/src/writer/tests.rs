@@ -151,3 +151,56 @@ async fn everybody_waits_for_the_namespace_of_the_control_plane() {
         pass(PATIENCE).await;
     }
 }
+
+/// A webhook configuration with our label, whose webhook calls a Service.
+fn configuration(lab: &Lab, name: &str, service: &str) -> String {
+    let path =
+        format!("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{name}");
+    let (namespace, service) = service.split_once('/').expect("two names");
+    let webhook = json!({
+        "name": "one.webhook",
+        "admissionReviewVersions": ["v1"],
+        "sideEffects": "None",
+        "clientConfig": { "service": { "namespace": namespace, "name": service } },
+    });
+    let labels = json!({ names::labels::PART_OF: names::labels::PART_OF_TULLE });
+    let object = json!({ "metadata": { "labels": labels }, "webhooks": [webhook] });
+    lab.server.put(&path, object);
+    path
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_webhooks_call_somebody_else_is_left_alone() {
+    let lab = Lab::new();
+    let ours = configuration(&lab, "tulle-injector", "tulle-system/tulle-injector");
+    let others = [
+        configuration(&lab, "dashboards", "dashboards/webhook"),
+        configuration(&lab, "namesake", "shop/tulle-injector"),
+    ];
+    assert!(lab.arrives("one").await, "nobody waits for others");
+    let bundle = |path: &str| {
+        let object = lab.server.get(path).expect("it is there");
+        object["webhooks"][0]["clientConfig"]["caBundle"].clone()
+    };
+    assert!(bundle(&ours).is_string());
+    for other in others {
+        assert!(bundle(&other).is_null(), "{other}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn webhooks_that_may_not_be_written_are_waited_for_an_hour_and_others_for_ever() {
+    for (code, hour) in [(403, true), (500, false)] {
+        let lab = Lab::new();
+        let path = configuration(&lab, "copy", "tulle-system/tulle-injector");
+        for _ in 0..2_000 {
+            lab.server
+                .fault(&format!("PATCH {path}"), Fault::Answers(code));
+        }
+        assert!(!lab.arrives("one").await);
+        pass(PATIENCE - Duration::from_secs(60)).await;
+        assert!(!lab.arrives("one").await);
+        pass(Duration::from_secs(60)).await;
+        assert_eq!(lab.arrives("one").await, hour, "{code}");
+    }
+}
