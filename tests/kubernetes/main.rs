@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 mod application;
 mod beside;
+mod check;
 mod conformance;
 mod crash;
 mod ha;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         redis::cases(),
         mesh::cases(),
         operators::cases(),
+        check::cases(),
         application::cases(),
         beside::cases(),
         crash::cases(),

@@ -9,9 +9,10 @@ use tulle_tests::kubernetes::install::{self, SYSTEM};
 use tulle_tests::kubernetes::{Namespace, Program};
 use tulle_tests::{Kubernetes, eventually};
 
+use crate::check::findings;
+
 tulle_tests::cases! { in Kubernetes:
     proxies_are_listed_and_looked_into;
-    what_is_wrong_is_found_and_has_a_remedy ["alone"];
     an_installation_goes_without_a_trace;
     a_second_revision_serves_its_namespaces_beside_the_first ["alone"];
     network_policies_and_autoscalers_are_valid_by_schema_only;
@@ -21,7 +22,7 @@ tulle_tests::cases! { in Kubernetes:
 const SOON: Duration = Duration::from_secs(30);
 
 /// A pod that listens, and its Service.
-const WEB: &str = r#"
+pub(crate) const WEB: &str = r#"
 apiVersion: v1
 kind: Pod
 metadata: { name: one, labels: { app: web } }
@@ -111,105 +112,6 @@ async fn proxies_are_listed_and_looked_into(kubernetes: &Kubernetes) -> anyhow::
     ensure!(
         nobody.status == 1 && nobody.stderr.contains("\"nobody\" not found"),
         "{nobody}"
-    );
-    Ok(())
-}
-
-async fn what_is_wrong_is_found_and_has_a_remedy(kubernetes: &Kubernetes) -> anyhow::Result<()> {
-    let kubernetes = kubernetes.meshed().await?;
-    let said = kubernetes.tulle(&["check", "--pre"])?.ok()?;
-    ensure!(said.contains("ok       permissions"), "{said}");
-    ensure!(said.contains("pod security"), "{said}");
-    let bare = kubernetes.apply("uninjected", WEB).await?;
-    let label = |label: &str| {
-        kubernetes.cluster.ask(
-            ["label", "namespace", "uninjected", "--overwrite", label],
-            "",
-        )
-    };
-    label("tulle.dev/inject=enabled")?;
-    let found = eventually(SOON, async || {
-        // Sidecars of other tests come and go.
-        let found = findings(kubernetes)?;
-        ensure!(found.iter().all(|it| it["level"] != "error"), "{found:?}");
-        Ok(found)
-    })
-    .await?;
-    for (subject, words) in [
-        ("webhook tulle-injector", "reaches it, and it injects"),
-        (
-            "certificate of tulle-injector (",
-            "verifies against the caBundle; ends in",
-        ),
-        ("clocks of nodes", "agree with the API server's"),
-        ("objects", "can be used"),
-    ] {
-        let told = found.iter().any(|it| {
-            let text = |field: &str| it[field].as_str().unwrap_or_default();
-            text("level") == "ok"
-                && text("subject").starts_with(subject)
-                && text("state").contains(words)
-        });
-        ensure!(told, "{subject}: {found:?}");
-    }
-    let missing = found
-        .iter()
-        .find(|it| it["subject"] == "namespace uninjected");
-    let missing = missing.context("the pod without a sidecar is not found")?;
-    ensure!(
-        missing["level"] == "warning" && missing["state"] == "1 pods have no sidecar: one",
-        "{missing}"
-    );
-    label("pod-security.kubernetes.io/enforce=baseline")?;
-    let run = kubernetes.tulle(&["check"])?;
-    ensure!(
-        run.status == 1
-            && run
-                .stdout
-                .contains("enforces the pod security level baseline"),
-        "{run}"
-    );
-    drop(bare);
-    // A control plane that does not run is named, with where to look.
-    let scale = |replicas: &str| {
-        kubernetes.cluster.ask(
-            ["scale", "-n", SYSTEM, "deployment/tulle-injector", replicas],
-            "",
-        )
-    };
-    scale("--replicas=0")?;
-    let down = eventually(SOON, async || {
-        let found = findings(kubernetes)?;
-        let called = found
-            .iter()
-            .find(|it| it["subject"] == "webhook tulle-injector");
-        let called = called.context("the webhook is not tried")?;
-        let why = called["state"].as_str().unwrap_or_default();
-        ensure!(
-            called["level"] == "error" && why.contains("failed calling webhook"),
-            "{called}"
-        );
-        let injector = found
-            .into_iter()
-            .find(|it| it["subject"] == "tulle-injector");
-        let injector = injector.context("the injector is not looked at")?;
-        ensure!(
-            injector["state"] == "0 of 0 replicas are ready",
-            "{injector}"
-        );
-        Ok(injector)
-    })
-    .await;
-    let waited = kubernetes.tulle(&["check", "--wait=1s"]);
-    scale("--replicas=2")?;
-    let again = kubernetes.tulle(&["check", "--wait=1m"]);
-    eventually(SOON, async || install::serves(&kubernetes.cluster)).await?;
-    let (waited, again, down) = (waited?, again?, down?);
-    ensure!(waited.status == 1, "{waited}");
-    again.ok()?;
-    ensure!(
-        down["level"] == "error" && down["remedy"].is_string(),
-        "{down}"
     );
     Ok(())
 }
@@ -391,11 +293,6 @@ async fn network_policies_and_autoscalers_are_valid_by_schema_only(
         ensure!(try_it(&object).is_err(), "anything is valid");
     }
     Ok(())
-}
-
-fn findings(kubernetes: &Kubernetes) -> anyhow::Result<Vec<Value>> {
-    let run = kubernetes.tulle(&["check", "--output", "json"])?;
-    serde_json::from_str(&run.stdout).with_context(|| run.to_string())
 }
 
 async fn an_installation_goes_without_a_trace(_: &Kubernetes) -> anyhow::Result<()> {

@@ -2,8 +2,11 @@
 //!
 //! Each finding says what was looked at, how it is, and what to do. What cannot be looked at is a finding, too.
 
+mod annotations;
+mod asked;
 mod before;
 mod finding;
+mod injectors;
 mod installed;
 mod nodes;
 mod webhook;
@@ -20,6 +23,7 @@ use tulle_runtime::env::parse_duration;
 use super::{Access, Format, print};
 use crate::error::CliError;
 use finding::{Findings, Level};
+use injectors::Injectors;
 pub(super) use installed::some;
 
 /// Between two looks of one who waits.
@@ -81,11 +85,14 @@ async fn look(client: &Client, args: &CheckArgs) -> Result<Findings, CliError> {
     let mut findings = Findings::default();
     before::version(client, &mut findings).await?;
     nodes::clocks(client, &mut findings).await;
+    let mut injectors = None;
     if args.pre {
         before::permissions(client, &mut findings).await;
         before::restricted(client, &mut findings).await;
     } else {
-        let control = installed::control_plane(client, &mut findings).await;
+        let deployments = installed::deployments(client).await;
+        injectors = deployments.as_deref().ok().map(Injectors::of);
+        let control = installed::control_plane(deployments, &mut findings);
         installed::webhooks(client, &mut findings).await;
         if control {
             installed::trust(client, &mut findings).await;
@@ -94,7 +101,11 @@ async fn look(client: &Client, args: &CheckArgs) -> Result<Findings, CliError> {
         }
     }
     before::gateway_api(client, &mut findings).await;
-    let namespace = args.namespace.as_deref();
-    workloads::look(client, namespace, args.pre, &mut findings).await;
+    let scope = workloads::Scope {
+        client,
+        namespace: args.namespace.as_deref(),
+        injectors: injectors.as_ref(),
+    };
+    workloads::look(&scope, &mut findings).await;
     Ok(findings)
 }

@@ -58,7 +58,7 @@ fn workloads(pods: &[Pod]) -> String {
 }
 
 /// What makes a pod anew when it is restarted, as `kubectl -n NAMESPACE rollout restart` takes it.
-fn workload(pod: &Pod) -> String {
+pub(super) fn workload(pod: &Pod) -> String {
     let namespace = pod.namespace().unwrap_or_default();
     let owners = pod.owner_references().iter();
     let mut owners = owners.filter(|owner| owner.controller == Some(true));

@@ -6,6 +6,9 @@ use serde::Serialize;
 use crate::error::CliError;
 use crate::output;
 
+/// Findings of one sort that are told one by one.
+const FEW: usize = 20;
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -84,6 +87,27 @@ impl Findings {
         });
     }
 
+    /// A finding for each, of which the first few are told.
+    pub(super) fn few(
+        &mut self,
+        level: Level,
+        found: impl IntoIterator<Item = (String, String)>,
+        remedy: &str,
+    ) {
+        let mut more = 0_usize;
+        for (count, (subject, state)) in found.into_iter().enumerate() {
+            if count < FEW {
+                self.push(level, subject, state, Some(remedy.to_owned()));
+            } else {
+                more += 1;
+            }
+        }
+        if more > 0 {
+            let state = format!("{more} more have the like");
+            self.push(level, "others".to_owned(), state, Some(remedy.to_owned()));
+        }
+    }
+
     pub(super) fn worst(&self) -> Level {
         let levels = self.all.iter().map(|finding| finding.level);
         levels.max().unwrap_or(Level::Ok)
@@ -119,6 +143,18 @@ pub(super) fn table(all: &[Finding]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_of_one_sort_are_counted_after_the_first_few() {
+        for (count, told, last) in [(0, 0, ""), (FEW, FEW, "x"), (FEW + 3, FEW + 1, "3 more")] {
+            let mut findings = Findings::default();
+            let all = (0..count).map(|at| (format!("pod{at}"), "x".to_owned()));
+            findings.few(Level::Warning, all, "do it");
+            assert_eq!(findings.all.len(), told);
+            let state = findings.all.last().map_or("", |it| it.state.as_str());
+            assert!(state.starts_with(last), "{state}");
+        }
+    }
 
     #[test]
     fn findings_align_and_the_worst_counts() {

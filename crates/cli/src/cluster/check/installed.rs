@@ -21,17 +21,26 @@ fn ours() -> ListParams {
     ListParams::default().labels(&format!("{}={}", labels::PART_OF, labels::PART_OF_TULLE))
 }
 
-/// Whether control plane and injector run; says whether there is a control plane to ask.
-pub(super) async fn control_plane(client: &Client, findings: &mut Findings) -> bool {
+/// What runs control planes and injectors.
+pub(super) async fn deployments(client: &Client) -> Result<Vec<Deployment>, CliError> {
     let api: Api<Deployment> = Api::namespaced(client.clone(), CONTROL_NAMESPACE);
-    let deployments = match answer("list the Deployments of the mesh", api.list(&ours())).await {
+    let listed = answer("list the Deployments of the mesh", api.list(&ours())).await?;
+    Ok(listed.items)
+}
+
+/// Whether control plane and injector run; says whether there is a control plane to ask.
+pub(super) fn control_plane(
+    deployments: Result<Vec<Deployment>, CliError>,
+    findings: &mut Findings,
+) -> bool {
+    let deployments = match deployments {
         Ok(deployments) => deployments,
         Err(error) => {
             findings.unknown("installation", &error);
             return false;
         }
     };
-    if deployments.items.is_empty() {
+    if deployments.is_empty() {
         let missing = CliError::NoControlPlane;
         findings.error("installation", missing.to_string(), missing.next_step());
         return false;

@@ -1,50 +1,109 @@
-//! Pods that should be in the mesh and are not, and namespaces that keep them out.
+//! Pods that should be in the mesh and are not, namespaces that keep them out, and what both say in vain.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
-use tulle_runtime::names::labels;
+use tulle_runtime::names::{SYSTEM_NAMESPACES, labels};
 
 use super::finding::Findings;
+use super::injectors::Injectors;
 use super::installed::some;
+use super::{annotations, asked};
 use crate::cluster::answer;
+use crate::cluster::sidecars::workload;
 use crate::error::CliError;
 
 /// By which a namespace says what its pods may do.
 const ENFORCED: &str = "pod-security.kubernetes.io/enforce";
 
-pub(super) async fn look(
-    client: &Client,
-    namespace: Option<&str>,
-    pre: bool,
-    findings: &mut Findings,
-) {
-    match namespaces(client, namespace).await {
-        Ok(namespaces) => {
-            restricted(&namespaces, findings);
-            if !pre {
-                uninjected(client, &namespaces, findings).await;
-            }
-        }
-        Err(error) => findings.unknown("namespaces", &error),
-    }
+/// What of the workloads is looked at.
+pub(super) struct Scope<'a> {
+    pub(super) client: &'a Client,
+    /// All of them, unless it is named.
+    pub(super) namespace: Option<&'a str>,
+    /// Who adds sidecars; nobody before an installation, or if that cannot be seen.
+    pub(super) injectors: Option<&'a Injectors>,
 }
 
-/// The namespaces whose pods are to have sidecars.
-async fn namespaces(client: &Client, name: Option<&str>) -> Result<Vec<Namespace>, CliError> {
-    let api: Api<Namespace> = Api::all(client.clone());
-    let all = answer("list the namespaces", api.list(&ListParams::default())).await?;
-    let wanted = |it: &Namespace| {
+pub(super) async fn look(scope: &Scope<'_>, findings: &mut Findings) {
+    let all = match scope.namespaces().await {
+        Ok(all) => all,
+        Err(error) => return findings.unknown("namespaces", &error),
+    };
+    let wanted = |it: &&Namespace| {
         let label = |key: &str| it.labels().get(key).map(String::as_str);
         labels::ask_for_the_mesh(label(labels::INJECT), label(labels::REVISION))
     };
-    let named = |it: &Namespace| name.is_none_or(|name| it.name_any() == name);
-    Ok(all
-        .into_iter()
-        .filter(|it| wanted(it) && named(it))
-        .collect())
+    let meshed: Vec<_> = all.iter().filter(wanted).cloned().collect();
+    restricted(&meshed, findings);
+    let Some(injectors) = scope.injectors else {
+        return;
+    };
+    asked::namespaces(&all, injectors, findings);
+    if let Err(error) = pods(scope, injectors, &meshed, findings).await {
+        findings.unknown("pods", &error);
+    }
+}
+
+async fn pods(
+    scope: &Scope<'_>,
+    injectors: &Injectors,
+    meshed: &[Namespace],
+    findings: &mut Findings,
+) -> Result<(), CliError> {
+    let mut in_vain = Vec::new();
+    for selector in asked::selectors(injectors) {
+        in_vain.extend(scope.pods(&selector).await?);
+    }
+    asked::pods(&in_vain, injectors, findings);
+    let injected = scope.pods(labels::PROXIED).await?;
+    annotations::look(&injected, findings);
+    let bare = scope.pods(&format!("!{}", labels::PROXIED)).await?;
+    uninjected(&injected, &bare, meshed, injectors, findings);
+    Ok(())
+}
+
+impl Scope<'_> {
+    /// Those whose pods may have sidecars.
+    async fn namespaces(&self) -> Result<Vec<Namespace>, CliError> {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        let found = match self.namespace {
+            Some(name) => {
+                vec![answer(&format!("find namespace {name}"), api.get(name)).await?]
+            }
+            None => {
+                let every = ListParams::default();
+                answer("list the namespaces", api.list(&every)).await?.items
+            }
+        };
+        let system = |it: &Namespace| SYSTEM_NAMESPACES.contains(&it.name_any().as_str());
+        Ok(found.into_iter().filter(|it| !system(it)).collect())
+    }
+
+    /// The pods that run, or are to, and have such labels.
+    async fn pods(&self, selector: &str) -> Result<Vec<Pod>, CliError> {
+        let (api, what): (Api<Pod>, _) = match self.namespace {
+            Some(name) => {
+                let api = Api::namespaced(self.client.clone(), name);
+                (api, format!("list the pods of {name}"))
+            }
+            None => (Api::all(self.client.clone()), "list the pods".to_owned()),
+        };
+        let list = ListParams::default().labels(selector);
+        let pods = answer(&what, api.list(&list)).await?;
+        Ok(pods.into_iter().filter(is_alive).collect())
+    }
+}
+
+/// What is said of pods, once for each workload that makes them.
+pub(super) fn by_workload(
+    pods: &[Pod],
+    said: impl Fn(&Pod) -> Vec<String>,
+) -> BTreeSet<(String, String)> {
+    let of = |pod| said(pod).into_iter().map(|said| (workload(pod), said));
+    pods.iter().flat_map(of).collect()
 }
 
 /// The level that a namespace enforces, if no pod with a sidecar meets it.
@@ -69,25 +128,27 @@ fn restricted(namespaces: &[Namespace], findings: &mut Findings) {
     }
 }
 
-async fn uninjected(client: &Client, namespaces: &[Namespace], findings: &mut Findings) {
+fn uninjected(
+    injected: &[Pod],
+    bare: &[Pod],
+    meshed: &[Namespace],
+    injectors: &Injectors,
+    findings: &mut Findings,
+) {
+    let of = |pods: &[Pod], name: &str| -> BTreeSet<String> {
+        let within = |pod: &&Pod| pod.namespace().as_deref() == Some(name) && is_concerned(pod);
+        let within = pods.iter().filter(within);
+        within.map(|pod| pod.name_any()).collect()
+    };
     let mut counted = 0;
-    for namespace in namespaces {
+    for namespace in meshed {
         let name = namespace.name_any();
-        let api: Api<Pod> = Api::namespaced(client.clone(), &name);
-        let what = format!("list the pods of {name}");
-        let pods = match answer(&what, api.list(&ListParams::default())).await {
-            Ok(pods) => pods,
-            Err(error) => return findings.unknown("pods", &error),
-        };
-        let mut without = BTreeMap::<String, ()>::new();
-        for pod in pods.iter().filter(|pod| is_concerned(pod)) {
-            counted += 1;
-            if !pod.labels().contains_key(labels::PROXIED) {
-                without.insert(pod.name_any(), ());
-            }
-        }
-        if !without.is_empty() {
-            let names: Vec<_> = without.keys().map(String::as_str).collect();
+        let without = of(bare, &name);
+        counted += without.len() + of(injected, &name).len();
+        // A restart changes nothing where nobody would inject it: that is a finding of its own.
+        let served = asked::revision(namespace).is_none_or(|it| injectors.have(it));
+        if !without.is_empty() && served {
+            let names: Vec<_> = without.iter().map(String::as_str).collect();
             findings.warning(
                 format!("namespace {name}"),
                 format!("{} pods have no sidecar: {}", names.len(), some(&names)),
@@ -97,25 +158,24 @@ async fn uninjected(client: &Client, namespaces: &[Namespace], findings: &mut Fi
     }
     findings.ok(
         "workloads",
-        format!("{counted} pods in {} meshed namespaces", namespaces.len()),
+        format!("{counted} pods in {} meshed namespaces", meshed.len()),
     );
+}
+
+fn is_alive(pod: &Pod) -> bool {
+    let status = pod.status.as_ref();
+    let phase = status.and_then(|status| status.phase.as_deref());
+    !matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// Whether a pod would get a sidecar if it were made now.
 fn is_concerned(pod: &Pod) -> bool {
     let spec = pod.spec.as_ref();
     let host_network = spec.and_then(|spec| spec.host_network).unwrap_or_default();
-    let phase = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.phase.as_deref());
     let opted_out = |labels: &BTreeMap<String, String>| {
         labels
             .get(labels::INJECT)
             .is_some_and(|value| value == "disabled")
     };
-    !host_network
-        && !matches!(phase, Some("Succeeded" | "Failed"))
-        && !opted_out(pod.labels())
-        && !opted_out(pod.annotations())
+    !host_network && !opted_out(pod.labels()) && !opted_out(pod.annotations())
 }

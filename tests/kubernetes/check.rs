@@ -1,0 +1,226 @@
+//! What `tulle check` finds, and that it finds nothing where all is well.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+use tulle_tests::kubernetes::Namespace;
+use tulle_tests::kubernetes::install::{self, SYSTEM};
+use tulle_tests::{Kubernetes, eventually};
+
+use crate::operators::WEB;
+
+tulle_tests::cases! { in Kubernetes:
+    what_is_wrong_is_found_and_has_a_remedy ["alone"];
+    what_is_asked_for_in_vain_is_found;
+}
+
+/// How long the mesh may take to know of a change.
+const SOON: Duration = Duration::from_secs(30);
+
+/// What `tulle check` says of everything.
+pub(crate) fn findings(kubernetes: &Kubernetes) -> anyhow::Result<Vec<Value>> {
+    findings_of(kubernetes, &[])
+}
+
+/// What it says with such options.
+fn findings_of(kubernetes: &Kubernetes, options: &[&str]) -> anyhow::Result<Vec<Value>> {
+    let run = kubernetes.tulle(&[&["check", "--output", "json"], options].concat())?;
+    serde_json::from_str(&run.stdout).with_context(|| run.to_string())
+}
+
+async fn what_is_wrong_is_found_and_has_a_remedy(kubernetes: &Kubernetes) -> anyhow::Result<()> {
+    let kubernetes = kubernetes.meshed().await?;
+    let said = kubernetes.tulle(&["check", "--pre"])?.ok()?;
+    ensure!(said.contains("ok       permissions"), "{said}");
+    ensure!(said.contains("pod security"), "{said}");
+    let bare = kubernetes.apply("uninjected", WEB).await?;
+    let label = |label: &str| {
+        kubernetes.cluster.ask(
+            ["label", "namespace", "uninjected", "--overwrite", label],
+            "",
+        )
+    };
+    label("tulle.dev/inject=enabled")?;
+    let found = eventually(SOON, async || {
+        // Sidecars of other tests come and go.
+        let found = findings(kubernetes)?;
+        ensure!(found.iter().all(|it| it["level"] != "error"), "{found:?}");
+        Ok(found)
+    })
+    .await?;
+    for (subject, words) in [
+        ("webhook tulle-injector", "reaches it, and it injects"),
+        (
+            "certificate of tulle-injector (",
+            "verifies against the caBundle; ends in",
+        ),
+        ("clocks of nodes", "agree with the API server's"),
+        ("objects", "can be used"),
+    ] {
+        let told = found.iter().any(|it| {
+            let text = |field: &str| it[field].as_str().unwrap_or_default();
+            text("level") == "ok"
+                && text("subject").starts_with(subject)
+                && text("state").contains(words)
+        });
+        ensure!(told, "{subject}: {found:?}");
+    }
+    let missing = found
+        .iter()
+        .find(|it| it["subject"] == "namespace uninjected");
+    let missing = missing.context("the pod without a sidecar is not found")?;
+    ensure!(
+        missing["level"] == "warning" && missing["state"] == "1 pods have no sidecar: one",
+        "{missing}"
+    );
+    label("pod-security.kubernetes.io/enforce=baseline")?;
+    let run = kubernetes.tulle(&["check"])?;
+    ensure!(
+        run.status == 1
+            && run
+                .stdout
+                .contains("enforces the pod security level baseline"),
+        "{run}"
+    );
+    drop(bare);
+    // A control plane that does not run is named, with where to look.
+    let scale = |replicas: &str| {
+        kubernetes.cluster.ask(
+            ["scale", "-n", SYSTEM, "deployment/tulle-injector", replicas],
+            "",
+        )
+    };
+    scale("--replicas=0")?;
+    let down = eventually(SOON, async || {
+        let found = findings(kubernetes)?;
+        let called = found
+            .iter()
+            .find(|it| it["subject"] == "webhook tulle-injector");
+        let called = called.context("the webhook is not tried")?;
+        let why = called["state"].as_str().unwrap_or_default();
+        ensure!(
+            called["level"] == "error" && why.contains("failed calling webhook"),
+            "{called}"
+        );
+        let injector = found
+            .into_iter()
+            .find(|it| it["subject"] == "tulle-injector");
+        let injector = injector.context("the injector is not looked at")?;
+        ensure!(
+            injector["state"] == "0 of 0 replicas are ready",
+            "{injector}"
+        );
+        Ok(injector)
+    })
+    .await;
+    let waited = kubernetes.tulle(&["check", "--wait=1s"]);
+    scale("--replicas=2")?;
+    let again = kubernetes.tulle(&["check", "--wait=1m"]);
+    eventually(SOON, async || install::serves(&kubernetes.cluster)).await?;
+    let (waited, again, down) = (waited?, again?, down?);
+    ensure!(waited.status == 1, "{waited}");
+    again.ok()?;
+    ensure!(
+        down["level"] == "error" && down["remedy"].is_string(),
+        "{down}"
+    );
+    Ok(())
+}
+
+/// A workload whose pods say of their sidecars what nobody reads.
+const LOUD: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: { name: loud }
+spec:
+  replicas: 2
+  selector: { matchLabels: { app: loud } }
+  template:
+    metadata:
+      labels: { app: loud, tulle.dev/inject: WORD }
+      annotations: { tulle.dev/proxy-log-level: loud, tulle.dev/exlude-inbound-ports: "9000" }
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{ name: none, image: "tulle.test/pause:1" }]
+"#;
+
+async fn what_is_asked_for_in_vain_is_found(kubernetes: &Kubernetes) -> anyhow::Result<()> {
+    let kubernetes = kubernetes.meshed().await?;
+    let (heard, unheard) = (
+        LOUD.replace("WORD", "enabled"),
+        LOUD.replace("WORD", "\"yes\""),
+    );
+    let apply = async |name, label, text: &str| {
+        Namespace::apply(&kubernetes.cluster, name, label, text).await
+    };
+    let in_vain = [
+        apply("says-true", "tulle.dev/inject=true", &unheard).await?,
+        apply(
+            "says-nosuch",
+            "tulle.dev/rev=nosuch",
+            &heard.replace("inject: enabled", "x: y"),
+        )
+        .await?,
+    ];
+    let loud = apply("is-loud", "tulle.dev/inject=enabled", &heard).await?;
+    let _well = apply("is-well", "tulle.dev/rev=default", WEB).await?;
+    for (namespace, subject, level, state, remedy) in [
+        (
+            "says-true",
+            "namespace says-true",
+            "warning",
+            "tulle.dev/inject=\"true\"",
+            "tulle.dev/inject=enabled",
+        ),
+        (
+            "says-true",
+            "says-true/deployment/loud",
+            "warning",
+            "tulle.dev/inject=\"yes\"",
+            "in its pod template",
+        ),
+        (
+            "says-nosuch",
+            "namespace says-nosuch",
+            "error",
+            "tulle.dev/rev=nosuch",
+            "(default)",
+        ),
+        (
+            "is-loud",
+            "is-loud/deployment/loud",
+            "warning",
+            "tulle.dev/proxy-log-level has the value \"loud\"",
+            "in its pod template",
+        ),
+        (
+            "is-loud",
+            "is-loud/deployment/loud",
+            "warning",
+            "tulle.dev/exlude-inbound-ports is not known",
+            "in its pod template",
+        ),
+    ] {
+        let found = findings_of(kubernetes, &["-n", namespace])?;
+        let told = found.iter().filter(|it| {
+            let text = |field: &str| it[field].as_str().unwrap_or_default();
+            text("level") == level
+                && text("subject") == subject
+                && text("state").contains(state)
+                && text("remedy").contains(remedy)
+        });
+        ensure!(told.count() == 1, "{subject} {state}: {found:?}");
+    }
+    drop(in_vain);
+    // Once for all pods of a workload, and nothing of others.
+    let found = findings_of(kubernetes, &["-n", "is-loud"])?;
+    let told = found
+        .iter()
+        .filter(|it| it["subject"].to_string().contains("is-loud"));
+    ensure!(told.count() == 2, "{found:?}");
+    drop(loud);
+    let found = findings_of(kubernetes, &["-n", "is-well"])?;
+    ensure!(found.iter().all(|it| it["level"] == "ok"), "{found:?}");
+    Ok(())
+}
