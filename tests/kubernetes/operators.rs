@@ -110,7 +110,9 @@ async fn proxies_are_listed_and_looked_into(kubernetes: &Kubernetes) -> anyhow::
     }
     let nobody = kubernetes.tulle(&["proxy", "certs", "looked-into/nobody"])?;
     ensure!(
-        nobody.status == 1 && nobody.stderr.contains("\"nobody\" not found"),
+        nobody.status == 1
+            && nobody.stderr.contains("no such pod: looked-into/nobody")
+            && nobody.stderr.contains("kubectl get pods -n looked-into"),
         "{nobody}"
     );
     Ok(())
@@ -250,8 +252,21 @@ async fn heard_although_one_is_silent(kubernetes: &Kubernetes) -> anyhow::Result
         Ok(said)
     })
     .await;
+    let found = findings(kubernetes);
     ask(&["delete", "pod", "tulle-control-silent"], "")?;
-    let said = said?;
+    let (said, found) = (said?, found?);
+    for (subject, level) in [
+        ("control plane (tulle-control-silent)", "error"),
+        ("proxies", "ok"),
+        ("objects", "ok"),
+    ] {
+        let told = found.iter().filter(|it| it["subject"] == subject);
+        ensure!(told.clone().count() == 1, "{subject}: {found:?}");
+        ensure!(
+            told.clone().all(|it| it["level"] == level),
+            "{subject}: {found:?}"
+        );
+    }
     ensure!(
         said.stdout.contains("moves/one ")
             && said

@@ -4,9 +4,11 @@
 //! server decides who may.
 
 pub(crate) mod check;
+mod control;
 mod owned;
 pub(crate) mod proxy;
 mod reach;
+mod refusal;
 mod sidecars;
 pub(crate) mod status;
 pub(crate) mod uninstall;
@@ -17,18 +19,19 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config, ResourceExt as _};
+use kube::{Client, Config};
 use serde::Serialize;
-use tulle_runtime::names::{CONTROL_NAMESPACE, CONTROL_SERVICE_ACCOUNT, labels};
 
 use crate::error::CliError;
 use crate::output;
+pub(crate) use refusal::Permission;
 
 /// How long the API server may take for one answer.
 const ANSWER: Duration = Duration::from_secs(15);
+
+/// Exit status where something could not be looked at, and all else is well.
+const INCOMPLETE: u8 = 3;
 
 /// Which cluster.
 #[derive(Clone, Debug, Args)]
@@ -85,43 +88,16 @@ async fn answer<T>(
     what: &str,
     asked: impl Future<Output = kube::Result<T>>,
 ) -> Result<T, CliError> {
-    let failed = |reason| CliError::Cluster {
+    let failed = |reason| CliError::Unanswered {
         what: what.to_owned(),
         reason,
     };
     match tokio::time::timeout(ANSWER, asked).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(kube::Error::Api(status))) => Err(failed(status.message)),
+        Ok(Err(kube::Error::Api(status))) => Err(refusal::refused(what, &status)),
         Ok(Err(error)) => Err(failed(output::chain(&error))),
         Err(_) => Err(failed(format!("no answer within {} s", ANSWER.as_secs()))),
     }
-}
-
-/// The control plane's pods that run, of every revision.
-async fn control_pods(client: &Client) -> Result<Vec<Pod>, CliError> {
-    let selector = format!("{}={}", labels::PART_OF, labels::PART_OF_TULLE);
-    let list = ListParams::default().labels(&selector);
-    let api: Api<Pod> = Api::namespaced(client.clone(), CONTROL_NAMESPACE);
-    let pods = answer("list the pods of the control plane", api.list(&list)).await?;
-    let is_control = |pod: &Pod| {
-        let name = pod.labels().get(labels::APP_NAME);
-        name.is_some_and(|name| {
-            name == CONTROL_SERVICE_ACCOUNT
-                || name.starts_with(&format!("{CONTROL_SERVICE_ACCOUNT}-"))
-        })
-    };
-    let runs = |pod: &Pod| {
-        let status = pod.status.as_ref();
-        status.and_then(|status| status.phase.as_deref()) == Some("Running")
-    };
-    let pods: Vec<_> = pods
-        .into_iter()
-        .filter(|pod| is_control(pod) && runs(pod))
-        .collect();
-    if pods.is_empty() {
-        return Err(CliError::NoControlPlane);
-    }
-    Ok(pods)
 }
 
 /// Prints a result.

@@ -1,8 +1,10 @@
 //! Why a command ended early, and what to do next.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 
+use crate::cluster::Permission;
 use crate::output;
 
 /// A command that could not do what it was asked.
@@ -48,7 +50,25 @@ pub(crate) enum CliError {
     #[error("no cluster to talk to: {0}")]
     Kubeconfig(String),
     #[error("cannot {what}: {reason}")]
-    Cluster { what: String, reason: String },
+    Unanswered { what: String, reason: String },
+    #[error("cannot {what}: {reason}")]
+    Refused { what: String, reason: String },
+    #[error("cannot {what}: you have no right to {permission}")]
+    Forbidden {
+        what: String,
+        permission: Permission,
+    },
+    #[error("cannot ask pod {namespace}/{pod} on port {port}: {reason}")]
+    Pod {
+        namespace: String,
+        pod: String,
+        port: u16,
+        reason: String,
+    },
+    #[error("{object} is still there after {seconds} s; a finalizer may hold it")]
+    StillThere { object: String, seconds: u64 },
+    #[error("no such pod: {namespace}/{pod}")]
+    NoSuchPod { namespace: String, pod: String },
     #[error(
         "{count} pods still have a sidecar: {some}; nobody would renew their certificates, and when these end nobody reaches them"
     )]
@@ -98,13 +118,33 @@ impl CliError {
     /// Why, without what was to be done where that is said already.
     pub(crate) fn reason(&self) -> String {
         match self {
-            Self::Cluster { reason, .. } => reason.clone(),
+            Self::Unanswered { reason, .. }
+            | Self::Refused { reason, .. }
+            | Self::Pod { reason, .. } => reason.clone(),
+            Self::Forbidden { permission, .. } => format!("you have no right to {permission}"),
             other => output::chain(other),
         }
     }
 
     /// What the user can do about it.
-    pub(crate) fn next_step(&self) -> &'static str {
+    pub(crate) fn next_step(&self) -> Cow<'static, str> {
+        match self {
+            Self::Forbidden { permission, .. } => Cow::Owned(format!(
+                "have somebody do it who has it, or give it to you: `{}` says whether you have",
+                permission.command()
+            )),
+            Self::Pod { namespace, pod, .. } => Cow::Owned(format!(
+                "see how it is: kubectl -n {namespace} describe pod {pod}; kubectl -n {namespace} logs {pod} --all-containers"
+            )),
+            Self::NoSuchPod { namespace, .. } => Cow::Owned(format!(
+                "see which there are: kubectl get pods -n {namespace}"
+            )),
+            other => Cow::Borrowed(other.known_step()),
+        }
+    }
+
+    /// As [`Self::next_step`], where it is always the same.
+    fn known_step(&self) -> &'static str {
         match self {
             Self::Read { .. } => "check the path and its permissions; `-` reads standard input",
             Self::Pages { .. } => "name a directory that you may write",
@@ -123,7 +163,19 @@ impl CliError {
             Self::Kubeconfig(_) => {
                 "see that `kubectl get nodes` works; `--context NAME` chooses another cluster"
             }
-            Self::Cluster { .. } => "`tulle check` says what is wrong with the installation",
+            Self::Unanswered { .. } => {
+                "see that the API server answers in time: kubectl get --raw '/readyz?verbose'"
+            }
+            Self::Refused { .. } => {
+                "put right what the API server says, which is its own word, and try again"
+            }
+            Self::StillThere { .. } => {
+                "see who holds it in its metadata.finalizers (kubectl get KIND NAME -o yaml), and try again once that is done"
+            }
+            // Said with what it is about.
+            Self::Forbidden { .. } | Self::Pod { .. } | Self::NoSuchPod { .. } => {
+                "see `--help` of the command"
+            }
             Self::SidecarsStay { .. } => {
                 "have their namespaces ask for no mesh (kubectl label namespace NAME tulle.dev/inject- tulle.dev/rev-), or for another revision, restart them (kubectl -n NAME rollout restart deployment,statefulset,daemonset), and try again; --force if they may fail"
             }

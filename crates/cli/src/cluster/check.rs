@@ -9,6 +9,7 @@ mod finding;
 mod injectors;
 mod installed;
 mod nodes;
+mod said;
 mod webhook;
 mod workloads;
 
@@ -20,7 +21,7 @@ use kube::Client;
 use tokio::time::{Instant, sleep};
 use tulle_runtime::env::parse_duration;
 
-use super::{Access, Format, print};
+use super::{Access, Format, INCOMPLETE, print};
 use crate::error::CliError;
 use finding::{Findings, Level};
 use injectors::Injectors;
@@ -31,7 +32,10 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
-Exits with 1 if something does not work; warnings alone do not make it fail.
+What whoever asks may not see is `unknown`, with the right that it takes, and says nothing against the mesh.
+
+Exits with 1 if something does not work; with 3 if nothing is known not to, but something is unknown; with 0 otherwise, also \
+with warnings.
 
 Examples:
   tulle check --pre            before anything is installed
@@ -77,6 +81,7 @@ pub(crate) async fn run(args: CheckArgs) -> Result<ExitCode, CliError> {
     print(args.output, &findings.all, |all| finding::table(all))?;
     Ok(match findings.worst() {
         Level::Error => ExitCode::FAILURE,
+        Level::Unknown => ExitCode::from(INCOMPLETE),
         Level::Ok | Level::Warning => ExitCode::SUCCESS,
     })
 }
@@ -95,9 +100,7 @@ async fn look(client: &Client, args: &CheckArgs) -> Result<Findings, CliError> {
         let control = installed::control_plane(deployments, &mut findings);
         installed::webhooks(client, &mut findings).await;
         if control {
-            installed::trust(client, &mut findings).await;
-            installed::source(client, &mut findings).await;
-            installed::proxies(client, &mut findings).await;
+            said::look(client, &mut findings).await;
         }
     }
     before::gateway_api(client, &mut findings).await;

@@ -87,12 +87,9 @@ impl Owned {
         };
         match tokio::time::timeout(GONE, wait).await {
             Ok(gone) => gone,
-            Err(_) => Err(CliError::Cluster {
-                what: format!("delete {}", self.title()),
-                reason: format!(
-                    "it is still there after {} s; a finalizer may hold it",
-                    GONE.as_secs()
-                ),
+            Err(_) => Err(CliError::StillThere {
+                object: self.title(),
+                seconds: GONE.as_secs(),
             }),
         }
     }

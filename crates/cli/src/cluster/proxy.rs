@@ -65,7 +65,11 @@ pub(crate) async fn run(look: Look) -> Result<ExitCode, CliError> {
         .unwrap_or((&args.namespace, &args.pod));
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let what = format!("find pod {namespace}/{pod}");
-    let found = answer(&what, api.get_metadata(pod)).await?;
+    let found = answer(&what, api.get_metadata_opt(pod)).await?;
+    let found = found.ok_or_else(|| CliError::NoSuchPod {
+        namespace: namespace.to_owned(),
+        pod: pod.to_owned(),
+    })?;
     if !found.labels().contains_key(labels::PROXIED) {
         return Err(CliError::NoSidecar(format!("{namespace}/{pod}")));
     }

@@ -5,19 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, header};
+use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::api::{Api, Portforwarder};
+use kube::client::UpgradeConnectionError::ProtocolSwitch;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde::de::DeserializeOwned;
 use tokio_rustls::TlsConnector;
 
-use super::{ANSWER, answer};
+use super::{ANSWER, Permission, answer};
 use crate::error::CliError;
 use crate::output;
 
@@ -60,7 +61,19 @@ impl Reach<'_> {
     async fn forward(&self) -> Result<Portforwarder, CliError> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), self.namespace);
         let what = format!("reach pod {}/{}", self.namespace, self.pod);
-        answer(&what, api.portforward(self.pod, &[self.port])).await
+        let forwarded = async {
+            match api.portforward(self.pod, &[self.port]).await {
+                // Its words are lost on the way.
+                Err(kube::Error::UpgradeConnection(ProtocolSwitch(StatusCode::FORBIDDEN))) => {
+                    Ok(Err(CliError::Forbidden {
+                        what: what.clone(),
+                        permission: Permission::to_forward(self.namespace),
+                    }))
+                }
+                other => other.map(Ok),
+            }
+        };
+        answer(&what, forwarded).await?
     }
 
     async fn shake_hands(
@@ -143,11 +156,10 @@ impl Reach<'_> {
     }
 
     fn failed(&self, reason: String) -> CliError {
-        CliError::Cluster {
-            what: format!(
-                "ask pod {}/{} on port {}",
-                self.namespace, self.pod, self.port
-            ),
+        CliError::Pod {
+            namespace: self.namespace.to_owned(),
+            pod: self.pod.to_owned(),
+            port: self.port,
             reason,
         }
     }

@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use clap::Args;
-use futures_util::future;
-use kube::{Client, ResourceExt as _};
 use serde::{Deserialize, Serialize};
-use tulle_runtime::names::{CONTROL_NAMESPACE, ports};
+use tulle_runtime::names::CONTROL_NAMESPACE;
 
-use super::reach::Reach;
-use super::{Access, Format, ago, control_pods, print};
+use super::control::{self, Answers};
+use super::{Access, Format, ago, print};
 use crate::error::CliError;
 use crate::output;
 
@@ -40,6 +38,9 @@ pub(crate) struct StatusArgs {
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
 }
+
+/// Where a replica says which proxies it has.
+pub(super) const PATH: &str = "/debug/proxies";
 
 /// A connected proxy, as a replica of the control plane sees it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -101,10 +102,12 @@ impl Type {
 
 pub(crate) async fn run(args: StatusArgs) -> Result<ExitCode, CliError> {
     let client = args.access.client().await?;
-    let Answers {
-        mut proxies,
-        silent,
-    } = ask(&client).await?;
+    let replicas = control::replicas(&client).await?;
+    let Answers { heard, mut silent } = control::ask(&client, &replicas, PATH).await;
+    if let (true, Some((_, CliError::Forbidden { .. }))) = (heard.is_empty(), silent.first()) {
+        return Err(silent.swap_remove(0).1);
+    }
+    let mut proxies = collect(heard);
     if let Some(namespace) = &args.namespace {
         let within = |proxy: &Proxy| {
             proxy
@@ -135,56 +138,17 @@ fn verdict(proxies: &[Proxy], silent: usize) -> ExitCode {
     }
 }
 
-/// What the replicas of the control plane say.
-struct Answers {
-    /// Every proxy that is connected to any of those that answer, by its pod's name.
-    proxies: Vec<Proxy>,
-    /// The replicas that do not answer, and why.
-    silent: Vec<(String, CliError)>,
-}
-
-/// Asks all replicas at once.
-async fn ask(client: &Client) -> Result<Answers, CliError> {
-    let pods = control_pods(client).await?;
-    let asked = pods.iter().map(|pod| async move {
-        let name = pod.name_any();
-        let reach = Reach {
-            client,
-            namespace: CONTROL_NAMESPACE,
-            pod: &name,
-            port: ports::CONTROL_ADMIN,
-        };
-        let seen = reach.get::<Vec<Proxy>>("/debug/proxies").await;
-        (name, seen)
+/// Every proxy that is connected to any of those that answer, by its pod's name.
+pub(super) fn collect(heard: Vec<(String, Vec<Proxy>)>) -> Vec<Proxy> {
+    let seen = heard.into_iter().flat_map(|(control, seen)| {
+        seen.into_iter().map(move |proxy| Proxy {
+            control: control.clone(),
+            ..proxy
+        })
     });
-    Ok(collect(future::join_all(asked).await))
-}
-
-fn collect(answers: Vec<(String, Result<Vec<Proxy>, CliError>)>) -> Answers {
-    let (mut proxies, mut silent) = (Vec::new(), Vec::new());
-    for (control, seen) in answers {
-        match seen {
-            Ok(seen) => proxies.extend(seen.into_iter().map(|proxy| Proxy {
-                control: control.clone(),
-                ..proxy
-            })),
-            Err(error) => silent.push((control, error)),
-        }
-    }
+    let mut proxies: Vec<_> = seen.collect();
     proxies.sort_by(|a, b| a.pod.cmp(&b.pod));
-    Answers { proxies, silent }
-}
-
-/// Every proxy that is connected to any replica, by its pod's name.
-///
-/// # Errors
-/// If any replica does not answer.
-pub(super) async fn all(client: &Client) -> Result<Vec<Proxy>, CliError> {
-    let Answers { proxies, silent } = ask(client).await?;
-    match silent.into_iter().next() {
-        Some((_, error)) => Err(error),
-        None => Ok(proxies),
-    }
+    proxies
 }
 
 fn table(proxies: &[Proxy]) -> String {
@@ -252,12 +216,13 @@ mod tests {
     fn those_who_answer_are_heard_and_the_others_named() {
         let failed = || CliError::NoControlPlane;
         let answers = |b: Result<Vec<Proxy>, CliError>| {
-            collect(vec![
+            Answers::of(vec![
                 ("control-a".to_owned(), Ok(vec![proxy(&[], 0)])),
                 ("control-b".to_owned(), b),
             ])
         };
-        let Answers { proxies, silent } = answers(Err(failed()));
+        let Answers { heard, silent } = answers(Err(failed()));
+        let proxies = collect(heard);
         assert_eq!(
             (proxies.len(), proxies[0].control.as_str()),
             (1, "control-a")

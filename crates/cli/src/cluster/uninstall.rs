@@ -8,7 +8,7 @@ use kube::Client;
 use super::check::some;
 use super::owned::{self, Found, NAMESPACE, Owned};
 use super::upgrade::KINDS;
-use super::{Access, Format, print, sidecars};
+use super::{Access, Format, INCOMPLETE, print, sidecars};
 use crate::error::CliError;
 use crate::output;
 
@@ -46,9 +46,6 @@ pub(crate) struct UninstallArgs {
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
 }
-
-/// Exit status where something could not be looked at, and may be left.
-const INCOMPLETE: u8 = 3;
 
 const CRD: &str = "CustomResourceDefinition";
 /// What asks for pods, or would write anew what is deleted, in the order in which it goes.

@@ -17,6 +17,8 @@ pub(super) enum Level {
     Ok,
     /// It works, and might be otherwise than it was meant.
     Warning,
+    /// Whoever asks may not see it.
+    Unknown,
     /// It does not work.
     Error,
 }
@@ -73,9 +75,14 @@ impl Findings {
         );
     }
 
-    /// What could not be looked at.
+    /// What could not be looked at. It may work all the same where whoever asks has no right to look, and there alone.
     pub(super) fn unknown(&mut self, subject: impl Into<String>, error: &CliError) {
-        self.error(subject, output::chain(error), error.next_step());
+        let level = match error {
+            CliError::Forbidden { .. } => Level::Unknown,
+            _ => Level::Error,
+        };
+        let remedy = error.next_step().into_owned();
+        self.push(level, subject.into(), output::chain(error), Some(remedy));
     }
 
     fn push(&mut self, level: Level, subject: String, state: String, remedy: Option<String>) {
@@ -127,6 +134,7 @@ pub(super) fn table(all: &[Finding]) -> String {
         let (style, word) = match finding.level {
             Level::Ok => (GOOD, "ok"),
             Level::Warning => (DOUBTFUL, "warning"),
+            Level::Unknown => (DOUBTFUL, "unknown"),
             Level::Error => (BAD, "error"),
         };
         let Finding { subject, state, .. } = finding;
@@ -143,6 +151,43 @@ pub(super) fn table(all: &[Finding]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_not_be_seen_is_unknown_and_what_does_not_answer_is_an_error() {
+        let what = || "look".to_owned();
+        let reason = || "why".to_owned();
+        for (error, level) in [
+            (
+                CliError::Forbidden {
+                    what: what(),
+                    permission: crate::cluster::Permission::to_forward("shop"),
+                },
+                Level::Unknown,
+            ),
+            (
+                CliError::Unanswered {
+                    what: what(),
+                    reason: reason(),
+                },
+                Level::Error,
+            ),
+            (
+                CliError::Refused {
+                    what: what(),
+                    reason: reason(),
+                },
+                Level::Error,
+            ),
+            (CliError::NoControlPlane, Level::Error),
+        ] {
+            let mut findings = Findings::default();
+            findings.unknown("x", &error);
+            let found = &findings.all[0];
+            assert_eq!(found.level, level, "{found:?}");
+            let remedy = found.remedy.as_deref().expect("a remedy");
+            assert!(!remedy.contains("tulle check"), "in a circle: {remedy}");
+        }
+    }
 
     #[test]
     fn many_of_one_sort_are_counted_after_the_first_few() {

@@ -20,7 +20,7 @@ use tulle_runtime::names::{CONTROL_NAMESPACE, INJECTOR, labels, ports};
 use super::finding::Findings;
 use super::workloads::enforced;
 use crate::cluster::reach::Reach;
-use crate::cluster::{ANSWER, ago, answer};
+use crate::cluster::{ago, answer};
 use crate::error::CliError;
 
 /// Where the pod would be: it is always there, and asks for nothing.
@@ -67,7 +67,11 @@ async fn place(client: &Client, revision: Option<&str>) -> Result<String, CliErr
 }
 
 /// Whether a pod comes back with a sidecar.
-async fn try_out(client: &Client, namespace: &str, revision: Option<&str>) -> kube::Result<bool> {
+async fn try_out(
+    client: &Client,
+    namespace: &str,
+    revision: Option<&str>,
+) -> Result<bool, CliError> {
     let asks = match revision {
         Some(revision) => (labels::REVISION, revision),
         None => (labels::INJECT, "enabled"),
@@ -82,12 +86,14 @@ async fn try_out(client: &Client, namespace: &str, revision: Option<&str>) -> ku
         dry_run: true,
         ..PostParams::default()
     };
-    let made = tokio::time::timeout(ANSWER, api.create(&how, &pod)).await;
-    let made = made.map_err(|late| kube::Error::Service(late.into()))??;
+    let what = format!(
+        "try whether the API server reaches it, by a pod in namespace {namespace} that is not kept"
+    );
+    let made = answer(&what, api.create(&how, &pod)).await?;
     Ok(made.labels().contains_key(labels::PROXIED))
 }
 
-fn reached(name: &str, namespace: &str, tried: kube::Result<bool>, findings: &mut Findings) {
+fn reached(name: &str, namespace: &str, tried: Result<bool, CliError>, findings: &mut Findings) {
     let subject = format!("webhook {name}");
     let remedy = format!(
         "see that Service {CONTROL_NAMESPACE}/{name} has endpoints, and that no NetworkPolicy or firewall keeps the API server \
@@ -101,20 +107,15 @@ fn reached(name: &str, namespace: &str, tried: kube::Result<bool>, findings: &mu
             format!("a pod of namespace {namespace} that asks for the mesh gets no sidecar: the API server passes it over"),
             remedy,
         ),
-        Err(kube::Error::Api(status)) if status.message.contains("failed calling webhook") => {
-            findings.error(subject, status.message, remedy);
+        Err(CliError::Refused { reason, .. }) if reason.contains("failed calling webhook") => {
+            findings.error(subject, reason, remedy);
         }
-        Err(error) => {
-            let why = match error {
-                kube::Error::Api(status) => status.message,
-                error => crate::output::chain(&error),
-            };
-            findings.warning(
-                subject,
-                format!("whether the API server reaches it was not tried: {why}"),
-                format!("ask somebody who may make pods in namespace {namespace} to run this"),
-            );
-        }
+        Err(error @ CliError::Refused { .. }) => findings.warning(
+            subject,
+            error.to_string(),
+            format!("have pods be made in namespace {namespace}, or in another that is in the mesh"),
+        ),
+        Err(error) => findings.unknown(subject, &error),
     }
 }
 
@@ -214,9 +215,11 @@ mod tests {
     use super::super::finding::Level;
     use super::*;
 
-    fn refused(message: &str) -> kube::Error {
-        let status = json!({ "status": "Failure", "code": 500, "message": message, "reason": "" });
-        kube::Error::Api(serde_json::from_value(status).expect("a Status"))
+    fn refused(message: &str) -> CliError {
+        CliError::Refused {
+            what: "try".to_owned(),
+            reason: message.to_owned(),
+        }
     }
 
     #[test]
@@ -234,11 +237,18 @@ mod tests {
             ),
             (
                 "not tried",
-                Err(refused(
-                    "pods is forbidden: User \"me\" cannot create resource \"pods\"",
-                )),
+                Err(refused("pods is forbidden: exceeded quota")),
                 Level::Warning,
-                "was not tried",
+                "cannot try: pods is forbidden",
+            ),
+            (
+                "may not try",
+                Err(CliError::Forbidden {
+                    what: "try".to_owned(),
+                    permission: crate::cluster::Permission::to_forward("default"),
+                }),
+                Level::Unknown,
+                "you have no right to",
             ),
         ];
         for (name, tried, level, words) in rows {

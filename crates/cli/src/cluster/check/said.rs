@@ -1,0 +1,292 @@
+//! What the replicas of the control plane say of the mesh: roots, objects and proxies.
+//!
+//! Each is asked for itself. One that is silent is a finding, and what the others say is judged all the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::future;
+use kube::Client;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use serde_json::Value;
+use tulle_runtime::names::CONTROL_NAMESPACE;
+
+use super::finding::Findings;
+use super::some;
+use crate::cluster::control::{self, Answers};
+use crate::cluster::{ago, status};
+use crate::error::CliError;
+
+/// Whether roots last, every object can be used, and proxies take what they are sent.
+pub(super) async fn look(client: &Client, findings: &mut Findings) {
+    let replicas = match control::replicas(client).await {
+        Ok(replicas) => replicas,
+        Err(error) => return findings.unknown("control plane", &error),
+    };
+    let (trust, objects, proxies) = future::join3(
+        control::ask(client, &replicas, "/ca"),
+        control::ask(client, &replicas, "/debug/source"),
+        control::ask(client, &replicas, status::PATH),
+    )
+    .await;
+    let mut silent = BTreeMap::new();
+    let trust = heard(trust, &mut silent);
+    let objects = heard(objects, &mut silent);
+    let proxies = heard(proxies, &mut silent);
+    not_heard(&silent, findings);
+    for (pod, told) in &trust {
+        root(pod, told, findings);
+        signer(pod, told, jiff::Timestamp::now().as_second(), findings);
+        refused(told, findings);
+    }
+    source(&objects, findings);
+    if !proxies.is_empty() {
+        judge(&status::collect(proxies), findings);
+    }
+}
+
+/// What was heard; who was not is noted, once for all that it was asked.
+fn heard<T>(answers: Answers<T>, silent: &mut BTreeMap<String, CliError>) -> Vec<(String, T)> {
+    silent.extend(answers.silent);
+    answers.heard
+}
+
+fn not_heard(silent: &BTreeMap<String, CliError>, findings: &mut Findings) {
+    for (pod, error) in silent {
+        findings.unknown(format!("control plane ({pod})"), error);
+        // Who may not ask one may ask none.
+        if let CliError::Forbidden { .. } = error {
+            return;
+        }
+    }
+}
+
+/// Days before a root's end at which somebody should know.
+const ROOT_SOON: i64 = 30;
+
+fn root(pod: &str, told: &Value, findings: &mut Findings) {
+    let bundle = told["trust_bundle"].as_str().unwrap_or_default();
+    let mut soonest = None::<i64>;
+    for certificate in CertificateDer::pem_slice_iter(bundle.as_bytes()).flatten() {
+        if let Ok((_, parsed)) = x509_parser::parse_x509_certificate(&certificate) {
+            let ends = parsed.validity().not_after.timestamp();
+            soonest = Some(soonest.map_or(ends, |known| known.min(ends)));
+        }
+    }
+    let subject = format!("roots ({pod})");
+    let Some(ends) = soonest else {
+        return findings.error(
+            subject,
+            "no root in its trust bundle",
+            "see the log of the control plane",
+        );
+    };
+    let now = jiff::Timestamp::now().as_second();
+    let days = (ends - now).div_euclid(86_400);
+    let stage = match &told["stage"] {
+        Value::String(stage) => stage.clone(),
+        other => other
+            .as_object()
+            .and_then(|it| it.keys().next().cloned())
+            .unwrap_or_default(),
+    };
+    let state = format!("the first ends in {days} days; rotation: {stage}");
+    if days < 0 {
+        findings.error(
+            subject,
+            state,
+            "rotate the root: see the log of the control plane",
+        );
+    } else if days < ROOT_SOON {
+        findings.warning(
+            subject,
+            state,
+            "see that a new root is on its way: the stage is not `steady` then",
+        );
+    } else {
+        findings.ok(subject, state);
+    }
+}
+
+/// Whether what signs, which may be below a root, outlives what it signs.
+fn signer(pod: &str, told: &Value, now: i64, findings: &mut Findings) {
+    let (Some(ends), Some(ttl)) = (
+        told["signer_ends"].as_i64(),
+        told["leaf_ttl_seconds"].as_i64(),
+    ) else {
+        return;
+    };
+    let left = ends - now;
+    let subject = format!("signer ({pod})");
+    let remedy = "renew the Secret of --ca-issuer-secret, or rotate the root: see the log of the control plane";
+    if left <= 0 {
+        findings.error(
+            subject,
+            "has ended: no certificate is issued any more",
+            remedy,
+        );
+    } else if left < 2 * ttl {
+        let state = format!("ends in {}", ago(left.unsigned_abs()));
+        findings.warning(subject, state, remedy);
+    }
+}
+
+/// Where the elected replica cannot write the roots.
+fn refused(told: &Value, findings: &mut Findings) {
+    let places = told["bundle_refused"].as_array().into_iter().flatten();
+    for place in places.filter_map(Value::as_str) {
+        findings.error(
+            "trust bundle",
+            place,
+            "make room in the namespace's quota, or except ConfigMap tulle-ca-root from its policies: a rotation waits for it, and then leaves it behind",
+        );
+    }
+}
+
+/// Whether every object can be used.
+fn source(answers: &[(String, Value)], findings: &mut Findings) {
+    if answers.is_empty() {
+        return;
+    }
+    let mut told = BTreeSet::new();
+    let mut synced = true;
+    for (pod, answer) in answers {
+        if answer["synced"] != true {
+            synced = false;
+            findings.error(
+                format!("objects ({pod})"),
+                "it does not say that it has read the whole cluster, and serves nobody until it has",
+                format!("see what it lacks: kubectl -n {CONTROL_NAMESPACE} logs {pod}"),
+            );
+        }
+        let problems = answer["problems"].as_array().into_iter().flatten();
+        told.extend(problems.map(problem));
+    }
+    if told.is_empty() && synced {
+        findings.ok("objects", "all that concern the mesh can be used");
+    }
+    for (subject, state) in told {
+        findings.warning(
+            subject,
+            state,
+            "correct the object; until then its last good version counts",
+        );
+    }
+}
+
+fn problem(problem: &Value) -> (String, String) {
+    let text = |field: &str| problem[field].as_str().unwrap_or_default();
+    let (object, field, message) = (text("object"), text("field"), text("message"));
+    let state = if field.is_empty() {
+        message.to_owned()
+    } else {
+        format!("{field} {message}")
+    };
+    (object.to_owned(), state)
+}
+
+/// Whether proxies take what they are sent, and are of the version of this program.
+fn judge(proxies: &[status::Proxy], findings: &mut Findings) {
+    let rejecting: Vec<_> = proxies
+        .iter()
+        .filter(|it| it.rejects())
+        .map(|it| it.pod.as_str())
+        .collect();
+    if !rejecting.is_empty() {
+        findings.error(
+            "proxies",
+            format!(
+                "{} reject what they are sent: {}",
+                rejecting.len(),
+                some(&rejecting)
+            ),
+            "tulle status --output json says what and why",
+        );
+    }
+    let own = env!("CARGO_PKG_VERSION");
+    let others: Vec<_> = proxies
+        .iter()
+        .filter(|it| it.is_of_another_version(own))
+        .map(|it| it.pod.as_str())
+        .collect();
+    if !others.is_empty() {
+        findings.warning(
+            "proxies",
+            format!(
+                "{} are not of version {own}: {}",
+                others.len(),
+                some(&others)
+            ),
+            "restart their workloads, and they get the new one",
+        );
+    }
+    if rejecting.is_empty() && others.is_empty() {
+        findings.ok("proxies", format!("{} are connected", proxies.len()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::finding::Level;
+    use super::*;
+
+    #[test]
+    fn a_source_that_is_not_read_is_found_beside_objects_that_cannot_be_used() {
+        let problem = json!({ "object": "Service a/b", "field": "spec", "message": "bad" });
+        let rows = [
+            ("well", json!({ "synced": true, "problems": [] }), Level::Ok),
+            (
+                "an object",
+                json!({ "synced": true, "problems": [problem] }),
+                Level::Warning,
+            ),
+            (
+                "not read",
+                json!({ "synced": false, "problems": [] }),
+                Level::Error,
+            ),
+            ("not said", json!({ "problems": [] }), Level::Error),
+        ];
+        for (name, answer, level) in rows {
+            let mut findings = Findings::default();
+            let well = json!({ "synced": true, "problems": [] });
+            source(
+                &[("a".to_owned(), well), ("b".to_owned(), answer)],
+                &mut findings,
+            );
+            assert_eq!(findings.worst(), level, "{name}");
+            let ok = findings.all.iter().filter(|it| it.level == Level::Ok);
+            assert_eq!(ok.count(), usize::from(level == Level::Ok), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_signer_that_ends_soon_is_found() {
+        let rows = [
+            (7_200, None),
+            (7_199, Some(Level::Warning)),
+            (0, Some(Level::Error)),
+        ];
+        for (left, level) in rows {
+            let mut findings = Findings::default();
+            let told = json!({ "signer_ends": 10_000 + left, "leaf_ttl_seconds": 3_600 });
+            signer("a", &told, 10_000, &mut findings);
+            assert_eq!(findings.all.first().map(|it| it.level), level, "{left}");
+        }
+    }
+
+    #[test]
+    fn namespaces_that_have_not_got_the_roots_are_named() {
+        let mut findings = Findings::default();
+        refused(&json!({ "stage": "steady" }), &mut findings);
+        assert!(findings.all.is_empty());
+        let place = "ConfigMap full/tulle-ca-root: exceeded quota";
+        refused(&json!({ "bundle_refused": [place] }), &mut findings);
+        assert_eq!(
+            (findings.worst(), &*findings.all[0].state),
+            (Level::Error, place)
+        );
+    }
+}
