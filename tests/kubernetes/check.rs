@@ -13,6 +13,7 @@ use crate::operators::WEB;
 tulle_tests::cases! { in Kubernetes:
     what_is_wrong_is_found_and_has_a_remedy ["alone"];
     what_is_asked_for_in_vain_is_found;
+    a_quota_that_keeps_sidecars_out_is_found_until_they_meet_it;
     what_a_viewer_may_not_see_is_unknown_with_the_right_that_it_takes;
 }
 
@@ -149,12 +150,18 @@ spec:
 async fn what_is_asked_for_in_vain_is_found(kubernetes: &Kubernetes) -> anyhow::Result<()> {
     let kubernetes = kubernetes.meshed().await?;
     let plain = LOUD.replace("tulle.dev/inject: WORD", "x: y");
-    let heard = LOUD.replace("WORD", "enabled");
+    let (heard, unheard) = (
+        LOUD.replace("WORD", "enabled"),
+        LOUD.replace("WORD", "\"yes\""),
+    );
     let apply = async |name, label, text: &str| {
         Namespace::apply(&kubernetes.cluster, name, label, text).await
     };
     let says_true = apply("says-true", "tulle.dev/inject=true", &plain).await?;
     let says_nosuch = apply("says-nosuch", "tulle.dev/rev=nosuch", &plain).await?;
+    // Such pods are refused, which nobody hears but their ReplicaSet.
+    let refused = unheard.replace("{ name: loud }", "{ name: refused }");
+    says_true.ask(["apply", "-f", "-"], &refused)?;
     let loud = apply("is-loud", "tulle.dev/inject=enabled", &heard).await?;
     let _well = apply("is-well", "tulle.dev/rev=default", WEB).await?;
     for (namespace, subject, level, state, remedy) in [
@@ -164,6 +171,13 @@ async fn what_is_asked_for_in_vain_is_found(kubernetes: &Kubernetes) -> anyhow::
             "warning",
             "tulle.dev/inject=\"true\"",
             "tulle.dev/inject=enabled",
+        ),
+        (
+            "says-true",
+            "says-true/deployment/refused",
+            "error",
+            "label tulle.dev/inject has the value \"yes\"",
+            "in its pod template",
         ),
         (
             "says-nosuch",
@@ -212,6 +226,74 @@ async fn what_is_asked_for_in_vain_is_found(kubernetes: &Kubernetes) -> anyhow::
     let found = findings_of(kubernetes, &["-n", "is-well"])?;
     ensure!(found.iter().all(|it| it["level"] == "ok"), "{found:?}");
     Ok(())
+}
+
+/// Counts what sidecars do not have unless somebody says so.
+const QUOTA: &str = r#"
+apiVersion: v1
+kind: ResourceQuota
+metadata: { name: counted }
+spec: { hard: { limits.cpu: "8" } }
+"#;
+
+/// A workload that meets it, without a sidecar.
+const COUNTED: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: { name: web }
+spec:
+  selector: { matchLabels: { app: web } }
+  template:
+    metadata: { labels: { app: web } }
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{ name: none, image: "tulle.test/pause:1", resources: { limits: { cpu: 100m } } }]
+"#;
+
+async fn a_quota_that_keeps_sidecars_out_is_found_until_they_meet_it(
+    kubernetes: &Kubernetes,
+) -> anyhow::Result<()> {
+    let kubernetes = kubernetes.meshed().await?;
+    let counted = kubernetes.apply_meshed("is-counted", QUOTA).await?;
+    counted.ask(["apply", "-f", "-"], COUNTED)?;
+    let errors = || -> anyhow::Result<Vec<Value>> {
+        let mut found = findings_of(kubernetes, &["-n", "is-counted"])?;
+        found.retain(|it| it["level"] == "error");
+        Ok(found)
+    };
+    eventually(SOON, async || {
+        let found = errors()?;
+        for (subject, state, remedy) in [
+            (
+                "namespace is-counted",
+                "its ResourceQuota counted counts limits.cpu",
+                "--set proxy.cpuLimit",
+            ),
+            (
+                "is-counted/deployment/web",
+                "must specify limits.cpu for: tulle-capture,tulle-proxy",
+                "",
+            ),
+        ] {
+            let told = found.iter().any(|it| {
+                let text = |field: &str| it[field].as_str().unwrap_or_default();
+                text("subject") == subject
+                    && text("state").contains(state)
+                    && text("remedy").contains(remedy)
+            });
+            ensure!(told, "{subject}: {found:?}");
+        }
+        Ok(())
+    })
+    .await?;
+    let limit = r#"{"spec":{"template":{"metadata":{"annotations":{"tulle.dev/proxy-cpu-limit":"200m"}}}}}"#;
+    counted.ask(["patch", "deployment/web", "-p", limit], "")?;
+    eventually(SOON, async || {
+        let found = errors()?;
+        ensure!(found.is_empty(), "{found:?}");
+        Ok(())
+    })
+    .await
 }
 
 /// Somebody who may see what is in namespaces, but no Secrets, and nothing of the cluster itself.

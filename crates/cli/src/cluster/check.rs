@@ -9,6 +9,7 @@ mod finding;
 mod injectors;
 mod installed;
 mod nodes;
+mod refused;
 mod said;
 mod webhook;
 mod workloads;

@@ -25,7 +25,7 @@ fn warnings(pod: &Pod) -> Vec<String> {
     };
     let namespace = Namespace::enabled(pod.namespace().unwrap_or_default());
     match inject_pod(&without_sidecar(pod), &namespace, &config) {
-        Ok(outcome) => outcome.warnings,
+        Ok(outcome) => outcome.warnings.iter().map(ToString::to_string).collect(),
         Err(error) => vec![crate::output::chain(&error)],
     }
 }
@@ -46,16 +46,27 @@ fn without_sidecar(pod: &Pod) -> Value {
     })
 }
 
+/// The sidecar of a pod, if it has one.
+pub(super) fn sidecar(pod: &Pod) -> Option<&Container> {
+    let mut apps = pod.spec.iter().flat_map(|spec| &spec.containers);
+    native(pod).or_else(|| apps.find(is_proxy))
+}
+
+fn native(pod: &Pod) -> Option<&Container> {
+    let init = pod.spec.iter().flat_map(|spec| &spec.init_containers);
+    init.flatten().find(is_proxy)
+}
+
+fn is_proxy(container: &&Container) -> bool {
+    container.name == containers::PROXY
+}
+
 /// What its injector gave the sidecar, if it has one, as far as annotations are compared with it.
 fn config(pod: &Pod) -> Option<InjectorConfig> {
-    let spec = pod.spec.as_ref()?;
-    let is_proxy = |it: &&Container| it.name == containers::PROXY;
-    let native = spec.init_containers.iter().flatten().find(is_proxy);
-    let sidecar = native.or_else(|| spec.containers.iter().find(is_proxy))?;
-    let has = sidecar.resources.as_ref();
+    let has = sidecar(pod)?.resources.as_ref();
     let limit = |name: &str| Some(has?.limits.as_ref()?.get(name)?.0.clone());
     Some(InjectorConfig {
-        native_sidecar: native.is_some(),
+        native_sidecar: native(pod).is_some(),
         resources: Resources {
             cpu_limit: limit("cpu"),
             memory_limit: limit("memory"),

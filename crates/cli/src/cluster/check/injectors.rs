@@ -1,14 +1,23 @@
-//! The injectors of an installation: which revisions there are.
+//! The injectors of an installation: which revisions there are, and what each gives sidecars unless a pod says otherwise.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::ResourceExt as _;
 use tulle_runtime::names::{DEFAULT_REVISION, INJECTOR, labels};
 
-/// Their revisions.
+/// The argument that limits the processor time of sidecars.
+const CPU_LIMIT: &str = "--proxy-cpu-limit";
+
+/// By revision.
 #[derive(Debug, Default)]
-pub(super) struct Injectors(BTreeSet<String>);
+pub(super) struct Injectors(BTreeMap<String, Injector>);
+
+/// What one injector does.
+#[derive(Debug)]
+struct Injector {
+    limits_cpu: bool,
+}
 
 impl Injectors {
     /// Those among the Deployments of the mesh.
@@ -16,29 +25,47 @@ impl Injectors {
         let injectors = deployments.iter().filter_map(|deployment| {
             let rest = deployment.name_any().strip_prefix(INJECTOR)?.to_owned();
             let of = deployment.labels().get(labels::REVISION).cloned();
-            match rest.strip_prefix('-') {
-                Some(named) => Some(named.to_owned()),
-                None if rest.is_empty() => Some(of.unwrap_or_else(|| DEFAULT_REVISION.to_owned())),
-                None => None,
-            }
+            let revision = match rest.strip_prefix('-') {
+                Some(named) => named.to_owned(),
+                None if rest.is_empty() => of.unwrap_or_else(|| DEFAULT_REVISION.to_owned()),
+                None => return None,
+            };
+            let injector = Injector {
+                limits_cpu: arguments(deployment).any(|it| it.starts_with(CPU_LIMIT)),
+            };
+            Some((revision, injector))
         });
         Self(injectors.collect())
     }
 
     /// Whether there is one of this revision.
     pub(super) fn have(&self, revision: &str) -> bool {
-        self.0.contains(revision)
+        self.0.contains_key(revision)
+    }
+
+    /// Whether its sidecars have a limit of processor time.
+    pub(super) fn limit_cpu(&self, revision: &str) -> bool {
+        self.0.get(revision).is_some_and(|it| it.limits_cpu)
     }
 
     /// The revisions, as people say them.
     pub(super) fn said(&self) -> String {
-        let revisions: Vec<_> = self.0.iter().map(String::as_str).collect();
+        let revisions: Vec<_> = self.0.keys().map(String::as_str).collect();
         revisions.join(", ")
     }
 
     pub(super) fn are_none(&self) -> bool {
         self.0.is_empty()
     }
+}
+
+fn arguments(deployment: &Deployment) -> impl Iterator<Item = &str> {
+    let spec = deployment.spec.as_ref();
+    let pod = spec.and_then(|spec| spec.template.spec.as_ref());
+    let containers = pod.into_iter().flat_map(|pod| &pod.containers);
+    containers
+        .flat_map(|it| it.args.iter().flatten())
+        .map(String::as_str)
 }
 
 #[cfg(test)]
@@ -49,22 +76,30 @@ mod tests {
 
     #[test]
     fn revisions_are_those_of_the_injectors_that_there_are() {
-        let deployment = |name: &str| -> Deployment {
-            let template = json!({ "spec": { "containers": [] } });
-            let spec = json!({ "selector": {}, "template": template });
-            let deployment = json!({ "metadata": { "name": name }, "spec": spec });
+        let deployment = |name: &str, args: &[&str]| -> Deployment {
+            let deployment = json!({
+                "metadata": { "name": name },
+                "spec": {
+                    "selector": {},
+                    "template": { "spec": { "containers": [{ "name": "x", "args": args }] } },
+                },
+            });
             serde_json::from_value(deployment).expect("a Deployment")
         };
         let injectors = Injectors::of(&[
-            deployment("tulle-control"),
-            deployment("tulle-control-old"),
-            deployment("tulle-injector"),
-            deployment("tulle-injector-next"),
-            deployment("tulle-injectors"),
+            deployment("tulle-control", &[]),
+            deployment("tulle-control-old", &[]),
+            deployment("tulle-injector", &["injector", "--log=info"]),
+            deployment("tulle-injector-next", &["injector", "--proxy-cpu-limit=1"]),
+            deployment("tulle-injectors", &[]),
         ]);
         assert_eq!(injectors.said(), "default, next");
-        let have = ["default", "next", "old"].map(|revision| injectors.have(revision));
+        let (have, limit): (Vec<_>, Vec<_>) = ["default", "next", "old"]
+            .map(|revision| (injectors.have(revision), injectors.limit_cpu(revision)))
+            .into_iter()
+            .unzip();
         assert_eq!(have, [true, true, false]);
+        assert_eq!(limit, [false, true, false]);
         assert!(!injectors.are_none() && Injectors::default().are_none());
     }
 }

@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{Api, ListParams};
-use kube::{Client, ResourceExt as _};
+use kube::core::NamespaceResourceScope;
+use kube::{Client, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
 use tulle_runtime::names::{SYSTEM_NAMESPACES, labels};
 
 use super::finding::Findings;
 use super::injectors::Injectors;
 use super::installed::some;
-use super::{annotations, asked};
+use super::{annotations, asked, refused};
 use crate::cluster::answer;
 use crate::cluster::sidecars::workload;
 use crate::error::CliError;
@@ -62,7 +64,7 @@ async fn pods(
     annotations::look(&injected, findings);
     let bare = scope.pods(&format!("!{}", labels::PROXIED)).await?;
     uninjected(&injected, &bare, meshed, injectors, findings);
-    Ok(())
+    refused::look(scope, meshed, &injected, injectors, findings).await
 }
 
 impl Scope<'_> {
@@ -84,16 +86,25 @@ impl Scope<'_> {
 
     /// The pods that run, or are to, and have such labels.
     async fn pods(&self, selector: &str) -> Result<Vec<Pod>, CliError> {
-        let (api, what): (Api<Pod>, _) = match self.namespace {
+        let pods = self.list("pods", selector).await?;
+        Ok(pods.into_iter().filter(is_alive).collect())
+    }
+
+    /// Objects of a kind that have such labels, where workloads are looked at.
+    pub(super) async fn list<K>(&self, kinds: &str, selector: &str) -> Result<Vec<K>, CliError>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+        K: Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        let (api, what): (Api<K>, _) = match self.namespace {
             Some(name) => {
                 let api = Api::namespaced(self.client.clone(), name);
-                (api, format!("list the pods of {name}"))
+                (api, format!("list the {kinds} of {name}"))
             }
-            None => (Api::all(self.client.clone()), "list the pods".to_owned()),
+            None => (Api::all(self.client.clone()), format!("list the {kinds}")),
         };
         let list = ListParams::default().labels(selector);
-        let pods = answer(&what, api.list(&list)).await?;
-        Ok(pods.into_iter().filter(is_alive).collect())
+        Ok(answer(&what, api.list(&list)).await?.items)
     }
 }
 
