@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 use serde_json::Value;
+use tulle_identity::TrustDomain;
 use tulle_injector::{
-    Decision, InjectReason, InjectorConfig, Namespace, SkipReason, inject_document,
+    Decision, InjectReason, InjectorConfig, Namespace, Revision, SidecarArgs, SkipReason,
+    inject_document,
 };
-use tulle_runtime::names::containers;
+use tulle_runtime::names::{DEFAULT_CLUSTER_DOMAIN, DEFAULT_TRUST_DOMAIN, labels};
 
 use crate::error::CliError;
 use crate::{input, output};
@@ -22,7 +24,11 @@ use crate::{input, output};
 Examples:
   tulle inject -f deployment.yaml | kubectl apply -f -
   kubectl get deployment web -o yaml | tulle inject -f -
-  tulle inject -f manifests/ --output patch     only the RFC 6902 patches")]
+  tulle inject -f manifests/ --output patch     only the RFC 6902 patches
+  tulle inject -f deployment.yaml --revision next --proxy-cpu-limit 1
+
+What sidecars are like is said by the options of `tulle injector`, which an installation makes of its values: those of its \
+Deployment have the same effect here.")]
 pub(crate) struct InjectArgs {
     /// File or directory of manifests; `-` for standard input; may be repeated
     #[arg(short = 'f', long = "file", value_name = "FILE", required = true)]
@@ -33,21 +39,27 @@ pub(crate) struct InjectArgs {
     /// Namespace of documents that name none
     #[arg(short, long, default_value = "default")]
     namespace: String,
-    /// Image of the sidecar
-    #[arg(long, default_value = containers::PROXY_IMAGE)]
-    image: String,
-    /// Control plane, as host:port
-    #[arg(long, default_value_t = InjectorConfig::default().control_address)]
-    control_address: String,
+    /// Revision to inject for: documents of namespaces and pods that name another one are left as they are
+    #[arg(long, value_name = "NAME", default_value_t = Revision::default())]
+    revision: Revision,
+    /// Control plane, as host:port; that of the revision if not said
+    #[arg(long, value_name = "HOST:PORT")]
+    control_address: Option<String>,
     /// Trust domain of the mesh
-    #[arg(long, default_value_t = InjectorConfig::default().trust_domain)]
-    trust_domain: String,
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_TRUST_DOMAIN)]
+    trust_domain: TrustDomain,
     /// DNS domain of the cluster
-    #[arg(long, default_value_t = InjectorConfig::default().cluster_domain)]
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_CLUSTER_DOMAIN)]
     cluster_domain: String,
-    /// Leave the kubelet's probes as they are; under STRICT mTLS they then fail
-    #[arg(long)]
-    keep_probes: bool,
+    #[command(flatten)]
+    sidecar: SidecarArgs,
+}
+
+/// The injector as it is without an option.
+#[derive(Debug, Parser)]
+struct Injector {
+    #[command(flatten)]
+    args: tulle_injector::Args,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -67,14 +79,7 @@ struct Document {
 }
 
 pub(crate) fn run(args: &InjectArgs) -> Result<ExitCode, CliError> {
-    let config = InjectorConfig {
-        image: args.image.clone(),
-        control_address: args.control_address.clone(),
-        trust_domain: args.trust_domain.clone(),
-        cluster_domain: args.cluster_domain.clone(),
-        rewrite_probes: !args.keep_probes,
-        ..InjectorConfig::default()
-    };
+    let config = args.config()?;
     let mut documents = Vec::new();
     for file in &args.files {
         let before = documents.len();
@@ -97,6 +102,35 @@ pub(crate) fn run(args: &InjectArgs) -> Result<ExitCode, CliError> {
     }
     output::bytes(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
+}
+
+impl InjectArgs {
+    /// What an injector with these options injects.
+    fn config(&self) -> Result<InjectorConfig, CliError> {
+        let default = Injector::try_parse_from(["injector"]);
+        let default = default.map_err(|error| CliError::Usage(error.to_string()))?;
+        let injector = tulle_injector::Args {
+            revision: self.revision.clone(),
+            control_address: self.control_address.clone(),
+            trust_domain: self.trust_domain.clone(),
+            cluster_domain: self.cluster_domain.clone(),
+            sidecar: self.sidecar.clone(),
+            ..default.args
+        };
+        Ok(injector.config())
+    }
+
+    /// A namespace of which nothing is known but that somebody injects by hand what is in it.
+    fn asked(&self, name: String) -> Namespace {
+        if self.revision.is_default() {
+            return Namespace::enabled(name);
+        }
+        let revision = (labels::REVISION.to_owned(), self.revision.to_string());
+        Namespace {
+            name,
+            labels: BTreeMap::from([revision]),
+        }
+    }
 }
 
 /// The files that an argument stands for, in order of their names.
@@ -210,7 +244,7 @@ fn inject(
         .to_owned();
     let known = namespaces.get(&name).cloned();
     let by_hand = known.is_none();
-    let namespace = known.unwrap_or_else(|| Namespace::enabled(name));
+    let namespace = known.unwrap_or_else(|| args.asked(name));
     let title = format!(
         "{} {}/{}",
         value["kind"].as_str().unwrap_or("document"),
@@ -225,7 +259,9 @@ fn inject(
         })?;
     match outcome.decision {
         Decision::Skip(SkipReason::NotAWorkload) => {}
-        Decision::Inject(InjectReason::NamespaceLabel) if by_hand => {
+        Decision::Inject(InjectReason::NamespaceLabel | InjectReason::NamespaceRevision)
+            if by_hand =>
+        {
             output::note(&format!("{title}: injected"));
         }
         decision => output::note(&format!("{title}: {decision}")),

@@ -22,7 +22,7 @@ fn inject_text(text: &str, extra: &[&str]) -> Result<String, String> {
         flatten(Path::new("-"), value, &mut documents).map_err(|error| output::chain(&error))?;
     }
     let namespaces = namespaces(&documents);
-    let config = InjectorConfig::default();
+    let config = args.config().map_err(|error| output::chain(&error))?;
     let mut text = String::new();
     for document in documents {
         let part = inject(document, &args, &namespaces, &config);
@@ -69,6 +69,71 @@ fn a_namespace_among_the_files_can_say_no() {
         let json = inject_text(&text, &["--output", "json"]).expect("injected");
         assert_eq!(json.contains("tulle-proxy"), expected, "{label}");
         assert_eq!(json.lines().count(), 2);
+    }
+}
+
+#[test]
+fn a_revision_injects_what_is_its_own_and_what_is_injected_by_hand() {
+    let namespace =
+        "kind: Namespace\nmetadata: { name: shop, labels: { tulle.dev/rev: next } }\n---";
+    for (text, revision, expected) in [
+        (POD.to_owned(), "default", true),
+        (POD.to_owned(), "next", true),
+        (format!("{namespace}{POD}"), "default", false),
+        (format!("{namespace}{POD}"), "next", true),
+        (
+            POD.replace("name: web,", "name: web, labels: { tulle.dev/rev: other },"),
+            "next",
+            false,
+        ),
+    ] {
+        let json = inject_text(&text, &["--output", "json", "--revision", revision]);
+        let json = json.expect("injected");
+        assert_eq!(
+            json.contains("\"tulle-proxy\""),
+            expected,
+            "{revision} {text}"
+        );
+        let (own, others) = (
+            json.contains("tulle-control-next."),
+            json.contains("tulle-control."),
+        );
+        assert_eq!(
+            (own, others),
+            (
+                expected && revision == "next",
+                expected && revision != "next"
+            )
+        );
+    }
+}
+
+#[test]
+fn sidecars_are_as_the_options_of_the_injector_say() {
+    let said = [
+        "--output=json",
+        "--image=registry.example/proxy:1",
+        "--image-pull-policy=Never",
+        "--proxy-cpu-limit=1",
+        "--proxy-memory-limit=1Gi",
+        "--proxy-access-log=off",
+        "--classic-sidecars",
+    ];
+    let json = inject_text(POD, &said).expect("injected");
+    let document: Value = serde_json::from_str(&json).expect("JSON");
+    let sidecar = &document["spec"]["containers"][0];
+    assert_eq!(sidecar["name"], "tulle-proxy");
+    assert_eq!(sidecar["image"], "registry.example/proxy:1");
+    assert_eq!(sidecar["imagePullPolicy"], "Never");
+    let limits = &sidecar["resources"]["limits"];
+    assert_eq!(
+        (&limits["cpu"], &limits["memory"]),
+        (&"1".into(), &"1Gi".into())
+    );
+    for (option, value) in [("--proxy-cpu-limit", "much"), ("--revision", "A b")] {
+        let parsed = Program::try_parse_from(["inject", "-f", "-", option, value]);
+        let error = parsed.expect_err("it is refused").to_string();
+        assert!(error.contains(option) && error.contains(value), "{error}");
     }
 }
 
