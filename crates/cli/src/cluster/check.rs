@@ -10,6 +10,7 @@ mod injectors;
 mod installed;
 mod nodes;
 mod refused;
+mod routes;
 mod said;
 mod webhook;
 mod workloads;
@@ -104,12 +105,12 @@ async fn look(client: &Client, args: &CheckArgs) -> Result<Findings, CliError> {
             said::look(client, &mut findings).await;
         }
     }
-    before::gateway_api(client, &mut findings).await;
     let scope = workloads::Scope {
         client,
         namespace: args.namespace.as_deref(),
         injectors: injectors.as_ref(),
     };
+    routes::look(&scope, args.pre, &mut findings).await;
     workloads::look(&scope, &mut findings).await;
     Ok(findings)
 }

@@ -6,7 +6,6 @@ use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
 use k8s_openapi::api::core::v1::Namespace;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ListParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use tulle_runtime::names::{CONTROL_NAMESPACE, SYSTEM_NAMESPACES, labels};
@@ -151,30 +150,6 @@ async fn may(client: &Client, attributes: ResourceAttributes) -> Result<bool, Cl
     let how = PostParams::default();
     let reviewed = answer("ask what may be written", api.create(&how, &review)).await?;
     Ok(reviewed.status.is_some_and(|status| status.allowed))
-}
-
-/// Whether routes of Gateway API can be written.
-pub(super) async fn gateway_api(client: &Client, findings: &mut Findings) {
-    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
-    let what = "list the CustomResourceDefinitions";
-    let found = match answer(what, api.list(&ListParams::default())).await {
-        Ok(found) => found,
-        Err(error) => return findings.unknown("Gateway API", &error),
-    };
-    let kinds: Vec<_> = found
-        .iter()
-        .filter(|it| it.spec.group == "gateway.networking.k8s.io")
-        .map(|it| it.spec.names.kind.as_str())
-        .filter(|kind| kind.ends_with("Route"))
-        .collect();
-    if kinds.is_empty() {
-        findings.ok(
-            "Gateway API",
-            "not installed; routes can be added at any time",
-        );
-    } else {
-        findings.ok("Gateway API", kinds.join(", "));
-    }
 }
 
 /// Namespaces that cannot be in the mesh as they are. Those that ask for it are findings of their own.

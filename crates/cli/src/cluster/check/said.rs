@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject as _;
 use serde_json::Value;
 use tulle_runtime::names::CONTROL_NAMESPACE;
 
-use super::finding::Findings;
+use super::finding::{Findings, Level};
 use super::some;
 use crate::cluster::control::{self, Answers};
 use crate::cluster::{ago, status};
@@ -148,7 +148,7 @@ fn source(answers: &[(String, Value)], findings: &mut Findings) {
     if answers.is_empty() {
         return;
     }
-    let mut told = BTreeSet::new();
+    let (mut told, mut overruled) = (BTreeSet::new(), BTreeSet::new());
     let mut synced = true;
     for (pod, answer) in answers {
         if answer["synced"] != true {
@@ -161,17 +161,18 @@ fn source(answers: &[(String, Value)], findings: &mut Findings) {
         }
         let problems = answer["problems"].as_array().into_iter().flatten();
         told.extend(problems.map(problem));
+        let policies = answer["overruled"].as_array().into_iter().flatten();
+        overruled.extend(policies.map(problem));
     }
-    if told.is_empty() && synced {
+    if told.is_empty() && overruled.is_empty() && synced {
         findings.ok("objects", "all that concern the mesh can be used");
     }
-    for (subject, state) in told {
-        findings.warning(
-            subject,
-            state,
-            "correct the object; until then its last good version counts",
-        );
-    }
+    findings.few(
+        Level::Warning,
+        told,
+        "correct the object; until then its last good version counts",
+    );
+    findings.few(Level::Warning, overruled, "have one policy for each pod");
 }
 
 fn problem(problem: &Value) -> (String, String) {
@@ -181,6 +182,11 @@ fn problem(problem: &Value) -> (String, String) {
         message.to_owned()
     } else {
         format!("{field} {message}")
+    };
+    // Where the message begins with the object, it is said already.
+    let state = match state.strip_prefix(&format!("{object}: ")) {
+        Some(rest) => rest.to_owned(),
+        None => state,
     };
     (object.to_owned(), state)
 }
@@ -229,7 +235,6 @@ fn judge(proxies: &[status::Proxy], findings: &mut Findings) {
 mod tests {
     use serde_json::json;
 
-    use super::super::finding::Level;
     use super::*;
 
     #[test]
@@ -240,6 +245,13 @@ mod tests {
             (
                 "an object",
                 json!({ "synced": true, "problems": [problem] }),
+                Level::Warning,
+            ),
+            (
+                "overruled",
+                json!({ "synced": true, "problems": [], "overruled": [
+                    { "object": "PeerAuthentication a/b", "by": "c", "pods": 1, "message": "older" },
+                ] }),
                 Level::Warning,
             ),
             (
