@@ -14,6 +14,7 @@ mod install;
 pub mod mesh;
 mod narrate;
 mod output;
+mod progress;
 mod sandbox;
 
 use std::ffi::OsString;

@@ -25,6 +25,7 @@ use tulle_runtime::env::parse_duration;
 
 use super::{Access, Format, INCOMPLETE, print};
 use crate::error::CliError;
+use crate::progress::Progress;
 use finding::{Findings, Level};
 use injectors::Injectors;
 pub(super) use installed::some;
@@ -78,6 +79,8 @@ pub(crate) async fn run(args: CheckArgs) -> Result<ExitCode, CliError> {
         if works || until.is_none_or(|until| Instant::now() + PAUSE > until) {
             break found?;
         }
+        let mut progress = Progress::new();
+        progress.says("something does not work yet, and is looked at again");
         sleep(PAUSE).await;
     };
     print(args.output, &findings.all, |all| finding::table(all))?;
@@ -89,20 +92,27 @@ pub(crate) async fn run(args: CheckArgs) -> Result<ExitCode, CliError> {
 }
 
 async fn look(client: &Client, args: &CheckArgs) -> Result<Findings, CliError> {
-    let mut findings = Findings::default();
-    before::version(client, &mut findings).await?;
-    nodes::clocks(client, &mut findings).await;
+    let (mut findings, mut progress) = (Findings::default(), Progress::new());
+    let found = &mut findings;
+    progress.says("asking the API server");
+    before::version(client, found).await?;
+    progress.says("looking at the clocks of nodes");
+    nodes::clocks(client, found).await;
     let mut injectors = None;
     if args.pre {
-        before::permissions(client, &mut findings).await;
-        before::restricted(client, &mut findings).await;
+        progress.says("asking what may be written");
+        before::permissions(client, found).await;
+        before::restricted(client, found).await;
     } else {
+        progress.says("looking at the installation");
         let deployments = installed::deployments(client).await;
         injectors = deployments.as_deref().ok().map(Injectors::of);
-        let control = installed::control_plane(deployments, &mut findings);
-        installed::webhooks(client, &mut findings).await;
+        let control = installed::control_plane(deployments, found);
+        progress.says("trying the webhooks");
+        installed::webhooks(client, found).await;
         if control {
-            said::look(client, &mut findings).await;
+            progress.says("asking the control plane");
+            said::look(client, found).await;
         }
     }
     let scope = workloads::Scope {
@@ -110,7 +120,9 @@ async fn look(client: &Client, args: &CheckArgs) -> Result<Findings, CliError> {
         namespace: args.namespace.as_deref(),
         injectors: injectors.as_ref(),
     };
-    routes::look(&scope, args.pre, &mut findings).await;
-    workloads::look(&scope, &mut findings).await;
+    progress.says("looking at routes");
+    routes::look(&scope, args.pre, found).await;
+    progress.says("looking at workloads");
+    workloads::look(&scope, found).await;
     Ok(findings)
 }

@@ -11,6 +11,7 @@ use super::upgrade::KINDS;
 use super::{Access, Format, INCOMPLETE, print, sidecars};
 use crate::error::CliError;
 use crate::output;
+use crate::progress::Progress;
 
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
@@ -57,7 +58,10 @@ const FIRST: [&str; 3] = [
 
 pub(crate) async fn run(args: UninstallArgs) -> Result<ExitCode, CliError> {
     let client = args.access.client().await?;
+    let mut progress = Progress::new();
+    progress.says("looking for everything of Tulle");
     let mut found = owned::find(&client, args.kinds()).await?;
+    drop(progress);
     found.objects.retain(|object| args.wants(object));
     found.objects.sort_by_key(rank);
     found.warn();
@@ -105,26 +109,33 @@ async fn delete(
     targets: Vec<Owned>,
 ) -> Result<ExitCode, CliError> {
     let (first, _) = targets.split_at(targets.partition_point(|target| rank(target) < FIRST.len()));
+    let mut progress = Progress::new();
     for target in first {
+        progress.says(&format!("deleting {}", target.title()));
         target.delete().await?;
         target.gone().await?;
     }
+    progress.says("looking for what is left");
     // Now that nobody writes any more, also what was written until then.
     let mut rest = owned::find(client, args.kinds()).await?;
     rest.objects.retain(|object| args.wants(object));
     rest.objects.sort_by_key(rank);
     for target in &rest.objects {
+        progress.says(&format!("deleting {}", target.title()));
         target.delete().await?;
     }
     for target in &rest.objects {
+        progress.says(&format!("waiting until {} is gone", target.title()));
         if let Some(reason) = target.gone().await? {
             rest.unseen.insert(target.title(), reason.clone());
+            progress.clear();
             let title = target.title();
             output::warning(&format!(
                 "{title} goes once the API server knows all kinds again: {reason}"
             ));
         }
     }
+    drop(progress);
     let count = first.len() + rest.objects.len();
     output::note(&format!("{count} objects deleted."));
     if !rest.unseen.is_empty() {

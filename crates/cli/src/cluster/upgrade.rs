@@ -17,6 +17,7 @@ use super::{Access, Format, print};
 use crate::error::CliError;
 use crate::install::{self, Choice};
 use crate::output;
+use crate::progress::Progress;
 use change::Change;
 use target::Target;
 
@@ -83,15 +84,19 @@ async fn upgrade(args: &UpgradeArgs) -> Result<ExitCode, CliError> {
     let values = args.choice.values()?;
     let (mut changed, mut wanted) = (Vec::new(), BTreeSet::new());
     let mut changes = Vec::new();
+    let mut progress = Progress::new();
     for object in install::all(&values) {
         let target = Target::new(&client, object)?;
+        progress.says(&format!("comparing {}", target.title()));
         wanted.insert(target.title());
         if let Some(change) = target.change().await? {
             changes.push(change);
             changed.push(target);
         }
     }
+    progress.says("looking for what is wanted no more");
     let mut left = owned::find(&client, Some(&KINDS)).await?;
+    drop(progress);
     left.warn();
     let unwanted =
         |object: &owned::Owned| object.is_of(&values.revision) && !wanted.contains(&object.title());
@@ -116,12 +121,17 @@ async fn upgrade(args: &UpgradeArgs) -> Result<ExitCode, CliError> {
 }
 
 async fn apply(changed: &[Target], left: &Found) -> Result<(), CliError> {
+    let mut progress = Progress::new();
     for target in changed {
+        progress.says(&format!("applying {}", target.title()));
         target.apply().await?;
+        progress.clear();
         output::note(&format!("{} applied", target.title()));
     }
     for object in &left.objects {
+        progress.says(&format!("deleting {}", object.title()));
         object.delete().await?;
+        progress.clear();
         output::note(&format!("{} deleted", object.title()));
     }
     Ok(())
