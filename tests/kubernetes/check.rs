@@ -149,7 +149,7 @@ spec:
 
 async fn what_is_asked_for_in_vain_is_found(kubernetes: &Kubernetes) -> anyhow::Result<()> {
     let kubernetes = kubernetes.meshed().await?;
-    let plain = LOUD.replace("tulle.dev/inject: WORD", "x: y");
+    let plain = LOUD.replace("tulle.dev/inject: WORD", "says: nothing");
     let (heard, unheard) = (
         LOUD.replace("WORD", "enabled"),
         LOUD.replace("WORD", "\"yes\""),
@@ -254,8 +254,9 @@ async fn a_quota_that_keeps_sidecars_out_is_found_until_they_meet_it(
     kubernetes: &Kubernetes,
 ) -> anyhow::Result<()> {
     let kubernetes = kubernetes.meshed().await?;
-    let counted = kubernetes.apply_meshed("is-counted", QUOTA).await?;
-    counted.ask(["apply", "-f", "-"], COUNTED)?;
+    let counted = kubernetes.apply_meshed("is-counted", COUNTED).await?;
+    counted.ask(["apply", "-f", "-"], QUOTA)?;
+    counted.ask(["delete", "pod", "--all"], "")?;
     let errors = || -> anyhow::Result<Vec<Value>> {
         let mut found = findings_of(kubernetes, &["-n", "is-counted"])?;
         found.retain(|it| it["level"] == "error");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 use tulle_cluster::Cluster;
-use tulle_tests::kubernetes::install;
+use tulle_tests::kubernetes::{Program, install};
 use tulle_tests::{Kubernetes, eventually};
 
 use crate::conformance;
@@ -124,6 +124,7 @@ async fn routes_are_told_what_becomes_of_them(_: &Kubernetes) -> anyhow::Result<
     }
     let columns = cluster.ask(["get", "peerauthentication", "b"], "")?;
     ensure!(columns.contains("False"), "{columns}");
+    found(&cluster).await?;
 
     // The author of another controller's entry, which is first in the list by now.
     let mut parents = entries(&cluster, "httproute/web")?;
@@ -151,6 +152,57 @@ async fn routes_are_told_what_becomes_of_them(_: &Kubernetes) -> anyhow::Result<
     ensure!(entries[0]["controllerName"] == "example.com/gateway");
     ensure!(entries[0]["conditions"][0]["reason"] == "Pending");
     Ok(())
+}
+
+/// Waits until `tulle check` has one finding for each that is not followed as it is written, and none for one that is.
+async fn found(cluster: &Cluster) -> anyhow::Result<()> {
+    let program = Program::new()?;
+    eventually(SOON, async || {
+        let run = program.run(cluster, &["check", "--output", "json"])?;
+        let found: Vec<Value> =
+            serde_json::from_str(&run.stdout).with_context(|| run.to_string())?;
+        for (subject, count, state) in [
+            (
+                "HTTPRoute default/web",
+                1,
+                "ResolvedRefs is False (BackendNotFound)",
+            ),
+            (
+                "GRPCRoute default/web",
+                1,
+                "Accepted is False (NoMatchingParent)",
+            ),
+            (
+                "TLSRoute default/db",
+                1,
+                "Accepted is False (NoMatchingParent)",
+            ),
+            (
+                "HTTPRoute default/bare",
+                1,
+                "Accepted is False (NoMatchingParent)",
+            ),
+            ("TCPRoute default/db", 0, ""),
+            ("PeerAuthentication default/a", 0, ""),
+            (
+                "PeerAuthentication default/b",
+                1,
+                "PeerAuthentication default/a comes first",
+            ),
+        ] {
+            let told: Vec<_> = found.iter().filter(|it| it["subject"] == subject).collect();
+            let said = |it: &&Value| {
+                let words = it["state"].as_str().is_some_and(|it| it.contains(state));
+                it["level"] == "warning" && it["remedy"].is_string() && words
+            };
+            ensure!(
+                told.len() == count && told.iter().all(said),
+                "{subject}: {found:?}"
+            );
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// The entries of a route's status.

@@ -5,6 +5,7 @@
 
 pub(crate) mod check;
 mod control;
+mod error;
 mod owned;
 pub(crate) mod proxy;
 mod reach;
@@ -25,7 +26,7 @@ use serde::Serialize;
 
 use crate::error::CliError;
 use crate::output;
-pub(crate) use refusal::Permission;
+pub(crate) use error::ClusterError;
 
 /// How long the API server may take for one answer.
 const ANSWER: Duration = Duration::from_secs(15);
@@ -54,8 +55,8 @@ pub(crate) enum Format {
 
 impl Access {
     /// A client of the API server.
-    async fn client(&self) -> Result<Client, CliError> {
-        let failed = |error: &dyn std::error::Error| CliError::Kubeconfig(output::chain(error));
+    async fn client(&self) -> Result<Client, ClusterError> {
+        let failed = |error: &dyn std::error::Error| ClusterError::Kubeconfig(output::chain(error));
         let config = match &self.context {
             None => Config::infer().await.map_err(|error| failed(&error))?,
             Some(context) => {
@@ -87,8 +88,8 @@ pub(crate) fn run(
 async fn answer<T>(
     what: &str,
     asked: impl Future<Output = kube::Result<T>>,
-) -> Result<T, CliError> {
-    let failed = |reason| CliError::Unanswered {
+) -> Result<T, ClusterError> {
+    let failed = |reason| ClusterError::Unanswered {
         what: what.to_owned(),
         reason,
     };

@@ -4,8 +4,7 @@ use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 
-use crate::cluster::Permission;
-use crate::output;
+use crate::cluster::ClusterError;
 
 /// A command that could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -47,38 +46,8 @@ pub(crate) enum CliError {
     Render(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("cannot be installed with these values")]
     Values(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("no cluster to talk to: {0}")]
-    Kubeconfig(String),
-    #[error("cannot {what}: {reason}")]
-    Unanswered { what: String, reason: String },
-    #[error("cannot {what}: {reason}")]
-    Refused { what: String, reason: String },
-    #[error("cannot {what}: you have no right to {permission}")]
-    Forbidden {
-        what: String,
-        permission: Permission,
-    },
-    #[error("cannot ask pod {namespace}/{pod} on port {port}: {reason}")]
-    Pod {
-        namespace: String,
-        pod: String,
-        port: u16,
-        reason: String,
-    },
-    #[error("{object} is still there after {seconds} s; a finalizer may hold it")]
-    StillThere { object: String, seconds: u64 },
-    #[error("no such pod: {namespace}/{pod}")]
-    NoSuchPod { namespace: String, pod: String },
-    #[error(
-        "{count} pods still have a sidecar: {some}; nobody would renew their certificates, and when these end nobody reaches them"
-    )]
-    SidecarsStay { count: usize, some: String },
-    #[error("Helm has installed this, as release {release} in namespace {namespace}")]
-    OfHelm { release: String, namespace: String },
-    #[error("pod {0} has no sidecar")]
-    NoSidecar(String),
-    #[error("no control plane of Tulle runs in this cluster")]
-    NoControlPlane,
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
     #[error("cannot listen on port {port} for {protocol}")]
@@ -115,37 +84,10 @@ impl CliError {
         }
     }
 
-    /// Why, without what was to be done where that is said already.
-    pub(crate) fn reason(&self) -> String {
-        match self {
-            Self::Unanswered { reason, .. }
-            | Self::Refused { reason, .. }
-            | Self::Pod { reason, .. } => reason.clone(),
-            Self::Forbidden { permission, .. } => format!("you have no right to {permission}"),
-            other => output::chain(other),
-        }
-    }
-
     /// What the user can do about it.
     pub(crate) fn next_step(&self) -> Cow<'static, str> {
-        match self {
-            Self::Forbidden { permission, .. } => Cow::Owned(format!(
-                "have somebody do it who has it, or give it to you: `{}` says whether you have",
-                permission.command()
-            )),
-            Self::Pod { namespace, pod, .. } => Cow::Owned(format!(
-                "see how it is: kubectl -n {namespace} describe pod {pod}; kubectl -n {namespace} logs {pod} --all-containers"
-            )),
-            Self::NoSuchPod { namespace, .. } => Cow::Owned(format!(
-                "see which there are: kubectl get pods -n {namespace}"
-            )),
-            other => Cow::Borrowed(other.known_step()),
-        }
-    }
-
-    /// As [`Self::next_step`], where it is always the same.
-    fn known_step(&self) -> &'static str {
-        match self {
+        let always = match self {
+            Self::Cluster(error) => return error.next_step(),
             Self::Read { .. } => "check the path and its permissions; `-` reads standard input",
             Self::Pages { .. } => "name a directory that you may write",
             Self::Write(_) => "check that the output is still open and has room",
@@ -160,32 +102,6 @@ impl CliError {
             Self::Values(_) => {
                 "correct the value; deploy/charts/tulle/values.yaml explains each of them"
             }
-            Self::Kubeconfig(_) => {
-                "see that `kubectl get nodes` works; `--context NAME` chooses another cluster"
-            }
-            Self::Unanswered { .. } => {
-                "see that the API server answers in time: kubectl get --raw '/readyz?verbose'"
-            }
-            Self::Refused { .. } => {
-                "put right what the API server says, which is its own word, and try again"
-            }
-            Self::StillThere { .. } => {
-                "see who holds it in its metadata.finalizers (kubectl get KIND NAME -o yaml), and try again once that is done"
-            }
-            // Said with what it is about.
-            Self::Forbidden { .. } | Self::Pod { .. } | Self::NoSuchPod { .. } => {
-                "see `--help` of the command"
-            }
-            Self::SidecarsStay { .. } => {
-                "have their namespaces ask for no mesh (kubectl label namespace NAME tulle.dev/inject- tulle.dev/rev-), or for another revision, restart them (kubectl -n NAME rollout restart deployment,statefulset,daemonset), and try again; --force if they may fail"
-            }
-            Self::OfHelm { .. } => {
-                "change it with `helm upgrade`, as it was installed: Helm would fail with conflicts over what others have changed"
-            }
-            Self::NoSidecar(_) => {
-                "label its namespace (kubectl label namespace NAME tulle.dev/inject=enabled) and restart its workload"
-            }
-            Self::NoControlPlane => "install it: tulle install | kubectl apply --server-side -f -",
             Self::Runtime(_) => "check the limits of the process (`ulimit -a`)",
             Self::Bind { .. } => "choose another port, or see who has it with `ss -ltnp`",
             Self::Control(_) => "`tulle control --help` explains the settings",
@@ -210,6 +126,7 @@ impl CliError {
             Self::NoAnswer { .. } => {
                 "check that something listens there: `tulle app call tcp://HOST:PORT`"
             }
-        }
+        };
+        always.into()
     }
 }

@@ -23,7 +23,7 @@ use crate::app::target::Target;
 use crate::error::CliError;
 use crate::output;
 use exchange::Exchange;
-use report::Report;
+use report::{Answerer, Report};
 
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
@@ -149,14 +149,7 @@ async fn generate(
         let (report, exchange, permits) = (report.clone(), exchange.clone(), permits.clone());
         let deadline = due + args.timeout;
         requests.spawn_connection("request", async move {
-            let exchanged = timeout_at(deadline, async {
-                // The semaphore is never closed; a permit lives as long as the request.
-                let _permit = permits.acquire().await;
-                exchange.run(number).await
-            });
-            let result = exchanged
-                .await
-                .unwrap_or_else(|_| Err("timeout".to_owned()));
+            let result = send(&exchange, &permits, number, deadline).await;
             report.done(number, due.elapsed(), result);
         });
     }
@@ -166,6 +159,23 @@ async fn generate(
     report.end(start.elapsed());
     connections.cancel();
     Ok(report)
+}
+
+/// Sends one request when there is room for it, if that is in time.
+async fn send(
+    exchange: &Exchange,
+    permits: &Semaphore,
+    number: u64,
+    deadline: Instant,
+) -> Result<Answerer, String> {
+    let exchanged = timeout_at(deadline, async {
+        // The semaphore is never closed; a permit lives as long as the request.
+        let _permit = permits.acquire().await;
+        exchange.run(number).await
+    });
+    exchanged
+        .await
+        .unwrap_or_else(|_| Err("timeout".to_owned()))
 }
 
 #[cfg(test)]

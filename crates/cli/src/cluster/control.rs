@@ -9,7 +9,7 @@ use tulle_runtime::names::{CONTROL_NAMESPACE, CONTROL_SERVICE_ACCOUNT, labels, p
 
 use super::answer;
 use super::reach::Reach;
-use crate::error::CliError;
+use crate::cluster::error::ClusterError;
 
 /// What was heard from whom.
 #[derive(Debug)]
@@ -17,11 +17,11 @@ pub(super) struct Answers<T> {
     /// By the name of the replica.
     pub(super) heard: Vec<(String, T)>,
     /// The replicas that do not answer, and why.
-    pub(super) silent: Vec<(String, CliError)>,
+    pub(super) silent: Vec<(String, ClusterError)>,
 }
 
 impl<T> Answers<T> {
-    pub(super) fn of(answers: Vec<(String, Result<T, CliError>)>) -> Self {
+    pub(super) fn of(answers: Vec<(String, Result<T, ClusterError>)>) -> Self {
         let (mut heard, mut silent) = (Vec::new(), Vec::new());
         for (replica, answer) in answers {
             match answer {
@@ -37,7 +37,7 @@ impl<T> Answers<T> {
 ///
 /// # Errors
 /// If there are none, or they cannot be listed.
-pub(super) async fn replicas(client: &Client) -> Result<Vec<String>, CliError> {
+pub(super) async fn replicas(client: &Client) -> Result<Vec<String>, ClusterError> {
     let selector = format!("{}={}", labels::PART_OF, labels::PART_OF_TULLE);
     let list = ListParams::default().labels(&selector);
     let api: Api<Pod> = Api::namespaced(client.clone(), CONTROL_NAMESPACE);
@@ -59,7 +59,7 @@ pub(super) async fn replicas(client: &Client) -> Result<Vec<String>, CliError> {
         .map(|pod| pod.name_any())
         .collect();
     match replicas.is_empty() {
-        true => Err(CliError::NoControlPlane),
+        true => Err(ClusterError::NoControlPlane),
         false => Ok(replicas),
     }
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tulle_runtime::names::{CONTROL_NAMESPACE, labels};
 
 use super::answer;
-use crate::error::CliError;
+use crate::cluster::error::ClusterError;
 use crate::output;
 
 /// How long an object may take to be gone.
@@ -58,7 +58,7 @@ impl Owned {
         of.is_some_and(|of| of == revision) && self.labels.contains_key(labels::APP_NAME)
     }
 
-    pub(super) async fn delete(&self) -> Result<(), CliError> {
+    pub(super) async fn delete(&self) -> Result<(), ClusterError> {
         let how = DeleteParams {
             propagation_policy: Some(PropagationPolicy::Foreground),
             ..DeleteParams::default()
@@ -74,7 +74,7 @@ impl Owned {
     }
 
     /// Waits until it is there no more. If the API server holds it until others answer again, says why.
-    pub(super) async fn gone(&self) -> Result<Option<String>, CliError> {
+    pub(super) async fn gone(&self) -> Result<Option<String>, ClusterError> {
         let what = format!("look whether {} is gone", self.title());
         let wait = async {
             while let Some(object) = answer(&what, self.api.get_opt(&self.name)).await? {
@@ -87,7 +87,7 @@ impl Owned {
         };
         match tokio::time::timeout(GONE, wait).await {
             Ok(gone) => gone,
-            Err(_) => Err(CliError::StillThere {
+            Err(_) => Err(ClusterError::StillThere {
                 object: self.title(),
                 seconds: GONE.as_secs(),
             }),
@@ -131,7 +131,7 @@ impl Found {
 pub(super) async fn find(
     client: &Client,
     only: Option<&[(&str, &str)]>,
-) -> Result<Found, CliError> {
+) -> Result<Found, ClusterError> {
     let groups = client.list_api_groups();
     let groups = answer("list the kinds of the cluster", groups).await?;
     let mut names: Vec<_> = groups.groups.into_iter().map(|group| group.name).collect();
@@ -201,7 +201,7 @@ async fn list(
     client: &Client,
     resource: ApiResource,
     scope: Scope,
-) -> (String, Result<Vec<(Option<String>, Owned)>, CliError>) {
+) -> (String, Result<Vec<(Option<String>, Owned)>, ClusterError>) {
     let selector = format!("{}={}", labels::PART_OF, labels::PART_OF_TULLE);
     let list = ListParams::default().labels(&selector);
     let all: Api<DynamicObject> = Api::all_with(client.clone(), &resource);

@@ -11,6 +11,7 @@ use tulle_runtime::names::{labels, ports};
 
 use super::reach::Reach;
 use super::{Access, Format, answer, print};
+use crate::cluster::error::ClusterError;
 use crate::error::CliError;
 use crate::output;
 
@@ -66,12 +67,12 @@ pub(crate) async fn run(look: Look) -> Result<ExitCode, CliError> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let what = format!("find pod {namespace}/{pod}");
     let found = answer(&what, api.get_metadata_opt(pod)).await?;
-    let found = found.ok_or_else(|| CliError::NoSuchPod {
+    let found = found.ok_or_else(|| ClusterError::NoSuchPod {
         namespace: namespace.to_owned(),
         pod: pod.to_owned(),
     })?;
     if !found.labels().contains_key(labels::PROXIED) {
-        return Err(CliError::NoSidecar(format!("{namespace}/{pod}")));
+        return Err(ClusterError::NoSidecar(format!("{namespace}/{pod}")).into());
     }
     let reach = Reach {
         client: &client,

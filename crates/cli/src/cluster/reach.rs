@@ -18,8 +18,9 @@ use rustls::{ClientConfig, RootCertStore};
 use serde::de::DeserializeOwned;
 use tokio_rustls::TlsConnector;
 
-use super::{ANSWER, Permission, answer};
-use crate::error::CliError;
+use super::refusal::Permission;
+use super::{ANSWER, answer};
+use crate::cluster::error::ClusterError;
 use crate::output;
 
 /// Longest answer that is read: the config of a sidecar that talks to thousands of services.
@@ -38,7 +39,7 @@ pub(super) struct Reach<'a> {
 
 impl Reach<'_> {
     /// What it serves at a path, as JSON.
-    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClusterError> {
         let body = match tokio::time::timeout(ANSWER, self.fetch(path)).await {
             Ok(answer) => answer?,
             Err(_) => return Err(self.failed(format!("no answer within {} s", ANSWER.as_secs()))),
@@ -51,21 +52,21 @@ impl Reach<'_> {
         &self,
         roots: &[CertificateDer<'static>],
         name: &str,
-    ) -> Result<CertificateDer<'static>, CliError> {
+    ) -> Result<CertificateDer<'static>, ClusterError> {
         match tokio::time::timeout(ANSWER, self.shake_hands(roots, name)).await {
             Ok(shown) => shown,
             Err(_) => Err(self.failed(format!("no answer within {} s", ANSWER.as_secs()))),
         }
     }
 
-    async fn forward(&self) -> Result<Portforwarder, CliError> {
+    async fn forward(&self) -> Result<Portforwarder, ClusterError> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), self.namespace);
         let what = format!("reach pod {}/{}", self.namespace, self.pod);
         let forwarded = async {
             match api.portforward(self.pod, &[self.port]).await {
                 // Its words are lost on the way.
                 Err(kube::Error::UpgradeConnection(ProtocolSwitch(StatusCode::FORBIDDEN))) => {
-                    Ok(Err(CliError::Forbidden {
+                    Ok(Err(ClusterError::Forbidden {
                         what: what.clone(),
                         permission: Permission::to_forward(self.namespace),
                     }))
@@ -80,7 +81,7 @@ impl Reach<'_> {
         &self,
         roots: &[CertificateDer<'static>],
         name: &str,
-    ) -> Result<CertificateDer<'static>, CliError> {
+    ) -> Result<CertificateDer<'static>, ClusterError> {
         let failed = |error: &dyn std::error::Error| self.failed(output::chain(error));
         let mut trusted = RootCertStore::empty();
         trusted.add_parsable_certificates(roots.iter().cloned());
@@ -105,7 +106,7 @@ impl Reach<'_> {
             .ok_or_else(|| self.failed("it shows no certificate".to_owned()))
     }
 
-    async fn fetch(&self, path: &str) -> Result<Bytes, CliError> {
+    async fn fetch(&self, path: &str) -> Result<Bytes, ClusterError> {
         let mut forwarder = self.forward().await?;
         let stream = forwarder
             .take_stream(self.port)
@@ -155,8 +156,8 @@ impl Reach<'_> {
         Err(self.failed(format!("{path}: {status}: {}", words.trim())))
     }
 
-    fn failed(&self, reason: String) -> CliError {
-        CliError::Pod {
+    fn failed(&self, reason: String) -> ClusterError {
+        ClusterError::Pod {
             namespace: self.namespace.to_owned(),
             pod: self.pod.to_owned(),
             port: self.port,

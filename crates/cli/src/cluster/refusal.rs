@@ -2,7 +2,7 @@
 
 use kube::core::Status;
 
-use crate::error::CliError;
+use crate::cluster::error::ClusterError;
 
 /// A right that is missing, as `kubectl auth can-i` takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,12 +80,12 @@ impl std::fmt::Display for Permission {
 }
 
 /// What it says, as an error of who wanted to do `what`.
-pub(super) fn refused(what: &str, status: &Status) -> CliError {
+pub(super) fn refused(what: &str, status: &Status) -> ClusterError {
     let what = what.to_owned();
     let permission = Some(&status.message).filter(|_| status.code == 403);
     match permission.and_then(|message| Permission::read(message)) {
-        Some(permission) => CliError::Forbidden { what, permission },
-        None => CliError::Refused {
+        Some(permission) => ClusterError::Forbidden { what, permission },
+        None => ClusterError::Refused {
             what,
             reason: status.message.clone(),
         },
@@ -120,7 +120,8 @@ mod tests {
                 "kubectl auth can-i create pods --subresource=exec -n n",
             ),
         ] {
-            let CliError::Forbidden { what, permission } = refused("do it", &status(403, message))
+            let ClusterError::Forbidden { what, permission } =
+                refused("do it", &status(403, message))
             else {
                 panic!("not for want of a right: {message}");
             };
@@ -151,7 +152,7 @@ mod tests {
             (409, "conflict"),
         ] {
             let error = refused("do it", &status(code, message));
-            assert!(matches!(error, CliError::Refused { .. }), "{message}");
+            assert!(matches!(error, ClusterError::Refused { .. }), "{message}");
             assert_eq!(error.to_string(), format!("cannot do it: {message}"));
         }
     }

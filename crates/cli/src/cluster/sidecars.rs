@@ -9,13 +9,13 @@ use tulle_runtime::names::{DEFAULT_REVISION, labels};
 
 use super::answer;
 use super::check::some;
-use crate::error::CliError;
+use crate::cluster::error::ClusterError;
 
 /// By which a ReplicaSet of a Deployment tells its pods from those of others; its name ends with it.
 const TEMPLATE_HASH: &str = "pod-template-hash";
 
 /// Fails if pods live by the control plane of a revision, or of any.
-pub(super) async fn stay(client: &Client, revision: Option<&str>) -> Result<(), CliError> {
+pub(super) async fn stay(client: &Client, revision: Option<&str>) -> Result<(), ClusterError> {
     let list = ListParams::default().labels(labels::PROXIED);
     let api: Api<Pod> = Api::all(client.clone());
     let pods = answer("list the pods with sidecars", api.list(&list)).await?;
@@ -27,7 +27,7 @@ pub(super) async fn stay(client: &Client, revision: Option<&str>) -> Result<(), 
     if concerned.is_empty() {
         return Ok(());
     }
-    Err(CliError::SidecarsStay {
+    Err(ClusterError::SidecarsStay {
         count: concerned.len(),
         some: workloads(&concerned),
     })

@@ -9,6 +9,7 @@ use tulle_runtime::names::CONTROL_NAMESPACE;
 
 use super::control::{self, Answers};
 use super::{Access, Format, ago, print};
+use crate::cluster::error::ClusterError;
 use crate::error::CliError;
 use crate::output;
 
@@ -104,8 +105,8 @@ pub(crate) async fn run(args: StatusArgs) -> Result<ExitCode, CliError> {
     let client = args.access.client().await?;
     let replicas = control::replicas(&client).await?;
     let Answers { heard, mut silent } = control::ask(&client, &replicas, PATH).await;
-    if let (true, Some((_, CliError::Forbidden { .. }))) = (heard.is_empty(), silent.first()) {
-        return Err(silent.swap_remove(0).1);
+    if let (true, Some((_, ClusterError::Forbidden { .. }))) = (heard.is_empty(), silent.first()) {
+        return Err(silent.swap_remove(0).1.into());
     }
     let mut proxies = collect(heard);
     if let Some(namespace) = &args.namespace {
@@ -214,8 +215,8 @@ mod tests {
 
     #[test]
     fn those_who_answer_are_heard_and_the_others_named() {
-        let failed = || CliError::NoControlPlane;
-        let answers = |b: Result<Vec<Proxy>, CliError>| {
+        let failed = || ClusterError::NoControlPlane;
+        let answers = |b: Result<Vec<Proxy>, ClusterError>| {
             Answers::of(vec![
                 ("control-a".to_owned(), Ok(vec![proxy(&[], 0)])),
                 ("control-b".to_owned(), b),

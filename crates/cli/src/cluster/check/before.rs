@@ -13,7 +13,7 @@ use tulle_runtime::names::{CONTROL_NAMESPACE, SYSTEM_NAMESPACES, labels};
 use super::finding::Findings;
 use super::some;
 use crate::cluster::answer;
-use crate::error::CliError;
+use crate::cluster::error::ClusterError;
 
 /// The oldest minor version of Kubernetes 1 whose kubelets have native sidecars without being asked.
 const OLDEST: u32 = 29;
@@ -49,7 +49,7 @@ const RBAC: &str = "rbac.authorization.k8s.io";
 const ENFORCED: &str = "pod-security.kubernetes.io/enforce";
 
 /// The API server's version, and whether it has our time. An error means that there is nothing more to look at.
-pub(super) async fn version(client: &Client, findings: &mut Findings) -> Result<(), CliError> {
+pub(super) async fn version(client: &Client, findings: &mut Findings) -> Result<(), ClusterError> {
     let version = answer(
         "ask the API server for its version",
         client.apiserver_version(),
@@ -138,7 +138,7 @@ pub(super) async fn permissions(client: &Client, findings: &mut Findings) {
     }
 }
 
-async fn may(client: &Client, attributes: ResourceAttributes) -> Result<bool, CliError> {
+async fn may(client: &Client, attributes: ResourceAttributes) -> Result<bool, ClusterError> {
     let review = SelfSubjectAccessReview {
         spec: SelfSubjectAccessReviewSpec {
             resource_attributes: Some(attributes),

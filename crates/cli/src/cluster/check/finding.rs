@@ -3,7 +3,7 @@
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
-use crate::error::CliError;
+use crate::cluster::error::ClusterError;
 use crate::output;
 
 /// Findings of one sort that are told one by one.
@@ -76,9 +76,9 @@ impl Findings {
     }
 
     /// What could not be looked at. It may work all the same where whoever asks has no right to look, and there alone.
-    pub(super) fn unknown(&mut self, subject: impl Into<String>, error: &CliError) {
+    pub(super) fn unknown(&mut self, subject: impl Into<String>, error: &ClusterError) {
         let level = match error {
-            CliError::Forbidden { .. } => Level::Unknown,
+            ClusterError::Forbidden { .. } => Level::Unknown,
             _ => Level::Error,
         };
         let remedy = error.next_step().into_owned();
@@ -158,27 +158,27 @@ mod tests {
         let reason = || "why".to_owned();
         for (error, level) in [
             (
-                CliError::Forbidden {
+                ClusterError::Forbidden {
                     what: what(),
-                    permission: crate::cluster::Permission::to_forward("shop"),
+                    permission: crate::cluster::refusal::Permission::to_forward("shop"),
                 },
                 Level::Unknown,
             ),
             (
-                CliError::Unanswered {
+                ClusterError::Unanswered {
                     what: what(),
                     reason: reason(),
                 },
                 Level::Error,
             ),
             (
-                CliError::Refused {
+                ClusterError::Refused {
                     what: what(),
                     reason: reason(),
                 },
                 Level::Error,
             ),
-            (CliError::NoControlPlane, Level::Error),
+            (ClusterError::NoControlPlane, Level::Error),
         ] {
             let mut findings = Findings::default();
             findings.unknown("x", &error);

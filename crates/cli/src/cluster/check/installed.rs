@@ -13,14 +13,14 @@ use tulle_runtime::names::{CONTROL_NAMESPACE, labels};
 use super::finding::Findings;
 use super::webhook;
 use crate::cluster::answer;
-use crate::error::CliError;
+use crate::cluster::error::ClusterError;
 
 fn ours() -> ListParams {
     ListParams::default().labels(&format!("{}={}", labels::PART_OF, labels::PART_OF_TULLE))
 }
 
 /// What runs control planes and injectors.
-pub(super) async fn deployments(client: &Client) -> Result<Vec<Deployment>, CliError> {
+pub(super) async fn deployments(client: &Client) -> Result<Vec<Deployment>, ClusterError> {
     let api: Api<Deployment> = Api::namespaced(client.clone(), CONTROL_NAMESPACE);
     let listed = answer("list the Deployments of the mesh", api.list(&ours())).await?;
     Ok(listed.items)
@@ -28,7 +28,7 @@ pub(super) async fn deployments(client: &Client) -> Result<Vec<Deployment>, CliE
 
 /// Whether control plane and injector run; says whether there is a control plane to ask.
 pub(super) fn control_plane(
-    deployments: Result<Vec<Deployment>, CliError>,
+    deployments: Result<Vec<Deployment>, ClusterError>,
     findings: &mut Findings,
 ) -> bool {
     let deployments = match deployments {
@@ -39,7 +39,7 @@ pub(super) fn control_plane(
         }
     };
     if deployments.is_empty() {
-        let missing = CliError::NoControlPlane;
+        let missing = ClusterError::NoControlPlane;
         findings.error("installation", missing.to_string(), missing.next_step());
         return false;
     }

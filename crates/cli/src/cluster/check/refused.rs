@@ -10,7 +10,7 @@ use super::asked;
 use super::finding::{Findings, Level};
 use super::injectors::Injectors;
 use super::workloads::Scope;
-use crate::error::CliError;
+use crate::cluster::error::ClusterError;
 
 /// What a quota counts that sidecars do not have by default.
 const LIMITED: &str = "limits.cpu";
@@ -22,7 +22,7 @@ pub(super) async fn look(
     injected: &[Pod],
     injectors: &Injectors,
     findings: &mut Findings,
-) -> Result<(), CliError> {
+) -> Result<(), ClusterError> {
     let quotas: Vec<ResourceQuota> = scope.list("ResourceQuotas", "").await?;
     let ranges: Vec<LimitRange> = scope.list("LimitRanges", "").await?;
     for namespace in meshed {

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::finding::{Findings, Level};
 use super::workloads::Scope;
-use crate::cluster::answer;
+use crate::cluster::{ClusterError, answer};
 
 const GROUP: &str = "gateway.networking.k8s.io";
 /// Whose entries are ours.
@@ -71,10 +71,7 @@ fn route(definition: &CustomResourceDefinition) -> Option<ApiResource> {
     })
 }
 
-async fn list(
-    scope: &Scope<'_>,
-    kind: &ApiResource,
-) -> Result<Vec<DynamicObject>, crate::error::CliError> {
+async fn list(scope: &Scope<'_>, kind: &ApiResource) -> Result<Vec<DynamicObject>, ClusterError> {
     let api: Api<DynamicObject> = match scope.namespace {
         Some(name) => Api::namespaced_with(scope.client.clone(), name, kind),
         None => Api::all_with(scope.client.clone(), kind),

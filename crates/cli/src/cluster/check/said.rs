@@ -14,8 +14,8 @@ use tulle_runtime::names::CONTROL_NAMESPACE;
 use super::finding::{Findings, Level};
 use super::some;
 use crate::cluster::control::{self, Answers};
+use crate::cluster::error::ClusterError;
 use crate::cluster::{ago, status};
-use crate::error::CliError;
 
 /// Whether roots last, every object can be used, and proxies take what they are sent.
 pub(super) async fn look(client: &Client, findings: &mut Findings) {
@@ -46,16 +46,16 @@ pub(super) async fn look(client: &Client, findings: &mut Findings) {
 }
 
 /// What was heard; who was not is noted, once for all that it was asked.
-fn heard<T>(answers: Answers<T>, silent: &mut BTreeMap<String, CliError>) -> Vec<(String, T)> {
+fn heard<T>(answers: Answers<T>, silent: &mut BTreeMap<String, ClusterError>) -> Vec<(String, T)> {
     silent.extend(answers.silent);
     answers.heard
 }
 
-fn not_heard(silent: &BTreeMap<String, CliError>, findings: &mut Findings) {
+fn not_heard(silent: &BTreeMap<String, ClusterError>, findings: &mut Findings) {
     for (pod, error) in silent {
         findings.unknown(format!("control plane ({pod})"), error);
         // Who may not ask one may ask none.
-        if let CliError::Forbidden { .. } = error {
+        if let ClusterError::Forbidden { .. } = error {
             return;
         }
     }

@@ -19,9 +19,9 @@ use tulle_runtime::names::{CONTROL_NAMESPACE, INJECTOR, labels, ports};
 
 use super::finding::Findings;
 use super::workloads::enforced;
+use crate::cluster::error::ClusterError;
 use crate::cluster::reach::Reach;
 use crate::cluster::{ago, answer};
-use crate::error::CliError;
 
 /// Where the pod would be: it is always there, and asks for nothing.
 const ANYWHERE: &str = "default";
@@ -52,7 +52,7 @@ pub(super) async fn look(
 }
 
 /// A namespace in which a pod with a sidecar may be made.
-async fn place(client: &Client, revision: Option<&str>) -> Result<String, CliError> {
+async fn place(client: &Client, revision: Option<&str>) -> Result<String, ClusterError> {
     let api: Api<Namespace> = Api::all(client.clone());
     let all = answer("list the namespaces", api.list(&ListParams::default())).await?;
     let free = |it: &&Namespace| enforced(it).is_none() && it.metadata.deletion_timestamp.is_none();
@@ -71,7 +71,7 @@ async fn try_out(
     client: &Client,
     namespace: &str,
     revision: Option<&str>,
-) -> Result<bool, CliError> {
+) -> Result<bool, ClusterError> {
     let asks = match revision {
         Some(revision) => (labels::REVISION, revision),
         None => (labels::INJECT, "enabled"),
@@ -93,7 +93,12 @@ async fn try_out(
     Ok(made.labels().contains_key(labels::PROXIED))
 }
 
-fn reached(name: &str, namespace: &str, tried: Result<bool, CliError>, findings: &mut Findings) {
+fn reached(
+    name: &str,
+    namespace: &str,
+    tried: Result<bool, ClusterError>,
+    findings: &mut Findings,
+) {
     let subject = format!("webhook {name}");
     let remedy = format!(
         "see that Service {CONTROL_NAMESPACE}/{name} has endpoints, and that no NetworkPolicy or firewall keeps the API server \
@@ -107,10 +112,10 @@ fn reached(name: &str, namespace: &str, tried: Result<bool, CliError>, findings:
             format!("a pod of namespace {namespace} that asks for the mesh gets no sidecar: the API server passes it over"),
             remedy,
         ),
-        Err(CliError::Refused { reason, .. }) if reason.contains("failed calling webhook") => {
+        Err(ClusterError::Refused { reason, .. }) if reason.contains("failed calling webhook") => {
             findings.error(subject, reason, remedy);
         }
-        Err(error @ CliError::Refused { .. }) => findings.warning(
+        Err(error @ ClusterError::Refused { .. }) => findings.warning(
             subject,
             error.to_string(),
             format!("have pods be made in namespace {namespace}, or in another that is in the mesh"),
@@ -125,7 +130,7 @@ async fn certificates(
     name: &str,
     webhook: &MutatingWebhook,
     findings: &mut Findings,
-) -> Result<(), CliError> {
+) -> Result<(), ClusterError> {
     let WebhookClientConfig {
         ca_bundle: Some(bundle),
         service: Some(service),
@@ -215,8 +220,8 @@ mod tests {
     use super::super::finding::Level;
     use super::*;
 
-    fn refused(message: &str) -> CliError {
-        CliError::Refused {
+    fn refused(message: &str) -> ClusterError {
+        ClusterError::Refused {
             what: "try".to_owned(),
             reason: message.to_owned(),
         }
@@ -243,9 +248,9 @@ mod tests {
             ),
             (
                 "may not try",
-                Err(CliError::Forbidden {
+                Err(ClusterError::Forbidden {
                     what: "try".to_owned(),
-                    permission: crate::cluster::Permission::to_forward("default"),
+                    permission: crate::cluster::refusal::Permission::to_forward("default"),
                 }),
                 Level::Unknown,
                 "you have no right to",

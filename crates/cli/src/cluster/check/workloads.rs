@@ -14,8 +14,8 @@ use super::injectors::Injectors;
 use super::installed::some;
 use super::{annotations, asked, refused};
 use crate::cluster::answer;
+use crate::cluster::error::ClusterError;
 use crate::cluster::sidecars::workload;
-use crate::error::CliError;
 
 /// By which a namespace says what its pods may do.
 const ENFORCED: &str = "pod-security.kubernetes.io/enforce";
@@ -54,7 +54,7 @@ async fn pods(
     injectors: &Injectors,
     meshed: &[Namespace],
     findings: &mut Findings,
-) -> Result<(), CliError> {
+) -> Result<(), ClusterError> {
     let mut in_vain = Vec::new();
     for selector in asked::selectors(injectors) {
         in_vain.extend(scope.pods(&selector).await?);
@@ -69,7 +69,7 @@ async fn pods(
 
 impl Scope<'_> {
     /// Those whose pods may have sidecars.
-    async fn namespaces(&self) -> Result<Vec<Namespace>, CliError> {
+    async fn namespaces(&self) -> Result<Vec<Namespace>, ClusterError> {
         let api: Api<Namespace> = Api::all(self.client.clone());
         let found = match self.namespace {
             Some(name) => {
@@ -85,13 +85,13 @@ impl Scope<'_> {
     }
 
     /// The pods that run, or are to, and have such labels.
-    async fn pods(&self, selector: &str) -> Result<Vec<Pod>, CliError> {
+    async fn pods(&self, selector: &str) -> Result<Vec<Pod>, ClusterError> {
         let pods = self.list("pods", selector).await?;
         Ok(pods.into_iter().filter(is_alive).collect())
     }
 
     /// Objects of a kind that have such labels, where workloads are looked at.
-    pub(super) async fn list<K>(&self, kinds: &str, selector: &str) -> Result<Vec<K>, CliError>
+    pub(super) async fn list<K>(&self, kinds: &str, selector: &str) -> Result<Vec<K>, ClusterError>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
         K: Clone + DeserializeOwned + std::fmt::Debug,

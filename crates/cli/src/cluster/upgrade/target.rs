@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::change::{Change, Verb};
 use super::replicas;
 use crate::cluster::answer;
+use crate::cluster::error::ClusterError;
 use crate::error::CliError;
 
 /// Who owns the fields: whoever installs with kubectl, so that one goes on where the other was.
@@ -100,11 +101,12 @@ impl Target {
         {
             self.keep(count).await?;
         }
-        self.patch(&self.object, false).await.map(drop)
+        self.patch(&self.object, false).await?;
+        Ok(())
     }
 
     /// Has so many replicas stay.
-    async fn keep(&self, replicas: u64) -> Result<(), CliError> {
+    async fn keep(&self, replicas: u64) -> Result<(), ClusterError> {
         let kept = replicas::kept(&self.object, replicas);
         let how = PatchParams::apply(replicas::KEEPER);
         let what = format!("keep the replicas of {}", self.title());
@@ -118,12 +120,12 @@ impl Target {
         answer(&what, applied).await
     }
 
-    async fn live(&self) -> Result<Option<DynamicObject>, CliError> {
+    async fn live(&self) -> Result<Option<DynamicObject>, ClusterError> {
         let what = format!("read {}", self.title());
         answer(&what, self.api.get_opt(&self.name)).await
     }
 
-    async fn patch(&self, object: &Value, dry_run: bool) -> Result<DynamicObject, CliError> {
+    async fn patch(&self, object: &Value, dry_run: bool) -> Result<DynamicObject, ClusterError> {
         let mut how = PatchParams::apply(MANAGER).force();
         how.dry_run = dry_run;
         let what = format!("apply {}", self.title());
@@ -133,11 +135,11 @@ impl Target {
 }
 
 /// What Helm has installed is Helm's to change.
-fn not_of_helm(live: &DynamicObject) -> Result<(), CliError> {
+fn not_of_helm(live: &DynamicObject) -> Result<(), ClusterError> {
     let [release, namespace] = RELEASE.map(|key| live.annotations().get(key).cloned());
     match release {
         None => Ok(()),
-        Some(release) => Err(CliError::OfHelm {
+        Some(release) => Err(ClusterError::OfHelm {
             release,
             namespace: namespace.unwrap_or_default(),
         }),

@@ -59,6 +59,42 @@ pub(super) fn control(install: &Install<'_>) -> Vec<Value> {
 
 /// The injector.
 pub(super) fn injector(install: &Install<'_>) -> Vec<Value> {
+    let below = |path: &'static str| {
+        let path = path.strip_prefix(files::SECRETS_DIR).unwrap_or(path);
+        path.trim_start_matches('/')
+    };
+    let part = Part {
+        name: &install.injector,
+        deployment: &install.values.injector.deployment,
+        args: injector_arguments(install),
+        ports: vec![
+            ("https-webhook", 443, ports::WEBHOOK),
+            ("http-metrics", ports::CONTROL_ADMIN, ports::CONTROL_ADMIN),
+        ],
+        volumes: vec![json!({
+            "name": containers::TOKEN_VOLUME,
+            "projected": { "sources": [
+                { "serviceAccountToken": {
+                    "audience": TOKEN_AUDIENCE,
+                    "expirationSeconds": TOKEN_SECONDS,
+                    "path": below(files::TOKEN),
+                } },
+                { "configMap": {
+                    "name": CA_CONFIG_MAP,
+                    "items": [{ "key": files::CA_BUNDLE_KEY, "path": below(files::CA_BUNDLE) }],
+                } },
+            ] },
+        })],
+        mounts: vec![json!({
+            "name": containers::TOKEN_VOLUME,
+            "mountPath": files::SECRETS_DIR,
+            "readOnly": true,
+        })],
+    };
+    part.objects(install)
+}
+
+fn injector_arguments(install: &Install<'_>) -> Vec<String> {
     let values = install.values;
     let (injector, proxy) = (&values.injector, &values.proxy);
     let mut args = vec![
@@ -91,39 +127,7 @@ pub(super) fn injector(install: &Install<'_>) -> Vec<Value> {
         let each = selectors.iter().map(|selector| json!(selector));
         args.extend(each.map(|selector| format!("--{option}={selector}")));
     }
-    let below = |path: &'static str| {
-        let path = path.strip_prefix(files::SECRETS_DIR).unwrap_or(path);
-        path.trim_start_matches('/')
-    };
-    let part = Part {
-        name: &install.injector,
-        deployment: &injector.deployment,
-        args,
-        ports: vec![
-            ("https-webhook", 443, ports::WEBHOOK),
-            ("http-metrics", ports::CONTROL_ADMIN, ports::CONTROL_ADMIN),
-        ],
-        volumes: vec![json!({
-            "name": containers::TOKEN_VOLUME,
-            "projected": { "sources": [
-                { "serviceAccountToken": {
-                    "audience": TOKEN_AUDIENCE,
-                    "expirationSeconds": TOKEN_SECONDS,
-                    "path": below(files::TOKEN),
-                } },
-                { "configMap": {
-                    "name": CA_CONFIG_MAP,
-                    "items": [{ "key": files::CA_BUNDLE_KEY, "path": below(files::CA_BUNDLE) }],
-                } },
-            ] },
-        })],
-        mounts: vec![json!({
-            "name": containers::TOKEN_VOLUME,
-            "mountPath": files::SECRETS_DIR,
-            "readOnly": true,
-        })],
-    };
-    part.objects(install)
+    args
 }
 
 /// A value as it is written.
