@@ -7,6 +7,7 @@ pub(crate) mod check;
 mod control;
 mod error;
 mod owned;
+mod pods;
 pub(crate) mod proxy;
 mod reach;
 mod refusal;
@@ -20,9 +21,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use kube::{Client, Config, ResourceExt as _};
 use serde::Serialize;
+use tulle_runtime::names::labels;
 
 use crate::error::CliError;
 use crate::output;
@@ -101,6 +105,25 @@ async fn answer<T>(
     }
 }
 
+/// Everything that was installed or written by Tulle, in a list.
+fn ours() -> ListParams {
+    ListParams::default().labels(&format!("{}={}", labels::PART_OF, labels::PART_OF_TULLE))
+}
+
+/// Whether pods of a namespace are to have sidecars.
+fn asks(namespace: &Namespace) -> bool {
+    let label = |key: &str| namespace.labels().get(key).map(String::as_str);
+    labels::ask_for_the_mesh(label(labels::INJECT), label(labels::REVISION))
+}
+
+/// Kind and name of an object, as people say them.
+fn title(kind: &str, namespace: Option<&str>, name: &str) -> String {
+    match namespace {
+        Some(namespace) => format!("{kind} {namespace}/{name}"),
+        None => format!("{kind} {name}"),
+    }
+}
+
 /// Prints a result.
 fn print<T: Serialize>(
     format: Format,
@@ -114,11 +137,7 @@ fn print<T: Serialize>(
                 .map_err(|error| CliError::Render(error.into()))?;
             output::line(&text)
         }
-        Format::Yaml => {
-            let text = serde_saphyr::to_string(result)
-                .map_err(|error| CliError::Render(Box::new(error)))?;
-            output::bytes(text.as_bytes())
-        }
+        Format::Yaml => output::bytes(output::yaml(result)?.as_bytes()),
     }
 }
 

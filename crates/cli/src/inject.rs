@@ -277,9 +277,7 @@ fn render(format: Format, outcome: &tulle_injector::Outcome) -> Result<String, C
         Format::Json => Ok(format!("{}\n", outcome.document)),
         Format::Patch if outcome.patch.0.is_empty() => Ok(String::new()),
         Format::Patch => Ok(format!("{}\n", outcome.patch)),
-        Format::Yaml => serde_saphyr::to_string(&outcome.document)
-            .map(|yaml| format!("---\n{}\n", yaml.trim_end()))
-            .map_err(|error| CliError::Render(Box::new(error))),
+        Format::Yaml => output::document(&outcome.document),
     }
 }
 

@@ -68,11 +68,7 @@ pub(crate) fn run(args: &InstallArgs) -> Result<ExitCode, CliError> {
     for object in all(&values) {
         match args.output {
             Format::Json => text.push_str(&format!("{object}\n")),
-            Format::Yaml => {
-                let yaml = serde_saphyr::to_string(&object)
-                    .map_err(|error| CliError::Render(Box::new(error)))?;
-                text.push_str(&format!("---\n{}\n", yaml.trim_end()));
-            }
+            Format::Yaml => text.push_str(&output::document(&object)?),
         }
     }
     output::bytes(text.as_bytes())?;

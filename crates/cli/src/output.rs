@@ -7,6 +7,7 @@ use std::path::Path;
 use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
 use comfy_table::{Table, presets};
+use serde::Serialize;
 use tulle_runtime::trace;
 
 use crate::error::CliError;
@@ -32,6 +33,16 @@ pub(crate) fn bytes(bytes: &[u8]) -> Result<(), CliError> {
 pub(crate) fn styled(text: &str) -> Result<(), CliError> {
     let mut stdout = anstream::stdout().lock();
     written(writeln!(stdout, "{text}").and_then(|()| stdout.flush()))
+}
+
+/// As YAML.
+pub(crate) fn yaml(result: &impl Serialize) -> Result<String, CliError> {
+    serde_saphyr::to_string(result).map_err(|error| CliError::Render(Box::new(error)))
+}
+
+/// As one document of several in YAML.
+pub(crate) fn document(document: &impl Serialize) -> Result<String, CliError> {
+    Ok(format!("---\n{}\n", yaml(document)?.trim_end()))
 }
 
 fn written(result: io::Result<()>) -> Result<(), CliError> {

@@ -2,13 +2,14 @@
 
 use futures_util::future;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, ListParams};
+use kube::api::Api;
 use kube::{Client, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use tulle_runtime::names::{CONTROL_NAMESPACE, CONTROL_SERVICE_ACCOUNT, labels, ports};
 
-use super::answer;
+use super::pods::runs;
 use super::reach::Reach;
+use super::{answer, ours};
 use crate::cluster::error::ClusterError;
 
 /// What was heard from whom.
@@ -38,20 +39,14 @@ impl<T> Answers<T> {
 /// # Errors
 /// If there are none, or they cannot be listed.
 pub(super) async fn replicas(client: &Client) -> Result<Vec<String>, ClusterError> {
-    let selector = format!("{}={}", labels::PART_OF, labels::PART_OF_TULLE);
-    let list = ListParams::default().labels(&selector);
     let api: Api<Pod> = Api::namespaced(client.clone(), CONTROL_NAMESPACE);
-    let pods = answer("list the pods of the control plane", api.list(&list)).await?;
+    let pods = answer("list the pods of the control plane", api.list(&ours())).await?;
     let is_control = |pod: &Pod| {
         let name = pod.labels().get(labels::APP_NAME);
         name.is_some_and(|name| {
             name == CONTROL_SERVICE_ACCOUNT
                 || name.starts_with(&format!("{CONTROL_SERVICE_ACCOUNT}-"))
         })
-    };
-    let runs = |pod: &Pod| {
-        let status = pod.status.as_ref();
-        status.and_then(|status| status.phase.as_deref()) == Some("Running")
     };
     let replicas: Vec<_> = pods
         .iter()

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use kube::api::{
-    Api, ApiResource, DeleteParams, DynamicObject, ListParams, PartialObjectMeta, PropagationPolicy,
+    Api, ApiResource, DeleteParams, DynamicObject, PartialObjectMeta, PropagationPolicy,
 };
 use kube::discovery::{self, ApiCapabilities, ApiGroup, Scope, verbs};
 use kube::{Client, ResourceExt as _};
@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tulle_runtime::names::{CONTROL_NAMESPACE, labels};
 
-use super::answer;
+use super::{answer, ours, title};
 use crate::cluster::error::ClusterError;
 use crate::output;
 
@@ -46,10 +46,7 @@ pub(super) struct Owned {
 impl Owned {
     /// Kind and name, as people say it.
     pub(super) fn title(&self) -> String {
-        match &self.namespace {
-            Some(namespace) => format!("{} {namespace}/{}", self.kind, self.name),
-            None => format!("{} {}", self.kind, self.name),
-        }
+        title(&self.kind, self.namespace.as_deref(), &self.name)
     }
 
     /// Whether it was installed with a revision, and not written by a control plane at work.
@@ -202,11 +199,9 @@ async fn list(
     resource: ApiResource,
     scope: Scope,
 ) -> (String, Result<Vec<(Option<String>, Owned)>, ClusterError>) {
-    let selector = format!("{}={}", labels::PART_OF, labels::PART_OF_TULLE);
-    let list = ListParams::default().labels(&selector);
     let all: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
     let what = format!("list {}", resource.plural);
-    let listed = match answer(&what, all.list_metadata(&list)).await {
+    let listed = match answer(&what, all.list_metadata(&ours())).await {
         Ok(listed) => listed,
         Err(error) => return (resource.plural, Err(error)),
     };
@@ -226,12 +221,12 @@ async fn list(
         };
         (object.uid(), target)
     };
-    let ours = |object: &PartialObjectMeta<DynamicObject>| {
+    let wanted = |object: &PartialObjectMeta<DynamicObject>| {
         // A namespace of somebody else's is not ours to delete, whatever its labels say.
         let foreign = resource.kind == NAMESPACE && object.name_any() != CONTROL_NAMESPACE;
         object.owner_references().is_empty() && !foreign
     };
-    let objects = listed.into_iter().filter(ours).map(owned).collect();
+    let objects = listed.into_iter().filter(wanted).map(owned).collect();
     (resource.plural.clone(), Ok(objects))
 }
 

@@ -9,6 +9,7 @@ use tulle_runtime::names::{DEFAULT_REVISION, labels};
 
 use super::answer;
 use super::check::some;
+use super::pods::is_alive;
 use crate::cluster::error::ClusterError;
 
 /// By which a ReplicaSet of a Deployment tells its pods from those of others; its name ends with it.
@@ -34,11 +35,9 @@ pub(super) async fn stay(client: &Client, revision: Option<&str>) -> Result<(), 
 }
 
 fn is_concerned(pod: &Pod, revision: Option<&str>) -> bool {
-    let status = pod.status.as_ref();
-    let phase = status.and_then(|status| status.phase.as_deref());
     let of = pod.labels().get(labels::REVISION);
     let of = of.map_or(DEFAULT_REVISION, String::as_str);
-    !matches!(phase, Some("Succeeded" | "Failed")) && revision.is_none_or(|revision| revision == of)
+    is_alive(pod) && revision.is_none_or(|revision| revision == of)
 }
 
 /// A handful of the workloads, each with how many pods of it there are.

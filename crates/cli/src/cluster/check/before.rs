@@ -8,12 +8,13 @@ use k8s_openapi::api::authorization::v1::{
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, ListParams, PostParams};
 use kube::{Client, ResourceExt as _};
-use tulle_runtime::names::{CONTROL_NAMESPACE, SYSTEM_NAMESPACES, labels};
+use tulle_runtime::names::{CONTROL_NAMESPACE, SYSTEM_NAMESPACES};
 
 use super::finding::Findings;
 use super::some;
-use crate::cluster::answer;
+use super::workloads::{ENFORCED, enforced};
 use crate::cluster::error::ClusterError;
+use crate::cluster::{answer, asks};
 
 /// The oldest minor version of Kubernetes 1 whose kubelets have native sidecars without being asked.
 const OLDEST: u32 = 29;
@@ -44,9 +45,6 @@ const WRITTEN: [(&str, &str, Option<&str>); 13] = [
     ("networking.k8s.io", "networkpolicies", OWN),
 ];
 const RBAC: &str = "rbac.authorization.k8s.io";
-
-/// By which a namespace says what its pods may do.
-const ENFORCED: &str = "pod-security.kubernetes.io/enforce";
 
 /// The API server's version, and whether it has our time. An error means that there is nothing more to look at.
 pub(super) async fn version(client: &Client, findings: &mut Findings) -> Result<(), ClusterError> {
@@ -163,10 +161,8 @@ pub(super) async fn restricted(client: &Client, findings: &mut Findings) {
 
 fn names_restricted(namespaces: &[Namespace], findings: &mut Findings) {
     let concerned = |namespace: &&Namespace| {
-        let label = |key: &str| namespace.labels().get(key).map(String::as_str);
-        let asks = labels::ask_for_the_mesh(label(labels::INJECT), label(labels::REVISION));
         let system = SYSTEM_NAMESPACES.contains(&namespace.name_any().as_str());
-        matches!(label(ENFORCED), Some("baseline" | "restricted")) && !system && !asks
+        enforced(namespace).is_some() && !system && !asks(namespace)
     };
     let names: Vec<_> = namespaces
         .iter()

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
-use kube::api::{Api, ListParams};
+use kube::api::Api;
 use kube::{Client, ResourceExt as _};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -12,12 +12,8 @@ use tulle_runtime::names::{CONTROL_NAMESPACE, labels};
 
 use super::finding::Findings;
 use super::webhook;
-use crate::cluster::answer;
 use crate::cluster::error::ClusterError;
-
-fn ours() -> ListParams {
-    ListParams::default().labels(&format!("{}={}", labels::PART_OF, labels::PART_OF_TULLE))
-}
+use crate::cluster::{answer, ours};
 
 /// What runs control planes and injectors.
 pub(super) async fn deployments(client: &Client) -> Result<Vec<Deployment>, ClusterError> {

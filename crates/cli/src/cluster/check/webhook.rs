@@ -20,8 +20,9 @@ use tulle_runtime::names::{CONTROL_NAMESPACE, INJECTOR, labels, ports};
 use super::finding::Findings;
 use super::workloads::enforced;
 use crate::cluster::error::ClusterError;
+use crate::cluster::pods::runs;
 use crate::cluster::reach::Reach;
-use crate::cluster::{ago, answer};
+use crate::cluster::{ago, answer, asks};
 
 /// Where the pod would be: it is always there, and asks for nothing.
 const ANYWHERE: &str = "default";
@@ -58,9 +59,8 @@ async fn place(client: &Client, revision: Option<&str>) -> Result<String, Cluste
     let free = |it: &&Namespace| enforced(it).is_none() && it.metadata.deletion_timestamp.is_none();
     let named = all.iter().find(|it| it.name_any() == ANYWHERE).filter(free);
     let meshed = |it: &&Namespace| {
-        let label = |key: &str| it.labels().get(key).map(String::as_str);
-        let (inject, of) = (label(labels::INJECT), label(labels::REVISION));
-        labels::ask_for_the_mesh(inject, of) && of == revision
+        let of = it.labels().get(labels::REVISION).map(String::as_str);
+        asks(it) && of == revision
     };
     let found = named.or_else(|| all.iter().filter(free).find(meshed));
     Ok(found.map_or_else(|| ANYWHERE.to_owned(), |it| it.name_any()))
@@ -147,12 +147,8 @@ async fn certificates(
     let list = ListParams::default().labels(&selector);
     let pods = answer("list the pods of the injector", api.list(&list)).await?;
     let host = format!("{}.{}.svc", service.name, service.namespace);
-    let runs = |pod: &&Pod| {
-        let status = pod.status.as_ref();
-        let phase = status.and_then(|status| status.phase.as_deref());
-        phase == Some("Running") && pod.metadata.deletion_timestamp.is_none()
-    };
-    for pod in pods.iter().filter(runs) {
+    let stays = |pod: &&Pod| runs(pod) && pod.metadata.deletion_timestamp.is_none();
+    for pod in pods.iter().filter(stays) {
         let pod = pod.name_any();
         let reach = Reach {
             client,

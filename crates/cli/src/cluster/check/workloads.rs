@@ -13,12 +13,13 @@ use super::finding::Findings;
 use super::injectors::Injectors;
 use super::installed::some;
 use super::{annotations, asked, refused};
-use crate::cluster::answer;
 use crate::cluster::error::ClusterError;
+use crate::cluster::pods::is_alive;
 use crate::cluster::sidecars::workload;
+use crate::cluster::{answer, asks};
 
 /// By which a namespace says what its pods may do.
-const ENFORCED: &str = "pod-security.kubernetes.io/enforce";
+pub(super) const ENFORCED: &str = "pod-security.kubernetes.io/enforce";
 
 /// What of the workloads is looked at.
 pub(super) struct Scope<'a> {
@@ -34,11 +35,7 @@ pub(super) async fn look(scope: &Scope<'_>, findings: &mut Findings) {
         Ok(all) => all,
         Err(error) => return findings.unknown("namespaces", &error),
     };
-    let wanted = |it: &&Namespace| {
-        let label = |key: &str| it.labels().get(key).map(String::as_str);
-        labels::ask_for_the_mesh(label(labels::INJECT), label(labels::REVISION))
-    };
-    let meshed: Vec<_> = all.iter().filter(wanted).cloned().collect();
+    let meshed: Vec<_> = all.iter().filter(|it| asks(it)).cloned().collect();
     restricted(&meshed, findings);
     let Some(injectors) = scope.injectors else {
         return;
@@ -171,12 +168,6 @@ fn uninjected(
         "workloads",
         format!("{counted} pods in {} meshed namespaces", meshed.len()),
     );
-}
-
-fn is_alive(pod: &Pod) -> bool {
-    let status = pod.status.as_ref();
-    let phase = status.and_then(|status| status.phase.as_deref());
-    !matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// Whether a pod would get a sidecar if it were made now.

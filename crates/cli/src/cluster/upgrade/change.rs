@@ -5,6 +5,7 @@ use serde::Serialize;
 use similar::{ChangeTag, TextDiff};
 
 use crate::cluster::owned::Owned;
+use crate::cluster::title;
 
 /// Lines around a difference.
 const CONTEXT: usize = 3;
@@ -49,11 +50,8 @@ impl Change {
 
     /// Its lines that differ, with those around them.
     fn lines(&self) -> String {
-        let name = match &self.namespace {
-            Some(namespace) => format!("{namespace}/{}", self.name),
-            None => self.name.clone(),
-        };
-        let mut text = format!("{HEAD}{} {name}{HEAD:#}", self.kind);
+        let title = title(&self.kind, self.namespace.as_deref(), &self.name);
+        let mut text = format!("{HEAD}{title}{HEAD:#}");
         match self.change {
             Verb::Create => text += " (new)",
             Verb::Change => {}

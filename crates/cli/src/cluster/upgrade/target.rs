@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 
 use super::change::{Change, Verb};
 use super::replicas;
-use crate::cluster::answer;
 use crate::cluster::error::ClusterError;
+use crate::cluster::{answer, title};
 use crate::error::CliError;
+use crate::output;
 
 /// Who owns the fields: whoever installs with kubectl, so that one goes on where the other was.
 const MANAGER: &str = "kubectl";
@@ -54,10 +55,7 @@ impl Target {
 
     /// Kind and name, as people say it.
     pub(super) fn title(&self) -> String {
-        match &self.namespace {
-            Some(namespace) => format!("{} {namespace}/{}", self.kind, self.name),
-            None => format!("{} {}", self.kind, self.name),
-        }
+        title(&self.kind, self.namespace.as_deref(), &self.name)
     }
 
     /// What applying it would change; `None` if nothing.
@@ -172,8 +170,6 @@ fn plain(mut object: DynamicObject) -> Result<Value, CliError> {
 }
 
 fn yaml(object: Option<&Value>) -> Result<String, CliError> {
-    let text = object.map(serde_saphyr::to_string).transpose();
-    Ok(text
-        .map_err(|error| CliError::Render(Box::new(error)))?
-        .unwrap_or_default())
+    let text = object.map(output::yaml).transpose()?;
+    Ok(text.unwrap_or_default())
 }
