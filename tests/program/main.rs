@@ -45,7 +45,7 @@ impl Place {
 /// Held by every test while it runs; for itself by one that wants to be alone.
 static MACHINE: RwLock<()> = RwLock::new(());
 
-const TESTS: [(&str, Place, Test); 13] = [
+const TESTS: [(&str, Place, Test); 14] = [
     (
         "commands_reach_a_running_sandbox_and_say_what_is_not_there",
         Place::Shared,
@@ -75,6 +75,11 @@ const TESTS: [(&str, Place, Test); 13] = [
         "an_output_that_is_full_is_an_error_and_one_that_is_closed_is_none",
         Place::Shared,
         output::full_is_an_error_and_closed_is_none,
+    ),
+    (
+        "styles_and_progress_are_for_terminals_alone",
+        Place::Shared,
+        output::styles_and_progress_are_for_terminals_alone,
     ),
     (
         "files_with_nothing_to_inject_are_said",

@@ -42,6 +42,49 @@ pub(crate) fn full_is_an_error_and_closed_is_none(terminal: &Terminal) -> anyhow
     terminal.nothing_left()
 }
 
+pub(crate) fn styles_and_progress_are_for_terminals_alone(
+    terminal: &Terminal,
+) -> anyhow::Result<()> {
+    let server = TcpListener::bind("127.0.0.1:0")?;
+    let address = server.local_addr()?;
+    // Ends with the process.
+    thread::spawn(move || {
+        for mut stream in server.incoming().flatten() {
+            // A client that is gone is the test's to notice.
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(
+                b"HTTP/1.1 500 Broken\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+            );
+        }
+    });
+    let config = format!(
+        "{{apiVersion: v1, kind: Config, current-context: a, contexts: [{{name: a, context: {{cluster: a, user: a}}}}], \
+         clusters: [{{name: a, cluster: {{server: 'http://{address}'}}}}], users: [{{name: a, user: {{}}}}]}}"
+    );
+    let folder = terminal.manifests(&config)?;
+    let check = format!("KUBECONFIG={folder}/all.yaml {} check", terminal.program());
+    let piped = terminal.shell(&check)?;
+    ensure!(
+        piped.status == 1
+            && piped.stdout.is_empty()
+            && piped
+                .stderr
+                .starts_with("error: cannot ask the API server for its version")
+            && !piped.stderr.contains('\u{1b}'),
+        "{piped}"
+    );
+    let seen = terminal.shell(&format!(
+        "env -u NO_COLOR TERM=xterm script -qec '{check}' /dev/null"
+    ))?;
+    // One line, which is gone before the error is told, and the error in colour.
+    let told = seen.stdout.split_once("asking the API server...\r\u{1b}[K");
+    ensure!(
+        seen.status == 1 && told.is_some_and(|(_, after)| after.starts_with("\u{1b}[")),
+        "{seen}"
+    );
+    Ok(())
+}
+
 pub(crate) fn files_with_nothing_to_inject_are_said(terminal: &Terminal) -> anyhow::Result<()> {
     let directory = terminal.manifests("# nothing yet\n")?;
     let file = format!("{directory}/all.yaml");
