@@ -59,9 +59,13 @@ pub(super) async fn look(
     Ok(())
 }
 
+/// Whether it counts that of all pods: one with a scope is for some of them alone.
 fn counts(quota: &ResourceQuota) -> bool {
-    let hard = quota.spec.as_ref().and_then(|spec| spec.hard.as_ref());
-    hard.is_some_and(|hard| hard.contains_key(LIMITED))
+    quota.spec.as_ref().is_some_and(|spec| {
+        let hard = spec.hard.as_ref();
+        let scoped = spec.scopes.is_some() || spec.scope_selector.is_some();
+        hard.is_some_and(|hard| hard.contains_key(LIMITED)) && !scoped
+    })
 }
 
 /// Whether containers that have no limit are given one.
@@ -112,6 +116,8 @@ mod tests {
         assert!(!quota(
             json!({ "limits.memory": "4Gi", "requests.cpu": "4" })
         ));
+        let scoped = json!({ "hard": { "limits.cpu": "4" }, "scopes": ["Terminating"] });
+        assert!(!counts(&read(json!({ "spec": scoped }))));
         let range = |kind: &str, default: Value| {
             let limit = json!({ "type": kind, "default": default });
             gives(&read(json!({ "spec": { "limits": [limit] } })))
