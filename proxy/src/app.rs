@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
+use tokio::sync::oneshot;
 use tulle_identity::Identity;
 use tulle_identity::ca_client::{self, ControlName};
 use tulle_runtime::admin::Refusals;
@@ -129,7 +130,8 @@ impl Sidecar {
         admin.start(Addresses::default(), &tasks).await?;
         tracing::info!(client.id = %self.startup.id, pod = self.startup.pod_name, "starting");
 
-        let ending = end(&status);
+        let (pod_finished, finished) = oneshot::channel();
+        let ending = end(&status, finished);
         tokio::pin!(ending);
         let identity = tokio::select! {
             identity = ca_client::start(self.ca_config(), metrics.ca.clone(), &tasks) => identity?,
@@ -139,7 +141,7 @@ impl Sidecar {
             }
         };
         status.set_identity(identity.clone());
-        self.follow_config(&identity, writer, &metrics, &tasks)?;
+        self.follow_config(&identity, writer, pod_finished, &metrics, &tasks)?;
 
         let overload = self.watch_over(metrics.memory, &tasks);
         let (drain, watch) = drain::channel();
@@ -242,6 +244,7 @@ impl Sidecar {
         &self,
         identity: &Identity,
         writer: ConfigWriter,
+        pod_finished: oneshot::Sender<()>,
         metrics: &Metrics,
         tasks: &Tasks,
     ) -> anyhow::Result<()> {
@@ -273,17 +276,22 @@ impl Sidecar {
             max_subscriptions: settings.bounds.subscriptions,
             state_dir: Some(files::STATE_DIR.into()),
         };
-        let client = XdsClient::new(config, channel, writer, metrics.xds.clone())
+        let mut client = XdsClient::new(config, channel, writer, metrics.xds.clone())
             .renewed(due, move || connect().ok());
+        if foreign.is_none() {
+            client = client.ending_with_pod(pod_finished);
+        }
         tasks.spawn("xds", client.run(tasks.cancelled()));
         Ok(())
     }
 }
 
 /// Resolves when the sidecar should end, with the reason.
-async fn end(status: &Status) -> &'static str {
+async fn end(status: &Status, pod_finished: oneshot::Receiver<()>) -> &'static str {
     tokio::select! {
         signal = signals::shutdown() => signal,
         () = status.drain_requested() => "drain",
+        // Without its sender nobody will ever say so.
+        Ok(()) = pod_finished => "the pod has finished",
     }
 }

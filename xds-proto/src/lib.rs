@@ -39,5 +39,11 @@ pub mod istio {
     }
 }
 
+/// By which a sidecar's node says, among its `client_features`, that it ends when it is told that its pod has finished.
+pub const ENDS_WITH_POD: &str = "tulle.dev/ends-with-pod";
+/// In the trailers of a discovery stream: what has become of the client's pod.
+pub const POD_TRAILER: &str = "tulle-pod";
+/// The value of [`POD_TRAILER`] that says that all but its sidecar has ended for good.
+pub const POD_FINISHED: &str = "finished";
 /// Name of the typed filter metadata that carries [`tulle::v1::Endpoint`] on an endpoint.
 pub const ENDPOINT_METADATA: &str = "tulle.dev";

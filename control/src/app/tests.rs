@@ -3,6 +3,7 @@
 mod admission;
 mod certificates;
 mod files;
+mod finished;
 mod frames;
 mod full;
 pub(crate) mod harness;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tonic::Status;
 use tulle_identity::SpiffeId;
+use tulle_xds_proto::ENDS_WITH_POD;
 use tulle_xds_proto::envoy::config::core::v3::{Node, node::UserAgentVersionType};
 
 use super::account::{Account, Client, Denials};
@@ -31,6 +32,8 @@ pub(super) struct Admitted {
     pub(super) account: Arc<Account>,
     /// What software it says it is.
     pub(super) build: String,
+    /// Whether it ends when it is told that its pod has finished.
+    pub(super) ends_with_pod: bool,
 }
 
 /// What a world says to a claim.
@@ -122,6 +125,7 @@ impl Discovery {
                 pod: key,
                 id: id.clone(),
                 build: build(node),
+                ends_with_pod: node.client_features.iter().any(|it| it == ENDS_WITH_POD),
             }),
             (Finding::Fits | Finding::Foreign, _) => Err(self.deny(
                 Refused::ForeignPod,

@@ -15,10 +15,11 @@ use futures_util::{Stream, StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
-use tulle_xds_proto::ResourceType;
 use tulle_xds_proto::envoy::config::core::v3::Node;
 use tulle_xds_proto::prost::Message as _;
+use tulle_xds_proto::{ENDS_WITH_POD, POD_FINISHED, POD_TRAILER, ResourceType};
 
 use super::account::{OPENING, OpenStream};
 use super::admission::{Admitted, runs_as};
@@ -31,6 +32,7 @@ use super::subscription::{Ask, Asked, Phase, Subscription, Verdict};
 use super::variant::{Change, Incoming, Refusal, Variant};
 use super::{Discovery, Peer, Proxy, Subscriptions};
 use crate::limit::{LARGE, network};
+use crate::store::ObjectKey;
 use crate::translate::{ClientKind, ProxyView};
 
 /// Names that a client of the state-of-the-world variant wants as before, for the cost of one that it asks for.
@@ -164,6 +166,10 @@ fn read<V: Variant>(mut request: V::Request, limit: usize) -> (Option<Node>, Tak
         id: node.id,
         user_agent_name: node.user_agent_name,
         user_agent_version_type: node.user_agent_version_type,
+        client_features: {
+            let features = node.client_features.into_iter();
+            features.filter(|it| it == ENDS_WITH_POD).take(1).collect()
+        },
         ..Node::default()
     });
     let request = V::decode(request, limit);
@@ -176,6 +182,8 @@ struct Session {
     proxy: Arc<Proxy>,
     nonce: u64,
     account: OpenStream,
+    /// Its client ends when it is told that its pod has finished.
+    ends_with_pod: bool,
     /// Its client has asked for more than it may.
     waits: bool,
     /// Nothing can leave before the client has said something or something has changed: what is gone stays until the client
@@ -220,6 +228,7 @@ impl Session {
             proxy,
             nonce: 0,
             account,
+            ends_with_pod: admitted.ends_with_pod,
             waits: false,
             stuck: false,
             _connected: connected,
@@ -503,7 +512,7 @@ impl Session {
         Some(V::encode(kind, nonce, version, &batch))
     }
 
-    /// Makes sure that the pod is still there and still the caller's, and sees the world with its eyes.
+    /// Makes sure that the pod is still there, still the caller's and in need of it, and sees the world with its eyes.
     fn check_pod(&self) -> Result<(), Status> {
         let world = self.discovery.world();
         let key = &self.proxy.pod;
@@ -517,6 +526,9 @@ impl Session {
                 self.proxy.id
             )));
         }
+        if pod.finished && self.ends_with_pod {
+            return Err(finished(key));
+        }
         let view = ProxyView::of_pod(&world, self.proxy.kind, pod);
         if view == *self.proxy.mailbox.view() {
             return Ok(());
@@ -528,6 +540,17 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// By which a sidecar ends: it is all that keeps its pod from completing.
+fn finished(pod: &ObjectKey) -> Status {
+    let mut trailers = MetadataMap::new();
+    trailers.insert(POD_TRAILER, MetadataValue::from_static(POD_FINISHED));
+    Status::with_metadata(
+        Code::FailedPrecondition,
+        format!("pod {pod} has finished, but for its sidecar"),
+        trailers,
+    )
 }
 
 impl Drop for Session {

@@ -32,6 +32,8 @@ pub struct Pod {
     pub named_ports: Vec<(Arc<str>, u16)>,
     /// What owns it.
     pub workload: Workload,
+    /// Whether its sidecar alone still runs, and nothing of it will start again.
+    pub finished: bool,
 }
 
 /// The workload that a pod belongs to.

@@ -1,21 +1,21 @@
 //! The task: streams to the control plane, one after the other, and what happens beside them.
 
+mod stream;
+
 use std::future::{Future, pending};
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt, TryFutureExt, stream};
-use http::uri::PathAndQuery;
-use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until};
-use tonic::client::Grpc;
+use futures_util::{StreamExt, TryFutureExt, stream::poll_fn};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep};
+use tonic::Status;
 use tonic::transport::Channel;
-use tonic::{Request, Status, Streaming};
 use tulle_runtime::backoff::Backoff;
+use tulle_xds_proto::ENDS_WITH_POD;
 use tulle_xds_proto::envoy::config::core::v3::{Node, node::UserAgentVersionType};
 use tulle_xds_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse,
 };
-use tulle_xds_proto::parts::Bounded;
 use tulle_xds_proto::prost::Message as _;
 
 use super::cache::Cache;
@@ -23,9 +23,10 @@ use super::metrics::TypeLabel;
 use super::pace::Pace;
 use super::state::{Outcome, State};
 use super::told::Told;
-use super::tracker::{MAX_RESOURCES, shortened};
+use super::tracker::shortened;
 use super::{XdsConfig, XdsMetrics, XdsStatus};
 use crate::config::store::ConfigWriter;
+use stream::{Due, End, Renewal, at, due, ended, is_pod_finished, open, renew};
 
 /// Wait before the first new attempt, doubling up to the longest; short enough for a failover within seconds.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -49,15 +50,6 @@ const SAVE_DELAY: Duration = Duration::from_secs(1);
 const MAX_OUTGOING: usize = 16;
 /// Bytes of a server's words that go into a log.
 const MAX_LOGGED: usize = 1024;
-/// Bytes of one response.
-const MAX_RESPONSE: usize = 16 * 1024 * 1024;
-/// What its parts may count for, without what is in its resources: as many as are kept, named and removed.
-const MAX_PARTS: usize = 64 * MAX_RESOURCES;
-/// Where in a response the content of a resource is: resource, Any, value. The tracker looks at that.
-const CONTENT: &[u32] = &[2, 2, 2];
-/// What is called.
-const METHOD: &str =
-    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 /// A server that has not answered a thing by then, although something is asked of it that it has never answered, is as
 /// good as down: another replica may do better.
 const FIRST_ANSWER: Duration = Duration::from_secs(30);
@@ -70,32 +62,11 @@ const LONGEST_STREAM: Duration = Duration::from_secs(3600);
 pub struct XdsClient {
     channel: Channel,
     renewal: Option<Renewal>,
+    /// To whom to say that the pod has finished.
+    finished: Option<oneshot::Sender<()>>,
     node: Node,
     backoff: Backoff,
     core: Core,
-}
-
-/// When to leave a channel, and the next one.
-struct Renewal {
-    due: watch::Receiver<u64>,
-    connect: Box<dyn Fn() -> Option<Channel> + Send>,
-}
-
-/// Why a stream ended.
-enum End {
-    Lost(Status),
-    /// Its connection has been replaced.
-    Renewed,
-}
-
-/// What a stream waits for beside words.
-enum Due {
-    /// It may go on: what was held back may be said or heard now.
-    Pace,
-    /// Nothing has come on it at all.
-    Silence,
-    /// It is old.
-    Age,
 }
 
 /// What lives on between streams.
@@ -159,6 +130,7 @@ impl XdsClient {
         Self {
             channel,
             renewal: None,
+            finished: None,
             node,
             backoff: Backoff::new(FIRST_RETRY, LONGEST_RETRY),
             core,
@@ -175,6 +147,14 @@ impl XdsClient {
     ) -> Self {
         let connect = Box::new(connect);
         self.renewal = Some(Renewal { due, connect });
+        self
+    }
+
+    /// Believes the control plane when it says that the pod has finished but for its sidecar, and says so to `finished`.
+    #[must_use]
+    pub fn ending_with_pod(mut self, finished: oneshot::Sender<()>) -> Self {
+        self.node.client_features.push(ENDS_WITH_POD.to_owned());
+        self.finished = Some(finished);
         self
     }
 
@@ -202,6 +182,8 @@ impl XdsClient {
             match self.stream().await {
                 End::Lost(status) => self.core.disconnected(&status),
                 End::Renewed => continue,
+                // What drains still has questions.
+                End::Finished => return self.core.attend().await,
             }
             if started.elapsed() >= GOOD_STREAM {
                 self.backoff.reset();
@@ -223,7 +205,7 @@ impl XdsClient {
     async fn stream(&mut self) -> End {
         self.core.state.reconnect();
         let (requests, mut outgoing) = mpsc::channel(MAX_OUTGOING);
-        let outgoing = stream::poll_fn(move |context| outgoing.poll_recv(context));
+        let outgoing = poll_fn(move |context| outgoing.poll_recv(context));
         // Not awaited by itself: a server may send its headers only with its first response.
         let opening = open(self.channel.clone(), outgoing);
         let mut responses = std::pin::pin!(opening.try_flatten_stream());
@@ -240,7 +222,7 @@ impl XdsClient {
                 permit = requests.reserve(), if self.core.state.has_request(acks) => match permit {
                     Ok(permit) => permit.send(self.core.next_request(acks, &mut node)),
                     // tonic lets go of the requests when the stream is over; the response says why.
-                    Err(_) => return End::Lost(ended(responses.next().await)),
+                    Err(_) => return self.end(responses.next().await),
                 },
                 response = responses.next(), if listen => match response {
                     Some(Ok(response)) => {
@@ -248,7 +230,7 @@ impl XdsClient {
                         self.core.connected();
                         self.core.take(response);
                     }
-                    other => return End::Lost(ended(other)),
+                    other => return self.end(other),
                 },
                 channel = renew(&mut self.renewal) => {
                     tracing::debug!("going on over a connection with the new certificate");
@@ -270,50 +252,18 @@ impl XdsClient {
             }
         }
     }
-}
 
-/// Opens a stream. Not with the client that is generated: its codec makes of a response whatever there is in it.
-async fn open(
-    channel: Channel,
-    outgoing: impl Stream<Item = DeltaDiscoveryRequest> + Send + 'static,
-) -> Result<Streaming<DeltaDiscoveryResponse>, Status> {
-    let mut client = Grpc::new(channel).max_decoding_message_size(MAX_RESPONSE);
-    let ready = client.ready().await;
-    ready.map_err(|error| Status::unknown(format!("service was not ready: {error}")))?;
-    let (path, codec) = (
-        PathAndQuery::from_static(METHOD),
-        Bounded::new(CONTENT, MAX_PARTS),
-    );
-    let opened = client.streaming(Request::new(outgoing), path, codec).await;
-    opened.map(tonic::Response::into_inner)
-}
-
-/// Waits for a moment, or for ever.
-async fn at(moment: Option<Instant>) {
-    match moment {
-        Some(at) => sleep_until(at).await,
-        None => pending().await,
-    }
-}
-
-/// Waits for what is due first.
-async fn due(pace: Option<Instant>, silent: Option<Instant>, old: Instant) -> Due {
-    let (mut at, mut due) = (old, Due::Age);
-    if let Some(silent) = silent.filter(|silent| *silent < at) {
-        (at, due) = (silent, Due::Silence);
-    }
-    if let Some(pace) = pace.filter(|pace| *pace < at) {
-        (at, due) = (pace, Due::Pace);
-    }
-    sleep_until(at).await;
-    due
-}
-
-impl std::fmt::Debug for Renewal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Renewal")
-            .field("due", &self.due)
-            .finish_non_exhaustive()
+    /// What it means that a stream is over whose last word this is.
+    fn end(&mut self, last: Option<Result<DeltaDiscoveryResponse, Status>>) -> End {
+        let status = ended(last);
+        let Some(finished) = self.finished.take_if(|_| is_pod_finished(&status)) else {
+            return End::Lost(status);
+        };
+        self.core.metrics.connected.set(0);
+        self.core.status.update(|report| report.connected = false);
+        // Whoever does not listen any more is ending anyway.
+        let _ = finished.send(());
+        End::Finished
     }
 }
 
@@ -322,28 +272,6 @@ fn every(period: Duration) -> Interval {
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval.reset();
     interval
-}
-
-/// Waits for the next channel.
-async fn renew(renewal: &mut Option<Renewal>) -> Channel {
-    let Some(renewal) = renewal else {
-        return pending().await;
-    };
-    loop {
-        if renewal.due.changed().await.is_err() {
-            return pending().await;
-        }
-        if let Some(channel) = (renewal.connect)() {
-            return channel;
-        }
-    }
-}
-
-fn ended(last: Option<Result<DeltaDiscoveryResponse, Status>>) -> Status {
-    match last {
-        Some(Err(status)) => status,
-        Some(Ok(_)) | None => Status::unavailable("the control plane closed the stream"),
-    }
 }
 
 impl Core {

@@ -1,5 +1,6 @@
 //! The client against a scripted server: what a control plane sees, and what the data path gets.
 
+mod finished;
 mod lifetime;
 mod patience;
 mod refused;

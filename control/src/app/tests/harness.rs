@@ -310,6 +310,7 @@ pub(crate) fn pod(namespace: &str, name: &str, account: &str, ip: [u8; 4]) -> Po
             kind: "Pod".into(),
             name: name.into(),
         },
+        finished: false,
     }
 }
 

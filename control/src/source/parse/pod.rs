@@ -18,6 +18,7 @@ const EXCLUDED: &str = "--exclude-inbound-ports=";
 pub(super) fn pod(key: ObjectKey, pod: core::Pod) -> Result<Object, Invalid> {
     let spec = pod.spec.unwrap_or_default();
     let status = pod.status.unwrap_or_default();
+    let finished = is_finished(&spec, &status);
     let ips = ips(status)?;
     let named_ports = named_ports(&spec);
     let service_account = spec
@@ -58,9 +59,34 @@ pub(super) fn pod(key: ObjectKey, pod: core::Pod) -> Result<Object, Invalid> {
         named_ports,
         workload: workload(&key, &pod.metadata),
         labels: pod_labels,
+        finished,
         ips,
         key,
     }))
+}
+
+/// Whether only a sidecar keeps a pod from completing: one that is an ordinary container, which Kubernetes waits for. All
+/// others have ended, and nothing starts them again.
+/// <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#restart-policy>
+fn is_finished(spec: &core::PodSpec, status: &core::PodStatus) -> bool {
+    let policy = spec.restart_policy.as_deref();
+    if !matches!(policy, Some("Never" | "OnFailure")) {
+        return false;
+    }
+    let statuses = status.container_statuses.as_deref().unwrap_or_default();
+    let has_ended = |container: &core::Container| {
+        let status = statuses.iter().find(|it| it.name == container.name);
+        let ended = status.and_then(|it| it.state.as_ref()?.terminated.as_ref());
+        ended.is_some_and(|ended| match container.restart_policy.as_deref() {
+            None => policy == Some("Never") || ended.exit_code == 0,
+            Some("Always") => false,
+            // It may have rules by exit codes, which are not read here.
+            Some(_) => ended.exit_code == 0,
+        })
+    };
+    let is_sidecar = |container: &&core::Container| container.name == containers::PROXY;
+    let (sidecars, apps): (Vec<_>, Vec<_>) = spec.containers.iter().partition(is_sidecar);
+    !sidecars.is_empty() && !apps.is_empty() && apps.into_iter().all(has_ended)
 }
 
 /// Its addresses, sorted.

@@ -275,6 +275,121 @@ fn a_pod_is_read_with_what_peers_must_know() {
 }
 
 #[test]
+fn a_pod_has_finished_when_its_ordinary_sidecar_alone_runs_and_nothing_will_start_again() {
+    const SIDECAR: &str = "{name: tulle-proxy}";
+    let ended = |name: &str, code: u8| {
+        format!("{{name: {name}, state: {{terminated: {{exitCode: {code}}}}}}}")
+    };
+    let runs = |name: &str| format!("{{name: {name}, state: {{running: {{}}}}}}");
+    let with_sidecar = |rest: &str| format!("{SIDECAR}, {rest}");
+    let own_policy = |policy: &str| with_sidecar(&format!("{{name: a, restartPolicy: {policy}}}"));
+    let (a, both) = (
+        with_sidecar("{name: a}"),
+        with_sidecar("{name: a}, {name: b}"),
+    );
+    let beside = |statuses: &[String]| [&[runs("tulle-proxy")], statuses].concat().join(", ");
+    let rows = [
+        ("it succeeded", "Never", &a, beside(&[ended("a", 0)]), true),
+        (
+            "it failed for good",
+            "Never",
+            &a,
+            beside(&[ended("a", 1)]),
+            true,
+        ),
+        (
+            "it will be tried again",
+            "OnFailure",
+            &a,
+            beside(&[ended("a", 1)]),
+            false,
+        ),
+        (
+            "it succeeded at last",
+            "OnFailure",
+            &a,
+            beside(&[ended("a", 0)]),
+            true,
+        ),
+        ("it runs", "Never", &a, beside(&[runs("a")]), false),
+        ("nothing is known of it", "Never", &a, beside(&[]), false),
+        (
+            "one of two runs",
+            "Never",
+            &both,
+            beside(&[ended("a", 0), runs("b")]),
+            false,
+        ),
+        (
+            "both have ended",
+            "Never",
+            &both,
+            beside(&[ended("a", 0), ended("b", 3)]),
+            true,
+        ),
+        (
+            "it is started anew",
+            "Always",
+            &a,
+            beside(&[ended("a", 0)]),
+            false,
+        ),
+        (
+            "that is the default",
+            "null",
+            &a,
+            beside(&[ended("a", 0)]),
+            false,
+        ),
+        (
+            "it alone is started anew",
+            "Never",
+            &own_policy("Always"),
+            beside(&[ended("a", 0)]),
+            false,
+        ),
+        (
+            "by rules of its own, perhaps",
+            "Never",
+            &own_policy("OnFailure"),
+            beside(&[ended("a", 1)]),
+            false,
+        ),
+        (
+            "by none that matter",
+            "OnFailure",
+            &own_policy("Never"),
+            beside(&[ended("a", 0)]),
+            true,
+        ),
+        (
+            "Kubernetes ends a native one",
+            "Never",
+            &"{name: a}".to_owned(),
+            ended("a", 0),
+            false,
+        ),
+        (
+            "there is nobody else",
+            "Never",
+            &SIDECAR.to_owned(),
+            runs("tulle-proxy"),
+            false,
+        ),
+    ];
+    for (name, policy, containers, statuses, expected) in rows {
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec: {{restartPolicy: {policy}, containers: [{containers}]}}\n\
+             status: {{phase: Running, containerStatuses: [{statuses}]}}\n"
+        );
+        let Object::Pod(pod) = object(&text) else {
+            panic!("a Pod")
+        };
+        assert_eq!(pod.finished, expected, "{name}");
+    }
+}
+
+#[test]
 fn what_capture_leaves_out_is_what_its_container_was_told() {
     let capture = "  initContainers:\n  - {name: tulle-capture, args: [capture, \"--exclude-inbound-ports=15020,15021,70\"]}\n";
     let rows = [
