@@ -27,6 +27,7 @@ use tulle_runtime::tasks::Tasks;
 use tulle_runtime::{allocator, metrics, signals, trace};
 
 use crate::Reviewer;
+use crate::events::{self, Teller};
 use crate::namespaces::{self, Namespaces};
 use crate::reconcile::{self, Reconciler};
 use crate::webhook::{self, Webhook};
@@ -138,11 +139,14 @@ impl Injector {
         let reviews = webhook::Metrics::register(&mut registry);
         let refusals = Refusals::register(&mut registry);
         let uninjected = reconcile::Metrics::register(&mut registry);
+        let annotations = events::Metrics::register(&mut registry);
+        let (teller, telling) = Teller::new(client.clone(), annotations);
         let namespaces = Namespaces::new(Some(client.clone()), namespaces);
         let reviewer = Reviewer {
             config: args.config(),
         };
-        let webhook = Webhook::new(reviewer, namespaces.clone(), reviews, args.limits.bounds());
+        let bounds = args.limits.bounds();
+        let webhook = Webhook::new(reviewer, namespaces.clone(), teller, reviews, bounds);
         let (drain, watch) = drain::channel();
         let injector = Self {
             webhook_address: listener.local_addr()?,
@@ -158,6 +162,7 @@ impl Injector {
         let reconciler = Reconciler::new(client, namespaces.clone(), args.config(), uninjected);
         tasks.spawn_until_cancelled("namespaces", namespaces::follow(namespaces));
         tasks.spawn_until_cancelled("reconcile", reconciler.run(args.reconcile_interval));
+        tasks.spawn_until_cancelled("events", telling);
         let (status, owner) = (injector.status.clone(), tasks.clone());
         let ca_config = ca_config(&args, id);
         tasks.spawn_until_cancelled("webhook", async move {

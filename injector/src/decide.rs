@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tulle_runtime::names::{DEFAULT_REVISION, SYSTEM_NAMESPACES, annotations, containers, labels};
 
 use crate::patch::own::is_own;
-use crate::{InjectError, InjectorConfig, Selector};
+use crate::{InjectError, InjectorConfig, Selector, Warning, WarningReason};
 
 /// Annotation that marks the API server's image of a static pod.
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
@@ -45,14 +45,15 @@ impl Namespace {
     }
 
     /// What to tell whoever has a pod injected that the API server may then refuse.
-    pub(crate) fn warning(&self) -> Option<String> {
+    pub(crate) fn warning(&self) -> Option<Warning> {
         let standard = self.forbids_capture()?;
-        Some(format!(
+        let message = format!(
             "namespace {} enforces the Pod Security Standard {standard}, which forbids capture's NET_ADMIN: label it \
              {POD_SECURITY_LABEL}=privileged, or the pod {}=disabled",
             self.name,
             labels::INJECT,
-        ))
+        );
+        Some(Warning::new(WarningReason::PodSecurity, message))
     }
 
     fn label(&self, name: &str) -> Option<&str> {

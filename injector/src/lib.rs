@@ -10,6 +10,7 @@ mod config;
 mod decide;
 mod document;
 mod error;
+mod events;
 #[cfg(test)]
 mod hand_written;
 mod namespaces;
@@ -22,6 +23,7 @@ mod reconcile;
 mod review;
 mod revision;
 mod selector;
+mod warning;
 mod webhook;
 
 pub use app::{AccessLog, Args, Injector, LimitArgs, PullPolicy, SidecarArgs, run};
@@ -33,6 +35,7 @@ pub use json_patch::Patch;
 pub use review::{Flaw, MAX_REVIEW, Refusal, Reviewed, Reviewer, Verdict};
 pub use revision::{Revision, RevisionError};
 pub use selector::{Selector, SelectorError};
+pub use warning::{Warning, WarningReason};
 
 /// What injection did to one document.
 #[derive(Debug, Clone)]
@@ -44,7 +47,7 @@ pub struct Outcome {
     /// The document after the edits.
     pub document: serde_json::Value,
     /// What an operator should know although the injection succeeded, such as an annotation that nobody reads.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Warning>,
 }
 
 impl Outcome {

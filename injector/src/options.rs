@@ -7,7 +7,7 @@ use tulle_identity::ca_client::ControlName;
 use tulle_runtime::names::{annotations as names, labels};
 
 use crate::config::Resources;
-use crate::{InjectError, InjectorConfig};
+use crate::{InjectError, InjectorConfig, Warning, WarningReason};
 
 mod limits;
 mod resources;
@@ -120,10 +120,17 @@ impl Options {
     }
 
     /// A line for each thing that the pod says in vain.
-    pub(crate) fn warnings(&self, annotations: Annotations<'_>) -> Vec<String> {
-        let mut warnings = self.ignored.clone();
-        warnings.extend(unknown(annotations));
-        warnings.extend(limits::warning(&self.limits, &self.resources));
+    pub(crate) fn warnings(&self, annotations: Annotations<'_>) -> Vec<Warning> {
+        let of = |reason| move |message| Warning::new(reason, message);
+        let ignored = self.ignored.iter().cloned();
+        let mut warnings: Vec<_> = ignored.map(of(WarningReason::Value)).collect();
+        warnings.extend(
+            unknown(annotations)
+                .into_iter()
+                .map(of(WarningReason::Unknown)),
+        );
+        let limit = limits::warning(&self.limits, &self.resources);
+        warnings.extend(limit.map(of(WarningReason::Limit)));
         warnings
     }
 }

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tulle_runtime::names::{annotations, containers as names, labels};
 
 use crate::options::Options;
-use crate::{InjectError, InjectorConfig};
+use crate::{InjectError, InjectorConfig, Warning, WarningReason};
 use editor::Editor;
 use metrics::Scrape;
 
@@ -41,20 +41,23 @@ pub(crate) fn patch(
     template: &[&str],
     pod: &Pod<'_>,
     config: &InjectorConfig,
-) -> Result<(Patch, Value, Vec<String>), InjectError> {
+) -> Result<(Patch, Value, Vec<Warning>), InjectError> {
     let options = Options::parse(pod.meta.annotations.as_ref(), config)?;
     guard::check(pod.spec)?;
     let mut warnings = options.warnings(pod.meta.annotations.as_ref());
     let scrape = metrics::plan(pod, &options);
-    warnings.extend(scrape.as_ref().err().cloned());
+    let unclear = scrape.as_ref().err().cloned();
+    warnings.extend(unclear.map(|message| Warning::new(WarningReason::Scrape, message)));
     let scrape = scrape.ok().flatten();
-    if !options.native_sidecar && is_to_end(kind, pod) {
-        warnings.push(format!(
-            "{kind} has a sidecar that is not native and would keep its pods from completing: \
-             annotate them {}=true, or label them {}=disabled",
+    if !options.native_sidecar && options.xds_address.is_some() && is_to_end(kind, pod) {
+        let message = format!(
+            "{kind} has a sidecar that is not native and a control plane ({}) that does not tell it when the app has ended, so it \
+             would keep its pods from completing: annotate them {}=true, or label them {}=disabled",
+            annotations::XDS_ADDRESS,
             annotations::NATIVE_SIDECAR,
             labels::INJECT
-        ));
+        );
+        warnings.push(Warning::new(WarningReason::Unending, message));
     }
     let mut editor = Editor::new(document, template);
     let result = write(&mut editor, pod, &options, config, scrape.as_ref());

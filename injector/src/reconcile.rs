@@ -6,36 +6,33 @@
 
 mod event;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Event, Pod};
-use kube::api::{ListParams, Patch, PatchParams};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::ListParams;
 use kube::{Api, Client};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 use tulle_runtime::gate::Gate;
-use tulle_runtime::names::{INJECTOR, labels};
+use tulle_runtime::names::labels;
 
 use crate::decide::{Decision, decide};
+use crate::events::{AGAIN, Unanswered, top, write};
 use crate::namespaces::Namespaces;
-use crate::{InjectorConfig, Namespace};
+use crate::{InjectError, InjectReason, InjectorConfig, Namespace};
 
 /// Pods of a page.
 const PAGE: u32 = 500;
 /// How long the API server may take for one.
 const LIST: Duration = Duration::from_secs(10);
-/// How long it may take for an Event.
-const WRITE: Duration = Duration::from_secs(5);
 /// Of more namespaces than so many, all pods of the cluster are listed at once.
 const NAMESPACES: usize = 32;
 /// Events that are written in a round; the others have their turn in the next.
 const EVENTS: usize = 20;
-/// How long until an Event is written again, before the API server forgets it.
-const AGAIN: Duration = Duration::from_secs(45 * 60);
 
 /// What is counted.
 #[derive(Clone, Debug, Default)]
@@ -83,7 +80,15 @@ pub(crate) struct Reconciler {
 /// A pod that should have a sidecar.
 struct Found {
     pod: Pod,
-    why: String,
+    why: Why,
+}
+
+/// What is known of the want of it.
+struct Why {
+    /// The decision that would be made now, or why none could be.
+    now: Result<InjectReason, InjectError>,
+    /// Labels of its namespace that decide.
+    namespace: BTreeMap<String, String>,
 }
 
 /// Where pods are listed: in a namespace, or in all; and which of them.
@@ -117,7 +122,7 @@ impl Reconciler {
         }
     }
 
-    async fn round(&mut self) -> Result<(), ReconcileError> {
+    async fn round(&mut self) -> Result<(), Unanswered> {
         // Until all namespaces are known nobody can say who wants a sidecar.
         let Some(namespaces) = self.namespaces.all() else {
             return Ok(());
@@ -165,7 +170,7 @@ impl Reconciler {
         namespaces: &HashMap<String, Namespace>,
         seen: &mut HashSet<String>,
         found: &mut Vec<Found>,
-    ) -> Result<(), ReconcileError> {
+    ) -> Result<(), Unanswered> {
         let api: Api<Pod> = match namespace {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
@@ -189,7 +194,7 @@ impl Reconciler {
     }
 
     /// Why a pod should have a sidecar, if it runs and should.
-    fn lacks(&self, pod: &Pod, namespaces: &HashMap<String, Namespace>) -> Option<String> {
+    fn lacks(&self, pod: &Pod, namespaces: &HashMap<String, Namespace>) -> Option<Why> {
         let phase = pod
             .status
             .as_ref()
@@ -200,12 +205,14 @@ impl Reconciler {
             return None;
         }
         let namespace = namespaces.get(pod.metadata.namespace.as_deref()?)?;
-        match decide(&pod.metadata, pod.spec.as_ref()?, namespace, &self.config) {
-            Ok(Decision::Inject(reason)) => Some(reason.name().to_owned()),
-            Ok(Decision::Skip(_)) => None,
+        let now = match decide(&pod.metadata, pod.spec.as_ref()?, namespace, &self.config) {
+            Ok(Decision::Inject(reason)) => Ok(reason),
+            Ok(Decision::Skip(_)) => return None,
             // It would have been kept out.
-            Err(error) => Some(error.to_string()),
-        }
+            Err(error) => Err(error),
+        };
+        let namespace = namespace.labels.clone();
+        Some(Why { now, namespace })
     }
 
     /// Writes an Event for each object that has such pods, unless it has one.
@@ -224,8 +231,9 @@ impl Reconciler {
             .into_iter()
             .filter(|(id, _)| !self.reported.contains_key(id));
         for (id, (object, pod, why, pods)) in new.take(EVENTS).collect::<Vec<_>>() {
+            let object = top(&self.client, object).await;
             let event = event::not_injected(object, pod, why, pods);
-            match self.write(&event).await {
+            match write(&self.client, &event).await {
                 Ok(()) => {
                     self.metrics.events.inc();
                     self.reported.insert(id, now);
@@ -233,7 +241,7 @@ impl Reconciler {
                         namespace = pod.metadata.namespace,
                         pod = pod.metadata.name,
                         pods,
-                        reason = why,
+                        why = event.message,
                         "a pod runs without its sidecar"
                     );
                 }
@@ -242,18 +250,7 @@ impl Reconciler {
         }
     }
 
-    async fn write(&self, event: &Event) -> Result<(), ReconcileError> {
-        let meta = &event.metadata;
-        let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());
-        let (namespace, name) = (namespace.unwrap_or_default(), name.unwrap_or_default());
-        let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
-        // The other replicas are the same manager.
-        let params = PatchParams::apply(INJECTOR).force();
-        tokio::time::timeout(WRITE, api.patch(name, &params, &Patch::Apply(event))).await??;
-        Ok(())
-    }
-
-    fn failed(&self, error: &ReconcileError, what: &str) {
+    fn failed(&self, error: &Unanswered, what: &str) {
         self.metrics.errors.inc();
         if let Some(left_out) = self.failures_told.pass() {
             tracing::warn!(
@@ -263,15 +260,6 @@ impl Reconciler {
             );
         }
     }
-}
-
-/// Why the API server was asked in vain.
-#[derive(Debug, thiserror::Error)]
-enum ReconcileError {
-    #[error("the API server refused")]
-    Refused(#[from] kube::Error),
-    #[error("the API server did not answer in time")]
-    Late(#[from] tokio::time::error::Elapsed),
 }
 
 #[cfg(test)]

@@ -9,11 +9,13 @@ mod request;
 mod response;
 mod verdict;
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use serde_json::Value;
 use tulle_runtime::names::labels;
 
-use crate::{Decision, InjectorConfig, Namespace, SkipReason, inject_pod};
+use crate::{Decision, InjectorConfig, Namespace, SkipReason, Warning, WarningReason, inject_pod};
 use request::Request;
+pub(crate) use verdict::tidy;
 pub use verdict::{Flaw, Refusal, Verdict};
 use verdict::{Malformed, Refused};
 
@@ -42,13 +44,17 @@ pub struct Reviewed {
     pub pod: Option<String>,
     /// Whether nothing is to come of the request.
     pub dry_run: bool,
+    /// What its author is told of a pod that is let in.
+    pub warnings: Vec<Warning>,
+    /// The controller that made the pod, which reads no warning.
+    pub(crate) owner: Option<ObjectReference>,
 }
 
 /// What a pod that is let in is answered with.
 struct Admitted {
     decision: Decision,
     patch: Option<String>,
-    warnings: Vec<String>,
+    warnings: Vec<Warning>,
 }
 
 impl Admitted {
@@ -73,11 +79,12 @@ impl Reviewer {
             Ok(request) => request,
             Err(malformed) => return malformed.answer(),
         };
-        let (response, verdict, message) = match self.admit(&request, namespaces) {
+        let (response, verdict, message, warnings) = match self.admit(&request, namespaces) {
             Ok(admitted) => (
                 response::allowed(&request.uid, &admitted),
                 Verdict::from(admitted.decision),
                 admitted.decision.to_string(),
+                admitted.warnings,
             ),
             Err(refused) => {
                 let message = refused.message(&request);
@@ -85,8 +92,14 @@ impl Reviewer {
                     response::denied(&request, &refused, &message),
                     Verdict::Refused(refused.reason()),
                     message,
+                    Vec::new(),
                 )
             }
+        };
+        let owner = if warnings.is_empty() {
+            None
+        } else {
+            request.owner()
         };
         Reviewed {
             status: 200,
@@ -95,6 +108,8 @@ impl Reviewer {
             message,
             pod: request.is_pod().then(|| request.pod()),
             dry_run: request.dry_run,
+            warnings,
+            owner,
         }
     }
 
@@ -105,10 +120,12 @@ impl Reviewer {
     ) -> Result<Admitted, Refused> {
         if !request.is_pod() {
             let mut admitted = Admitted::untouched(SkipReason::NotAWorkload);
-            admitted.warnings.push(format!(
+            let message = format!(
                 "only pods are injected, and this is {}: correct the rules of the webhook's configuration",
                 request.kind()
-            ));
+            );
+            let warning = Warning::new(WarningReason::NotAPod, message);
+            admitted.warnings.push(warning);
             return Ok(admitted);
         }
         if !request.sub_resource.is_empty() {
@@ -179,6 +196,8 @@ impl Malformed {
             status: self.status(),
             response: response::failed(&self, &message),
             verdict: Verdict::Malformed(self.flaw()),
+            warnings: Vec::new(),
+            owner: None,
             message,
             pod: None,
             dry_run: false,

@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 use tulle_runtime::gate::{Gate, Gates};
 
 use crate::Reviewer;
+use crate::events::Teller;
 use crate::namespaces::Namespaces;
 
 pub(crate) use listener::serve;
@@ -48,6 +49,7 @@ pub(crate) struct Bounds {
 pub(crate) struct Webhook {
     reviewer: Arc<Reviewer>,
     namespaces: Arc<Namespaces>,
+    teller: Teller,
     metrics: Metrics,
     bounds: Bounds,
     room: Room,
@@ -56,6 +58,8 @@ pub(crate) struct Webhook {
     told: Gates<Unserved>,
     /// Lines about reviews that were refused.
     refused_told: Gate,
+    /// Lines about pods that are let in with a warning.
+    warned_told: Gate,
     /// Lines about bodies that are no reviews.
     malformed_told: Gates<()>,
     /// Lines about handshakes that failed.
@@ -70,18 +74,21 @@ impl Webhook {
     pub(crate) fn new(
         reviewer: Reviewer,
         namespaces: Arc<Namespaces>,
+        teller: Teller,
         metrics: Metrics,
         bounds: Bounds,
     ) -> Arc<Self> {
         Arc::new(Self {
             reviewer: Arc::new(reviewer),
             namespaces,
+            teller,
             metrics,
             bounds,
             room: Room::new(bounds),
             turns: Arc::new(Semaphore::new(bounds.reviews)),
             told: Gates::default(),
             refused_told: Gate::wide(),
+            warned_told: Gate::wide(),
             malformed_told: Gates::default(),
             failures_told: Gates::default(),
             full_told: Gate::default(),

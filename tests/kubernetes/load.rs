@@ -1,11 +1,12 @@
 //! Nothing is lost: what becomes of steady load while pods, parts of the mesh and nodes come and go.
 
+mod classic;
 mod control;
 mod ended;
 mod generators;
 mod killed;
 mod lost;
-mod order;
+pub(crate) mod order;
 mod shop;
 mod upgrade;
 
@@ -19,6 +20,7 @@ pub(crate) fn all() -> impl Iterator<Item = Case<Kubernetes>> {
         control::cases(),
         lost::cases(),
         order::cases(),
+        classic::cases(),
         upgrade::cases(),
     ];
     files.into_iter().flatten()

@@ -437,9 +437,9 @@ fn a_namespace_whose_standard_forbids_capture_earns_a_warning_with_its_remedy() 
             .insert(POD_SECURITY_LABEL.to_owned(), standard.to_owned());
         let outcome = inject_pod(&pod, &namespace, &InjectorConfig::default()).expect("injected");
         let expected = format!("namespace shop enforces the Pod Security Standard {standard}, ");
-        let said = |warning: &String| {
-            warning.starts_with(&expected)
-                && warning.contains("pod-security.kubernetes.io/enforce=privileged")
+        let said = |Warning { message, .. }: &Warning| {
+            message.starts_with(&expected)
+                && message.contains("pod-security.kubernetes.io/enforce=privileged")
         };
         assert_eq!(outcome.warnings.iter().any(said), warned, "{standard}");
         // What is not injected meets the standard as before.

@@ -153,8 +153,8 @@ fn a_bad_value_that_only_logs_depend_on_is_ignored_with_a_warning() {
         let warnings = options.warnings(None);
         let expected = format!("ignored: annotation {name} has the value {value:?}: ");
         assert_eq!(warnings.len(), 1, "{warnings:?}");
-        assert!(warnings[0].starts_with(&expected), "{warnings:?}");
-        assert!(warnings[0].contains(remedy), "{warnings:?}");
+        assert!(warnings[0].message.starts_with(&expected), "{warnings:?}");
+        assert!(warnings[0].message.contains(remedy), "{warnings:?}");
     }
     let good = parse(&[("tulle.dev/access-log", "off")]).expect("valid");
     assert!(good.warnings(None).is_empty());

@@ -89,30 +89,62 @@ fn a_classic_sidecar_comes_first_and_capture_last() {
 }
 
 #[test]
-fn a_classic_sidecar_in_a_job_earns_a_warning() {
-    for (native, expected) in [("true", 0), ("false", 1)] {
-        let template = pod(
-            json!({ "annotations": { "tulle.dev/native-sidecar": native } }),
-            json!({ "containers": [{ "name": "work" }] }),
-        );
-        let job = json!({ "kind": "Job", "spec": { "template": template } });
-        let outcome = inject_document(job, &Namespace::enabled("shop"), &InjectorConfig::default())
-            .expect("injected");
-        assert_eq!(outcome.warnings.len(), expected, "{native}");
-    }
+fn a_classic_sidecar_that_nobody_would_tell_of_the_end_of_its_job_earns_a_warning() {
     let owner = |kind: &str| json!([{ "apiVersion": "v1", "kind": kind, "name": "o", "uid": "u" }]);
-    for (name, owners, policy, expected) in [
-        ("a pod of a Job", owner("Job"), "Always", 1),
-        ("one that ends", Value::Null, "Never", 1),
-        ("one that goes on", owner("ReplicaSet"), "Always", 0),
+    let foreign = Some("xds.example:15012");
+    for (name, native, control, owners, policy, expected) in [
+        (
+            "a pod of a Job",
+            "false",
+            foreign,
+            owner("Job"),
+            "Always",
+            1,
+        ),
+        ("one that ends", "false", foreign, Value::Null, "Never", 1),
+        (
+            "one that goes on",
+            "false",
+            foreign,
+            owner("ReplicaSet"),
+            "Always",
+            0,
+        ),
+        (
+            "Kubernetes ends it",
+            "true",
+            foreign,
+            owner("Job"),
+            "Never",
+            0,
+        ),
+        (
+            "our control plane ends it",
+            "false",
+            None,
+            owner("Job"),
+            "Never",
+            0,
+        ),
     ] {
-        let annotations = json!({ "tulle.dev/native-sidecar": "false" });
+        let mut annotations = json!({ "tulle.dev/native-sidecar": native });
+        if let Some(address) = control {
+            annotations["tulle.dev/xds-address"] = json!(address);
+        }
         let pod = pod(
             json!({ "annotations": annotations, "ownerReferences": owners }),
             json!({ "containers": [{ "name": "work" }], "restartPolicy": policy }),
         );
         let outcome = try_inject(&pod, &InjectorConfig::default()).expect("injected");
         assert_eq!(outcome.warnings.len(), expected, "{name}");
+        let job = json!({ "kind": "Job", "spec": { "template": pod } });
+        let outcome = inject_document(job, &Namespace::enabled("shop"), &InjectorConfig::default());
+        let foreign = usize::from(control.is_some() && native == "false");
+        assert_eq!(
+            outcome.expect("injected").warnings.len(),
+            foreign,
+            "{name} in a Job"
+        );
     }
 }
 

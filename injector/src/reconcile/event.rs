@@ -1,95 +1,84 @@
-//! The Event that tells the author of a pod that it has no sidecar.
+//! The Event that tells the author of a pod that it has no sidecar: what is known of it, and no guess at what was.
 
-use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use k8s_openapi::jiff::Timestamp;
-use tulle_runtime::names::{INJECTOR, labels};
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Event, ObjectReference, Pod};
+use tulle_runtime::names::labels;
+
+use super::Why;
+use crate::Decision;
+use crate::events::{Words, about, controller};
 
 /// Its reason.
-pub(super) const REASON: &str = "NotInjected";
-/// Kinds of owners that are in no namespace, where an Event could not be about them.
-const CLUSTER_KINDS: [&str; 1] = ["Node"];
+const REASON: &str = "NotInjected";
+const NAME: &str = "tulle-not-injected";
+/// Labels that decide.
+const DECIDING: [&str; 2] = [labels::INJECT, labels::REVISION];
 
-/// What the Event is about: the controller of the pod, or the pod if it has none.
+/// What the Event is about as far as the pod says: its controller, or itself if it has none.
 pub(super) fn object(pod: &Pod) -> Option<ObjectReference> {
     let meta = &pod.metadata;
-    let owners = meta.owner_references.iter().flatten();
-    let mut controllers = owners.filter(|owner| {
-        owner.controller == Some(true) && !CLUSTER_KINDS.contains(&owner.kind.as_str())
-    });
-    let (api_version, kind, name, uid) = match controllers.next() {
-        Some(owner) => (
-            owner.api_version.clone(),
-            owner.kind.clone(),
-            owner.name.clone(),
-            owner.uid.clone(),
-        ),
-        None => (
-            "v1".to_owned(),
-            "Pod".to_owned(),
-            meta.name.clone()?,
-            meta.uid.clone()?,
-        ),
+    let itself = || {
+        Some(ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            name: Some(meta.name.clone()?),
+            namespace: meta.namespace.clone(),
+            uid: Some(meta.uid.clone()?),
+            ..ObjectReference::default()
+        })
     };
-    Some(ObjectReference {
-        api_version: Some(api_version),
-        kind: Some(kind),
-        name: Some(name),
-        namespace: meta.namespace.clone(),
-        uid: Some(uid),
-        ..ObjectReference::default()
-    })
+    controller(meta, meta.namespace.as_deref()?).or_else(itself)
 }
 
 /// The Event about an object, with one of its pods by name.
-pub(super) fn not_injected(object: ObjectReference, pod: &Pod, why: &str, pods: usize) -> Event {
-    let others = match pods - 1 {
-        0 => String::new(),
-        more => format!(" and {more} more"),
+pub(super) fn not_injected(object: ObjectReference, pod: &Pod, why: &Why, pods: usize) -> Event {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let who = match pods {
+        1 => format!("pod {name} runs"),
+        _ => format!("pod {name} and {} more run", pods - 1),
     };
-    let kind = object.kind.as_deref().unwrap_or_default();
-    let remedy = match kind {
-        "Pod" => "delete it and make it anew".to_owned(),
-        "ReplicaSet" => "restart its Deployment with `kubectl rollout restart`".to_owned(),
-        "StatefulSet" | "DaemonSet" => {
-            let name = object.name.as_deref().unwrap_or_default();
-            format!(
-                "run `kubectl rollout restart {}/{name}`",
-                kind.to_lowercase()
-            )
-        }
-        _ => "delete it, so that it is made anew".to_owned(),
+    let now = match &why.now {
+        Ok(reason) => format!("made now it would be {}", Decision::Inject(*reason)),
+        Err(error) => format!("made now it would be refused: {error}"),
     };
-    let pod = pod.metadata.name.as_deref().unwrap_or_default();
+    let (of_namespace, of_pod) = (
+        said(Some(&why.namespace)),
+        said(pod.metadata.labels.as_ref()),
+    );
     let message = format!(
-        "pod {pod}{others} should have a sidecar of the mesh ({why}) and runs without: it was made before its namespace was \
-         labelled, or while the injector was away; {remedy}, or opt out with the label {}=disabled",
+        "{who} without a sidecar of the mesh; {now} (labels that decide: of its namespace {of_namespace}, its own {of_pod}). To have one: {}; to \
+         have none: label it {}=disabled",
+        remedy(&object),
         labels::INJECT,
     );
-    let now = Time(Timestamp::now());
-    Event {
-        metadata: ObjectMeta {
-            name: object
-                .uid
-                .as_ref()
-                .map(|uid| format!("tulle-not-injected.{uid}")),
-            namespace: object.namespace.clone(),
-            labels: Some([(labels::PART_OF.to_owned(), labels::PART_OF_TULLE.to_owned())].into()),
-            ..ObjectMeta::default()
-        },
-        involved_object: object,
-        action: Some("Inject".to_owned()),
-        count: Some(1),
-        first_timestamp: Some(now.clone()),
-        last_timestamp: Some(now),
-        message: Some(message),
-        reason: Some(REASON.to_owned()),
-        reporting_component: Some(INJECTOR.to_owned()),
-        source: Some(EventSource {
-            component: Some(INJECTOR.to_owned()),
-            ..EventSource::default()
-        }),
-        type_: Some("Warning".to_owned()),
-        ..Event::default()
+    let words = Words {
+        reason: REASON,
+        name: NAME,
+        message: &message,
+    };
+    about(object, words)
+}
+
+/// What labels say that decide.
+fn said(all: Option<&BTreeMap<String, String>>) -> String {
+    let said = |name: &&str| Some(format!("{name}={}", all?.get(*name)?));
+    let said: Vec<_> = DECIDING.iter().filter_map(said).collect();
+    if said.is_empty() {
+        "none".to_owned()
+    } else {
+        said.join(", ")
+    }
+}
+
+fn remedy(object: &ObjectReference) -> String {
+    let [kind, name] = [&object.kind, &object.name].map(|it| it.as_deref().unwrap_or_default());
+    match kind {
+        "Pod" => "delete it and make it anew".to_owned(),
+        "Deployment" | "StatefulSet" | "DaemonSet" => {
+            let kind = kind.to_lowercase();
+            format!("run `kubectl rollout restart {kind}/{name}`")
+        }
+        _ => "delete it, so that it is made anew".to_owned(),
     }
 }

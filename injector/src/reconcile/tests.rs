@@ -20,6 +20,8 @@ struct State {
     refuses: bool,
     lists: Vec<String>,
     events: Vec<Value>,
+    /// Owners of pods, by path: what is said of whose they are.
+    owners: HashMap<String, Value>,
 }
 
 async fn answer(state: Arc<Mutex<State>>, request: Request<Body>) -> Answer {
@@ -33,6 +35,10 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Body>) -> Answer {
         let event: Value = serde_json::from_slice(&body).expect("JSON");
         state.events.push(event.clone());
         return json_answer(&event);
+    }
+    if !head.uri.path().ends_with("/pods") {
+        let owner = state.owners.get(head.uri.path()).cloned();
+        return owner.map_or_else(|| status(StatusCode::NOT_FOUND), |it| json_answer(&it));
     }
     state.lists.push(head.uri.to_string());
     let page = state.lists.len() - 1;
@@ -136,12 +142,10 @@ async fn a_workload_with_pods_without_a_sidecar_gets_one_event_with_its_remedy()
         (&json!("NotInjected"), &json!("Warning"))
     );
     let message = set["message"].as_str().unwrap_or_default();
-    assert!(message.starts_with("pod db-"), "{message}");
-    assert!(message.contains("and 1 more"), "{message}");
-    assert!(
-        message.contains("kubectl rollout restart statefulset/db"),
-        "{message}"
-    );
+    let expected = "pod db-0 and 1 more run without a sidecar of the mesh; made now it would be injected: the namespace is labelled \
+         tulle.dev/inject=enabled (labels that decide: of its namespace tulle.dev/inject=enabled, its own none). To have one: run \
+         `kubectl rollout restart statefulset/db`; to have none: label it tulle.dev/inject=disabled";
+    assert_eq!(message, expected);
     assert!(rig.round().await.is_empty(), "it was told");
 }
 
@@ -256,6 +260,89 @@ async fn an_api_server_that_hangs_is_given_up_and_nothing_is_forgotten() {
     assert_eq!(rig.round().await.len(), 1);
     rig.reconciler.client = api_server(|_| std::future::pending());
     let error = rig.reconciler.round().await.expect_err("it hangs");
-    assert!(matches!(error, ReconcileError::Late(_)), "{error}");
+    assert!(matches!(error, Unanswered::Late(_)), "{error}");
     assert_eq!(rig.uninjected(), 1, "the last that was known");
+}
+
+#[tokio::test]
+async fn the_event_is_at_the_top_of_the_owners_as_far_as_they_can_be_known() {
+    let controlled = |kind: &str, name: &str, uid: &str| json!([{ "apiVersion": if kind.ends_with("Job") { "batch/v1" } else { "apps/v1" }, "kind": kind, "name": name, "uid": uid, "controller": true }]);
+    let replica_sets = "/apis/apps/v1/namespaces/shop/replicasets/web-abc";
+    let jobs = "/apis/batch/v1/namespaces/shop/jobs/nightly-1";
+    let meta = |uid: &str, owners: Value| {
+        json!({
+            "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+            "metadata": { "name": "x", "uid": uid, "ownerReferences": owners },
+        })
+    };
+    let deployment = controlled("Deployment", "web", "d");
+    let rows = [
+        (
+            "ReplicaSet",
+            "web-abc",
+            replica_sets,
+            Some(meta("u", deployment.clone())),
+            ("Deployment", "web", "d"),
+            "rollout restart deployment/web`",
+        ),
+        (
+            "Job",
+            "nightly-1",
+            jobs,
+            Some(meta("u", controlled("CronJob", "nightly", "c"))),
+            ("CronJob", "nightly", "c"),
+            "delete it",
+        ),
+        (
+            "ReplicaSet",
+            "web-abc",
+            replica_sets,
+            Some(meta("u", json!(null))),
+            ("ReplicaSet", "web-abc", "u"),
+            "delete it",
+        ),
+        // Made anew since, with another owner.
+        (
+            "ReplicaSet",
+            "web-abc",
+            replica_sets,
+            Some(meta("other", deployment)),
+            ("ReplicaSet", "web-abc", "u"),
+            "delete it",
+        ),
+        (
+            "Job",
+            "nightly-1",
+            jobs,
+            None,
+            ("Job", "nightly-1", "u"),
+            "delete it",
+        ),
+        (
+            "DaemonSet",
+            "logs",
+            "/nobody/is/asked",
+            None,
+            ("DaemonSet", "logs", "u"),
+            "rollout restart daemonset/logs`",
+        ),
+    ];
+    for (kind, name, path, owner, expected, remedy) in rows {
+        let mut pod = pod("p", None);
+        pod["metadata"]["ownerReferences"] = controlled(kind, name, "u");
+        let mut rig = rig(vec![vec![pod]]);
+        let owners = owner.map(|owner| (path.to_owned(), owner));
+        rig.state.lock().owners = owners.into_iter().collect();
+        let events = rig.round().await;
+        let object = &events[0]["involvedObject"];
+        let found = [&object["kind"], &object["name"], &object["uid"]]
+            .map(|it| it.as_str().unwrap_or_default());
+        assert_eq!(found, <[&str; 3]>::from(expected), "{kind}");
+        assert_eq!(
+            events[0]["metadata"]["name"],
+            format!("tulle-not-injected.{}", expected.2)
+        );
+        let message = events[0]["message"].as_str().unwrap_or_default();
+        assert!(message.contains(remedy), "{message}");
+    }
 }

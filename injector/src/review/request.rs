@@ -1,10 +1,13 @@
 //! What of a review matters, read once.
 
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::MAX_REVIEW;
 use super::verdict::Malformed;
+use crate::events::controller;
 
 /// The version of reviews that is spoken.
 pub(super) const API_VERSION: &str = "admission.k8s.io/v1";
@@ -108,6 +111,12 @@ impl Request {
     /// Namespace and name of its pod.
     pub(super) fn pod(&self) -> String {
         format!("{}/{}", cut(&self.namespace), self.name())
+    }
+
+    /// The controller that makes its pod.
+    pub(super) fn owner(&self) -> Option<ObjectReference> {
+        let meta = ObjectMeta::deserialize(&self.object["metadata"]).ok()?;
+        controller(&meta, &self.namespace)
     }
 
     /// The pod's name, or how it will begin: a pod of a controller gets its name only after its reviews.

@@ -26,7 +26,9 @@ pub(super) fn allowed(uid: &str, admitted: &Admitted) -> Vec<u8> {
     }
     if !admitted.warnings.is_empty() {
         let warnings = admitted.warnings.iter().take(MAX_WARNINGS);
-        response["warnings"] = warnings.map(|line| tidy(line, MAX_WARNING)).collect();
+        response["warnings"] = warnings
+            .map(|line| tidy(&line.message, MAX_WARNING))
+            .collect();
     }
     review(&response)
 }

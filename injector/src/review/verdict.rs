@@ -205,7 +205,7 @@ impl Malformed {
 }
 
 /// At most so many bytes, in one line. What is too long loses its middle: who is meant comes first, and the remedy last.
-pub(super) fn tidy(words: &str, most: usize) -> String {
+pub(crate) fn tidy(words: &str, most: usize) -> String {
     const GAP: &str = " ... ";
     let line = |words: &str| words.replace(char::is_control, " ");
     if words.len() <= most {

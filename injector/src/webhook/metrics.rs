@@ -10,7 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::Unserved;
-use crate::Verdict;
+use crate::{Verdict, WarningReason};
 
 /// Bounds of the histogram, in seconds: the API server waits ten for an answer.
 const BOUNDS: [f64; 10] = [
@@ -24,7 +24,7 @@ struct Reviewed {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Refused {
+struct Reason {
     reason: &'static str,
 }
 
@@ -32,7 +32,8 @@ struct Refused {
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     reviews: Family<Reviewed, Counter>,
-    refused: Family<Refused, Counter>,
+    refused: Family<Reason, Counter>,
+    warnings: Family<Reason, Counter>,
     duration: Histogram,
     in_flight: Gauge,
     handshakes: Counter,
@@ -55,6 +56,7 @@ impl Metrics {
         let metrics = Self {
             reviews: Family::default(),
             refused: Family::default(),
+            warnings: Family::default(),
             duration: Histogram::new(BOUNDS),
             in_flight: Gauge::default(),
             handshakes: Counter::default(),
@@ -66,6 +68,11 @@ impl Metrics {
             "injector_refused_requests",
             "Requests that were not reviewed",
             m.refused,
+        );
+        registry.register(
+            "injector_warnings",
+            "Warnings to the authors of pods that were let in",
+            m.warnings,
         );
         registry.register_with_unit(
             "injector_review_duration",
@@ -101,7 +108,12 @@ impl Metrics {
 
     pub(super) fn refused(&self, why: Unserved) {
         let reason = why.name();
-        self.refused.get_or_create(&Refused { reason }).inc();
+        self.refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    pub(super) fn warned(&self, why: WarningReason) {
+        let reason = why.name();
+        self.warnings.get_or_create(&Reason { reason }).inc();
     }
 
     pub(super) fn in_flight(&self) -> InFlight {

@@ -6,7 +6,7 @@ mod harness;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use rustls::time_provider::TimeProvider;
 use rustls_pki_types::UnixTime;
@@ -173,8 +173,7 @@ async fn asked_of(told: Option<Namespace>) -> (bool, f64) {
         "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": { "name": "shop", "labels": labels },
     });
     let body = Bytes::from(namespace.to_string());
-    let client =
-        api_server(move |_| std::future::ready(http::Response::new(Full::new(body.clone()))));
+    let client = api_server(move |_| std::future::ready(Response::new(Full::new(body.clone()))));
     let harness = Harness::asking(BOUNDS, Some(client)).await;
     harness.namespaces.learn(told);
     let mut unlabelled = review("u");
@@ -206,7 +205,7 @@ async fn a_namespace_is_asked_for_where_its_watch_may_be_late() {
 async fn a_pod_that_only_an_old_watch_would_leave_alone_is_to_be_tried_again_while_nobody_can_say()
 {
     let client = api_server(|_| {
-        let mut answer = http::Response::new(Full::new(Bytes::from_static(b"{}")));
+        let mut answer = Response::new(Full::new(Bytes::from_static(b"{}")));
         *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         std::future::ready(answer)
     });
@@ -377,4 +376,44 @@ async fn asked_to_end_it_answers_what_was_begun_and_takes_no_more() {
         tokio::net::TcpStream::connect(address).await.is_err(),
         "the port is closed"
     );
+}
+
+#[tokio::test]
+async fn what_a_pod_of_a_workload_says_in_vain_is_counted_and_told_at_the_workload() {
+    let (events, mut written) = tokio::sync::mpsc::channel(8);
+    let client = api_server(move |request| {
+        let events = events.clone();
+        async move {
+            let path = request.uri().path().to_owned();
+            events.send(path).await.expect("somebody reads");
+            Response::new(Full::new(Bytes::from("{}")))
+        }
+    });
+    let harness = Harness::asking(BOUNDS, Some(client)).await;
+    let owner = json!([{ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "uid": "u", "controller": true }]);
+    let mut bad = review("a");
+    let meta = &mut bad["request"]["object"]["metadata"];
+    meta["annotations"] = json!({ "tulle.dev/exclude-port": "1", "tulle.dev/access-log": "xml" });
+    let alone = bad.clone();
+    bad["request"]["object"]["metadata"]["ownerReferences"] = owner;
+    let mut dry = bad.clone();
+    dry["request"]["dryRun"] = json!(true);
+    let mut forbidden = review("b");
+    forbidden["request"]["object"]["metadata"]["ownerReferences"] = json!([]);
+    // Only the last is for a workload: of one by hand its author has read the warnings, and a dry run leaves nothing.
+    for body in [&forbidden, &alone, &dry, &bad] {
+        let (status, answer) = harness.ask(request(full(body))).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+    }
+    let path = tokio::time::timeout(PATIENCE, written.recv()).await;
+    let path = path.expect("an Event is written").expect("by a client");
+    assert_eq!(
+        path,
+        "/api/v1/namespaces/shop/events/tulle-invalid-annotation.u"
+    );
+    assert!(written.try_recv().is_err());
+    for reason in ["unknown", "value"] {
+        let name = format!("tulle_injector_warnings_total{{reason=\"{reason}\"}}");
+        assert!((harness.metric(&name) - 3.0).abs() < 0.1, "{reason}");
+    }
 }

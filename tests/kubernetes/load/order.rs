@@ -15,7 +15,7 @@ tulle_tests::cases! { in Kubernetes:
 }
 
 /// A server that counts, under STRICT, so that whoever is answered had a sidecar.
-const WEB: &str = r#"
+pub(crate) const WEB: &str = r#"
 apiVersion: tulle.dev/v1alpha1
 kind: PeerAuthentication
 metadata: { name: strict }
@@ -201,7 +201,11 @@ async fn row_50_an_app_that_ends_can_still_call(kubernetes: &Kubernetes) -> anyh
 }
 
 /// Waits until so many pods of an app have succeeded, and fails if one has not.
-async fn completed(namespace: &Namespace<'_>, app: &str, count: usize) -> anyhow::Result<()> {
+pub(crate) async fn completed(
+    namespace: &Namespace<'_>,
+    app: &str,
+    count: usize,
+) -> anyhow::Result<()> {
     let all = eventually(SOON, async || {
         let pods = namespace.get("pods")?;
         let own = pods
@@ -226,7 +230,7 @@ fn ended(pod: &Value) -> bool {
 }
 
 /// How many requests of an id have come to the server.
-fn count(namespace: &Namespace<'_>, id: &str) -> anyhow::Result<u64> {
+pub(crate) fn count(namespace: &Namespace<'_>, id: &str) -> anyhow::Result<u64> {
     let url = format!("http://127.0.0.1:8080/count?id={id}");
     let call = ["/usr/local/bin/tulle", "app", "call", &url, "--json"];
     let said = namespace.exec("web", &call, "")?.ok()?;

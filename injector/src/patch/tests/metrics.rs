@@ -20,7 +20,8 @@ fn scraped(annotations: &Value, ports: &[Value]) -> (Value, Option<String>, Vec<
         .remove("tulle.dev/status");
     let sidecar = &outcome.document["spec"]["initContainers"][1];
     let told = variable(sidecar, "TULLE_APP_METRICS").map(str::to_owned);
-    (after, told, outcome.warnings)
+    let warnings = outcome.warnings.into_iter();
+    (after, told, warnings.map(|it| it.message).collect())
 }
 
 #[test]

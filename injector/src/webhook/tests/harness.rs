@@ -28,6 +28,8 @@ use tulle_runtime::names::INJECTOR_DNS_NAME;
 use tulle_runtime::{metrics, tasks::Tasks};
 
 use super::super::{Bounds, Metrics, Webhook, serve};
+use crate::events::{self, Teller};
+use crate::hand_written::api_server;
 use crate::namespaces::{self, Namespaces};
 use crate::{InjectorConfig, Reviewer};
 
@@ -82,18 +84,23 @@ impl Harness {
         let issuer = issuer();
         let identity = Identity::new(svid(&issuer), issuer.bundle().clone());
         let mut registry = Registry::with_prefix("tulle");
+        let nobody = || api_server(|_| std::future::pending());
+        let events_client = client.clone().unwrap_or_else(nobody);
         let reviews = Metrics::register(&mut registry);
         let namespaces = Namespaces::new(client, namespaces::Metrics::register(&mut registry));
         let reviewer = Reviewer {
             config: InjectorConfig::default(),
         };
-        let webhook = Webhook::new(reviewer, namespaces.clone(), reviews, bounds);
+        let events = events::Metrics::register(&mut registry);
+        let (teller, telling) = Teller::new(events_client, events);
+        let webhook = Webhook::new(reviewer, namespaces.clone(), teller, reviews, bounds);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (drain, watch) = drain::channel();
         let tasks = Tasks::new();
         let serving = serve(listener, webhook, identity.clone(), watch, tasks.clone());
         tasks.spawn("webhook", serving);
+        tasks.spawn_until_cancelled("events", telling);
         Self {
             address,
             identity,

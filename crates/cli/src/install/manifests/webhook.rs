@@ -97,7 +97,7 @@ fn one(install: &Install<'_>, name: &str, namespaces: &[Value], pods: Vec<Value>
     json!({
         "name": format!("{name}.injector.tulle.dev"),
         "admissionReviewVersions": ["v1"],
-        "sideEffects": "None",
+        "sideEffects": "NoneOnDryRun",
         "failurePolicy": install.values.injector.failure_policy,
         "matchPolicy": "Equivalent",
         "reinvocationPolicy": "Never",

@@ -1,0 +1,149 @@
+//! Against an API server that is written by hand.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use kube::client::Body;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::hand_written::{Answer, api_server};
+
+/// What was written, and whether more is taken.
+#[derive(Debug, Default)]
+struct State {
+    refuses: bool,
+    events: Vec<Value>,
+}
+
+async fn answer(state: Arc<Mutex<State>>, request: Request<Body>) -> Answer {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.expect("a body").to_bytes();
+    let mut state = state.lock();
+    let answer = |value: Value| Response::new(Full::new(Bytes::from(value.to_string())));
+    if state.refuses {
+        let mut refused = answer(json!({ "kind": "Status", "status": "Failure", "code": 403 }));
+        *refused.status_mut() = StatusCode::FORBIDDEN;
+        return refused;
+    }
+    if head.method == Method::PATCH {
+        let event: Value = serde_json::from_slice(&body).expect("JSON");
+        state.events.push(event.clone());
+        return answer(event);
+    }
+    // Every Job is of the same CronJob.
+    let uid = head.uri.path().rsplit('/').next().unwrap_or_default();
+    let owner = json!({ "apiVersion": "batch/v1", "kind": "CronJob", "name": "nightly", "uid": "c", "controller": true });
+    answer(json!({
+        "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+        "metadata": { "name": "x", "uid": uid, "ownerReferences": [owner] },
+    }))
+}
+
+struct Rig {
+    state: Arc<Mutex<State>>,
+    teller: Teller,
+}
+
+fn rig() -> Rig {
+    let state = Arc::new(Mutex::new(State::default()));
+    let shared = state.clone();
+    let client = api_server(move |request| answer(shared.clone(), request));
+    let (teller, telling) = Teller::new(client, Metrics::default());
+    drop(tokio::spawn(telling));
+    Rig { state, teller }
+}
+
+impl Rig {
+    fn tell(&self, kind: &str, uid: &str, words: &str) {
+        let version = if kind == "Job" { "batch/v1" } else { "apps/v1" };
+        let owner = ObjectReference {
+            api_version: Some(version.to_owned()),
+            kind: Some(kind.to_owned()),
+            name: Some(uid.to_owned()),
+            namespace: Some("shop".to_owned()),
+            uid: Some(uid.to_owned()),
+            ..ObjectReference::default()
+        };
+        let (pod, words) = (format!("shop/{uid}*"), words.to_owned());
+        self.teller.tell(Complaint { owner, pod, words });
+    }
+
+    /// What is written within a time.
+    async fn written(&self, within: Duration) -> Vec<Value> {
+        tokio::time::sleep(within).await;
+        std::mem::take(&mut self.state.lock().events)
+    }
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[tokio::test(start_paused = true)]
+async fn a_workload_is_told_once_for_all_its_pods_and_of_other_words_again() {
+    let rig = rig();
+    for _ in 0..10 {
+        rig.tell("StatefulSet", "db", "annotation a is not known");
+    }
+    let events = rig.written(MINUTE).await;
+    assert_eq!(events.len(), 1, "{events:?}");
+    let event = &events[0];
+    assert_eq!(event["reason"], "InvalidAnnotation");
+    assert_eq!(event["type"], "Warning");
+    assert_eq!(event["metadata"]["name"], "tulle-invalid-annotation.db");
+    assert_eq!(event["message"], "pod shop/db*: annotation a is not known");
+    assert_eq!(event["involvedObject"]["uid"], "db");
+    rig.tell("StatefulSet", "db", "annotation b is not known");
+    assert_eq!(rig.written(MINUTE).await.len(), 1);
+    rig.tell("StatefulSet", "db", "annotation b is not known");
+    assert!(rig.written(MINUTE).await.is_empty());
+    tokio::time::sleep(AGAIN).await;
+    rig.tell("StatefulSet", "db", "annotation b is not known");
+    assert_eq!(
+        rig.written(MINUTE).await.len(),
+        1,
+        "the API server forgets it"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_jobs_of_a_cron_job_are_one_workload() {
+    let rig = rig();
+    rig.tell("Job", "nightly-1", "annotation a is not known");
+    let events = rig.written(MINUTE).await;
+    assert_eq!(events[0]["involvedObject"]["kind"], "CronJob");
+    assert_eq!(events[0]["metadata"]["name"], "tulle-invalid-annotation.c");
+    rig.tell("Job", "nightly-2", "annotation a is not known");
+    assert!(rig.written(MINUTE).await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_workloads_wait_for_their_turn_and_what_there_is_no_room_for_is_counted() {
+    let rig = rig();
+    for number in 0..WAITING + 5 {
+        rig.tell(
+            "StatefulSet",
+            &format!("s{number}"),
+            "annotation a is not known",
+        );
+    }
+    assert_eq!(rig.teller.metrics.lost.get(), 5);
+    let first = rig.written(10 * PACE).await.len();
+    assert!((9..=11).contains(&first), "{first}");
+    let rest = rig.written(2 * MINUTE + PACE * 30).await.len();
+    assert_eq!(first + rest, WAITING);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_refused_is_counted_and_told_with_the_next_pod() {
+    let rig = rig();
+    rig.state.lock().refuses = true;
+    rig.tell("StatefulSet", "db", "annotation a is not known");
+    assert!(rig.written(MINUTE).await.is_empty());
+    assert_eq!(rig.teller.metrics.errors.get(), 1);
+    rig.state.lock().refuses = false;
+    rig.tell("StatefulSet", "db", "annotation a is not known");
+    assert_eq!(rig.written(MINUTE).await.len(), 1);
+}
