@@ -64,7 +64,7 @@ impl Default for InjectorConfig {
     fn default() -> Self {
         let revision = Revision::default();
         Self {
-            control_address: revision.control_address(),
+            control_address: revision.control_address(DEFAULT_CLUSTER_DOMAIN),
             revision,
             image: containers::PROXY_IMAGE.to_owned(),
             image_pull_policy: "IfNotPresent".to_owned(),

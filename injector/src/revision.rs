@@ -47,12 +47,14 @@ impl Revision {
         }
     }
 
-    /// `host:port` of its control plane.
+    /// `host:port` of its control plane in a cluster of that domain. The name is whole, so that it is found whatever a pod's DNS
+    /// settings add to names, and by one question.
     #[must_use]
-    pub fn control_address(&self) -> String {
+    pub fn control_address(&self, cluster_domain: &str) -> String {
         let service = CONTROL_DNS_NAME.split('.').next().unwrap_or_default();
         let service = self.of(service);
-        format!("{service}.{CONTROL_NAMESPACE}.svc:{}", ports::XDS)
+        let domain = cluster_domain.trim_end_matches('.');
+        format!("{service}.{CONTROL_NAMESPACE}.svc.{domain}.:{}", ports::XDS)
     }
 }
 
@@ -94,14 +96,14 @@ mod tests {
     fn the_default_one_has_no_suffix_and_others_do() {
         let default = Revision::default();
         assert_eq!(
-            default.control_address(),
-            format!("{CONTROL_DNS_NAME}:{}", ports::XDS)
+            default.control_address("cluster.local"),
+            format!("{CONTROL_DNS_NAME}.cluster.local.:{}", ports::XDS)
         );
         assert_eq!(default.of(INJECTOR), INJECTOR);
         let canary: Revision = "canary".parse().expect("a name");
         assert_eq!(
-            canary.control_address(),
-            "tulle-control-canary.tulle-system.svc:15012"
+            canary.control_address("k8s.example."),
+            "tulle-control-canary.tulle-system.svc.k8s.example.:15012"
         );
         assert_eq!(canary.of(INJECTOR), "tulle-injector-canary");
     }

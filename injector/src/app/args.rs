@@ -165,7 +165,7 @@ impl Args {
     #[must_use]
     pub fn control_address(&self) -> String {
         let said = self.control_address.clone();
-        said.unwrap_or_else(|| self.revision.control_address())
+        said.unwrap_or_else(|| self.revision.control_address(&self.cluster_domain))
     }
 
     /// Service account of this injector.
@@ -315,7 +315,7 @@ mod tests {
         let args = parse(&["--revision", "canary"]).expect("good");
         assert_eq!(
             args.config().control_address,
-            "tulle-control-canary.tulle-system.svc:15012"
+            "tulle-control-canary.tulle-system.svc.cluster.local.:15012"
         );
         assert_eq!(args.service_account(), "tulle-injector-canary");
         let words = [

@@ -411,7 +411,7 @@ fn the_app_starts_when_the_hook_of_the_sidecar_has_ended_or_its_startup_probe() 
 fn a_pod_says_the_revision_that_injected_it_and_calls_its_control_plane() {
     let revision: crate::Revision = "canary".parse().expect("a name");
     let config = InjectorConfig {
-        control_address: revision.control_address(),
+        control_address: revision.control_address("cluster.local"),
         revision,
         ..InjectorConfig::default()
     };
@@ -426,7 +426,7 @@ fn a_pod_says_the_revision_that_injected_it_and_calls_its_control_plane() {
             of_canary,
             config,
             "canary",
-            "tulle-control-canary.tulle-system.svc:15012",
+            "tulle-control-canary.tulle-system.svc.cluster.local.:15012",
         ),
         (
             plain,

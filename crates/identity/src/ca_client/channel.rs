@@ -100,6 +100,27 @@ pub fn foreign_channel(
     }
 }
 
+/// Where an address leads. A Service's whole name names the cluster's domain, which whoever wrote it may have wrong: then the
+/// domains that the resolver knows are tried.
+async fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
+    let whole = match tokio::net::lookup_host(address).await {
+        Ok(found) => return Ok(found.collect()),
+        Err(error) => error,
+    };
+    let Some(short) = without_domain(address) else {
+        return Err(whole);
+    };
+    let found = tokio::net::lookup_host(short).await;
+    found.map(Iterator::collect).map_err(|_| whole)
+}
+
+/// `NAME.NS.svc:PORT` of `NAME.NS.svc.DOMAIN.:PORT`.
+fn without_domain(address: &str) -> Option<String> {
+    let (host, port) = address.rsplit_once(':')?;
+    let (service, _) = host.strip_suffix('.')?.split_once(".svc.")?;
+    Some(format!("{service}.svc:{port}"))
+}
+
 /// Connects now, for one call.
 pub(super) async fn connect(config: &CaClientConfig, tls: TlsSource) -> Result<Channel, Error> {
     let connector = Connector::new(&config.address, &config.server_name, tls, config.mark)?;
@@ -188,7 +209,7 @@ impl Service<Uri> for Connector {
 
 impl Target {
     async fn connect(&self) -> io::Result<TlsStream<TcpStream>> {
-        let addresses = in_turn(tokio::net::lookup_host(&self.address).await?);
+        let addresses = in_turn(resolve(&self.address).await?.into_iter());
         let none = format!("{} has no address", self.address);
         let attempt =
             async |address| match tokio::time::timeout(CONNECT, self.connect_to(address)).await {
@@ -311,6 +332,23 @@ mod tests {
                 each.map(|it| it.parse().expect("an address")).collect()
             };
             assert_eq!(in_turn(addresses(resolved).into_iter()), addresses(tried));
+        }
+    }
+
+    #[test]
+    fn a_services_whole_name_has_a_short_form_and_no_other_has() {
+        for (address, short) in [
+            (
+                "control.tulle-system.svc.cluster.local.:15012",
+                Some("control.tulle-system.svc:15012"),
+            ),
+            ("control.tulle-system.svc.cluster.local:15012", None),
+            ("control.tulle-system.svc:15012", None),
+            ("xds.example.com.:1", None),
+            ("10.0.0.1:1", None),
+            ("[fd00::1]:1", None),
+        ] {
+            assert_eq!(without_domain(address).as_deref(), short, "{address}");
         }
     }
 

@@ -25,7 +25,7 @@ fn limits_and_resources_reach_the_sidecar() {
         own("POD_NAMESPACE", "metadata.namespace"),
         own("POD_IP", "status.podIP"),
         own("SERVICE_ACCOUNT", "spec.serviceAccountName"),
-        { "name": "TULLE_CONTROL_ADDRESS", "value": "tulle-control.tulle-system.svc:15012" },
+        { "name": "TULLE_CONTROL_ADDRESS", "value": "tulle-control.tulle-system.svc.cluster.local.:15012" },
         { "name": "TULLE_TRUST_DOMAIN", "value": "cluster.local" },
         { "name": "TULLE_CLUSTER_DOMAIN", "value": "cluster.local" },
         { "name": "TULLE_LOG", "value": "info" },
