@@ -1,5 +1,7 @@
 //! Whether a pod gets a sidecar. Pure: facts in, decision with its reason out; the first row that matches wins.
 
+mod injected;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -180,7 +182,7 @@ pub(crate) fn decide(
     if runs_on_windows(spec) {
         return skip(SkipReason::Windows);
     }
-    if already_injected(meta, spec) {
+    if already_injected(meta, spec, config) {
         return skip(SkipReason::AlreadyInjected);
     }
     let (of_pod, of_namespace) = (revision_of_pod(meta), namespace.label(labels::REVISION));
@@ -243,8 +245,8 @@ fn runs_on_windows(spec: &PodSpec) -> bool {
 }
 
 /// A copied status annotation alone is not a sidecar, a foreign container of our name is not ours, and one that says how the
-/// sidecar is to be is none yet.
-fn already_injected(meta: &ObjectMeta, spec: &PodSpec) -> bool {
+/// sidecar is to be is none yet. Where the annotation was left behind, as by `kubectl debug --copy-to`, what is there is looked at.
+fn already_injected(meta: &ObjectMeta, spec: &PodSpec, config: &InjectorConfig) -> bool {
     let mut names = spec
         .init_containers
         .iter()
@@ -252,7 +254,8 @@ fn already_injected(meta: &ObjectMeta, spec: &PodSpec) -> bool {
         .chain(&spec.containers)
         .filter(|container| !is_own(container))
         .map(|container| &container.name);
-    annotation(meta, annotations::STATUS).is_some() && names.any(|name| name == containers::PROXY)
+    let said = annotation(meta, annotations::STATUS).is_some();
+    (said && names.any(|name| name == containers::PROXY)) || injected::is_ours(spec, config)
 }
 
 fn label<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {

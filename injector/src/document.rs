@@ -5,9 +5,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tulle_runtime::names::labels;
 
 use crate::decide::{Decision, Namespace, SkipReason, decide};
-use crate::patch::{Pod, patch};
+use crate::patch::{Pod, label, patch};
 use crate::{InjectError, InjectorConfig, Outcome};
 
 /// Injects a pod, whatever its `kind` says.
@@ -61,6 +62,9 @@ fn inject_at(
             field: field(template, "spec"),
         })?;
     let decision = decide(&meta, &spec, namespace, config)?;
+    if decision == Decision::Skip(SkipReason::AlreadyInjected) {
+        return restore(document, kind, template, &meta, decision);
+    }
     if let Decision::Skip(_) = decision {
         return Ok(Outcome::untouched(decision, document));
     }
@@ -76,6 +80,27 @@ fn inject_at(
         patch,
         document,
         warnings,
+    })
+}
+
+/// Gives a pod with a sidecar the label by which its peers know, if a copy was made without.
+fn restore(
+    document: Value,
+    kind: &str,
+    template: &[&str],
+    meta: &ObjectMeta,
+    decision: Decision,
+) -> Result<Outcome, InjectError> {
+    let said = meta.labels.as_ref();
+    if said.is_some_and(|all| all.contains_key(labels::PROXIED)) {
+        return Ok(Outcome::untouched(decision, document));
+    }
+    let (patch, document) = label(document, kind, template)?;
+    Ok(Outcome {
+        decision,
+        patch,
+        document,
+        warnings: Vec::new(),
     })
 }
 

@@ -69,6 +69,21 @@ pub(crate) fn patch(
     Ok((patch, document, warnings))
 }
 
+/// Adds the label that says that there is a sidecar.
+pub(crate) fn label(
+    document: Value,
+    kind: &str,
+    template: &[&str],
+) -> Result<(Patch, Value), InjectError> {
+    let mut editor = Editor::new(document, template);
+    let set = editor.set(&["metadata", "labels"], labels::PROXIED, json!("true"));
+    set.map_err(|source| InjectError::Patch {
+        kind: kind.to_owned(),
+        source,
+    })?;
+    Ok(editor.finish())
+}
+
 /// Whether somebody waits for the end of such pods: the API server shows the webhook none of a Job but its pods.
 fn is_to_end(kind: &str, pod: &Pod<'_>) -> bool {
     let mut owners = pod.meta.owner_references.iter().flatten();

@@ -164,10 +164,7 @@ impl Reviewer {
         if !is_known && has_a_say(pod, outcome.decision) {
             return Err(Refused::UnknownNamespace);
         }
-        let patch = match outcome.decision {
-            Decision::Inject(_) => Some(outcome.patch.to_string()),
-            Decision::Skip(_) => None,
-        };
+        let patch = (!outcome.patch.0.is_empty()).then(|| outcome.patch.to_string());
         Ok(Admitted {
             decision: outcome.decision,
             patch,
@@ -196,11 +193,11 @@ impl Malformed {
             status: self.status(),
             response: response::failed(&self, &message),
             verdict: Verdict::Malformed(self.flaw()),
-            warnings: Vec::new(),
-            owner: None,
             message,
             pod: None,
             dry_run: false,
+            warnings: Vec::new(),
+            owner: None,
         }
     }
 }
