@@ -32,6 +32,8 @@ pub struct InjectorConfig {
     /// Send the kubelet's probes of app containers through the sidecar's metrics port, which alone can pass them to the
     /// app under STRICT mTLS. On for Kubernetes; off in the sandbox, which probes from inside the pod.
     pub rewrite_probes: bool,
+    /// Have Prometheus ask the sidecar, by the annotations that it goes by, unless a pod says otherwise.
+    pub merge_metrics: bool,
     /// Have a hook of the sidecar wait until it is ready, so that the app starts then; off: a startup probe, which kubelet asks
     /// once a second. On for Kubernetes; off in the sandbox, which has no such hooks.
     pub start_hook: bool,
@@ -75,6 +77,7 @@ impl Default for InjectorConfig {
             native_sidecar: true,
             mark_sockets: false,
             rewrite_probes: true,
+            merge_metrics: true,
             start_hook: true,
             drain_deadline: None,
             workers: 1,

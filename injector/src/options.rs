@@ -88,7 +88,7 @@ impl Options {
             merge_metrics: truth(names::MERGE_METRICS, get(names::MERGE_METRICS))
                 .transpose()
                 .and_then(|said| or_ignore(said, &mut ignored))
-                .unwrap_or(true),
+                .unwrap_or(config.merge_metrics),
             native_sidecar: truth(names::NATIVE_SIDECAR, get(names::NATIVE_SIDECAR))?
                 .unwrap_or(config.native_sidecar),
             access_log: choice(

@@ -104,6 +104,10 @@ pub struct SidecarArgs {
     #[arg(long)]
     pub keep_probes: bool,
 
+    /// Leave annotations for Prometheus as they are, so that it goes to apps itself; under STRICT mTLS it then fails.
+    #[arg(long)]
+    pub keep_metrics: bool,
+
     /// How long a sidecar may drain; five seconds less than its pod's grace period if not said.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub proxy_drain_deadline: Option<Duration>,
@@ -193,6 +197,7 @@ impl Args {
             native_sidecar: !sidecar.classic_sidecars,
             mark_sockets: false,
             rewrite_probes: !sidecar.keep_probes,
+            merge_metrics: !sidecar.keep_metrics,
             start_hook: true,
             drain_deadline: sidecar.proxy_drain_deadline,
             workers: sidecar.proxy_workers,
@@ -341,6 +346,7 @@ mod tests {
             "--proxy-access-log=off",
             "--classic-sidecars",
             "--keep-probes",
+            "--keep-metrics",
             "--proxy-drain-deadline=7s",
             "--proxy-workers=2",
             "--proxy-cpu-limit=2",
@@ -357,6 +363,7 @@ mod tests {
             config.access_log,
             config.native_sidecar,
             config.rewrite_probes,
+            config.merge_metrics,
             config.drain_deadline,
             config.workers,
             config.never.len(),
@@ -365,6 +372,7 @@ mod tests {
             "i",
             "Never",
             "warn",
+            false,
             false,
             false,
             false,

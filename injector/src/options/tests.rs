@@ -161,6 +161,26 @@ fn a_bad_value_that_only_logs_depend_on_is_ignored_with_a_warning() {
 }
 
 #[test]
+fn whether_metrics_are_merged_the_operator_says_and_the_pod_may_say_otherwise() {
+    for (of_all, said, merged) in [
+        (true, None, true),
+        (false, None, false),
+        (false, Some("true"), true),
+        (true, Some("false"), false),
+        (false, Some("perhaps"), false),
+    ] {
+        let config = InjectorConfig {
+            merge_metrics: of_all,
+            ..InjectorConfig::default()
+        };
+        let said = said.map(|said| ("tulle.dev/merge-metrics".to_owned(), said.to_owned()));
+        let annotations: BTreeMap<_, _> = said.into_iter().collect();
+        let options = Options::parse(Some(&annotations), &config).expect("valid");
+        assert_eq!(options.merge_metrics, merged, "{of_all} {annotations:?}");
+    }
+}
+
+#[test]
 fn an_unknown_annotation_of_ours_earns_a_warning_and_foreign_ones_do_not() {
     let annotations = [
         "tulle.dev/exclude-inbound-port",

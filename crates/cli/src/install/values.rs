@@ -195,6 +195,8 @@ pub(crate) struct Proxy {
     pub(crate) access_log: AccessLog,
     /// Init containers with restartPolicy Always.
     pub(crate) native_sidecar: bool,
+    /// Whether Prometheus finds a sidecar's metrics, and those of its app behind them.
+    pub(crate) merge_metrics: bool,
     /// Requested processor time.
     pub(crate) cpu_request: String,
     /// Limit of processor time; empty for none.

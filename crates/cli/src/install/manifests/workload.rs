@@ -114,6 +114,9 @@ fn injector_arguments(install: &Install<'_>) -> Vec<String> {
     if !proxy.native_sidecar {
         args.push("--classic-sidecars".to_owned());
     }
+    if !proxy.merge_metrics {
+        args.push("--keep-metrics".to_owned());
+    }
     if values.revision != DEFAULT_REVISION {
         args.push(format!("--revision={}", values.revision));
     }
