@@ -160,9 +160,10 @@ impl Injector {
         injector.admin_routes(&mut admin, registry, &args);
         admin.serve("admin", tasks);
         let reconciler = Reconciler::new(client, namespaces.clone(), args.config(), uninjected);
+        tasks.spawn_until_cancelled("namespace-beat", namespaces::beat(namespaces.clone()));
         tasks.spawn_until_cancelled("namespaces", namespaces::follow(namespaces));
-        tasks.spawn_until_cancelled("reconcile", reconciler.run(args.reconcile_interval));
         tasks.spawn_until_cancelled("events", telling);
+        tasks.spawn_until_cancelled("reconcile", reconciler.run(args.reconcile_interval));
         let (status, owner) = (injector.status.clone(), tasks.clone());
         let ca_config = ca_config(&args, id);
         tasks.spawn_until_cancelled("webhook", async move {

@@ -2,6 +2,7 @@
 //!
 //! An outage of the API server, and a list that begins anew, leave what is known as it is until something newer is known.
 
+mod beat;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
@@ -24,6 +25,7 @@ use tulle_runtime::names::labels;
 use crate::Namespace;
 use crate::decide::POD_SECURITY_LABEL;
 
+pub(crate) use beat::beat;
 pub(crate) use watch::follow;
 
 /// How long the API server may take to say what a namespace is.
@@ -63,6 +65,7 @@ pub(crate) enum Asked {
 pub(crate) struct Metrics {
     known: Gauge,
     watch_errors: Counter,
+    stale: Gauge,
     asked: Counter,
     ask_errors: Counter,
 }
@@ -77,6 +80,11 @@ impl Metrics {
             "injector_namespace_watch_errors",
             "Times that the watch of namespaces was interrupted",
             m.watch_errors,
+        );
+        registry.register(
+            "injector_namespaces_stale",
+            "1 while the API server has not let namespaces be listed for a minute",
+            m.stale,
         );
         registry.register(
             "injector_namespaces_asked",
