@@ -13,6 +13,7 @@ mod identity;
 mod load;
 mod mesh;
 mod nodes;
+mod odd;
 mod operators;
 mod redis;
 mod routes;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     }
     let files = [
         nodes::cases(),
+        odd::cases(),
         redis::cases(),
         mesh::cases(),
         operators::cases(),
