@@ -61,6 +61,7 @@ mod tests {
     use http::{Response, StatusCode};
     use http_body_util::Full;
     use serde_json::json;
+    use tulle_runtime::tasks::Tasks;
 
     use super::super::Metrics;
     use super::*;
@@ -90,7 +91,8 @@ mod tests {
             }
         });
         let namespaces = Namespaces::new(Some(client), Metrics::default());
-        drop(tokio::spawn(beat(namespaces.clone())));
+        let tasks = Tasks::new();
+        tasks.spawn_until_cancelled("beat", beat(namespaces.clone()));
         let stale = || namespaces.metrics.stale.get();
         for trouble in [REFUSES, HANGS] {
             tokio::time::sleep(10 * STALE).await;

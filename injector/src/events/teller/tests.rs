@@ -8,6 +8,7 @@ use http_body_util::{BodyExt as _, Full};
 use kube::client::Body;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tulle_runtime::tasks::Tasks;
 
 use super::*;
 use crate::hand_written::{Answer, api_server};
@@ -46,6 +47,7 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Body>) -> Answer {
 struct Rig {
     state: Arc<Mutex<State>>,
     teller: Teller,
+    _tasks: Tasks,
 }
 
 fn rig() -> Rig {
@@ -53,8 +55,13 @@ fn rig() -> Rig {
     let shared = state.clone();
     let client = api_server(move |request| answer(shared.clone(), request));
     let (teller, telling) = Teller::new(client, Metrics::default());
-    drop(tokio::spawn(telling));
-    Rig { state, teller }
+    let tasks = Tasks::new();
+    tasks.spawn_until_cancelled("events", telling);
+    Rig {
+        state,
+        teller,
+        _tasks: tasks,
+    }
 }
 
 impl Rig {
