@@ -17,6 +17,7 @@ use http::StatusCode;
 use kube::Client;
 use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
 use tulle_identity::{CaClientConfig, Identity, SpiffeId, ca_client};
 use tulle_runtime::admin::{self, AdminServer, Refusals};
 use tulle_runtime::drain;
@@ -119,13 +120,7 @@ impl Injector {
     /// # Errors
     /// If a port is taken, or the service account can have no identity.
     pub async fn start(args: Args, client: Client) -> anyhow::Result<Self> {
-        let listener = listen::bind(args.webhook_address).await.with_context(|| {
-            let address = args.webhook_address;
-            format!("cannot listen on {address} for reviews: free the port, or choose another address with --webhook-address")
-        })?;
-        let mut admin = AdminServer::bind_exposed(args.admin_address)
-            .await
-            .context("choose another address with --admin-address")?;
+        let (listener, mut admin) = bind(&args).await?;
         let id = SpiffeId::new(
             &args.trust_domain,
             CONTROL_NAMESPACE,
@@ -230,6 +225,18 @@ impl Injector {
             async move { admin::typed(StatusCode::OK, metrics::CONTENT_TYPE, text) }
         });
     }
+}
+
+/// Both ports.
+async fn bind(args: &Args) -> anyhow::Result<(TcpListener, AdminServer)> {
+    let listener = listen::bind(args.webhook_address).await.with_context(|| {
+        let address = args.webhook_address;
+        format!("cannot listen on {address} for reviews: free the port, or choose another address with --webhook-address")
+    })?;
+    let admin = AdminServer::bind_exposed(args.admin_address)
+        .await
+        .context("choose another address with --admin-address")?;
+    Ok((listener, admin))
 }
 
 /// As a sidecar gets its own; nothing of it is kept for a restart.

@@ -170,20 +170,8 @@ pub(crate) fn decide(
     config: &InjectorConfig,
 ) -> Result<Decision, InjectError> {
     let skip = |reason| Ok(Decision::Skip(reason));
-    if spec.host_network == Some(true) {
-        return skip(SkipReason::HostNetwork);
-    }
-    if SYSTEM_NAMESPACES.contains(&namespace.name.as_str()) {
-        return skip(SkipReason::SystemNamespace);
-    }
-    if annotation(meta, MIRROR_ANNOTATION).is_some() {
-        return skip(SkipReason::MirrorPod);
-    }
-    if runs_on_windows(spec) {
-        return skip(SkipReason::Windows);
-    }
-    if already_injected(meta, spec, config) {
-        return skip(SkipReason::AlreadyInjected);
+    if let Some(reason) = never(meta, spec, namespace, config) {
+        return skip(reason);
     }
     let (of_pod, of_namespace) = (revision_of_pod(meta), namespace.label(labels::REVISION));
     let of_namespace = of_namespace.filter(|revision| !revision.is_empty());
@@ -227,6 +215,28 @@ pub(crate) fn decide(
             problem: "it is neither `enabled` nor `disabled`".to_owned(),
             remedy: "write `disabled` to opt out, or remove the annotation",
         }),
+    }
+}
+
+/// Why a pod gets no sidecar, whoever asks for one.
+fn never(
+    meta: &ObjectMeta,
+    spec: &PodSpec,
+    namespace: &Namespace,
+    config: &InjectorConfig,
+) -> Option<SkipReason> {
+    if spec.host_network == Some(true) {
+        Some(SkipReason::HostNetwork)
+    } else if SYSTEM_NAMESPACES.contains(&namespace.name.as_str()) {
+        Some(SkipReason::SystemNamespace)
+    } else if annotation(meta, MIRROR_ANNOTATION).is_some() {
+        Some(SkipReason::MirrorPod)
+    } else if runs_on_windows(spec) {
+        Some(SkipReason::Windows)
+    } else if already_injected(meta, spec, config) {
+        Some(SkipReason::AlreadyInjected)
+    } else {
+        None
     }
 }
 

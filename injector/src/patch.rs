@@ -136,6 +136,20 @@ fn write(
             )?;
         }
     }
+    mark(editor, pod, options, config)?;
+    if let Some(scrape) = scrape {
+        scrape.write(editor)?;
+    }
+    Ok(())
+}
+
+/// Says what was injected, and who it is.
+fn mark(
+    editor: &mut Editor,
+    pod: &Pod<'_>,
+    options: &Options,
+    config: &InjectorConfig,
+) -> Result<(), json_patch::PatchError> {
     editor.set(&["metadata", "labels"], labels::PROXIED, json!("true"))?;
     let revision = (labels::REVISION, Some(config.revision.to_string()));
     let canonical = [
@@ -156,9 +170,6 @@ fn write(
         if let (Some(value), false) = (value, present) {
             editor.set(&["metadata", "labels"], name, json!(value))?;
         }
-    }
-    if let Some(scrape) = scrape {
-        scrape.write(editor)?;
     }
     editor.set(
         &["metadata", "annotations"],

@@ -29,7 +29,7 @@ use crate::config::{Config, Snapshot, Workload};
 use crate::merged::{Failures, Merged};
 use crate::net;
 use crate::overload::{self, Memory, MemoryMetrics, Overload};
-use crate::settings::{ForeignControl, Startup};
+use crate::settings::{ForeignControl, Settings, Startup};
 use crate::telemetry::{AccessLog, Hub, Limits, Local};
 use crate::worker::Handles;
 use crate::xds::{XdsClient, XdsConfig, XdsMetrics, node_id};
@@ -109,24 +109,7 @@ impl Sidecar {
         let (config, writer) = Config::new(Snapshot::default());
         let (registry, metrics) = self.register(&config)?;
         let settings = Arc::new(self.startup.settings.clone());
-        let admin = Admin {
-            status: status.clone(),
-            config: config.clone(),
-            registry,
-            trace: self.trace.clone(),
-            app: AppProbes {
-                probes: self.startup.probes.clone(),
-                address: self.startup.pod_ip,
-                settings: settings.clone(),
-            },
-            merged: Arc::new(Merged::new(
-                self.startup.app_metrics.clone(),
-                metrics.app_metrics.clone(),
-                settings.bounds.app_metrics,
-            )),
-            limits: metrics.limits.clone(),
-            refusals: metrics.refusals.clone(),
-        };
+        let admin = self.admin(&status, &config, registry, &settings, &metrics);
         admin.start(Addresses::default(), &tasks).await?;
         tracing::info!(client.id = %self.startup.id, pod = self.startup.pod_name, "starting");
 
@@ -168,6 +151,34 @@ impl Sidecar {
         tasks.shutdown(SHUTDOWN).await;
         metrics.telemetry.close();
         Ok(())
+    }
+
+    fn admin(
+        &self,
+        status: &Status,
+        config: &Config,
+        registry: Arc<Registry>,
+        settings: &Arc<Settings>,
+        metrics: &Metrics,
+    ) -> Admin {
+        Admin {
+            status: status.clone(),
+            config: config.clone(),
+            registry,
+            trace: self.trace.clone(),
+            app: AppProbes {
+                probes: self.startup.probes.clone(),
+                address: self.startup.pod_ip,
+                settings: settings.clone(),
+            },
+            merged: Arc::new(Merged::new(
+                self.startup.app_metrics.clone(),
+                metrics.app_metrics.clone(),
+                settings.bounds.app_metrics,
+            )),
+            limits: metrics.limits.clone(),
+            refusals: metrics.refusals.clone(),
+        }
     }
 
     fn register(&self, config: &Config) -> anyhow::Result<(Arc<Registry>, Metrics)> {
