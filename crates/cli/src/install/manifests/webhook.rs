@@ -44,6 +44,10 @@ fn webhooks(install: &Install<'_>) -> Vec<Value> {
     let mut webhook = |name: &str, namespaces: &[Value], pods: Vec<Value>| {
         webhooks.push(one(install, name, namespaces, pods));
     };
+    // First, because the API server shows each webhook what those before it have made of a pod: once injected, it names its
+    // revision, and this one would be asked again. All others are not for such pods.
+    let pods = vec![ours(), inject("NotIn", "disabled")];
+    webhook("rev.pod", &[], pods);
     if revision == DEFAULT_REVISION {
         // Who says nothing of revisions is the default one's.
         let absent = json!({ "key": labels::REVISION, "operator": "DoesNotExist" });
@@ -65,8 +69,6 @@ fn webhooks(install: &Install<'_>) -> Vec<Value> {
     for (index, pods) in always.into_iter().enumerate() {
         webhook(&format!("rev.always-{index}"), &asks_not, pods);
     }
-    let pods = vec![ours(), inject("NotIn", "disabled")];
-    webhook("rev.pod", &[], pods);
     webhooks
 }
 
