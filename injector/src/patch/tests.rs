@@ -432,7 +432,7 @@ fn a_pod_says_the_revision_that_injected_it_and_calls_its_control_plane() {
             plain,
             InjectorConfig::default(),
             "default",
-            "tulle-control.tulle-system.svc:15012",
+            "tulle-control.tulle-system.svc.cluster.local.:15012",
         ),
     ] {
         let injected = try_inject(&pod, &config).expect("injected").document;
