@@ -32,13 +32,13 @@ kind: MutatingWebhookConfiguration
 metadata: { name: tulle-test, labels: { app.kubernetes.io/part-of: tulle } }
 webhooks:
 - name: one.tulle.test
-  clientConfig: { url: "https://127.0.0.1:1/inject" }
+  clientConfig: { service: { namespace: tulle-system, name: tulle-injector-test, path: /inject } }
   admissionReviewVersions: [v1]
   sideEffects: None
   failurePolicy: Ignore
   rules: [{ apiGroups: [tulle.test], apiVersions: [v1], operations: [CREATE], resources: [nothings] }]
 - name: two.tulle.test
-  clientConfig: { url: "https://127.0.0.1:1/inject" }
+  clientConfig: { service: { namespace: tulle-system, name: tulle-injector-test, path: /inject } }
   admissionReviewVersions: [v1]
   sideEffects: None
   failurePolicy: Ignore
@@ -47,7 +47,7 @@ webhooks:
 
 /// What webhooks have, of what we write and what we do not.
 const HELD: &str = "go-template={{range .webhooks}}{{.clientConfig.caBundle | base64decode}}\
-    {{.clientConfig.url}} {{.failurePolicy}}{{end}}";
+    {{.clientConfig.service.name}} {{.failurePolicy}}{{end}}";
 
 /// The one that writes, and the other.
 async fn elected(one: Plane, two: Plane) -> anyhow::Result<(Plane, Plane)> {
@@ -166,7 +166,7 @@ async fn the_bundle_is_kept_true_wherever_it_belongs(
                 ],
                 "",
             )?;
-            let theirs = "https://127.0.0.1:1/inject Ignore";
+            let theirs = "tulle-injector-test Ignore";
             ensure!(
                 held == format!("{bundle}{theirs}{bundle}{theirs}"),
                 "{held}"

@@ -16,6 +16,7 @@ mod nodes;
 mod odd;
 mod operators;
 mod redis;
+mod rotation;
 mod routes;
 mod selectors;
 mod source;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         conformance::cases(),
         ha::cases(),
         helm::cases(),
+        rotation::cases(),
         routes::cases(),
         selectors::cases(),
     ];

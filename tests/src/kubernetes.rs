@@ -1,5 +1,6 @@
 //! A real Kubernetes cluster that the tests of a program share, and a namespace in it for each.
 
+mod container;
 mod forward;
 mod images;
 pub mod install;
@@ -23,6 +24,7 @@ use crate::arena::{Ran, eventually};
 use crate::gate::{self, Missing};
 use crate::harness::{Case, Once, THREADS, World};
 
+pub use container::Container;
 pub use forward::Forward;
 pub use program::Program;
 
@@ -198,7 +200,7 @@ impl<'a> Namespace<'a> {
 
     /// Brings a port of a pod to this machine.
     pub fn forward(&self, pod: &str, port: u16) -> anyhow::Result<Forward<'_>> {
-        Forward::new(self, pod, port)
+        Forward::new(self.cluster, &self.name, pod, port)
     }
 
     /// The names of the pods with that label `app`.

@@ -4,10 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use jiff::{SignedDuration, Timestamp};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
 use tulle_tests::Kubernetes;
+use tulle_tests::kubernetes::Container;
 
 use super::shop::{SOON, Shop};
 
@@ -32,24 +31,20 @@ struct Kill {
 async fn apps_killed_without_notice_lose_no_idempotent_request(
     kubernetes: &Kubernetes,
 ) -> anyhow::Result<()> {
-    let (statuses, name) = ("containerStatuses", "web");
     // Who loses it is the server's own sidecar.
-    killed(kubernetes, "apps-killed", statuses, name, "inbound|").await
+    killed(kubernetes, "apps-killed", "web", "inbound|").await
 }
 
 async fn sidecars_killed_without_notice_lose_no_idempotent_request(
     kubernetes: &Kubernetes,
 ) -> anyhow::Result<()> {
-    let statuses = "initContainerStatuses";
-    let name = "tulle-proxy";
-    killed(kubernetes, "sidecars-killed", statuses, name, "outbound|").await
+    killed(kubernetes, "sidecars-killed", "tulle-proxy", "outbound|").await
 }
 
 /// Kills a container of each server, one after the other. Sidecars lose requests to it in that direction.
 async fn killed(
     kubernetes: &Kubernetes,
     name: &str,
-    statuses: &str,
     container: &str,
     direction: &str,
 ) -> anyhow::Result<()> {
@@ -58,17 +53,15 @@ async fn killed(
     let mut kills = Vec::new();
     for server in &shop.servers()? {
         let pod = pod(&shop, server)?;
-        let status = status(&pod, statuses, container)?;
-        let id = status["containerID"].as_str().context("it runs")?;
-        let process = process(id)?;
+        let victim = Container::ready(&pod, container)?;
         let address = pod["status"]["podIP"].as_str().context("it has one")?;
-        kill(process, Signal::SIGKILL)?;
+        victim.kill()?;
         kills.push(Kill {
             address: address.to_owned(),
             at: Timestamp::now(),
         });
         let end = Instant::now() + SOON;
-        while let Err(error) = restarted(&shop, server, statuses, container) {
+        while let Err(error) = restarted(&shop, server, container, &victim) {
             ensure!(Instant::now() < end, "{server}: {error:#}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -113,34 +106,8 @@ fn pod(shop: &Shop<'_>, name: &str) -> anyhow::Result<Value> {
     Ok(serde_json::from_str(&pod)?)
 }
 
-fn status<'a>(pod: &'a Value, statuses: &str, container: &str) -> anyhow::Result<&'a Value> {
-    let mut all = pod["status"][statuses].as_array().into_iter().flatten();
-    let status = all.find(|status| status["name"] == container);
-    status.with_context(|| format!("there is no {container} in {pod}"))
-}
-
-fn restarted(shop: &Shop<'_>, server: &str, statuses: &str, container: &str) -> anyhow::Result<()> {
-    let pod = pod(shop, server)?;
-    let status = status(&pod, statuses, container)?;
-    let up = status["restartCount"] == 1 && status["ready"] == true;
-    ensure!(up, "{container} is not up again: {status}");
+fn restarted(shop: &Shop<'_>, server: &str, name: &str, victim: &Container) -> anyhow::Result<()> {
+    let again = Container::ready(&pod(shop, server)?, name)?;
+    ensure!(again != *victim, "{name} is not up again");
     Ok(())
-}
-
-/// The first process of a container, as it is seen here.
-fn process(container: &str) -> anyhow::Result<Pid> {
-    let (_, id) = container.split_once("://").context("an id has a scheme")?;
-    let mut pids = Vec::new();
-    for entry in std::fs::read_dir("/proc")?.flatten() {
-        let pid = entry.file_name().to_str().and_then(|pid| pid.parse().ok());
-        let cgroup = std::fs::read_to_string(entry.path().join("cgroup"));
-        if let (Some(pid), Ok(cgroup)) = (pid, cgroup)
-            && cgroup.contains(id)
-        {
-            pids.push(pid);
-        }
-    }
-    let first = pids.into_iter().min();
-    let first = first.with_context(|| format!("no process is in the container {id}"))?;
-    Ok(Pid::from_raw(first))
 }

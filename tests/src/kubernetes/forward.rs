@@ -4,14 +4,14 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, ChildStdout, Stdio};
 
 use anyhow::Context as _;
+use tulle_cluster::Cluster;
 
-use super::Namespace;
 use crate::arena::Ran;
 
 /// `kubectl port-forward`. It ends when dropped.
 #[derive(Debug)]
 pub struct Forward<'a> {
-    namespace: &'a Namespace<'a>,
+    cluster: &'a Cluster,
     child: Child,
     port: u16,
     /// It would end when it cannot say more.
@@ -19,10 +19,16 @@ pub struct Forward<'a> {
 }
 
 impl<'a> Forward<'a> {
-    pub(super) fn new(namespace: &'a Namespace<'a>, pod: &str, port: u16) -> anyhow::Result<Self> {
-        let mut command = namespace.cluster.kubectl();
+    /// To a port of a pod (`NAME`, `deployment/NAME` ...) of a namespace.
+    pub fn new(
+        cluster: &'a Cluster,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+    ) -> anyhow::Result<Self> {
+        let mut command = cluster.kubectl();
         command
-            .args(["--namespace", &namespace.name, "port-forward", pod])
+            .args(["--namespace", namespace, "port-forward", pod])
             .arg(format!(":{port}"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
@@ -41,7 +47,7 @@ impl<'a> Forward<'a> {
             anyhow::bail!("kubectl port-forward: {line}");
         };
         Ok(Self {
-            namespace,
+            cluster,
             child,
             port,
             _output: output,
@@ -50,8 +56,14 @@ impl<'a> Forward<'a> {
 
     /// What is served there at a path.
     pub fn get(&self, path: &str) -> anyhow::Result<String> {
-        let mut command = self.namespace.cluster.control().on_network("curl");
+        self.ask("GET", path)
+    }
+
+    /// What is answered there to a request without a body.
+    pub fn ask(&self, method: &str, path: &str) -> anyhow::Result<String> {
+        let mut command = self.cluster.control().on_network("curl");
         command.args(["--silent", "--show-error", "--fail", "--max-time", "10"]);
+        command.args(["--request", method]);
         command.arg(format!("http://127.0.0.1:{}{path}", self.port));
         Ran::from(command.output()?).ok()
     }
