@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 use tulle_cluster::Cluster;
+use tulle_tests::kubernetes::Program;
 use tulle_tests::kubernetes::install::{self, SYSTEM};
 use tulle_tests::{Kubernetes, eventually};
 
@@ -51,6 +52,46 @@ async fn the_profile_ha_is_rolled_where_nodes_are_as_many_as_replicas_and_evicti
         ensure!(refused.contains("disruption budget"), "{refused}");
     }
     eventually(SOON, async || three(&cluster)).await?;
+    back_to_where_two_may_be_on_one_node(&cluster)
+}
+
+/// Fails unless the way back is as free, and an upgrade whose pods have nowhere to be says so.
+fn back_to_where_two_may_be_on_one_node(cluster: &Cluster) -> anyhow::Result<()> {
+    let program = Program::new()?;
+    let images = program.image_values();
+    let upgrade = |wait: &str, more: &[&str]| {
+        let values = HA.iter().chain(more).copied();
+        let values = values.chain(images.iter().map(String::as_str));
+        let set = values.flat_map(|value| ["--set", value]);
+        let arguments: Vec<_> = ["upgrade", "--yes", wait].into_iter().chain(set).collect();
+        program.run(cluster, &arguments)
+    };
+    let preferred = [
+        "control.antiAffinity=preferred",
+        "injector.antiAffinity=preferred",
+    ];
+    let back = upgrade("--wait=2m", &preferred)?;
+    ensure!(back.status == 0, "{back}");
+    for part in ["tulle-control", "tulle-injector"] {
+        let said = format!("Deployment {SYSTEM}/{part} is rolled out");
+        ensure!(back.stderr.contains(&said), "{back}");
+    }
+    install::serves(cluster)?;
+    let nowhere = [&preferred[..], &["injector.nodeSelector.nowhere=it"]].concat();
+    let stuck = upgrade("--wait=5s", &nowhere)?;
+    ensure!(
+        stuck.status == 1
+            && stuck.stderr.contains(
+                "tulle-system/tulle-injector has not got on for 5 s: 1 of 3 pods are new"
+            )
+            && stuck.stderr.contains("didn't match Pod's node affinity"),
+        "{stuck}"
+    );
+    let again = upgrade("--no-wait", &nowhere)?;
+    ensure!(
+        again.status == 0 && again.stderr.contains("Nothing would change"),
+        "{again}"
+    );
     Ok(())
 }
 

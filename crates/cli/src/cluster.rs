@@ -38,6 +38,9 @@ const ANSWER: Duration = Duration::from_secs(15);
 /// Exit status where something could not be looked at, and all else is well.
 const INCOMPLETE: u8 = 3;
 
+/// By which a ReplicaSet of a Deployment tells its pods from those of others; its name ends with it.
+pub(crate) const TEMPLATE_HASH: &str = "pod-template-hash";
+
 /// Which cluster.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Access {

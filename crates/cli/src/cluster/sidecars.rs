@@ -7,13 +7,10 @@ use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
 use tulle_runtime::names::{DEFAULT_REVISION, labels};
 
-use super::answer;
 use super::check::some;
 use super::pods::is_alive;
+use super::{TEMPLATE_HASH, answer};
 use crate::cluster::error::ClusterError;
-
-/// By which a ReplicaSet of a Deployment tells its pods from those of others; its name ends with it.
-const TEMPLATE_HASH: &str = "pod-template-hash";
 
 /// Fails if pods live by the control plane of a revision, or of any.
 pub(super) async fn stay(client: &Client, revision: Option<&str>) -> Result<(), ClusterError> {

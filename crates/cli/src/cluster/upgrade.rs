@@ -5,12 +5,15 @@
 
 mod change;
 mod replicas;
+mod rollouts;
 mod target;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
+use tulle_runtime::env::parse_duration;
 
 use super::owned::{self, Found};
 use super::{Access, Format, print};
@@ -29,7 +32,9 @@ become a matter of autoscaling, as many stay as there are, where kubectl would l
 
 What Helm has installed is left to `helm upgrade`.
 
-Exits with 1 if something would change and --yes is not given, with 2 if it failed.
+With --yes it ends once both parts run as they are to, or once one of them has not got on for the time of --wait, and why.
+
+Exits with 1 if something would change and --yes is not given, or if a rollout does not get on, with 2 if it failed.
 
 Examples:
   tulle upgrade --profile ha              what would change
@@ -43,6 +48,12 @@ pub(crate) struct UpgradeArgs {
     /// Change it; without it only show
     #[arg(short, long)]
     yes: bool,
+    /// How long a rollout may stand still before it is given up
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "2m", requires = "yes")]
+    wait: Duration,
+    /// Do not wait for rollouts
+    #[arg(long, requires = "yes", conflicts_with = "wait")]
+    no_wait: bool,
     /// How to print what would change
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -83,12 +94,13 @@ async fn upgrade(args: &UpgradeArgs) -> Result<ExitCode, CliError> {
     let client = args.access.client().await?;
     let values = args.choice.values()?;
     let (mut changed, mut wanted) = (Vec::new(), BTreeSet::new());
-    let mut changes = Vec::new();
+    let (mut changes, mut deployments) = (Vec::new(), Vec::new());
     let mut progress = Progress::new();
     for object in install::all(&values) {
         let target = Target::new(&client, object)?;
         progress.says(&format!("comparing {}", target.title()));
         wanted.insert(target.title());
+        deployments.extend(target.deployment().map(ToOwned::to_owned));
         if let Some(change) = target.change().await? {
             changes.push(change);
             changed.push(target);
@@ -107,17 +119,24 @@ async fn upgrade(args: &UpgradeArgs) -> Result<ExitCode, CliError> {
     }
     if changes.is_empty() {
         output::note("Nothing would change.");
-        return Ok(ExitCode::SUCCESS);
-    }
-    if !args.yes {
+    } else if !args.yes {
         let count = changes.len();
         output::note(&format!(
             "{count} objects would change: add --yes to change them."
         ));
         return Ok(ExitCode::FAILURE);
     }
-    apply(&changed, &left).await?;
-    Ok(ExitCode::SUCCESS)
+    if args.yes {
+        apply(&changed, &left).await?;
+    }
+    if !args.yes || args.no_wait {
+        return Ok(ExitCode::SUCCESS);
+    }
+    // Also of what has been applied before: somebody may wait for it again.
+    match rollouts::follow(&client, deployments, args.wait).await {
+        true => Ok(ExitCode::SUCCESS),
+        false => Ok(ExitCode::FAILURE),
+    }
 }
 
 async fn apply(changed: &[Target], left: &Found) -> Result<(), CliError> {

@@ -78,6 +78,9 @@ affinity:
       labelSelector:
         matchLabels:
           {{- include "tulle.selector" . | nindent 10 }}
+      {{- /* For pods of one form: what runs keeps others away, too, and those of the next form need not keep away. Servers
+             before 1.31 leave it out. */}}
+      matchLabelKeys: [pod-template-hash]
 {{- else if eq $part.antiAffinity "preferred" }}
 affinity:
   podAntiAffinity:

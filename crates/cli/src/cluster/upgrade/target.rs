@@ -58,6 +58,11 @@ impl Target {
         title(&self.kind, self.namespace.as_deref(), &self.name)
     }
 
+    /// Its name, if it is what pods are rolled out by.
+    pub(super) fn deployment(&self) -> Option<&str> {
+        (self.kind == "Deployment").then_some(&*self.name)
+    }
+
     /// What applying it would change; `None` if nothing.
     ///
     /// # Errors

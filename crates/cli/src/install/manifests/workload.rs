@@ -6,6 +6,7 @@ use tulle_runtime::names::{
 };
 
 use super::Install;
+use crate::cluster::TEMPLATE_HASH;
 use crate::install::values::{AntiAffinity, Deployment};
 
 /// Who runs in the pods: nobody in particular.
@@ -272,13 +273,16 @@ impl Part<'_> {
     }
 
     fn affinity(&self, install: &Install<'_>) -> Option<Value> {
-        let term = json!({
+        let mut term = json!({
             "labelSelector": { "matchLabels": install.selector(self.name) },
             "topologyKey": "kubernetes.io/hostname",
         });
         let rule = match self.deployment.anti_affinity {
             AntiAffinity::None => return None,
             AntiAffinity::Required => {
+                // For pods of one form: what runs keeps others away, too, and those of the next form need not keep away.
+                // Servers before 1.31 leave it out.
+                term["matchLabelKeys"] = json!([TEMPLATE_HASH]);
                 json!({ "requiredDuringSchedulingIgnoredDuringExecution": [term] })
             }
             AntiAffinity::Preferred => json!({

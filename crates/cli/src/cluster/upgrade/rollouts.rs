@@ -1,0 +1,251 @@
+//! Whether what was applied comes about: rollouts are followed to their end, or until they get on no more.
+//!
+//! When one is over is as `kubectl rollout status` has it: <https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#deployment-status>.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::api::{Api, ListParams};
+use kube::{Client, ResourceExt as _};
+use tokio::time::{Instant, sleep};
+use tulle_runtime::names::{CONTROL_NAMESPACE, labels};
+
+use crate::cluster::answer;
+use crate::cluster::error::ClusterError;
+use crate::output;
+use crate::progress::Progress;
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_secs(1);
+/// What a container waits for that is on its way.
+const ON_ITS_WAY: [&str; 2] = ["ContainerCreating", "PodInitializing"];
+
+/// How far a rollout is.
+#[derive(Debug, PartialEq, Eq)]
+enum Stage {
+    Over,
+    /// What there is to say of it, and a number that grows as it gets on.
+    Under {
+        state: String,
+        far: i32,
+    },
+}
+
+/// Follows Deployments of the mesh, and says of which the rollout stood still for so long; whether all are over.
+pub(super) async fn follow(client: &Client, mut names: Vec<String>, patience: Duration) -> bool {
+    let api: Api<Deployment> = Api::namespaced(client.clone(), CONTROL_NAMESPACE);
+    let mut progress = Progress::new();
+    let mut farthest = BTreeMap::new();
+    let mut states = BTreeMap::new();
+    let mut moved = Instant::now();
+    loop {
+        let mut left = Vec::new();
+        for name in names {
+            let what = format!("see how far Deployment {CONTROL_NAMESPACE}/{name} is");
+            let stage = answer(&what, api.get(&name)).await.map(|it| stage(&it));
+            match stage {
+                Ok(Stage::Over) => {
+                    progress.clear();
+                    output::note(&format!(
+                        "Deployment {CONTROL_NAMESPACE}/{name} is rolled out"
+                    ));
+                    moved = Instant::now();
+                    continue;
+                }
+                Ok(Stage::Under { state, far }) => {
+                    if farthest.get(&name).is_none_or(|before| far > *before) {
+                        farthest.insert(name.clone(), far);
+                        moved = Instant::now();
+                    }
+                    states.insert(name.clone(), state);
+                }
+                // The API server may be away for a moment, as anybody.
+                Err(error) => {
+                    states.insert(name.clone(), error.to_string());
+                }
+            }
+            left.push(name);
+        }
+        if left.is_empty() {
+            return true;
+        }
+        if moved.elapsed() >= patience {
+            progress.clear();
+            for name in &left {
+                let state = states.get(name).map_or("", String::as_str);
+                let why = why(client, &api, name).await.unwrap_or_default();
+                stuck(name, state, &why, patience);
+            }
+            return false;
+        }
+        let state = |name: &String| format!("{name}: {}", states.get(name).map_or("", |it| it));
+        progress.says(&left.iter().map(state).collect::<Vec<_>>().join("; "));
+        sleep(PAUSE).await;
+        names = left;
+    }
+}
+
+fn stuck(name: &str, state: &str, why: &str, patience: Duration) {
+    output::warning(&format!(
+        "the rollout of Deployment {CONTROL_NAMESPACE}/{name} has not got on for {} s: {state}{why}; see the rest: kubectl -n \
+         {CONTROL_NAMESPACE} describe pods -l {}={name}",
+        patience.as_secs(),
+        labels::APP_NAME
+    ));
+}
+
+fn stage(deployment: &Deployment) -> Stage {
+    let spec = deployment.spec.as_ref();
+    let wanted = spec.and_then(|it| it.replicas).unwrap_or(1);
+    let status = deployment.status.clone().unwrap_or_default();
+    let seen = status.observed_generation >= deployment.metadata.generation;
+    let replicas = status.replicas.unwrap_or_default();
+    let updated = match seen {
+        true => status.updated_replicas.unwrap_or_default(),
+        false => 0,
+    };
+    let available = status.available_replicas.unwrap_or_default();
+    let old = replicas - updated;
+    if seen && updated >= wanted && old <= 0 && available >= updated {
+        return Stage::Over;
+    }
+    let paused = match spec.and_then(|it| it.paused) {
+        Some(true) => " (it is paused: kubectl rollout resume)",
+        _ => "",
+    };
+    Stage::Under {
+        state: format!(
+            "{updated} of {wanted} pods are new, {old} old ones are left, {available} serve{paused}"
+        ),
+        far: updated - old + available.min(wanted),
+    }
+}
+
+/// What the API server says of pods that are not there yet, as the end of a sentence.
+async fn why(client: &Client, api: &Api<Deployment>, name: &str) -> Result<String, ClusterError> {
+    let deployment = answer("see why", api.get(name)).await?;
+    let conditions = deployment.status.iter().flat_map(|it| &it.conditions);
+    let mut conditions = conditions.flatten();
+    let refused = conditions.find(|it| it.type_ == "ReplicaFailure" && it.status == "True");
+    if let Some(message) = refused.and_then(|it| it.message.as_ref()) {
+        return Ok(format!("; {message}"));
+    }
+    let selector = deployment.spec.and_then(|it| it.selector.match_labels);
+    let selector = selector.unwrap_or_default();
+    let pairs: Vec<_> = selector.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let pods: Api<Pod> = Api::namespaced(client.clone(), CONTROL_NAMESPACE);
+    let list = ListParams::default().labels(&pairs.join(","));
+    let pods = answer("see why", pods.list(&list)).await?;
+    let first = pods.iter().find_map(|pod| Some((pod, hindrance(pod)?)));
+    Ok(first
+        .map(|(pod, why)| format!("; {}: {why}", pod.name_any()))
+        .unwrap_or_default())
+}
+
+/// Why a pod does not run, if it does not, and that is known.
+fn hindrance(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let mut conditions = status.conditions.iter().flatten();
+    let unplaced = conditions.find(|it| it.type_ == "PodScheduled" && it.status == "False");
+    if let Some(condition) = unplaced {
+        return condition.message.clone();
+    }
+    let init = status.init_container_statuses.iter().flatten();
+    let mut containers = init.chain(status.container_statuses.iter().flatten());
+    containers.find_map(waits)
+}
+
+fn waits(container: &ContainerStatus) -> Option<String> {
+    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+    let reason = waiting.reason.as_deref()?;
+    if ON_ITS_WAY.contains(&reason) {
+        return None;
+    }
+    Some(match &waiting.message {
+        Some(message) => format!("{reason}: {message}"),
+        None => reason.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read<T: serde::de::DeserializeOwned>(value: Value) -> T {
+        serde_json::from_value(value).expect("an object")
+    }
+
+    /// Of three replicas: how many there are, are new and serve, and whether the newest form was seen.
+    fn at(replicas: i32, updated: i32, available: i32, seen: bool) -> Stage {
+        let template = json!({ "spec": { "containers": [] } });
+        stage(&read(json!({
+            "metadata": { "generation": 2 },
+            "spec": { "replicas": 3, "selector": {}, "template": template },
+            "status": {
+                "observedGeneration": if seen { 2 } else { 1 }, "replicas": replicas, "updatedReplicas": updated,
+                "availableReplicas": available,
+            },
+        })))
+    }
+
+    #[test]
+    fn a_rollout_is_over_when_all_pods_are_new_and_serve() {
+        assert_eq!(at(3, 3, 3, true), Stage::Over);
+        for (name, stage) in [
+            ("not seen", at(3, 3, 3, false)),
+            ("old ones are left", at(4, 3, 4, true)),
+            ("too few", at(2, 2, 2, true)),
+            ("one does not serve", at(3, 3, 2, true)),
+        ] {
+            assert!(matches!(stage, Stage::Under { .. }), "{name}: {stage:?}");
+        }
+    }
+
+    #[test]
+    fn whoever_gets_on_is_farther_than_before() {
+        let far = |stage| match stage {
+            Stage::Over => i32::MAX,
+            Stage::Under { far, .. } => far,
+        };
+        let way = [
+            at(3, 3, 3, false),
+            at(3, 1, 2, true),
+            at(3, 1, 3, true),
+            at(3, 2, 3, true),
+            at(3, 3, 2, true),
+            at(3, 3, 3, true),
+        ];
+        let way: Vec<_> = way.into_iter().map(far).collect();
+        assert!(way.is_sorted(), "{way:?}");
+        // One that is ready for a moment, again and again, does not get on.
+        let flaps = [at(4, 1, 3, true), at(4, 1, 4, true)].map(far);
+        assert_eq!(flaps[0], flaps[1]);
+    }
+
+    #[test]
+    fn a_pod_that_does_not_run_says_why() {
+        let told = |status: Value| hindrance(&read(json!({ "status": status })));
+        let waiting = |reason: &str| {
+            let state = json!({ "waiting": { "reason": reason, "message": "back-off" } });
+            told(json!({ "containerStatuses": [{
+                "name": "x", "image": "x", "imageID": "", "ready": false, "restartCount": 0, "state": state,
+            }] }))
+        };
+        assert_eq!(
+            waiting("ImagePullBackOff").as_deref(),
+            Some("ImagePullBackOff: back-off")
+        );
+        assert_eq!(waiting("ContainerCreating"), None);
+        let placed = |status: &str| {
+            told(
+                json!({ "conditions": [{ "type": "PodScheduled", "status": status, "message": "no node" }] }),
+            )
+        };
+        assert_eq!(placed("False").as_deref(), Some("no node"));
+        assert_eq!(placed("True"), None);
+    }
+}
