@@ -18,7 +18,7 @@ mod options;
 mod patch;
 #[cfg(test)]
 mod pods;
-mod quantity;
+pub mod quantity;
 mod reconcile;
 mod review;
 mod revision;

@@ -1,7 +1,8 @@
 //! Quantities of compute resources, in Kubernetes' notation: what the API server takes, less exponents and signs.
 
 /// Thousandths of a processor: `2`, `0.5` or `250m`.
-pub(crate) fn cpu(text: &str) -> Option<u64> {
+#[must_use]
+pub fn cpu(text: &str) -> Option<u64> {
     match text.strip_suffix('m') {
         Some(thousandths) => whole(thousandths),
         None => scaled(text, 1_000),
@@ -9,7 +10,8 @@ pub(crate) fn cpu(text: &str) -> Option<u64> {
 }
 
 /// Bytes: `67108864`, `64Mi`, `1.5Gi` or `64M`.
-pub(crate) fn memory(text: &str) -> Option<u64> {
+#[must_use]
+pub fn memory(text: &str) -> Option<u64> {
     const UNITS: [(&str, u64); 8] = [
         ("Ki", 1 << 10),
         ("Mi", 1 << 20),

@@ -9,6 +9,7 @@ mod finding;
 mod injectors;
 mod installed;
 mod nodes;
+mod ranges;
 mod refused;
 mod routes;
 mod said;

@@ -4,20 +4,12 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::ResourceExt as _;
+use tulle_injector::Resources;
 use tulle_runtime::names::{DEFAULT_REVISION, INJECTOR, labels};
 
-/// The argument that limits the processor time of sidecars.
-const CPU_LIMIT: &str = "--proxy-cpu-limit";
-
-/// By revision.
+/// What sidecars get, by revision.
 #[derive(Debug, Default)]
-pub(super) struct Injectors(BTreeMap<String, Injector>);
-
-/// What one injector does.
-#[derive(Debug)]
-struct Injector {
-    limits_cpu: bool,
-}
+pub(super) struct Injectors(BTreeMap<String, Resources>);
 
 impl Injectors {
     /// Those among the Deployments of the mesh.
@@ -30,10 +22,7 @@ impl Injectors {
                 None if rest.is_empty() => of.unwrap_or_else(|| DEFAULT_REVISION.to_owned()),
                 None => return None,
             };
-            let injector = Injector {
-                limits_cpu: arguments(deployment).any(|it| it.starts_with(CPU_LIMIT)),
-            };
-            Some((revision, injector))
+            Some((revision, resources(deployment)))
         });
         Self(injectors.collect())
     }
@@ -43,9 +32,15 @@ impl Injectors {
         self.0.contains_key(revision)
     }
 
+    /// What its sidecars get.
+    pub(super) fn resources(&self, revision: &str) -> Option<&Resources> {
+        self.0.get(revision)
+    }
+
     /// Whether its sidecars have a limit of processor time.
     pub(super) fn limit_cpu(&self, revision: &str) -> bool {
-        self.0.get(revision).is_some_and(|it| it.limits_cpu)
+        let resources = self.resources(revision);
+        resources.is_some_and(|it| it.cpu_limit.is_some())
     }
 
     /// The revisions, as people say them.
@@ -56,6 +51,30 @@ impl Injectors {
 
     pub(super) fn are_none(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+/// What its arguments say of resources, and what the injector does unless they say something.
+fn resources(deployment: &Deployment) -> Resources {
+    let arguments: Vec<_> = arguments(deployment).collect();
+    let value = |option: &str| {
+        let mut at = arguments.iter().enumerate();
+        at.find_map(|(at, argument)| {
+            let rest = argument.strip_prefix(option)?;
+            match rest.strip_prefix('=') {
+                Some(value) => Some(value),
+                None if rest.is_empty() => arguments.get(at + 1).copied(),
+                None => None,
+            }
+        })
+        .map(ToOwned::to_owned)
+    };
+    let defaults = Resources::default();
+    Resources {
+        cpu_request: value("--proxy-cpu-request").unwrap_or(defaults.cpu_request),
+        memory_request: value("--proxy-memory-request").unwrap_or(defaults.memory_request),
+        cpu_limit: value("--proxy-cpu-limit").or(defaults.cpu_limit),
+        memory_limit: value("--proxy-memory-limit").or(defaults.memory_limit),
     }
 }
 
@@ -100,6 +119,18 @@ mod tests {
             .unzip();
         assert_eq!(have, [true, true, false]);
         assert_eq!(limit, [false, true, false]);
+        let memory = |args: &[&str]| {
+            let resources = resources(&deployment("tulle-injector", args));
+            (resources.memory_request, resources.memory_limit)
+        };
+        let own = [
+            "injector",
+            "--proxy-memory-request",
+            "1Mi",
+            "--proxy-memory-limit=2Mi",
+        ];
+        assert_eq!(memory(&own), ("1Mi".to_owned(), Some("2Mi".to_owned())));
+        assert_eq!(memory(&[]), ("16Mi".to_owned(), Some("256Mi".to_owned())));
         assert!(!injectors.are_none() && Injectors::default().are_none());
     }
 }

@@ -6,10 +6,10 @@ use kube::ResourceExt as _;
 use tulle_runtime::names::{DEFAULT_REVISION, annotations};
 
 use super::annotations::sidecar;
-use super::asked;
 use super::finding::{Findings, Level};
 use super::injectors::Injectors;
 use super::workloads::Scope;
+use super::{asked, ranges};
 use crate::cluster::error::ClusterError;
 
 /// What a quota counts that sidecars do not have by default.
@@ -50,10 +50,17 @@ pub(super) async fn look(
             );
         }
     }
+    ranges::look(&ranges, meshed, injected, injectors, findings);
+    let in_mesh = |it: &Deployment| {
+        let of = it.namespace();
+        meshed.iter().any(|it| it.metadata.name == of)
+    };
     let deployments: Vec<Deployment> = scope.list("Deployments", "").await?;
     findings.few(
         Level::Error,
-        deployments.iter().filter_map(without_pods),
+        deployments
+            .iter()
+            .filter_map(|it| without_pods(it, in_mesh(it))),
         "put right in its pod template, or in its namespace, what the message says",
     );
     Ok(())
@@ -84,8 +91,8 @@ fn has(pod: &Pod) -> bool {
     limits.is_some_and(|limits| limits.contains_key("cpu"))
 }
 
-/// A workload with the reason why its pods are not made, if that is about sidecars.
-fn without_pods(deployment: &Deployment) -> Option<(String, String)> {
+/// A workload with the reason why its pods are not made, if that is about sidecars, or may be.
+fn without_pods(deployment: &Deployment, in_mesh: bool) -> Option<(String, String)> {
     let conditions = deployment.status.as_ref()?.conditions.iter().flatten();
     let failed = conditions
         .filter(|it| it.type_ == "ReplicaFailure" && it.status == "True")
@@ -95,7 +102,8 @@ fn without_pods(deployment: &Deployment) -> Option<(String, String)> {
         deployment.namespace().unwrap_or_default(),
         deployment.name_any()
     );
-    let ours = failed.contains("tulle");
+    // A LimitRange does not name the container.
+    let ours = failed.contains("tulle") || (in_mesh && failed.contains(" per Container is "));
     ours.then(|| (subject, format!("its pods are not made: {failed}")))
 }
 
@@ -138,13 +146,19 @@ mod tests {
 
     #[test]
     fn a_workload_that_has_no_pods_for_its_sidecars_sake_is_told_why() {
-        let told = |kind: &str, status: &str, message: &str| {
+        let of = |kind: &str, status: &str, message: &str, in_mesh: bool| {
             let condition = json!({ "type": kind, "status": status, "message": message });
             let metadata = json!({ "name": "web", "namespace": "shop" });
-            without_pods(&read(
-                json!({ "metadata": metadata, "status": { "conditions": [condition] } }),
-            ))
+            let status = json!({ "conditions": [condition] });
+            let deployment = read(json!({ "metadata": metadata, "status": status }));
+            without_pods(&deployment, in_mesh)
         };
+        let told = |kind: &str, status: &str, message: &str| of(kind, status, message, true);
+        let range = "minimum cpu usage per Container is 50m, but request is 10m";
+        for in_mesh in [true, false] {
+            let found = of("ReplicaFailure", "True", range, in_mesh);
+            assert_eq!(found.is_some(), in_mesh, "{found:?}");
+        }
         let message = "admission webhook \"namespace.injector.tulle.dev\" denied the request: no";
         let expected = (
             "shop/deployment/web".to_owned(),
