@@ -14,6 +14,8 @@ tulle_tests::cases! { in Kubernetes:
     what_is_wrong_is_found_and_has_a_remedy ["alone"];
     what_is_asked_for_in_vain_is_found;
     a_quota_that_keeps_sidecars_out_is_found_until_they_meet_it;
+    a_limit_range_that_keeps_sidecars_out_is_found_until_they_meet_it;
+    a_sidecar_that_is_not_connected_is_found;
     what_a_viewer_may_not_see_is_unknown_with_the_right_that_it_takes;
 }
 
@@ -295,6 +297,112 @@ async fn a_quota_that_keeps_sidecars_out_is_found_until_they_meet_it(
         Ok(())
     })
     .await
+}
+
+/// Wants more of each container than sidecars ask for.
+const RANGE: &str = r#"
+apiVersion: v1
+kind: LimitRange
+metadata: { name: wide }
+spec: { limits: [{ type: Container, min: { cpu: 50m, memory: 32Mi } }] }
+"#;
+
+async fn a_limit_range_that_keeps_sidecars_out_is_found_until_they_meet_it(
+    kubernetes: &Kubernetes,
+) -> anyhow::Result<()> {
+    let kubernetes = kubernetes.meshed().await?;
+    let well = COUNTED.replace("{ cpu: 100m }", "{ cpu: 100m, memory: 64Mi }");
+    let limited = kubernetes.apply_meshed("is-limited", &well).await?;
+    limited.ask(["apply", "-f", "-"], RANGE)?;
+    limited.ask(["delete", "pod", "--all"], "")?;
+    let errors = || -> anyhow::Result<Vec<Value>> {
+        let mut found = findings_of(kubernetes, &["-n", "is-limited"])?;
+        found.retain(|it| it["level"] == "error");
+        Ok(found)
+    };
+    eventually(SOON, async || {
+        let found = errors()?;
+        for (subject, state, remedy) in [
+            (
+                "namespace is-limited",
+                "its LimitRange wide requires a request of at least 50m of cpu for each container, and sidecars have 10m",
+                "--set proxy.cpuRequest=50m --set proxy.memoryRequest=32Mi",
+            ),
+            (
+                "is-limited/deployment/web",
+                "per Container is ",
+                "what the message says",
+            ),
+        ] {
+            let told = found.iter().any(|it| {
+                let text = |field: &str| it[field].as_str().unwrap_or_default();
+                text("subject") == subject
+                    && text("state").contains(state)
+                    && text("remedy").contains(remedy)
+            });
+            ensure!(told, "{subject}: {found:?}");
+        }
+        Ok(())
+    })
+    .await?;
+    let asks =
+        json!({ "tulle.dev/proxy-cpu-request": "50m", "tulle.dev/proxy-memory-request": "32Mi" });
+    let template = json!({ "metadata": { "annotations": asks } });
+    let patch = json!({ "spec": { "template": template } }).to_string();
+    limited.ask(["patch", "deployment/web", "-p", &patch], "")?;
+    eventually(SOON, async || {
+        let found = errors()?;
+        ensure!(found.is_empty(), "{found:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// A pod that is called by mTLS, and asks the control plane for nothing: as one whose sidecar hangs or is cut off.
+const CUT_OFF: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: { name: one, labels: { tulle.dev/inject: disabled, tulle.dev/proxied: "true" } }
+spec:
+  terminationGracePeriodSeconds: 1
+  containers: [{ name: none, image: "tulle.test/pause:1" }]
+"#;
+
+async fn a_sidecar_that_is_not_connected_is_found(kubernetes: &Kubernetes) -> anyhow::Result<()> {
+    /// The time that a sidecar has to connect, and what may be on a busy machine.
+    const A_MINUTE: Duration = Duration::from_secs(120);
+    let kubernetes = kubernetes.meshed().await?;
+    let cut_off = kubernetes.apply_meshed("is-cut-off", CUT_OFF).await?;
+    let well = kubernetes.apply_meshed("is-connected", WEB).await?;
+    let found = |namespace: &str| -> anyhow::Result<Option<Value>> {
+        let found = findings_of(kubernetes, &["-n", namespace])?;
+        Ok(found.into_iter().find(|it| it["subject"] == "sidecars"))
+    };
+    let told = eventually(A_MINUTE, async || {
+        found("is-cut-off")?.context("nobody tells of it")
+    })
+    .await?;
+    let text = |field: &str| told[field].as_str().unwrap_or_default();
+    ensure!(
+        text("level") == "warning"
+            && text("state").contains("1 are not connected")
+            && text("state").ends_with(": is-cut-off/one")
+            && text("remedy").contains("kubectl -n is-cut-off logs one"),
+        "{told}"
+    );
+    let none = found("is-connected")?;
+    ensure!(none.is_none(), "{none:?}");
+    for (namespace, status, words) in [
+        ("is-cut-off", 1, "not connected"),
+        ("is-connected", 0, "tulle-control-"),
+    ] {
+        let said = kubernetes.tulle(&["status", "-n", namespace])?;
+        let row = said.stdout.lines().find(|it| it.starts_with(namespace));
+        let row = row.with_context(|| said.to_string())?;
+        ensure!(said.status == status && row.contains(words), "{said}");
+    }
+    drop((cut_off, well));
+    Ok(())
 }
 
 /// Somebody who may see what is in namespaces, but no Secrets, and nothing of the cluster itself.

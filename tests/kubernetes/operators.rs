@@ -160,6 +160,7 @@ async fn a_second_revision_serves_its_namespaces_beside_the_first(
         }
     }
     claimed_twice(kubernetes)?;
+    tried_each_for_itself(kubernetes).await?;
     heard_although_one_is_silent(kubernetes).await?;
     let uninstall = ["uninstall", "--revision", "next", "--yes"];
     let refused = kubernetes.tulle(&uninstall)?;
@@ -219,6 +220,54 @@ fn claimed_twice(kubernetes: &Kubernetes) -> anyhow::Result<()> {
         "{twice}"
     );
     Ok(())
+}
+
+/// A webhook of somebody who labels all that he installs as ours.
+const STRANGE: &str = r#"
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingWebhookConfiguration
+metadata: { name: tulle-dashboards, labels: { app.kubernetes.io/part-of: tulle } }
+webhooks:
+- name: dashboards.example.org
+  admissionReviewVersions: [v1]
+  sideEffects: None
+  clientConfig: { service: { namespace: default, name: dashboards } }
+  rules: [{ apiGroups: [example.org], apiVersions: [v1], operations: [CREATE], resources: [dashboards] }]
+"#;
+
+/// Fails unless an injector that does not run is found though another one injects all pods of namespace default, and webhooks that
+/// are not ours are left alone.
+async fn tried_each_for_itself(kubernetes: &Kubernetes) -> anyhow::Result<()> {
+    let cluster = &kubernetes.cluster;
+    let label = |label: &str| cluster.ask(["label", "namespace", "default", label], "");
+    let scale = |count: &str| {
+        let scale = ["scale", "-n", SYSTEM, "deployment/tulle-injector", count];
+        cluster.ask(scale, "")
+    };
+    let level = |expected: &str| -> anyhow::Result<()> {
+        let found = findings(kubernetes)?;
+        for (subject, expected) in [
+            ("webhook tulle-injector", Some(expected)),
+            ("webhook tulle-injector-next", Some("ok")),
+            ("webhook tulle-dashboards", None),
+        ] {
+            let told = found.iter().find(|it| it["subject"] == subject);
+            let level = told.and_then(|it| it["level"].as_str());
+            ensure!(level == expected, "{subject}: {found:?}");
+        }
+        Ok(())
+    };
+    label("tulle.dev/rev=next")?;
+    cluster.ask(["apply", "-f", "-"], STRANGE)?;
+    let well = eventually(SOON, async || level("ok")).await;
+    scale("--replicas=0")?;
+    let away = eventually(SOON, async || level("error")).await;
+    scale("--replicas=2")?;
+    label("tulle.dev/rev-")?;
+    cluster.ask(["delete", "-f", "-"], STRANGE)?;
+    well?;
+    away?;
+    eventually(SOON, async || install::serves(cluster)).await
 }
 
 /// A replica of the control plane that runs and says nothing.

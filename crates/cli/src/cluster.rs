@@ -4,6 +4,7 @@
 //! server decides who may.
 
 pub(crate) mod check;
+mod connected;
 mod control;
 mod error;
 mod owned;

@@ -5,6 +5,7 @@
 mod annotations;
 mod asked;
 mod before;
+mod connected;
 mod finding;
 mod injectors;
 mod installed;
@@ -30,6 +31,7 @@ use crate::progress::Progress;
 use finding::{Findings, Level};
 use injectors::Injectors;
 pub(super) use installed::some;
+use workloads::Scope;
 
 /// Between two looks of one who waits.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -92,6 +94,17 @@ pub(crate) async fn run(args: CheckArgs) -> Result<ExitCode, CliError> {
     })
 }
 
+impl CheckArgs {
+    /// What of the workloads is looked at.
+    fn scope<'a>(&'a self, client: &'a Client, injectors: Option<&'a Injectors>) -> Scope<'a> {
+        Scope {
+            client,
+            namespace: self.namespace.as_deref(),
+            injectors,
+        }
+    }
+}
+
 async fn look(client: &Client, args: &CheckArgs) -> Result<Findings, CliError> {
     let (mut findings, mut progress) = (Findings::default(), Progress::new());
     let found = &mut findings;
@@ -110,17 +123,13 @@ async fn look(client: &Client, args: &CheckArgs) -> Result<Findings, CliError> {
         injectors = deployments.as_deref().ok().map(Injectors::of);
         let control = installed::control_plane(deployments, found);
         progress.says("trying the webhooks");
-        installed::webhooks(client, found).await;
+        installed::webhooks(client, injectors.as_ref(), found).await;
         if control {
             progress.says("asking the control plane");
-            said::look(client, found).await;
+            said::look(&args.scope(client, None), found).await;
         }
     }
-    let scope = workloads::Scope {
-        client,
-        namespace: args.namespace.as_deref(),
-        injectors: injectors.as_ref(),
-    };
+    let scope = args.scope(client, injectors.as_ref());
     progress.says("looking at routes");
     routes::look(&scope, args.pre, found).await;
     progress.says("looking at workloads");

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
+use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 use tulle_runtime::names::CONTROL_NAMESPACE;
 
+use super::connected;
 use super::control::{self, Answers};
 use super::{Access, Format, ago, print};
 use crate::cluster::error::ClusterError;
@@ -21,9 +25,12 @@ The columns CDS, EDS, LDS and RDS say how far a proxy is with clusters, endpoint
   REJECTED  it refuses something and goes on with what it had; --output json says what and why
   -         it has asked for nothing of the kind
 
+A pod that has a sidecar, has run for a minute, and is connected to no replica is \"not connected\" under CONTROL PLANE: it goes on \
+with what it had until its certificate ends. It is \"unknown\" if a replica does not answer that may know it.
+
 What the replicas of the control plane that answer say is shown; those that do not are named.
 
-Exits with 1 if any proxy rejects something, or a replica of the control plane does not answer.
+Exits with 1 if any proxy rejects something or is not connected, or a replica of the control plane does not answer.
 
 Examples:
   tulle status
@@ -39,6 +46,11 @@ pub(crate) struct StatusArgs {
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
 }
+
+/// Of a type of which a proxy has something to answer.
+const STALE: &str = "STALE";
+/// How long one that no replica tells of may be on its way to another.
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
 
 /// Where a replica says which proxies it has.
 pub(super) const PATH: &str = "/debug/proxies";
@@ -57,6 +69,14 @@ pub(super) struct Proxy {
     /// The replica.
     #[serde(default)]
     control: String,
+    /// Absent where a replica that may have it does not answer.
+    #[serde(default = "it_is")]
+    connected: Option<bool>,
+}
+
+/// Of whatever a replica tells.
+fn it_is() -> Option<bool> {
+    Some(true)
 }
 
 /// How far a proxy is with one type of resource.
@@ -69,12 +89,37 @@ struct Type {
     acked_version: Option<String>,
     rejected: Vec<String>,
     last_error: Option<String>,
+    /// Of what it has answered last.
+    #[serde(default)]
+    acked_nonce: Option<String>,
 }
 
 impl Proxy {
     /// Whether it refuses something that it was sent.
     pub(super) fn rejects(&self) -> bool {
         self.types.values().any(|it| !it.rejected.is_empty())
+    }
+
+    /// The types of which it was sent something that it has not answered yet, with what it has answered last.
+    pub(super) fn unanswered(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        let stale = self.types.iter().filter(|(_, it)| it.word() == STALE);
+        stale.map(|(kind, it)| (kind.as_str(), it.acked_nonce.as_deref()))
+    }
+
+    /// A sidecar that no replica tells of.
+    fn absent(pod: &Pod, connected: Option<bool>) -> Self {
+        let ip = pod.status.as_ref().and_then(|it| it.pod_ip.clone());
+        Self {
+            pod: connected::name(pod),
+            kind: String::new(),
+            identity: String::new(),
+            address: ip.unwrap_or_default(),
+            build: String::new(),
+            connected_seconds: 0,
+            types: BTreeMap::new(),
+            control: String::new(),
+            connected,
+        }
     }
 
     /// Whether it is a sidecar of ours that was not built as this version.
@@ -92,7 +137,7 @@ impl Type {
         if !self.rejected.is_empty() {
             "REJECTED"
         } else if self.pending > 0 || self.unacknowledged > 0 {
-            "STALE"
+            STALE
         } else if self.wildcard || self.subscribed > 0 {
             "SYNCED"
         } else {
@@ -108,7 +153,25 @@ pub(crate) async fn run(args: StatusArgs) -> Result<ExitCode, CliError> {
     if let (true, Some((_, ClusterError::Forbidden { .. }))) = (heard.is_empty(), silent.first()) {
         return Err(silent.swap_remove(0).1.into());
     }
+    let is_heard = !heard.is_empty();
     let mut proxies = collect(heard);
+    if is_heard {
+        let namespace = args.namespace.as_deref();
+        match connected::expected(&client, namespace).await {
+            Ok(pods) => {
+                if !connected::missing(&pods, &proxies).is_empty() {
+                    sleep(ON_ITS_WAY).await;
+                    let again = control::ask(&client, &replicas, PATH).await;
+                    (proxies, silent) = (collect(again.heard), again.silent);
+                }
+                complete(&mut proxies, &pods, silent.is_empty());
+            }
+            Err(error) => output::warning(&format!(
+                "sidecars that are not connected cannot be seen: {}",
+                error.reason()
+            )),
+        }
+    }
     if let Some(namespace) = &args.namespace {
         let within = |proxy: &Proxy| {
             proxy
@@ -133,7 +196,8 @@ pub(crate) async fn run(args: StatusArgs) -> Result<ExitCode, CliError> {
 }
 
 fn verdict(proxies: &[Proxy], silent: usize) -> ExitCode {
-    match silent == 0 && !proxies.iter().any(Proxy::rejects) {
+    let well = |it: &Proxy| !it.rejects() && it.connected != Some(false);
+    match silent == 0 && proxies.iter().all(well) {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     }
@@ -152,19 +216,36 @@ pub(super) fn collect(heard: Vec<(String, Vec<Proxy>)>) -> Vec<Proxy> {
     proxies
 }
 
+/// Adds those of the pods that no replica tells of.
+fn complete(proxies: &mut Vec<Proxy>, pods: &[Pod], all_answer: bool) {
+    let connected = all_answer.then_some(false);
+    let absent = connected::missing(pods, proxies);
+    let absent: Vec<_> = absent
+        .into_iter()
+        .map(|pod| Proxy::absent(pod, connected))
+        .collect();
+    proxies.extend(absent);
+    proxies.sort_by(|a, b| a.pod.cmp(&b.pod));
+}
+
 fn table(proxies: &[Proxy]) -> String {
     let row = |proxy: &Proxy| {
         let word = |kind: &str| proxy.types.get(kind).map_or("-", Type::word).to_owned();
+        let (since, control) = match proxy.connected {
+            Some(true) => (ago(proxy.connected_seconds), proxy.control.clone()),
+            Some(false) => (nothing(""), "not connected".to_owned()),
+            None => (nothing(""), "unknown".to_owned()),
+        };
         [
             proxy.pod.clone(),
-            proxy.kind.clone(),
+            nothing(&proxy.kind),
             word("CDS"),
             word("EDS"),
             word("LDS"),
             word("RDS"),
-            ago(proxy.connected_seconds),
-            proxy.build.clone(),
-            proxy.control.clone(),
+            since,
+            nothing(&proxy.build),
+            control,
         ]
     };
     let header = [
@@ -179,6 +260,11 @@ fn table(proxies: &[Proxy]) -> String {
         "CONTROL PLANE",
     ];
     output::aligned(header, proxies.iter().map(row))
+}
+
+/// A word, or that there is none.
+fn nothing(word: &str) -> String {
+    if word.is_empty() { "-" } else { word }.to_owned()
 }
 
 #[cfg(test)]
@@ -211,6 +297,32 @@ mod tests {
             lines[1].starts_with("shop/web  tulle  -    -    SYNCED  -    7s"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_sidecar_that_no_replica_tells_of_has_a_row() {
+        let pod = |name: &str| -> Pod {
+            let metadata = serde_json::json!({ "name": name, "namespace": "shop" });
+            serde_json::from_value(serde_json::json!({ "metadata": metadata })).expect("a pod")
+        };
+        let pods = [pod("web"), pod("api")];
+        for (all_answer, words, status) in [
+            (true, "not connected", ExitCode::FAILURE),
+            (false, "unknown", ExitCode::SUCCESS),
+        ] {
+            let mut proxies = vec![proxy(&[], 0)];
+            complete(&mut proxies, &pods, all_answer);
+            let text = table(&proxies);
+            let lines: Vec<_> = text.lines().collect();
+            assert_eq!(lines.len(), 3, "{text}");
+            assert!(
+                lines[1].starts_with("shop/api  -      -    -    -"),
+                "{text}"
+            );
+            assert!(lines[1].ends_with(words), "{text}");
+            assert!(lines[2].starts_with("shop/web  tulle"), "{text}");
+            assert_eq!(verdict(&proxies, 0), status, "{words}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(super) enum Level {
     Ok,
     /// It works, and might be otherwise than it was meant.
     Warning,
-    /// Whoever asks may not see it.
+    /// It cannot be told; whoever asks may not see it, for one.
     Unknown,
     /// It does not work.
     Error,
@@ -83,6 +83,17 @@ impl Findings {
         };
         let remedy = error.next_step().into_owned();
         self.push(level, subject.into(), output::chain(error), Some(remedy));
+    }
+
+    /// What cannot be told as long as somebody is silent who may know.
+    pub(super) fn unsure(
+        &mut self,
+        subject: impl Into<String>,
+        state: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        let remedy = Some(remedy.into());
+        self.push(Level::Unknown, subject.into(), state.into(), remedy);
     }
 
     fn push(&mut self, level: Level, subject: String, state: String, remedy: Option<String>) {

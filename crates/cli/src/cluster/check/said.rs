@@ -5,20 +5,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future;
-use kube::Client;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::Value;
-use tulle_runtime::names::CONTROL_NAMESPACE;
+use tulle_runtime::names::{CA_CONFIG_MAP, CONTROL_NAMESPACE, CONTROL_SERVICE_ACCOUNT};
 
 use super::finding::{Findings, Level};
-use super::some;
+use super::workloads::Scope;
+use super::{connected, some};
 use crate::cluster::control::{self, Answers};
 use crate::cluster::error::ClusterError;
 use crate::cluster::{ago, status};
 
 /// Whether roots last, every object can be used, and proxies take what they are sent.
-pub(super) async fn look(client: &Client, findings: &mut Findings) {
+pub(super) async fn look(scope: &Scope<'_>, findings: &mut Findings) {
+    let client = scope.client;
     let replicas = match control::replicas(client).await {
         Ok(replicas) => replicas,
         Err(error) => return findings.unknown("control plane", &error),
@@ -32,6 +33,7 @@ pub(super) async fn look(client: &Client, findings: &mut Findings) {
     let mut silent = BTreeMap::new();
     let trust = heard(trust, &mut silent);
     let objects = heard(objects, &mut silent);
+    let all_answer = proxies.silent.is_empty();
     let proxies = heard(proxies, &mut silent);
     not_heard(&silent, findings);
     for (pod, told) in &trust {
@@ -41,7 +43,14 @@ pub(super) async fn look(client: &Client, findings: &mut Findings) {
     }
     source(&objects, findings);
     if !proxies.is_empty() {
-        judge(&status::collect(proxies), findings);
+        let proxies = status::collect(proxies);
+        let asked = connected::Asked {
+            scope,
+            replicas: &replicas,
+            all_answer,
+        };
+        let proxies = connected::look(asked, proxies, findings).await;
+        judge(&proxies, findings);
     }
 }
 
@@ -135,12 +144,26 @@ fn signer(pod: &str, told: &Value, now: i64, findings: &mut Findings) {
 fn refused(told: &Value, findings: &mut Findings) {
     let places = told["bundle_refused"].as_array().into_iter().flatten();
     for place in places.filter_map(Value::as_str) {
-        findings.error(
-            "trust bundle",
-            place,
-            "make room in the namespace's quota, or except ConfigMap tulle-ca-root from its policies: a rotation waits for it, and then leaves it behind",
+        findings.error("trust bundle", place, refused_remedy(place));
+    }
+}
+
+/// What to do about a place, which begins with its kind.
+fn refused_remedy(place: &str) -> String {
+    let name = place.split([' ', ':']).nth(1).unwrap_or_default();
+    if !place.starts_with("ConfigMap ") {
+        return format!(
+            "install again the revision that it is of, which brings the right to write it: tulle upgrade --yes; or, if nobody needs \
+             it: kubectl delete mutatingwebhookconfiguration {name}; a rotation waits for it"
         );
     }
+    let patience = match name.split_once('/') {
+        Some((CONTROL_NAMESPACE, _)) => "",
+        _ => ", for an hour at most, and then leaves it behind",
+    };
+    format!(
+        "make room in the namespace's quota, or except ConfigMap {CA_CONFIG_MAP} from its policies: a rotation waits for it{patience}"
+    )
 }
 
 /// Whether every object can be used.
@@ -148,7 +171,8 @@ fn source(answers: &[(String, Value)], findings: &mut Findings) {
     if answers.is_empty() {
         return;
     }
-    let (mut told, mut overruled) = (BTreeSet::new(), BTreeSet::new());
+    let (mut told, mut unread, mut overruled) =
+        <(BTreeSet<_>, BTreeSet<_>, BTreeSet<_>)>::default();
     let mut synced = true;
     for (pod, answer) in answers {
         if answer["synced"] != true {
@@ -160,18 +184,25 @@ fn source(answers: &[(String, Value)], findings: &mut Findings) {
             );
         }
         let problems = answer["problems"].as_array().into_iter().flatten();
-        told.extend(problems.map(problem));
+        let (of_resources, of_objects): (Vec<_>, Vec<_>) =
+            problems.partition(|it| it["resource"].is_string());
+        told.extend(of_objects.into_iter().map(problem));
+        unread.extend(of_resources.into_iter().map(problem));
         let policies = answer["overruled"].as_array().into_iter().flatten();
         overruled.extend(policies.map(problem));
     }
-    if told.is_empty() && overruled.is_empty() && synced {
+    if told.is_empty() && unread.is_empty() && overruled.is_empty() && synced {
         findings.ok("objects", "all that concern the mesh can be used");
     }
     findings.few(
         Level::Warning,
         told,
-        "correct the object; until then its last good version counts",
+        "correct the object; until then its last good version counts, if it has had one",
     );
+    for (resource, state) in unread {
+        let remedy = unread_remedy(&resource);
+        findings.error(resource, state, remedy);
+    }
     findings.few(Level::Warning, overruled, "have one policy for each pod");
 }
 
@@ -188,7 +219,21 @@ fn problem(problem: &Value) -> (String, String) {
         Some(rest) => rest.to_owned(),
         None => state,
     };
-    (object.to_owned(), state)
+    let named = [object, text("resource"), text("file")];
+    let subject = named.into_iter().find(|it| !it.is_empty());
+    (subject.unwrap_or("objects").to_owned(), state)
+}
+
+/// What to do where all objects of a resource cannot be followed, or a single one that is named as `Kind/name`.
+fn unread_remedy(resource: &str) -> String {
+    let (kind, all) = match resource.split_once(['/', ' ']) {
+        Some((kind, _)) => (kind, ""),
+        None => (resource, " -A"),
+    };
+    format!(
+        "see what the API server says of it: kubectl get {resource}{all}; and whether the control plane may see it: kubectl auth \
+         can-i list {kind} --as=system:serviceaccount:{CONTROL_NAMESPACE}:{CONTROL_SERVICE_ACCOUNT}"
+    )
 }
 
 /// Whether proxies take what they are sent, and are of the version of this program.
@@ -260,6 +305,13 @@ mod tests {
                 Level::Error,
             ),
             ("not said", json!({ "problems": [] }), Level::Error),
+            (
+                "a resource",
+                json!({ "synced": true, "problems": [
+                    { "object": "", "field": "", "resource": "tlsroutes.x", "message": "cannot be followed" },
+                ] }),
+                Level::Error,
+            ),
         ];
         for (name, answer, level) in rows {
             let mut findings = Findings::default();
@@ -271,6 +323,37 @@ mod tests {
             assert_eq!(findings.worst(), level, "{name}");
             let ok = findings.all.iter().filter(|it| it.level == Level::Ok);
             assert_eq!(ok.count(), usize::from(level == Level::Ok), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_resource_that_cannot_be_followed_is_named_with_who_knows_why() {
+        for (resource, command, right) in [
+            (
+                "tlsroutes.gateway.networking.k8s.io",
+                "kubectl get tlsroutes.gateway.networking.k8s.io -A;",
+                "can-i list tlsroutes.gateway.networking.k8s.io --as=system:serviceaccount:tulle-system:tulle-control",
+            ),
+            (
+                "CustomResourceDefinition/x.y",
+                "kubectl get CustomResourceDefinition/x.y;",
+                "can-i list CustomResourceDefinition --as=",
+            ),
+        ] {
+            let problem =
+                json!({ "object": "", "field": "", "resource": resource, "message": "m" });
+            let answer = json!({ "synced": true, "problems": [problem] });
+            let mut findings = Findings::default();
+            source(&[("a".to_owned(), answer)], &mut findings);
+            let [found] = &findings.all[..] else {
+                panic!("{findings:?}");
+            };
+            assert_eq!((&*found.subject, &*found.state), (resource, "m"));
+            let remedy = found.remedy.as_deref().expect("a remedy");
+            assert!(
+                remedy.contains(command) && remedy.contains(right),
+                "{remedy}"
+            );
         }
     }
 
@@ -294,11 +377,29 @@ mod tests {
         let mut findings = Findings::default();
         refused(&json!({ "stage": "steady" }), &mut findings);
         assert!(findings.all.is_empty());
-        let place = "ConfigMap full/tulle-ca-root: exceeded quota";
-        refused(&json!({ "bundle_refused": [place] }), &mut findings);
-        assert_eq!(
-            (findings.worst(), &*findings.all[0].state),
-            (Level::Error, place)
-        );
+        for (place, words, not) in [
+            (
+                "ConfigMap full/tulle-ca-root: exceeded quota",
+                "quota, or except ConfigMap tulle-ca-root from its policies: a rotation waits for it, for an hour",
+                "webhook",
+            ),
+            (
+                "ConfigMap tulle-system/tulle-ca-root: exceeded quota",
+                "make room in the namespace's quota",
+                "an hour",
+            ),
+            (
+                "MutatingWebhookConfiguration tulle-injector-old: forbidden",
+                "kubectl delete mutatingwebhookconfiguration tulle-injector-old;",
+                "quota",
+            ),
+        ] {
+            let mut findings = Findings::default();
+            refused(&json!({ "bundle_refused": [place] }), &mut findings);
+            let found = &findings.all[0];
+            assert_eq!((found.level, &*found.state), (Level::Error, place));
+            let remedy = found.remedy.as_deref().expect("a remedy");
+            assert!(remedy.contains(words) && !remedy.contains(not), "{remedy}");
+        }
     }
 }

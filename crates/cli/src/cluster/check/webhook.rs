@@ -11,12 +11,13 @@ use k8s_openapi::api::admissionregistration::v1::{
 };
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{Api, ListParams, PostParams};
-use kube::{Client, ResourceExt as _};
+use kube::{Client, ResourceExt};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::json;
-use tulle_runtime::names::{CONTROL_NAMESPACE, INJECTOR, labels, ports};
+use tulle_runtime::names::{CONTROL_NAMESPACE, DEFAULT_REVISION, INJECTOR, labels, ports};
 
+use super::asked;
 use super::finding::Findings;
 use super::workloads::enforced;
 use crate::cluster::error::ClusterError;
@@ -27,6 +28,20 @@ use crate::cluster::{ago, answer, asks};
 /// Where the pod would be: it is always there, and asks for nothing.
 const ANYWHERE: &str = "default";
 
+/// The injector of ours that a webhook calls, by its Service, if it calls one. Somebody may label all that he installs as ours.
+pub(super) fn injector(webhook: &MutatingWebhook) -> Option<&str> {
+    let service = webhook.client_config.service.as_ref()?;
+    let rest = service.name.strip_prefix(INJECTOR)?;
+    let ours = service.namespace == CONTROL_NAMESPACE && (rest.is_empty() || rest.starts_with('-'));
+    ours.then_some(&*service.name)
+}
+
+/// The revision that such an injector is of.
+pub(super) fn revision(injector: &str) -> &str {
+    let rest = injector.strip_prefix(INJECTOR).unwrap_or_default();
+    rest.strip_prefix('-').unwrap_or(DEFAULT_REVISION)
+}
+
 /// Looks at what one configuration leads to.
 pub(super) async fn look(
     client: &Client,
@@ -34,50 +49,65 @@ pub(super) async fn look(
     findings: &mut Findings,
 ) {
     let name = configuration.name_any();
-    let revision = name
-        .strip_prefix(INJECTOR)
-        .and_then(|rest| rest.strip_prefix('-'));
-    match place(client, revision).await {
+    let mut webhooks = configuration.webhooks.iter().flatten();
+    let found = webhooks.find_map(|it| Some((it, injector(it)?)));
+    let Some((webhook, injector)) = found else {
+        return;
+    };
+    let asked = Asked {
+        name: &name,
+        injector,
+        revision: revision(injector),
+    };
+    match place(client, asked.revision).await {
         Ok(namespace) => {
-            let tried = try_out(client, &namespace, revision).await;
-            reached(&name, &namespace, tried, findings);
+            let tried = try_out(client, &namespace, asked.revision).await;
+            reached(&asked, &namespace, tried, findings);
         }
         Err(error) => findings.unknown(format!("webhook {name}"), &error),
     }
-    let mut webhooks = configuration.webhooks.iter().flatten();
-    if let Some(webhook) = webhooks.next()
-        && let Err(error) = certificates(client, &name, webhook, findings).await
-    {
+    if let Err(error) = certificates(client, &name, webhook, findings).await {
         findings.unknown(format!("certificate of {name}"), &error);
     }
 }
 
-/// A namespace in which a pod with a sidecar may be made.
-async fn place(client: &Client, revision: Option<&str>) -> Result<String, ClusterError> {
-    let api: Api<Namespace> = Api::all(client.clone());
-    let all = answer("list the namespaces", api.list(&ListParams::default())).await?;
-    let free = |it: &&Namespace| enforced(it).is_none() && it.metadata.deletion_timestamp.is_none();
-    let named = all.iter().find(|it| it.name_any() == ANYWHERE).filter(free);
-    let meshed = |it: &&Namespace| {
-        let of = it.labels().get(labels::REVISION).map(String::as_str);
-        asks(it) && of == revision
-    };
-    let found = named.or_else(|| all.iter().filter(free).find(meshed));
-    Ok(found.map_or_else(|| ANYWHERE.to_owned(), |it| it.name_any()))
+/// A webhook configuration, and who is to answer.
+struct Asked<'a> {
+    name: &'a str,
+    injector: &'a str,
+    revision: &'a str,
 }
 
-/// Whether a pod comes back with a sidecar.
+/// A namespace in which a pod with a sidecar may be made, where nobody is asked about it but that injector.
+async fn place(client: &Client, revision: &str) -> Result<String, ClusterError> {
+    let api: Api<Namespace> = Api::all(client.clone());
+    let all = answer("list the namespaces", api.list(&ListParams::default())).await?;
+    let best = best(&all.items, revision);
+    Ok(best.map_or_else(|| ANYWHERE.to_owned(), ResourceExt::name_any))
+}
+
+fn best<'a>(all: &'a [Namespace], revision: &str) -> Option<&'a Namespace> {
+    let free = |it: &&Namespace| enforced(it).is_none() && it.metadata.deletion_timestamp.is_none();
+    let others = |it: &&Namespace| {
+        let theirs = asked::revision(it).unwrap_or(DEFAULT_REVISION);
+        asks(it) && theirs != revision
+    };
+    let anywhere = |it: &&Namespace| it.name_any() == ANYWHERE;
+    let mut own = all.iter().filter(|it| free(it) && !others(it));
+    let known = own.clone().find(anywhere);
+    known
+        .or_else(|| own.find(|it| asks(it)))
+        .or_else(|| all.iter().filter(free).find(anywhere))
+}
+
+/// The revision whose sidecar a pod comes back with, if it does with one.
 async fn try_out(
     client: &Client,
     namespace: &str,
-    revision: Option<&str>,
-) -> Result<bool, ClusterError> {
-    let asks = match revision {
-        Some(revision) => (labels::REVISION, revision),
-        None => (labels::INJECT, "enabled"),
-    };
+    revision: &str,
+) -> Result<Option<String>, ClusterError> {
     let pod = json!({
-        "metadata": { "generateName": "tulle-check-", "labels": { asks.0: asks.1 } },
+        "metadata": { "generateName": "tulle-check-", "labels": { labels::REVISION: revision } },
         "spec": { "containers": [{ "name": "none", "image": "tulle.test/never-pulled" }] },
     });
     let pod: Pod = serde_json::from_value(pod).expect("a pod of ours");
@@ -90,29 +120,46 @@ async fn try_out(
         "try whether the API server reaches it, by a pod in namespace {namespace} that is not kept"
     );
     let made = answer(&what, api.create(&how, &pod)).await?;
-    Ok(made.labels().contains_key(labels::PROXIED))
+    let injected = made.labels().contains_key(labels::PROXIED);
+    let by = made.labels().get(labels::REVISION).cloned();
+    Ok(by.filter(|_| injected))
 }
 
 fn reached(
-    name: &str,
+    asked: &Asked<'_>,
     namespace: &str,
-    tried: Result<bool, ClusterError>,
+    tried: Result<Option<String>, ClusterError>,
     findings: &mut Findings,
 ) {
+    let Asked {
+        name,
+        injector,
+        revision,
+    } = asked;
     let subject = format!("webhook {name}");
     let remedy = format!(
-        "see that Service {CONTROL_NAMESPACE}/{name} has endpoints, and that no NetworkPolicy or firewall keeps the API server \
-         from port {} of its pods: kubectl -n {CONTROL_NAMESPACE} logs deployment/{name}",
+        "see that Service {CONTROL_NAMESPACE}/{injector} has endpoints, and that no NetworkPolicy or firewall keeps the API server \
+         from port {} of its pods: kubectl -n {CONTROL_NAMESPACE} logs deployment/{injector}",
         ports::WEBHOOK
     );
+    let host = format!("//{injector}.{CONTROL_NAMESPACE}.svc");
     match tried {
-        Ok(true) => findings.ok(subject, "the API server reaches it, and it injects"),
-        Ok(false) => findings.error(
+        Ok(Some(by)) if by == *revision => {
+            findings.ok(subject, "the API server reaches it, and it injects");
+        }
+        Ok(Some(by)) => findings.error(
+            subject,
+            format!("a pod of namespace {namespace} that asks for revision {revision} gets the sidecar of {by}"),
+            "see who else injects it: kubectl get mutatingwebhookconfigurations",
+        ),
+        Ok(None) => findings.error(
             subject,
             format!("a pod of namespace {namespace} that asks for the mesh gets no sidecar: the API server passes it over"),
             remedy,
         ),
-        Err(ClusterError::Refused { reason, .. }) if reason.contains("failed calling webhook") => {
+        Err(ClusterError::Refused { reason, .. })
+            if reason.contains("failed calling webhook") && reason.contains(&host) =>
+        {
             findings.error(subject, reason, remedy);
         }
         Err(error @ ClusterError::Refused { .. }) => findings.warning(
@@ -224,17 +271,90 @@ mod tests {
     }
 
     #[test]
+    fn only_injectors_of_ours_are_ours_whatever_a_label_says() {
+        for (namespace, name, expected) in [
+            ("tulle-system", "tulle-injector", Some("default")),
+            ("tulle-system", "tulle-injector-next", Some("next")),
+            ("tulle-system", "tulle-injectors", None),
+            ("tulle-system", "dashboards", None),
+            ("elsewhere", "tulle-injector", None),
+        ] {
+            let webhook = serde_json::from_value(json!({
+                "name": "x", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+                "clientConfig": { "service": { "namespace": namespace, "name": name } },
+            }));
+            let webhook: MutatingWebhook = webhook.expect("a webhook");
+            assert_eq!(
+                injector(&webhook).map(revision),
+                expected,
+                "{namespace}/{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_pod_is_tried_where_no_other_injector_is_asked_about_it() {
+        let namespace = |name: &str, labels: serde_json::Value| -> Namespace {
+            let metadata = json!({ "name": name, "labels": labels });
+            serde_json::from_value(json!({ "metadata": metadata })).expect("a namespace")
+        };
+        let next = || json!({ "tulle.dev/rev": "next" });
+        let ours = || json!({ "tulle.dev/inject": "enabled" });
+        let baseline = || json!({ "pod-security.kubernetes.io/enforce": "baseline" });
+        for (name, default, expected) in [
+            ("says nothing", json!({}), Some("default")),
+            ("ours", ours(), Some("default")),
+            ("another's", next(), Some("shop")),
+            ("is restricted", baseline(), Some("shop")),
+        ] {
+            let all = [
+                namespace("aaa", json!({})),
+                namespace("default", default),
+                namespace("moves", next()),
+                namespace("shop", ours()),
+            ];
+            let found = best(&all, "default").map(ResourceExt::name_any);
+            assert_eq!(found.as_deref(), expected, "{name}");
+        }
+        let only = [namespace("default", next())];
+        let found = best(&only, "default").map(ResourceExt::name_any);
+        assert_eq!(found.as_deref(), Some("default"));
+        assert!(best(&[namespace("default", baseline())], "default").is_none());
+    }
+
+    #[test]
     fn a_dry_run_says_whether_the_webhook_is_reached() {
         let rows = [
-            ("injected", Ok(true), Level::Ok, "reaches it"),
-            ("passed over", Ok(false), Level::Error, "gets no sidecar"),
+            (
+                "injected",
+                Ok(Some("next".to_owned())),
+                Level::Ok,
+                "reaches it",
+            ),
+            (
+                "injected by another",
+                Ok(Some("default".to_owned())),
+                Level::Error,
+                "asks for revision next gets the sidecar of default",
+            ),
+            ("passed over", Ok(None), Level::Error, "gets no sidecar"),
             (
                 "not reached",
                 Err(refused(
-                    "Internal error occurred: failed calling webhook \"x\": connection refused",
+                    "Internal error occurred: failed calling webhook \"x\": failed to call webhook: Post \
+                     \"https://tulle-injector-next.tulle-system.svc:443/inject?timeout=10s\": connection refused",
                 )),
                 Level::Error,
                 "connection refused",
+            ),
+            (
+                "another not reached",
+                Err(refused(
+                    "Internal error occurred: failed calling webhook \"x\": failed to call webhook: Post \
+                     \"https://tulle-injector.tulle-system.svc:443/inject?timeout=10s\": connection refused",
+                )),
+                Level::Warning,
+                "cannot try: Internal error",
             ),
             (
                 "not tried",
@@ -254,7 +374,12 @@ mod tests {
         ];
         for (name, tried, level, words) in rows {
             let mut findings = Findings::default();
-            reached("tulle-injector", "default", tried, &mut findings);
+            let asked = Asked {
+                name: "tulle-injector-next",
+                injector: "tulle-injector-next",
+                revision: "next",
+            };
+            reached(&asked, "default", tried, &mut findings);
             let found = &findings.all[0];
             assert_eq!(found.level, level, "{name}");
             assert!(found.state.contains(words), "{name}: {}", found.state);
