@@ -29,6 +29,7 @@ use crate::ca::{Authority, CertificateServer, CertificateService, Metrics};
 use crate::discovery::{Discovery, Limits};
 use crate::limit::Reached;
 use crate::platform;
+use crate::snapshot::Snapshots;
 use crate::source::{self, FileSource, KubernetesSource, SourceReport};
 use crate::status::Claims;
 use crate::store::{MeshSettings, Store, StoreWriter};
@@ -82,11 +83,11 @@ impl Source {
         }
     }
 
-    /// What the routes of a cluster claim.
-    fn claims(&self) -> Option<Claims> {
+    /// What the objects of a cluster claim, and what is stored of them.
+    fn notes(&self) -> Option<(Claims, Snapshots)> {
         match self {
             Self::Files(_) => None,
-            Self::Kubernetes(source) => Some(source.claims()),
+            Self::Kubernetes(source) => Some((source.claims(), source.snapshots())),
         }
     }
 
@@ -102,6 +103,7 @@ impl Source {
 pub(crate) struct Cluster {
     client: Client,
     claims: Claims,
+    snapshots: Snapshots,
 }
 
 /// Runs the control plane until SIGTERM or SIGINT.
@@ -142,7 +144,7 @@ impl Control {
             false => None,
         };
         let source = Source::open(&args).await?;
-        let cluster = client.zip(source.claims());
+        let cluster = client.zip(source.notes());
         let (store, writer) = Store::new(MeshSettings {
             trust_domain: args.trust_domain.as_str().into(),
             cluster_domain: args.cluster_domain.as_str().into(),
@@ -154,7 +156,11 @@ impl Control {
             source.report(),
             args.limits.limits(),
             Tasks::new(),
-            cluster.map(|(client, claims)| Cluster { client, claims }),
+            cluster.map(|(client, (claims, snapshots))| Cluster {
+                client,
+                claims,
+                snapshots,
+            }),
         )
         .await?;
         source.spawn(&control.tasks, writer);

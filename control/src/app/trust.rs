@@ -15,6 +15,7 @@ use crate::ca::{
     Plugged, Settings, TokenReview,
 };
 use crate::election::{Election, Leadership};
+use crate::snapshot::{self, SnapshotWriter};
 use crate::status::{self, StatusWriter};
 use crate::store::{Store, World};
 use crate::writer::{self, Writer};
@@ -73,7 +74,11 @@ pub(super) async fn from_cluster(
     tasks: &Tasks,
     metrics: Metrics,
 ) -> anyhow::Result<Trust> {
-    let Cluster { client, claims } = cluster;
+    let Cluster {
+        client,
+        claims,
+        snapshots,
+    } = cluster;
     let client = &client;
     let (election, leadership) = Election::new(client, replica(), registry);
     let counts = writer::Metrics::register(registry);
@@ -81,6 +86,9 @@ pub(super) async fn from_cluster(
     let statuses = status::Metrics::register(registry);
     let (own, store) = (leadership.clone(), store.clone());
     let statuses = StatusWriter::new(client.clone(), own, store, claims, statuses);
+    let counts = snapshot::Metrics::register(registry);
+    let own = leadership.clone();
+    let snapshots = SnapshotWriter::new(client.clone(), own, snapshots, counts);
     tasks.spawn("election", election.run(tasks.cancelled()));
     let name = args.ca_issuer_secret.as_deref();
     let ground = Ground {
@@ -93,6 +101,7 @@ pub(super) async fn from_cluster(
     let authority = authority.context("cannot start the CA")?;
     tasks.spawn_until_cancelled("writer", writer.run());
     tasks.spawn_until_cancelled("status-writer", statuses.run());
+    tasks.spawn_until_cancelled("snapshot-writer", snapshots.run());
     Ok(Trust {
         authority,
         review: Arc::new(KubernetesReview::new(client.clone(), names::TOKEN_AUDIENCE)),

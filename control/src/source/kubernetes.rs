@@ -11,9 +11,11 @@ mod health;
 mod kinds;
 mod ledger;
 mod optional;
+mod snapshots;
 mod watch;
 mod wire;
 mod writer;
+mod written;
 
 #[cfg(test)]
 mod hand_written_api_server;
@@ -31,8 +33,10 @@ use self::health::Health;
 use self::kinds::{FIXED, OPTIONAL};
 use self::ledger::Ledger;
 use self::optional::Optional;
+use self::snapshots::Follower;
 use self::watch::{Settings, Watch};
 use super::report::SourceReport;
+use crate::snapshot::Snapshots;
 use crate::status::Claims;
 use crate::store::StoreWriter;
 
@@ -44,6 +48,7 @@ pub struct KubernetesSource {
     client: Client,
     report: SourceReport,
     claims: Claims,
+    snapshots: Snapshots,
     settings: Settings,
 }
 
@@ -55,6 +60,7 @@ impl KubernetesSource {
             client,
             report: SourceReport::default(),
             claims: Claims::default(),
+            snapshots: Snapshots::default(),
             settings: Settings::default(),
         }
     }
@@ -68,6 +74,11 @@ impl KubernetesSource {
     /// What routes claim, now and later.
     pub(crate) fn claims(&self) -> Claims {
         self.claims.clone()
+    }
+
+    /// What is stored of objects that cannot be used, and what should be, now and later.
+    pub(crate) fn snapshots(&self) -> Snapshots {
+        self.snapshots.clone()
     }
 
     /// Follows the cluster until the tasks are cancelled. Says that everything has been read when every kind that
@@ -98,12 +109,20 @@ impl KubernetesSource {
                 }
             });
         }
+        let stored = Follower::new(
+            self.client.clone(),
+            self.settings,
+            self.snapshots.clone(),
+            self.report.clone(),
+        );
+        tasks.spawn_until_cancelled("source-snapshots", stored.run());
         for optional in &OPTIONAL {
             let follower = Optional::new(
                 optional,
                 self.client.clone(),
                 self.settings,
                 self.report.clone(),
+                self.snapshots.clone(),
                 sender.clone(),
             );
             tasks.spawn_until_cancelled(optional.task, follower.run());

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 use super::{CONTROLLER, GROUP};
+use crate::snapshot::InForce;
 use crate::store::{Kind, ObjectKey, ObjectRef};
 
 /// An object that wants something of the mesh, or was told something by it.
@@ -28,8 +29,8 @@ pub(crate) struct Claim {
     pub(super) backends: Vec<(String, Reference)>,
     /// Its `status.parents`, or `status.conditions` of a policy.
     pub(super) told: Vec<Value>,
-    /// Why it cannot be used.
-    pub(super) problem: Option<String>,
+    /// Why it cannot be used, and what is in force.
+    pub(super) problem: Option<(String, InForce)>,
 }
 
 /// A reference to another object.
@@ -98,13 +99,13 @@ impl Claim {
     }
 
     /// The same, of an object that cannot be used.
-    pub(crate) fn but(self, field: &str, message: &str) -> Self {
+    pub(crate) fn but(self, field: &str, message: &str, in_force: InForce) -> Self {
         let problem = match field {
             "" => message.to_owned(),
             field => format!("{field}: {message}"),
         };
         Self {
-            problem: Some(problem),
+            problem: Some((problem, in_force)),
             ..self
         }
     }

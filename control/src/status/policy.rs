@@ -46,18 +46,10 @@ impl<'a> Judge<'a> {
         now: &str,
     ) -> Option<Vec<serde_json::Value>> {
         let conditions = match &claim.problem {
-            Some(problem) => {
-                let kept = match self.policy(&reference.key) {
-                    Some(_) => {
-                        "; what it was before stays in force until the control plane restarts"
-                    }
-                    None => "",
-                };
-                [
-                    Condition::no(ACCEPTED, "Invalid", format!("{problem}{kept}")),
-                    Condition::yes(RESOLVED, "not looked at".to_owned()),
-                ]
-            }
+            Some((problem, in_force)) => [
+                Condition::no(ACCEPTED, "Invalid", format!("{problem}; {in_force}")),
+                Condition::yes(RESOLVED, "not looked at".to_owned()),
+            ],
             None => {
                 let policy = self.policy(&reference.key)?;
                 let pods: Vec<_> = translate::subjects(self.world, policy).collect();

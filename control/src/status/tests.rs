@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::parents::parents;
 use super::verdict::{Condition, Verdict};
 use super::*;
+use crate::snapshot::InForce;
 use crate::source;
 use crate::store::{Event, MeshSettings, ObjectKey, StoreWriter};
 
@@ -72,7 +73,7 @@ fn take(writer: &mut StoreWriter, claims: &Claims, objects: &[Value]) {
             let version = if kind.is_route() { "v1" } else { api::VERSION };
             let claim = Claim::of(kind, version, &text);
             let claim = claim.map(|claim| match problems.first() {
-                Some(problem) => claim.but(&problem.field, &problem.message),
+                Some(problem) => claim.but(&problem.field, &problem.message, InForce::Stored(2)),
                 None => claim,
             });
             let of = |name: &str| object["metadata"][name].as_str().expect("text").to_owned();

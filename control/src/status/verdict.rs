@@ -90,12 +90,8 @@ const NOT_FOUND: &str = "BackendNotFound";
 impl Subject<'_> {
     fn acceptance(&self, parent: &Reference) -> Option<Condition> {
         let no = |reason, message| Some(Condition::no(ACCEPTED, reason, message));
-        if let Some(problem) = &self.claim.problem {
-            let kept = match self.world.route(self.kind, self.key) {
-                Some(_) => "; what it was before stays in force until the control plane restarts",
-                None => "",
-            };
-            return no("UnsupportedValue", format!("{problem}{kept}"));
+        if let Some((problem, in_force)) = &self.claim.problem {
+            return no("UnsupportedValue", format!("{problem}; {in_force}"));
         }
         let key = parent.key(&self.key.namespace);
         let service = match self.world.service(&key) {

@@ -85,6 +85,12 @@ impl Kind {
         self.is_route() || self == Self::PeerAuthentication
     }
 
+    /// Whether people write it for the mesh, or for the likes of it, and may ask for what it cannot do.
+    #[must_use]
+    pub fn is_authored(self) -> bool {
+        self.is_told() || self == Self::IstioPeerAuthentication
+    }
+
     /// Whether it is one of the kinds of routes.
     #[must_use]
     pub fn is_route(self) -> bool {

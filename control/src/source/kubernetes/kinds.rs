@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::ledger::Item;
 use super::watch::{Read, Reader};
 use super::wire::Resource;
+use super::written::Written;
 use crate::api;
 use crate::source::parse;
 use crate::status::Claim;
@@ -184,6 +185,10 @@ pub(super) fn reader(kind: Kind, version: &'static str) -> Reader<Item> {
                 version: known.version.as_deref().and_then(|it| it.parse().ok()),
                 outcome: known.outcome,
                 claim: Claim::of(kind, version, text),
+                written: kind
+                    .is_authored()
+                    .then(|| Written::read(version, text))
+                    .flatten(),
             },
             version: known.version,
         }

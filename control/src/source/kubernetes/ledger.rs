@@ -1,16 +1,22 @@
 //! What is known of the objects of one kind: what a list or an event means for the store and for the report.
 //!
 //! A list counts as it is. An event counts unless it tells of an earlier version than what is known, which is what events
-//! do that come twice or out of order. An object that cannot be used leaves in force what it was before.
+//! do that come twice or out of order. An object that cannot be used leaves in force what it was before: what was seen, or
+//! what is stored of it ([`broken`]), whichever is later.
 
-use std::collections::HashMap;
+mod broken;
+
+use std::collections::{BTreeSet, HashMap};
 
 use tokio::sync::mpsc::Sender;
 
+use self::broken::Broken;
 use super::watch::Happened;
 use super::writer::Message;
+use super::written::Written;
+use crate::snapshot::{Snapshots, Version};
 use crate::source::parse::Outcome;
-use crate::source::report::{Place, Problem, SourceReport};
+use crate::source::report::{Place, SourceReport};
 use crate::status::Claim;
 use crate::store::{Event, Kind, ObjectKey, ObjectRef};
 
@@ -24,6 +30,8 @@ pub(super) struct Item {
     pub(super) outcome: Outcome,
     /// What it claims, if it is of a kind whose authors are told.
     pub(super) claim: Option<Claim>,
+    /// What its author wrote, if it is of a kind of which good versions are stored.
+    pub(super) written: Option<Written>,
 }
 
 /// The objects of a kind.
@@ -31,13 +39,18 @@ pub(super) struct Item {
 pub(super) struct Ledger {
     kind: Kind,
     known: HashMap<ObjectKey, Known>,
+    /// Those that cannot be used.
+    broken: BTreeSet<ObjectKey>,
     /// The list that is under way, or was last.
     list: u64,
-    /// Whether one was ever complete.
+    /// Whether one was ever complete, and the writer knows.
     listed: bool,
+    settled: bool,
     /// Claims that the writer was not told of.
     claims: Vec<(ObjectRef, Option<Claim>)>,
     report: SourceReport,
+    /// Where good versions are stored, if they are.
+    snapshots: Option<Snapshots>,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +62,12 @@ struct Known {
     stored: bool,
     /// Whether it is reported.
     reported: bool,
+    /// Which object of its name it is.
+    uid: Option<std::sync::Arc<str>>,
+    /// The last good version.
+    good: Option<Version>,
+    /// Why it cannot be used.
+    broken: Option<Broken>,
 }
 
 impl Ledger {
@@ -56,10 +75,21 @@ impl Ledger {
         Self {
             kind,
             known: HashMap::new(),
+            broken: BTreeSet::new(),
             list: 0,
             listed: false,
+            settled: false,
             claims: Vec::new(),
             report,
+            snapshots: None,
+        }
+    }
+
+    /// The same, of objects of which good versions are stored.
+    pub(super) fn with(self, snapshots: Snapshots) -> Self {
+        Self {
+            snapshots: Some(snapshots),
+            ..self
         }
     }
 
@@ -74,13 +104,35 @@ impl Ledger {
         if !self.tell(events, writer).await {
             return false;
         }
-        let first = complete && !self.listed;
-        self.listed |= complete;
-        !first || self.settled(writer).await
+        if !complete {
+            return true;
+        }
+        self.listed = true;
+        if let Some(snapshots) = &self.snapshots {
+            snapshots.settled(self.kind);
+        }
+        self.reconsider(writer).await
+    }
+
+    /// Takes in what is stored by now of objects that cannot be used, and tells the writer; false if there is none any more.
+    pub(super) async fn reconsider(&mut self, writer: &Sender<Message>) -> bool {
+        let ready = self.snapshots.as_ref().is_none_or(Snapshots::is_listed);
+        let broken = std::mem::take(&mut self.broken);
+        let events = broken.iter().filter_map(|key| self.fall_back(key));
+        let events = events.collect();
+        self.broken = broken;
+        if !self.tell(events, writer).await {
+            return false;
+        }
+        if self.settled || !ready || !self.listed {
+            return true;
+        }
+        self.settled(writer).await
     }
 
     /// Tells the writer that it need not wait for this kind.
-    pub(super) async fn settled(&self, writer: &Sender<Message>) -> bool {
+    async fn settled(&mut self, writer: &Sender<Message>) -> bool {
+        self.settled = true;
         writer.send(Message::Settled(self.kind)).await.is_ok()
     }
 
@@ -89,7 +141,10 @@ impl Ledger {
         // What no list ever has is gone when the list is complete.
         self.list += 1;
         let events = self.complete();
-        self.tell(events, writer).await
+        if let Some(snapshots) = &self.snapshots {
+            snapshots.settled(self.kind);
+        }
+        self.tell(events, writer).await && self.settled(writer).await
     }
 
     /// Tells the writer; false if there is none any more.
@@ -136,60 +191,69 @@ impl Ledger {
             tracing::debug!(resource.type = %self.kind, outcome = ?item.outcome, "an object without a name is not used");
             return None;
         };
-        let reference = ObjectRef {
-            kind: self.kind,
-            key: key.clone(),
-        };
-        let known = self.known.entry(key).or_default();
+        let reference = self.reference(&key);
+        let known = self.known.entry(key.clone()).or_default();
         known.version = item.version;
         known.list = self.list;
-        if self.kind.is_told() {
-            let claim = match &item.outcome {
-                Outcome::Bad { problem, .. } => {
-                    let claim = item.claim;
-                    claim.map(|claim| claim.but(&problem.field, &problem.message))
-                }
-                _ => item.claim,
-            };
-            self.claims.push((reference.clone(), claim));
+        let uid = item.written.as_ref().map(|it| it.uid.clone());
+        if known.uid != uid {
+            // What another object of this name was is not what this one was.
+            known.good = None;
+            known.uid = uid;
         }
-        let problem = match item.outcome {
-            Outcome::Bad { problem, .. } => Some(problem),
+        let (event, spec) = match item.outcome {
+            Outcome::Bad { problem, .. } => {
+                self.report.metrics().skipped(self.kind.as_str().into());
+                known.broken = Some(Broken {
+                    problem,
+                    claim: item.claim,
+                    written: item.written,
+                });
+                self.broken.insert(key.clone());
+                return self.fall_back(&key);
+            }
             Outcome::Object(object) => {
                 known.stored = true;
-                clear(known, &self.report, &reference);
-                return Some(Event::Apply(object));
+                let spec = item.written.as_ref().map(|it| it.spec.clone());
+                (Some(Event::Apply(object)), spec)
             }
             // It does not concern the mesh.
-            Outcome::Ignored | Outcome::List(_) => None,
+            Outcome::Ignored | Outcome::List(_) => {
+                let stored = std::mem::take(&mut known.stored);
+                (stored.then(|| Event::Delete(reference.clone())), None)
+            }
         };
-        let Some(problem) = problem else {
-            clear(known, &self.report, &reference);
-            return std::mem::take(&mut known.stored).then_some(Event::Delete(reference));
-        };
-        self.report.metrics().skipped(self.kind.as_str().into());
-        known.reported = true;
-        let place = Place::Object(reference);
-        let problem = Problem {
-            field: problem.field,
-            ..Problem::of(place.clone(), problem.message)
-        };
-        for problem in self.report.replace(&place, vec![problem]) {
-            tracing::warn!(
-                resource.name = %problem.object, field = %problem.field, error = %problem.message,
-                "object not used; the last good version stays in force",
-            );
+        known.good = item.written.map(|it| Version {
+            generation: it.generation,
+            spec,
+        });
+        known.broken = None;
+        self.broken.remove(&key);
+        clear(known, &self.report, &reference);
+        if let Some(snapshots) = &self.snapshots {
+            snapshots.judge(&reference, None);
         }
-        None
+        if self.kind.is_told() {
+            self.claims.push((reference, item.claim));
+        }
+        event
+    }
+
+    fn reference(&self, key: &ObjectKey) -> ObjectRef {
+        ObjectRef {
+            kind: self.kind,
+            key: key.clone(),
+        }
     }
 
     fn remove(&mut self, key: &ObjectKey) -> Option<Event> {
         let mut known = self.known.remove(key)?;
-        let reference = ObjectRef {
-            kind: self.kind,
-            key: key.clone(),
-        };
+        self.broken.remove(key);
+        let reference = self.reference(key);
         clear(&mut known, &self.report, &reference);
+        if let Some(snapshots) = &self.snapshots {
+            snapshots.judge(&reference, None);
+        }
         if self.kind.is_told() {
             self.claims.push((reference.clone(), None));
         }

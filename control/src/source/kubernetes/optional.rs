@@ -1,9 +1,11 @@
 //! A kind that a CustomResourceDefinition brings: followed while there is one, in a version that it serves.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use kube::Client;
 use tokio::sync::mpsc::Sender;
+use tokio::sync::watch;
 
 use super::definition::{self, Definition};
 use super::health::Health;
@@ -11,6 +13,7 @@ use super::kinds::{self, Custom};
 use super::ledger::{Item, Ledger};
 use super::watch::{Happened, Settings, Watch};
 use super::writer::Message;
+use crate::snapshot::Snapshots;
 use crate::source::report::{Place, Problem, SourceReport};
 
 /// Follows a definition, and its objects.
@@ -21,6 +24,8 @@ pub(super) struct Optional {
     report: SourceReport,
     writer: Sender<Message>,
     ledger: Ledger,
+    /// Sees what is stored of its objects.
+    snapshots: watch::Receiver<u64>,
     /// The version that is followed.
     version: Option<&'static str>,
     objects: Option<Watch<Item>>,
@@ -32,10 +37,12 @@ impl Optional {
         client: Client,
         settings: Settings,
         report: SourceReport,
+        snapshots: Snapshots,
         writer: Sender<Message>,
     ) -> Self {
         Self {
-            ledger: Ledger::new(custom.kind, report.clone()),
+            ledger: Ledger::new(custom.kind, report.clone()).with(snapshots.clone()),
+            snapshots: snapshots.subscribe(),
             custom,
             client,
             settings,
@@ -59,8 +66,25 @@ impl Optional {
         // What the list that is under way has.
         let mut listed = None;
         loop {
-            let written = tokio::select! {
-                happened = definitions.next() => match happened {
+            let heard = {
+                let mut definition = pin!(definitions.next());
+                let mut object = pin!(next(&mut self.objects));
+                loop {
+                    tokio::select! {
+                        happened = &mut definition => break Heard::Definition(happened),
+                        happened = &mut object => break Heard::Object(happened),
+                        // Whoever is asked goes on answering meanwhile.
+                        Ok(()) = self.snapshots.changed() => {
+                            if !self.ledger.reconsider(&self.writer).await {
+                                return;
+                            }
+                        }
+                    }
+                }
+            };
+            let written = match heard {
+                Heard::Object(happened) => self.ledger.take(happened, &self.writer).await,
+                Heard::Definition(happened) => match happened {
                     Happened::Begun => {
                         listed = None;
                         true
@@ -79,9 +103,6 @@ impl Optional {
                     Happened::Changed(None) => true,
                     Happened::Gone(_) => self.undefined().await,
                 },
-                happened = next(&mut self.objects) => {
-                    self.ledger.take(happened, &self.writer).await
-                }
             };
             if !written {
                 return;
@@ -129,7 +150,7 @@ impl Optional {
             tracing::info!(resource.type = self.custom.definition, "not served any more");
         }
         self.objects = None;
-        self.ledger.clear(&self.writer).await && self.ledger.settled(&self.writer).await
+        self.ledger.clear(&self.writer).await
     }
 
     /// Reports a definition that serves nothing that can be read.
@@ -151,6 +172,12 @@ impl Optional {
             tracing::warn!(resource.type = self.custom.definition, error = %problem.message, "definition not used");
         }
     }
+}
+
+/// What was heard of.
+enum Heard {
+    Definition(Happened<Option<Definition>>),
+    Object(Happened<Item>),
 }
 
 /// What happens next to objects that are followed; nothing if there are none.

@@ -4,6 +4,7 @@ mod definitions;
 mod failures;
 mod lists;
 mod objects;
+mod snapshots;
 mod source;
 
 use std::collections::BTreeSet;
@@ -20,6 +21,7 @@ use super::ledger::Ledger;
 use super::watch::{Settings, Watch};
 use super::wire::Resource;
 use super::{kinds, writer};
+use crate::snapshot::Snapshots;
 use crate::source::report::SourceReport;
 use crate::status::Claims;
 use crate::store::{Kind, MeshSettings, Store, Update, Updates, World};
@@ -42,6 +44,7 @@ struct Rig {
     updates: Updates,
     report: SourceReport,
     claims: Claims,
+    snapshots: Snapshots,
     tasks: Tasks,
 }
 
@@ -89,6 +92,7 @@ impl Rig {
             updates,
             report: SourceReport::default(),
             claims: Claims::default(),
+            snapshots: Snapshots::default(),
             tasks: Tasks::new(),
         };
         (rig, writer)

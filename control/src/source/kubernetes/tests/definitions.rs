@@ -9,6 +9,13 @@ const NAME: &str = "httproutes.gateway.networking.k8s.io";
 
 /// Follows HTTPRoutes, if there are any; with the watch of their definition.
 async fn routes(definition: Option<Value>) -> (Rig, Stream) {
+    let (rig, stream) = routes_and(definition).await;
+    rig.snapshots.listed(&BTreeSet::new());
+    (rig, stream)
+}
+
+/// The same; nobody has listed yet what is stored of them.
+pub(super) async fn routes_and(definition: Option<Value>) -> (Rig, Stream) {
     let (mut rig, writer) = Rig::empty().await;
     let (sender, messages) = mpsc::channel(super::super::WAITING);
     let missing = BTreeSet::from([Kind::HttpRoute]);
@@ -21,6 +28,7 @@ async fn routes(definition: Option<Value>) -> (Rig, Stream) {
         rig.server.client(),
         SETTINGS,
         rig.report.clone(),
+        rig.snapshots.clone(),
         sender,
     );
     let cancelled = rig.tasks.cancelled();
@@ -43,7 +51,7 @@ async fn routes(definition: Option<Value>) -> (Rig, Stream) {
     (rig, stream)
 }
 
-fn definition(version: u64, served: &[(&str, bool)]) -> Value {
+pub(super) fn definition(version: u64, served: &[(&str, bool)]) -> Value {
     let versions = served
         .iter()
         .map(|(name, served)| json!({ "name": name, "served": served }));
@@ -62,11 +70,11 @@ fn route(name: &str, version: u64) -> Value {
     })
 }
 
-fn path(version: &str) -> String {
+pub(super) fn path(version: &str) -> String {
     format!("/apis/gateway.networking.k8s.io/{version}/httproutes")
 }
 
-fn names(world: &World) -> Vec<String> {
+pub(super) fn names(world: &World) -> Vec<String> {
     world.routes().map(|it| it.key.name.to_string()).collect()
 }
 

@@ -5,7 +5,7 @@ use crate::source::KubernetesSource;
 use crate::source::kubernetes::kinds::OPTIONAL;
 
 /// What is asked for at the start.
-const PATHS: [&str; 7] = [
+const PATHS: [&str; 8] = [
     "/api/v1/namespaces",
     "/api/v1/nodes",
     "/api/v1/pods",
@@ -13,6 +13,7 @@ const PATHS: [&str; 7] = [
     "/api/v1/serviceaccounts",
     "/apis/discovery.k8s.io/v1/endpointslices",
     "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+    "/apis/apps/v1/controllerrevisions",
 ];
 
 #[tokio::test]
