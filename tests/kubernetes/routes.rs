@@ -1,5 +1,7 @@
 //! What the authors of routes and policies read in their status, written by the control plane of a real cluster.
 
+mod broken;
+
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -9,13 +11,16 @@ use tulle_tests::kubernetes::{Program, install};
 use tulle_tests::{Kubernetes, eventually};
 
 use crate::conformance;
+use broken::what_an_edit_has_broken_outlives_every_replica;
 
 tulle_tests::cases! { in Kubernetes:
     routes_are_told_what_becomes_of_them ["conformance"];
+    what_an_edit_has_broken_outlives_every_replica ["conformance"];
 }
 
 /// How long the control plane may take, on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
+const APPLY: [&str; 4] = ["apply", "--server-side", "-f", "-"];
 const CONTROLLER: &str = "tulle.dev/mesh";
 
 const MANIFESTS: &str = r#"
@@ -96,8 +101,7 @@ async fn routes_are_told_what_becomes_of_them(_: &Kubernetes) -> anyhow::Result<
     let cluster = Cluster::start(1)?;
     conformance::define(&cluster)?;
     install::install(&cluster, &[]).await?;
-    let apply = ["apply", "--server-side", "-f", "-"];
-    cluster.ask(apply, MANIFESTS)?;
+    cluster.ask(APPLY, MANIFESTS)?;
     let fine = ["True Accepted", "True ResolvedRefs"];
     for (route, expected) in [
         ("httproute/web", [fine[0], "False BackendNotFound"]),
@@ -108,7 +112,7 @@ async fn routes_are_told_what_becomes_of_them(_: &Kubernetes) -> anyhow::Result<
     ] {
         says(&cluster, route, expected).await?;
     }
-    cluster.ask(apply, POLICIES)?;
+    cluster.ask(APPLY, POLICIES)?;
     for (policy, expected) in [
         ("a", fine),
         ("b", ["False Conflicted", fine[1]]),
@@ -127,7 +131,7 @@ async fn routes_are_told_what_becomes_of_them(_: &Kubernetes) -> anyhow::Result<
     found(&cluster).await?;
 
     // The author of another controller's entry, which is first in the list by now.
-    let mut parents = entries(&cluster, "httproute/web")?;
+    let mut parents = entries(&cluster, "httproute/web", "default")?;
     let foreign = json!({
         "parentRef": { "name": "front" },
         "controllerName": "example.com/gateway",
@@ -142,12 +146,12 @@ async fn routes_are_told_what_becomes_of_them(_: &Kubernetes) -> anyhow::Result<
     let words = ["--type=merge", "-p", &patch];
     cluster.ask(status.into_iter().chain(words), "")?;
 
-    cluster.ask(apply, NEXT)?;
+    cluster.ask(APPLY, NEXT)?;
     says(&cluster, "httproute/web", fine).await?;
     cluster.ask(["delete", "service", "web"], "")?;
     let gone = ["False NoMatchingParent", fine[1]];
     says(&cluster, "httproute/web", gone).await?;
-    let entries = entries(&cluster, "httproute/web")?;
+    let entries = entries(&cluster, "httproute/web", "default")?;
     ensure!(entries.len() == 2, "{entries:?}");
     ensure!(entries[0]["controllerName"] == "example.com/gateway");
     ensure!(entries[0]["conditions"][0]["reason"] == "Pending");
@@ -206,8 +210,8 @@ async fn found(cluster: &Cluster) -> anyhow::Result<()> {
 }
 
 /// The entries of a route's status.
-fn entries(cluster: &Cluster, route: &str) -> anyhow::Result<Vec<Value>> {
-    let said = cluster.ask(["get", route, "-o", "json"], "")?;
+fn entries(cluster: &Cluster, route: &str, namespace: &str) -> anyhow::Result<Vec<Value>> {
+    let said = cluster.ask(["get", route, "-n", namespace, "-o", "json"], "")?;
     let object: Value = serde_json::from_str(&said)?;
     let entries = object["status"]["parents"].as_array();
     entries.cloned().context("it has no status")
@@ -216,7 +220,7 @@ fn entries(cluster: &Cluster, route: &str) -> anyhow::Result<Vec<Value>> {
 /// Waits until a route is told that by us, of its present generation.
 async fn says(cluster: &Cluster, route: &str, expected: [&str; 2]) -> anyhow::Result<()> {
     let told = eventually(SOON, async || {
-        let entries = entries(cluster, route)?;
+        let entries = entries(cluster, route, "default")?;
         let mut ours = entries
             .iter()
             .filter(|it| it["controllerName"] == CONTROLLER);

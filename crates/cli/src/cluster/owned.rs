@@ -31,6 +31,13 @@ pub(super) const NAMESPACE: &str = "Namespace";
 /// What goes with its Service, although it says so nowhere.
 const ENDPOINTS: &str = "Endpoints";
 
+/// The groups of what people write for control planes.
+const AUTHORED: [&str; 3] = [
+    "gateway.networking.k8s.io",
+    "security.istio.io",
+    "tulle.dev",
+];
+
 /// An object of ours.
 #[derive(Debug, Serialize)]
 pub(super) struct Owned {
@@ -224,10 +231,19 @@ async fn list(
     let wanted = |object: &PartialObjectMeta<DynamicObject>| {
         // A namespace of somebody else's is not ours to delete, whatever its labels say.
         let foreign = resource.kind == NAMESPACE && object.name_any() != CONTROL_NAMESPACE;
-        object.owner_references().is_empty() && !foreign
+        let mut owners = object.owner_references().iter();
+        let goes_along = owners.any(|owner| !stays(&owner.api_version));
+        !goes_along && !foreign
     };
     let objects = listed.into_iter().filter(wanted).map(owned).collect();
     (resource.plural.clone(), Ok(objects))
+}
+
+/// Whether an owner of that `apiVersion` is its author's, and stays: control planes store versions of what people write for
+/// them, which belong to it.
+fn stays(api_version: &str) -> bool {
+    let group = api_version.split('/').next().unwrap_or_default();
+    AUTHORED.contains(&group)
 }
 
 #[cfg(test)]
@@ -235,6 +251,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn only_what_people_write_stays_of_those_to_whom_something_of_ours_belongs() {
+        for (owner, expected) in [
+            ("gateway.networking.k8s.io/v1", true),
+            ("tulle.dev/v1alpha1", true),
+            ("apps/v1", false),
+            ("v1", false),
+        ] {
+            assert_eq!(stays(owner), expected, "{owner}");
+        }
+    }
 
     #[test]
     fn a_namespace_is_held_by_those_who_do_not_say_what_is_in_it() {

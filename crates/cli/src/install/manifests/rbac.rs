@@ -85,6 +85,12 @@ fn control_cluster() -> Value {
             "resources": ["peerauthentications/status"],
             "verbs": ["patch"],
         },
+        // Good versions of what an edit has broken. Each is called for its object.
+        {
+            "apiGroups": ["apps"],
+            "resources": ["controllerrevisions"],
+            "verbs": ["get", "list", "watch", "create", "patch", "delete"],
+        },
         {
             "apiGroups": ["apiextensions.k8s.io"],
             "resources": ["customresourcedefinitions"],
