@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tulle_xds_proto::ResourceType;
 
 use super::resource::{Encoded, Name, Version};
-use replies::Sent;
+use replies::{Sent, Time};
 
 pub(crate) use ask::{Ask, Reply, Verdict};
 
@@ -92,6 +92,10 @@ pub(crate) struct Status {
     pub(crate) acked_nonce: Option<String>,
     /// Version of the world that the client last accepted.
     pub(crate) acked_version: Option<String>,
+    /// When the client last accepted something.
+    pub(crate) acknowledged: Option<Time>,
+    /// When the client last refused something.
+    pub(crate) refused: Option<Time>,
     /// Responses without a reply.
     pub(crate) unacknowledged: usize,
     /// Names that the client refused at the version it was last sent.

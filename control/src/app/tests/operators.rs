@@ -272,9 +272,19 @@ async fn who_has_acknowledged_what_is_shown_and_counted() {
     );
     assert_eq!(before[0]["types"]["SDS"]["subscribed"], 2);
     assert_eq!(before[0]["types"]["SDS"]["unacknowledged"], 1);
+    assert_eq!(
+        before[0]["types"]["SDS"]["acknowledged"],
+        serde_json::Value::Null
+    );
     proxy.ack(&response).await;
     proxy.expect_silence().await;
     let after = shown().await;
+    let time = after[0]["types"]["SDS"]["acknowledged"].as_str();
+    let time = time.expect("a time");
+    assert!(
+        time.len() == 20 && time.starts_with("20") && time.ends_with('Z'),
+        "{time}"
+    );
     assert_eq!(
         after[0]["types"]["SDS"]["acked_nonce"],
         response.nonce.as_str()

@@ -3,6 +3,10 @@
 //! A client that takes nothing of a response from the first resource on that it refuses says nothing about the others: to it
 //! none is sent while as many wait as may, so that none of its replies is lost. Of any other's the oldest is forgotten.
 
+use std::time::SystemTime;
+
+use k8s_openapi::jiff::Timestamp;
+use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 use tulle_xds_proto::ResourceType;
 
@@ -17,6 +21,23 @@ pub(super) const MAX_UNACKNOWLEDGED: usize = 16;
 const PARTS: usize = 12;
 /// How much of a client's error text is kept; the rest is dropped, so that nothing grows by it.
 pub(super) const MAX_ERROR_TEXT: usize = 1024;
+
+/// A time of day, for people and other programs: RFC 3339 in whole seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Time(SystemTime);
+
+impl Time {
+    fn now() -> Self {
+        Self(SystemTime::now())
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let time = Timestamp::try_from(self.0).unwrap_or_default();
+        serializer.collect_str(&time.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    }
+}
 
 /// A response that waits for its reply.
 #[derive(Debug)]
@@ -94,8 +115,10 @@ impl Subscription {
             // Copied: cut off where it is, it would keep all the memory that the client's text took.
             let kept = &error[..error.floor_char_boundary(MAX_ERROR_TEXT)];
             self.status.last_error = Some(kept.to_owned());
+            self.status.refused = Some(Time::now());
             return Verdict::Refused;
         }
+        self.status.acknowledged = Some(Time::now());
         self.status.acked_nonce = Some(sent.nonce);
         self.status.acked_version = Some(sent.world);
         if self.status.last_error.is_some() {

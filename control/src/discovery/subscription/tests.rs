@@ -340,6 +340,7 @@ fn a_refused_version_is_not_pushed_again_but_the_next_one_is() {
     assert_eq!(status.last_error.as_deref(), Some("bad a"));
     assert_eq!(status.rejected, ["a"]);
     assert_eq!(status.acked_nonce, None);
+    assert!(status.acknowledged.is_none() && status.refused.is_some());
     subscription.changed(&"a".into(), now());
     subscription.repeat(&"a".into());
     assert_eq!(
@@ -372,6 +373,7 @@ fn an_accepted_response_is_recorded() {
         ),
         (Some("n0"), Some("w"))
     );
+    assert!(status.acknowledged.is_some() && status.refused.is_none());
     assert_eq!(status.unacknowledged, 0);
 }
 

@@ -28,6 +28,8 @@ The columns CDS, EDS, LDS and RDS say how far a proxy is with clusters, endpoint
 A pod that has a sidecar, has run for a minute, and is connected to no replica is \"not connected\" under CONTROL PLANE: it goes on \
 with what it had until its certificate ends. It is \"unknown\" if a replica does not answer that may know it.
 
+ACKNOWLEDGED is when it last took something, of any type; --output json says it of each.
+
 What the replicas of the control plane that answer say is shown; those that do not are named.
 
 Exits with 1 if any proxy rejects something or is not connected, or a replica of the control plane does not answer.
@@ -87,6 +89,11 @@ struct Type {
     pending: usize,
     unacknowledged: usize,
     acked_version: Option<String>,
+    /// When it last accepted something, and refused something.
+    #[serde(default)]
+    acknowledged: Option<String>,
+    #[serde(default)]
+    refused: Option<String>,
     rejected: Vec<String>,
     last_error: Option<String>,
     /// Of what it has answered last.
@@ -120,6 +127,12 @@ impl Proxy {
             control: String::new(),
             connected,
         }
+    }
+
+    /// When it last accepted anything; what is written like this sorts by time.
+    fn acknowledged(&self) -> Option<&str> {
+        let times = self.types.values().map(|it| it.acknowledged.as_deref());
+        times.max().flatten()
     }
 
     /// Whether it is a sidecar of ours that was not built as this version.
@@ -243,6 +256,7 @@ fn table(proxies: &[Proxy]) -> String {
             word("EDS"),
             word("LDS"),
             word("RDS"),
+            proxy.acknowledged().unwrap_or("-").to_owned(),
             since,
             nothing(&proxy.build),
             control,
@@ -255,6 +269,7 @@ fn table(proxies: &[Proxy]) -> String {
         "EDS",
         "LDS",
         "RDS",
+        "ACKNOWLEDGED",
         "SINCE",
         "BUILD",
         "CONTROL PLANE",
@@ -276,7 +291,7 @@ mod tests {
             "pod": "shop/web", "kind": "tulle", "identity": "spiffe://a/ns/shop/sa/web", "address": "10.0.0.1:1",
             "build": "0.1.0", "connected_seconds": 7, "types": { "LDS": {
                 "wildcard": false, "subscribed": 1, "pending": pending, "sent_nonce": "1", "acked_nonce": "1",
-                "acked_version": "3", "unacknowledged": 0, "rejected": rejected, "last_error": null,
+                "acked_version": "3", "acknowledged": "2026-01-01T00:00:00Z", "unacknowledged": 0, "rejected": rejected, "last_error": null,
             } },
         });
         serde_json::from_value(text).expect("as the control plane says it")
@@ -290,11 +305,13 @@ mod tests {
         let text = table(&[proxy(&[], 0)]);
         let lines: Vec<_> = text.lines().collect();
         assert!(
-            lines[0].starts_with("POD       KIND   CDS  EDS  LDS     RDS  SINCE"),
+            lines[0]
+                .starts_with("POD       KIND   CDS  EDS  LDS     RDS  ACKNOWLEDGED          SINCE"),
             "{text}"
         );
         assert!(
-            lines[1].starts_with("shop/web  tulle  -    -    SYNCED  -    7s"),
+            lines[1]
+                .starts_with("shop/web  tulle  -    -    SYNCED  -    2026-01-01T00:00:00Z  7s"),
             "{text}"
         );
     }
