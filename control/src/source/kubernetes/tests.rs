@@ -33,7 +33,9 @@ const PATH: &str = "/api/v1/services";
 /// Waits are short, and for answers long.
 const SETTINGS: Settings = Settings {
     answer: DEADLINE,
-    silence: DEADLINE,
+    begin: DEADLINE,
+    lasts: (DEADLINE, DEADLINE),
+    grace: DEADLINE,
     pause: (Duration::from_millis(1), Duration::from_millis(8)),
 };
 

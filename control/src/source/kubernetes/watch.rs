@@ -1,7 +1,8 @@
 //! Follows the objects of one resource: lists them, watches what changes, and begins again when it has to.
 //!
 //! A list streams in as a watch where the API server can do that, else it comes in pages. A watch that breaks is resumed where
-//! it was; only where that is refused everything is listed anew. Failures are counted, told and waited after here, so that
+//! it was; only where that is refused everything is listed anew. A watch is a short one, so that one in which nothing happens
+//! is known from an API server that hangs: it ends. Failures are counted, told and waited after here, so that
 //! whoever follows sees none of them. Objects that are not in a list are nobody's business until it is complete.
 
 use std::collections::VecDeque;
@@ -9,12 +10,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kube::Client;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::failure::Failure;
 use super::health::Health;
 use super::wire::{self, Bookmark, From, Line, Lines, Page, Resource};
 
+/// How long a watch may last that begins with a list.
+const LIST: (Duration, Duration) = (Duration::from_secs(240), Duration::from_secs(290));
 /// Objects of a page, and of what is told of a streaming list at once.
 const PAGE: u32 = 500;
 /// A watch that ends sooner, without a word, has failed.
@@ -27,8 +30,12 @@ const REFUSALS: u32 = 3;
 pub(super) struct Settings {
     /// Until a question is answered, or a streaming list goes on.
     pub(super) answer: Duration,
-    /// Until a watch says something; there is a bookmark every minute or so.
-    pub(super) silence: Duration,
+    /// Until a watch begins.
+    pub(super) begin: Duration,
+    /// How long a watch lasts, at least and at most.
+    pub(super) lasts: (Duration, Duration),
+    /// How much later it ends.
+    pub(super) grace: Duration,
     /// After the first failure, and at most.
     pub(super) pause: (Duration, Duration),
 }
@@ -37,7 +44,9 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             answer: Duration::from_secs(30),
-            silence: Duration::from_secs(150),
+            begin: Duration::from_secs(10),
+            lasts: (Duration::from_secs(20), Duration::from_secs(25)),
+            grace: Duration::from_secs(5),
             pause: (Duration::from_millis(200), Duration::from_secs(10)),
         }
     }
@@ -105,9 +114,19 @@ enum Stage<T> {
     Watching {
         lines: Lines,
         begun: Instant,
+        ends: Ends,
         /// Whether anything came.
         spoke: bool,
     },
+}
+
+/// Who ends a watch.
+#[derive(Clone, Copy)]
+enum Ends {
+    /// The API server, by then.
+    There(Instant),
+    /// We, then: it began with a list, which takes as long as it takes.
+    Here(Instant),
 }
 
 impl<T> Watch<T> {
@@ -166,7 +185,9 @@ impl<T> Watch<T> {
             return Ok(());
         }
         let (client, resource) = (&self.client, &self.resource);
-        match begin(client, resource, self.settings, From::Everything).await {
+        let time = between(LIST);
+        let lines = wire::watch(client, resource, From::Everything, time);
+        match within(self.settings.answer, lines).await {
             Ok(lines) => {
                 self.ready.push_back(Happened::Begun);
                 self.stage = Stage::Streaming(lines, Vec::new());
@@ -250,7 +271,8 @@ impl<T> Watch<T> {
                         self.ready.push_back(Happened::Found(found));
                     }
                     self.complete(bookmark.metadata.resource_version);
-                    self.stage = watching(lines);
+                    let time = between(self.settings.lasts);
+                    self.stage = watching(lines, Ends::Here(Instant::now() + time));
                 }
                 return Ok(());
             }
@@ -285,9 +307,11 @@ impl<T> Watch<T> {
     async fn resume(&mut self) -> Result<(), Failure> {
         self.health.restarted();
         let (client, resource) = (&self.client, &self.resource);
-        let after = From::After(&self.version);
-        let lines = begin(client, resource, self.settings, after).await?;
-        self.stage = watching(lines);
+        let time = between(self.settings.lasts);
+        let ends = Ends::There(Instant::now() + time + self.settings.grace);
+        let lines = wire::watch(client, resource, From::After(&self.version), time);
+        let lines = within(self.settings.begin, lines).await?;
+        self.stage = watching(lines, ends);
         Ok(())
     }
 
@@ -296,15 +320,28 @@ impl<T> Watch<T> {
         let Stage::Watching {
             lines,
             begun,
+            ends,
             spoke,
         } = &mut self.stage
         else {
             return Ok(());
         };
-        let Some(text) = within(self.settings.silence, lines.next()).await? else {
+        let ended = match *ends {
+            Ends::There(end) | Ends::Here(end) => timeout_at(end, lines.next()).await,
+        };
+        let line = match (ended, *ends) {
+            (Ok(line), _) => line?,
+            (Err(_), Ends::There(_)) => return Err(Failure::Silent(begun.elapsed())),
+            (Err(_), Ends::Here(_)) => {
+                self.stage = Stage::Listed;
+                return Ok(());
+            }
+        };
+        let Some(text) = line else {
             if !*spoke && begun.elapsed() < AT_ONCE {
                 return Err(Failure::Ended);
             }
+            self.health.contact();
             self.stage = Stage::Listed;
             return Ok(());
         };
@@ -363,21 +400,16 @@ impl<T> Watch<T> {
     }
 }
 
-async fn begin(
-    client: &Client,
-    resource: &Resource,
-    settings: Settings,
-    from: From<'_>,
-) -> Result<Lines, Failure> {
-    // Not all watches of all clients end in one moment.
-    let time = Duration::from_secs(fastrand::u64(240..290));
-    within(settings.answer, wire::watch(client, resource, from, time)).await
+/// A time between two: not all watches of all clients end in one moment.
+fn between((least, most): (Duration, Duration)) -> Duration {
+    least + (most - least).mul_f64(fastrand::f64())
 }
 
-fn watching<T>(lines: Lines) -> Stage<T> {
+fn watching<T>(lines: Lines, ends: Ends) -> Stage<T> {
     Stage::Watching {
         lines,
         begun: Instant::now(),
+        ends,
         spoke: false,
     }
 }

@@ -77,7 +77,9 @@ async fn answers_that_are_errors_of_any_shape_are_asked_again() {
 async fn a_server_that_hangs_is_asked_again() {
     let settings = Settings {
         answer: Duration::from_millis(200),
-        silence: Duration::from_millis(200),
+        begin: Duration::from_millis(200),
+        lasts: (Duration::from_millis(200), Duration::from_millis(200)),
+        grace: Duration::ZERO,
         ..SETTINGS
     };
     let mut rig = Rig::services(settings).await;
@@ -88,11 +90,42 @@ async fn a_server_that_hangs_is_asked_again() {
     let asked = rig.server.asked().await;
     asked.page("100", "", &[service("a", 1)]).await;
     let silent_watch = resumed(&mut rig, "100").await;
+    let silent_begin = rig.server.asked().await;
+    assert!(silent_begin.is_watch_from("100"));
     let again = resumed(&mut rig, "100").await;
     assert_eq!(rig.names(), ["a"]);
     let silent = rig.metric("source_watch_failures_total{kind=\"Service\",reason=\"silent\"}");
-    assert_eq!(silent.as_deref(), Some("4"));
-    drop((silent_head, silent_body, silent_page, silent_watch, again));
+    assert_eq!(silent.as_deref(), Some("5"));
+    drop((silent_head, silent_body, silent_page));
+    drop((silent_watch, silent_begin, again));
+}
+
+#[tokio::test]
+async fn a_watch_that_began_with_a_list_is_short_as_well() {
+    let settings = Settings {
+        lasts: (Duration::from_millis(200), Duration::from_millis(200)),
+        ..SETTINGS
+    };
+    let (mut rig, mut silent) = Rig::listed(settings, &[("a", 1)]).await;
+    let mut stream = resumed(&mut rig, "100").await;
+    // Nobody listens there any more.
+    silent.event("ADDED", &service("b", 101)).await;
+    stream.event("ADDED", &service("c", 102)).await;
+    rig.until(|world| names(world) == ["a", "c"]).await;
+    let failures = rig.metric("source_watch_failures_total{");
+    assert_eq!(failures, None, "it is no failure");
+}
+
+#[tokio::test]
+async fn an_api_server_that_hangs_is_noticed_as_soon_as_clients_in_go_notice_it() {
+    let Settings {
+        begin,
+        lasts,
+        grace,
+        ..
+    } = Settings::default();
+    // They ask a silent connection after 30 s, and wait 15 s; the next one that is tried may be as bad here.
+    assert!(lasts.1 + grace + begin < Duration::from_secs(45));
 }
 
 #[tokio::test]
