@@ -7,6 +7,7 @@
 mod broken;
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use tokio::sync::mpsc::Sender;
 
@@ -63,7 +64,7 @@ struct Known {
     /// Whether it is reported.
     reported: bool,
     /// Which object of its name it is.
-    uid: Option<std::sync::Arc<str>>,
+    uid: Option<Arc<str>>,
     /// The last good version.
     good: Option<Version>,
     /// Why it cannot be used.

@@ -72,7 +72,7 @@ impl Optional {
                 loop {
                     tokio::select! {
                         happened = &mut definition => break Heard::Definition(happened),
-                        happened = &mut object => break Heard::Object(happened),
+                        happened = &mut object => break Heard::Object(happened.into()),
                         // Whoever is asked goes on answering meanwhile.
                         Ok(()) = self.snapshots.changed() => {
                             if !self.ledger.reconsider(&self.writer).await {
@@ -83,7 +83,7 @@ impl Optional {
                 }
             };
             let written = match heard {
-                Heard::Object(happened) => self.ledger.take(happened, &self.writer).await,
+                Heard::Object(happened) => self.ledger.take(*happened, &self.writer).await,
                 Heard::Definition(happened) => match happened {
                     Happened::Begun => {
                         listed = None;
@@ -177,7 +177,7 @@ impl Optional {
 /// What was heard of.
 enum Heard {
     Definition(Happened<Option<Definition>>),
-    Object(Happened<Item>),
+    Object(Box<Happened<Item>>),
 }
 
 /// What happens next to objects that are followed; nothing if there are none.

@@ -164,7 +164,6 @@ pub(super) async fn watch(
         timeout: u32::try_from(time.as_secs()).ok(),
         bookmarks: true,
         send_initial_events: matches!(from, From::Everything),
-        ..WatchParams::default()
     };
     // No version at all asks for what etcd has; 0 would take what a cache may have had long ago.
     let version = match from {
