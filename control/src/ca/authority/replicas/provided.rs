@@ -1,0 +1,196 @@
+//! Roots of somebody else's, which a Secret has.
+
+use super::*;
+
+/// A root of somebody else's.
+struct Above {
+    key: KeyPair,
+    params: CertificateParams,
+    certificate: String,
+}
+
+impl Above {
+    fn new(name: &str) -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let params = authority_params(name, BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).expect("a root").pem();
+        Self {
+            key,
+            params,
+            certificate,
+        }
+    }
+
+    /// A Secret as cert-manager makes it: with this root itself, or with a new certificate below it.
+    fn provided(&self, below: bool) -> Value {
+        let (certificate, key) = if below {
+            let own = KeyPair::generate().expect("a key");
+            let params = authority_params("below", BasicConstraints::Constrained(0));
+            let issuer = rcgen::Issuer::from_params(&self.params, &self.key);
+            let certificate = params.signed_by(&own, &issuer).expect("signed");
+            (certificate.pem(), own.serialize_pem())
+        } else {
+            (self.certificate.clone(), self.key.serialize_pem())
+        };
+        let bytes = |text: &str| k8s_openapi::ByteString(text.as_bytes().to_vec());
+        json!({ "type": "kubernetes.io/tls", "data": {
+            "tls.crt": bytes(&certificate),
+            "tls.key": bytes(&key),
+            "ca.crt": bytes(&self.certificate),
+        } })
+    }
+}
+
+fn authority_params(name: &str, constraints: BasicConstraints) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(constraints);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params
+}
+
+fn provided(name: &str, below: bool) -> Value {
+    Above::new(name).provided(below)
+}
+
+fn root_of(secret: &Value) -> String {
+    let root = serde_json::from_value(secret["data"]["ca.crt"].clone());
+    let root: k8s_openapi::ByteString = root.expect("base64");
+    String::from_utf8(root.0).expect("PEM").replace('\r', "")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_provided_root_signs_and_its_successor_is_announced_first() {
+    for below in [false, true] {
+        let lab = Lab {
+            provided: true,
+            ..Lab::default()
+        };
+        let (old, new) = (provided("old", below), provided("new", below));
+        lab.server.put(PROVIDED, old.clone());
+        let [first, second] = lab.two().await;
+        assert_eq!(
+            first.signer().trim(),
+            root_of(&old).trim(),
+            "below: {below}"
+        );
+        let refused = first
+            .authority
+            .rotate()
+            .await
+            .expect_err("it is not ours to replace");
+        assert!(refused.to_string().contains("Secret tulle-system/provided"));
+        lab.server.put(PROVIDED, new.clone());
+        pass(Duration::from_secs(3)).await;
+        for replica in [&first, &second] {
+            assert_eq!(replica.signer().trim(), root_of(&old).trim());
+            assert_eq!(replica.bundle(), 2);
+        }
+        pass(PROPAGATION + Duration::from_secs(2)).await;
+        for replica in [&first, &second] {
+            assert_eq!(replica.signer().trim(), root_of(&new).trim());
+            replica
+                .authority
+                .identity()
+                .current()
+                .check()
+                .expect("its own certificate holds");
+        }
+        pass(HOUR + Duration::from_secs(120)).await;
+        assert_eq!(lab.published().trim(), root_of(&new).trim());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_key_below_the_same_root_signs_at_once() {
+    let lab = Lab {
+        provided: true,
+        ..Lab::default()
+    };
+    let root = Above::new("one");
+    lab.server.put(PROVIDED, root.provided(true));
+    let [first, second] = lab.two().await;
+    let below = |replica: &Replica| replica.chain()[1].clone();
+    let old = below(&first);
+    // Nobody has to be told, so it does not matter who cannot be.
+    lab.sink.1.store(true, Ordering::Relaxed);
+    for replica in [&first, &second] {
+        replica.authority.state.lock().published = false;
+    }
+    lab.server.put(PROVIDED, root.provided(true));
+    pass(Duration::from_secs(2)).await;
+    assert_ne!(below(&first), old);
+    assert_eq!(below(&second), below(&first));
+    assert_eq!(
+        (first.bundle(), first.authority.metrics.roots.get()),
+        (1, 1)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_provided_root_that_is_no_good_is_refused_at_the_start_and_not_used_later() {
+    let lab = Lab {
+        provided: true,
+        ..Lab::default()
+    };
+    let good = provided("good", false);
+    let with = |key: &str, value: Value| {
+        let mut secret = good.clone();
+        secret["data"][key] = value;
+        secret
+    };
+    let other = provided("other", false);
+    let table = [
+        ("no certificate", with("tls.crt", Value::Null), "tls.crt"),
+        ("no root", with("ca.crt", Value::Null), "ca.crt"),
+        (
+            "another's key",
+            with("tls.key", other["data"]["tls.key"].clone()),
+            "key is another's",
+        ),
+        ("no PEM", with("tls.key", json!("e30=")), "key"),
+        (
+            "no root above",
+            {
+                let mut secret = provided("far", true);
+                secret["data"]["ca.crt"] = good["data"]["ca.crt"].clone();
+                secret
+            },
+            "ca.crt",
+        ),
+    ];
+    let error = lab
+        .open("a", "cluster.local")
+        .await
+        .err()
+        .expect("there is none")
+        .to_string();
+    assert!(error.contains("--ca-issuer-secret"), "{error}");
+    for (name, secret, word) in &table {
+        lab.server.put(PROVIDED, secret.clone());
+        let error = lab
+            .open(name, "cluster.local")
+            .await
+            .err()
+            .expect("no good")
+            .to_string();
+        assert!(
+            error.contains("Secret tulle-system/provided") && error.contains(word),
+            "{name}: {error}"
+        );
+        pass(Duration::from_secs(5)).await;
+    }
+    lab.server.put(PROVIDED, good.clone());
+    let [first, _second] = lab.two().await;
+    for (name, secret, _) in table {
+        lab.server.put(PROVIDED, secret);
+        pass(Duration::from_secs(2)).await;
+        assert_eq!(first.authority.metrics.plugged_broken.get(), 1, "{name}");
+        assert_eq!(
+            (first.bundle(), first.signer().trim()),
+            (1, root_of(&good).trim()),
+            "{name}"
+        );
+    }
+}
