@@ -1,7 +1,10 @@
-//! The connection to the API server: how it is found, how long a call may take, what its answers mean, and who watches.
+//! The connections to the API server: how it is found, how long a call may take, what its answers mean, and who watches. The
+//! source, which follows everything in a cluster, has one of its own ([`follow`]).
 //!
 //! Invariant: no call waits for ever, however the API server behaves. What is watched here is a reason to look, never what is
 //! acted upon: events may come late and twice.
+
+pub(crate) mod follow;
 
 use std::fmt::Debug;
 use std::future::Future;

@@ -12,8 +12,9 @@ mod parse;
 pub mod report;
 mod stack;
 
+pub use crate::platform::follow::{ConnectError, connect};
 pub use file::{FileSource, SourceError};
-pub use kubernetes::{ConnectError, KubernetesSource, connect};
+pub use kubernetes::KubernetesSource;
 pub use report::{Place, Problem, SourceReport};
 
 /// What a file says, for fuzz targets and tests of other rooms.

@@ -4,7 +4,6 @@
 //! vanishes because the API server is away or must be asked anew: an object is gone when it is said to be, or when a list
 //! that is complete does not have it. Kinds that come with a CustomResourceDefinition are followed while there is one.
 
-mod client;
 mod definition;
 mod failure;
 mod health;
@@ -28,7 +27,6 @@ use kube::Client;
 use tokio::sync::mpsc;
 use tulle_runtime::tasks::Tasks;
 
-pub use self::client::{ConnectError, connect};
 use self::health::Health;
 use self::kinds::{FIXED, OPTIONAL};
 use self::ledger::Ledger;

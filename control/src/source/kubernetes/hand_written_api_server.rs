@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::source::kubernetes::client;
+use crate::platform::follow;
 
 /// How long a test waits for a request that must come.
 const SOON: Duration = Duration::from_secs(20);
@@ -48,7 +48,7 @@ impl ApiServer {
     pub(super) fn client(&self) -> Client {
         let address = self.listener.local_addr().expect("it listens");
         let address = format!("http://{address}").parse().expect("a good address");
-        client::client(Config::new(address)).expect("nothing to misread")
+        follow::client(Config::new(address)).expect("nothing to misread")
     }
 
     /// The next request, of whatever kind.

@@ -1,4 +1,4 @@
-//! The way to the API server: where it is, who we are, and how soon it is noticed that nobody is there.
+//! The connection of who follows a cluster: where it is, who we are, and how soon it is noticed that nobody is there.
 //!
 //! The client that kube makes by itself writes a line for each request that fails, and what it could not read; in an outage
 //! that is several lines a second. This one leaves that to those who ask.
@@ -43,7 +43,7 @@ pub async fn connect() -> Result<Client, ConnectError> {
 }
 
 /// A client as configured.
-pub(super) fn client(config: Config) -> Result<Client, kube::Error> {
+pub(crate) fn client(config: Config) -> Result<Client, kube::Error> {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
     connector.set_nodelay(true);
