@@ -21,12 +21,12 @@ use super::injectors::Injectors;
 /// Something that is chosen about sidecars, and what a range wants of it.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Breach {
-    /// What the range says, and what sidecars have.
-    said: String,
     /// The value of an installation, and the annotation of a pod.
     value: &'static str,
     annotation: &'static str,
     wanted: String,
+    /// What the range says, and what sidecars have.
+    said: String,
 }
 
 /// A resource: how it is called, how its amounts are read, and where requests and limits are chosen.
@@ -145,17 +145,17 @@ fn amount<'a>(amounts: Option<&'a Amounts>, kind: &str) -> Option<&'a str> {
 fn of<'a>(range: &LimitRange, has: impl Fn(&str) -> Has<'a>) -> Vec<Breach> {
     let name = range.name_any();
     let items = range.spec.iter().flat_map(|spec| &spec.limits);
-    let mut breaches = Vec::new();
+    let mut found = Vec::new();
     for item in items.filter(|item| item.type_ == "Container") {
         for kind in &KINDS {
-            breaches.extend(breach(&name, item, kind, has(kind.name)));
+            found.extend(breaches(&name, item, kind, has(kind.name)));
         }
     }
-    breaches
+    found
 }
 
-/// The first thing about a resource that an item of a range refuses. What cannot be read is let be.
-fn breach(range: &str, item: &LimitRangeItem, kind: &Kind, has: Has<'_>) -> Option<Breach> {
+/// What of a resource an item of a range refuses. What cannot be read is let be.
+fn breaches(range: &str, item: &LimitRangeItem, kind: &Kind, has: Has<'_>) -> Vec<Breach> {
     let bound = |of: &Option<Amounts>| {
         let text = amount(of.as_ref(), kind.name)?;
         Some((text.to_owned(), (kind.read)(text)?))
@@ -167,47 +167,45 @@ fn breach(range: &str, item: &LimitRangeItem, kind: &Kind, has: Has<'_>) -> Opti
         .or_else(|| amount(item.default.as_ref(), kind.name));
     let (request, most) = (own(has.request), own(limit));
     let about = |verb: &str, bound: &str, has: Option<&str>, (value, annotation)| Breach {
+        value,
+        annotation,
+        wanted: bound.to_owned(),
         said: format!(
             "its LimitRange {range} {verb} {bound} of {} for each container, and sidecars have {}",
             kind.name,
             has.unwrap_or("none")
         ),
-        value,
-        annotation,
-        wanted: bound.to_owned(),
     };
+    let mut found = Vec::new();
     if let Some((text, least)) = bound(&item.min) {
         if request.is_none_or(|it| it < least) {
-            return Some(about(
-                "requires a request of at least",
-                &text,
-                has.request,
-                kind.request,
-            ));
+            let verb = "requires a request of at least";
+            found.push(about(verb, &text, has.request, kind.request));
         }
         if most.is_some_and(|it| it < least) {
-            return Some(about(
-                "requires a limit of at least",
-                &text,
-                limit,
-                kind.limit,
-            ));
+            let verb = "requires a limit of at least";
+            found.push(about(verb, &text, limit, kind.limit));
         }
     }
     if let Some((text, bound)) = bound(&item.max) {
         if most.is_none_or(|it| it > bound) {
-            return Some(about("allows a limit of at most", &text, limit, kind.limit));
+            found.push(about("allows a limit of at most", &text, limit, kind.limit));
         }
         if request.is_some_and(|it| it > bound) {
-            return Some(about(
-                "allows a request of at most",
-                &text,
-                has.request,
-                kind.request,
-            ));
+            let verb = "allows a request of at most";
+            found.push(about(verb, &text, has.request, kind.request));
         }
     }
-    ratio(range, item, kind, (has.request, request), (limit, most))
+    if found.is_empty() {
+        found.extend(ratio(
+            range,
+            item,
+            kind,
+            (has.request, request),
+            (limit, most),
+        ));
+    }
+    found
 }
 
 /// Whether the limit is more times the request than a range allows.
@@ -251,65 +249,36 @@ mod tests {
 
     #[test]
     fn sidecars_are_compared_with_each_bound_of_a_range() {
-        let container = |bounds: Value| {
-            let mut item = bounds;
-            item["type"] = json!("Container");
-            item
-        };
-        for (item, values) in [
+        for (field, amounts, values) in [
+            ("min", json!({ "cpu": "5m", "memory": "8Mi" }), &[][..]),
+            ("min", json!({ "cpu": "50m" }), &["proxy.cpuRequest=50m"]),
             (
-                container(json!({ "min": { "cpu": "5m", "memory": "8Mi" } })),
-                &[][..],
+                "min",
+                json!({ "cpu": "50m", "memory": "512Mi" }),
+                &[
+                    "proxy.cpuRequest=50m",
+                    "proxy.memoryRequest=512Mi",
+                    "proxy.memoryLimit=512Mi",
+                ],
             ),
+            ("max", json!({ "memory": "1Gi" }), &[]),
             (
-                container(json!({ "min": { "cpu": "50m" } })),
-                &["proxy.cpuRequest=50m"],
-            ),
-            (
-                container(json!({ "min": { "cpu": "50m", "memory": "32Mi" } })),
-                &["proxy.cpuRequest=50m", "proxy.memoryRequest=32Mi"],
-            ),
-            (
-                container(json!({ "min": { "memory": "512Mi" } })),
-                &["proxy.memoryRequest=512Mi"],
-            ),
-            (container(json!({ "max": { "memory": "1Gi" } })), &[]),
-            (
-                container(json!({ "max": { "memory": "128Mi" } })),
+                "max",
+                json!({ "memory": "128Mi" }),
                 &["proxy.memoryLimit=128Mi"],
             ),
+            ("max", json!({ "cpu": "1" }), &["proxy.cpuLimit=1"]),
+            ("maxLimitRequestRatio", json!({ "memory": "16" }), &[]),
             (
-                container(json!({ "max": { "cpu": "1" } })),
-                &["proxy.cpuLimit=1"],
-            ),
-            // As the API server writes it down.
-            (
-                container(json!({ "max": { "cpu": "1" }, "default": { "cpu": "1" } })),
-                &[],
-            ),
-            (
-                container(json!({ "max": { "cpu": "5m" }, "default": { "cpu": "5m" } })),
-                &["proxy.cpuRequest=5m"],
-            ),
-            (
-                container(json!({ "maxLimitRequestRatio": { "memory": "16" } })),
-                &[],
-            ),
-            (
-                container(json!({ "maxLimitRequestRatio": { "memory": "4" } })),
+                "maxLimitRequestRatio",
+                json!({ "memory": "4" }),
                 &["proxy.memoryRequest=256Mi"],
             ),
-            (
-                container(json!({ "maxLimitRequestRatio": { "cpu": "1" } })),
-                &[],
-            ),
-            (container(json!({ "min": { "cpu": "whatever" } })), &[]),
-            (
-                container(json!({ "min": { "ephemeral-storage": "1Gi" } })),
-                &[],
-            ),
-            (json!({ "type": "Pod", "min": { "cpu": "50m" } }), &[]),
+            ("maxLimitRequestRatio", json!({ "cpu": "1" }), &[]),
+            ("min", json!({ "cpu": "whatever" }), &[]),
+            ("min", json!({ "ephemeral-storage": "1Gi" }), &[]),
         ] {
+            let item = json!({ "type": "Container", field: amounts });
             let breaches = of_injector(&range(&item), &Resources::default());
             let told: Vec<_> = breaches
                 .iter()
@@ -317,6 +286,20 @@ mod tests {
                 .collect();
             assert_eq!(told, values, "{item}: {breaches:?}");
         }
+    }
+
+    #[test]
+    fn a_limit_is_the_ranges_where_sidecars_have_none_and_pods_are_let_be() {
+        let found = |item: &Value| of_injector(&range(item), &Resources::default());
+        let max = |amount: &str| {
+            let cpu = json!({ "cpu": amount });
+            json!({ "type": "Container", "max": cpu, "default": cpu })
+        };
+        assert!(found(&max("1")).is_empty());
+        let told: Vec<_> = found(&max("5m")).into_iter().map(|it| it.value).collect();
+        assert_eq!(told, ["proxy.cpuRequest"]);
+        let pod = json!({ "type": "Pod", "min": { "cpu": "50m" } });
+        assert!(found(&pod).is_empty());
     }
 
     #[test]

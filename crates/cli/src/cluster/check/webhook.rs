@@ -270,6 +270,13 @@ mod tests {
         }
     }
 
+    fn not_called(injector: &str) -> String {
+        format!(
+            "Internal error occurred: failed calling webhook \"x\": failed to call webhook: Post \
+             \"https://{injector}.tulle-system.svc:443/inject?timeout=10s\": connection refused"
+        )
+    }
+
     #[test]
     fn only_injectors_of_ours_are_ours_whatever_a_label_says() {
         for (namespace, name, expected) in [
@@ -340,19 +347,13 @@ mod tests {
             ("passed over", Ok(None), Level::Error, "gets no sidecar"),
             (
                 "not reached",
-                Err(refused(
-                    "Internal error occurred: failed calling webhook \"x\": failed to call webhook: Post \
-                     \"https://tulle-injector-next.tulle-system.svc:443/inject?timeout=10s\": connection refused",
-                )),
+                Err(refused(&not_called("tulle-injector-next"))),
                 Level::Error,
                 "connection refused",
             ),
             (
                 "another not reached",
-                Err(refused(
-                    "Internal error occurred: failed calling webhook \"x\": failed to call webhook: Post \
-                     \"https://tulle-injector.tulle-system.svc:443/inject?timeout=10s\": connection refused",
-                )),
+                Err(refused(&not_called("tulle-injector"))),
                 Level::Warning,
                 "cannot try: Internal error",
             ),
