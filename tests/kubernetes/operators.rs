@@ -134,11 +134,11 @@ async fn a_second_revision_serves_its_namespaces_beside_the_first(
     let new = Namespace::apply(cluster, "moves", "tulle.dev/rev=next", WEB).await?;
     let (of_old, of_new) = (pods(&old)?, pods(&new)?);
     ensure!(
-        of_old.contains("tulle-control.tulle-system.svc:15012"),
+        of_old.contains("tulle-control.tulle-system.svc.cluster.local.:15012"),
         "{of_old}"
     );
     ensure!(
-        of_new.contains("tulle-control-next.tulle-system.svc:15012"),
+        of_new.contains("tulle-control-next.tulle-system.svc.cluster.local.:15012"),
         "{of_new}"
     );
     ensure!(of_new.contains(r#""tulle.dev/rev":"next""#), "{of_new}");

@@ -76,9 +76,9 @@ async fn answers_that_are_errors_of_any_shape_are_asked_again() {
 #[tokio::test]
 async fn a_server_that_hangs_is_asked_again() {
     let settings = Settings {
-        answer: Duration::from_millis(200),
-        begin: Duration::from_millis(200),
-        lasts: (Duration::from_millis(200), Duration::from_millis(200)),
+        answer: Duration::from_secs(1),
+        begin: Duration::from_secs(1),
+        lasts: (Duration::from_secs(1), Duration::from_secs(1)),
         grace: Duration::ZERO,
         ..SETTINGS
     };
@@ -103,7 +103,7 @@ async fn a_server_that_hangs_is_asked_again() {
 #[tokio::test]
 async fn a_watch_that_began_with_a_list_is_short_as_well() {
     let settings = Settings {
-        lasts: (Duration::from_millis(200), Duration::from_millis(200)),
+        lasts: (Duration::from_secs(1), Duration::from_secs(1)),
         ..SETTINGS
     };
     let (mut rig, mut silent) = Rig::listed(settings, &[("a", 1)]).await;

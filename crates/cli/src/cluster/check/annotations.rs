@@ -147,8 +147,10 @@ mod tests {
             ),
             (json!({}), true, "Never", &[]),
             (json!({}), false, "Always", &[]),
+            // The control plane tells its sidecar.
+            (json!({}), false, "Never", &[]),
             (
-                json!({}),
+                json!({ "tulle.dev/xds-address": "elsewhere:15010" }),
                 false,
                 "Never",
                 &["not native and would keep its pods from completing"],
