@@ -88,7 +88,7 @@ pub(crate) fn routes(server: &mut AdminServer, state: State) {
     server.allow_host(tulle_runtime::names::CONTROL_DNS_NAME);
     server.refusals(state.refusals.clone());
     bound(server, state.connections, state.reached.clone());
-    route(server, "/ready", &state, |state| ready(&state.discovery));
+    route(server, "/ready", &state, ready);
     route(server, "/metrics", &state, |state| {
         state.gauges.set(state);
         admin::typed(
@@ -136,7 +136,8 @@ fn route(server: &mut AdminServer, path: &str, state: &State, answer: fn(&State)
     });
 }
 
-fn ready(discovery: &Discovery) -> Answer {
+fn ready(state: &State) -> Answer {
+    let discovery = &state.discovery;
     if discovery.is_ending() {
         admin::text(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -147,7 +148,10 @@ fn ready(discovery: &Discovery) -> Answer {
     } else {
         admin::text(
             StatusCode::SERVICE_UNAVAILABLE,
-            "not ready: the sources have not been read yet\n",
+            format!(
+                "not ready: the sources have not been read yet{}\n",
+                state.report.unread()
+            ),
         )
     }
 }

@@ -95,6 +95,8 @@ pub(crate) struct Snapshots {
 struct State {
     /// Whether what is stored was listed once.
     listed: bool,
+    /// Whether nobody waits for that any more.
+    waived: bool,
     stored: BTreeMap<ObjectKey, Revision>,
     /// The stored ones of an object, by the uid that they are for.
     of: BTreeMap<(ObjectRef, Arc<str>), BTreeMap<i64, ObjectKey>>,
@@ -159,9 +161,18 @@ impl Snapshots {
         });
     }
 
-    /// Whether what is stored was listed once.
-    pub(crate) fn is_listed(&self) -> bool {
-        self.state.lock().listed
+    /// Whether what is stored was listed once, or nobody waits for that any more.
+    pub(crate) fn is_settled(&self) -> bool {
+        let state = self.state.lock();
+        state.listed || state.waived
+    }
+
+    /// What is stored cannot be listed, and is waited for no longer; whether that is news.
+    pub(crate) fn waive(&self) -> bool {
+        self.change(|state| {
+            let news = !state.listed && !std::mem::replace(&mut state.waived, true);
+            (news, news)
+        })
     }
 
     /// The stored versions of an object up to its present generation, the latest first.

@@ -3,6 +3,7 @@
 //! A source parses and validates at the edge and hands room types to the store; what it cannot read it reports by
 //! place, field and remedy, and keeps the rest working. Kubernetes types are named here and in `api` only.
 
+mod awaited;
 mod document;
 pub mod file;
 mod kubernetes;

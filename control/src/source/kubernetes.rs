@@ -11,6 +11,7 @@ mod kinds;
 mod ledger;
 mod optional;
 mod snapshots;
+mod wait;
 mod watch;
 mod wire;
 mod writer;
@@ -32,6 +33,7 @@ use self::kinds::{FIXED, OPTIONAL};
 use self::ledger::Ledger;
 use self::optional::Optional;
 use self::snapshots::Follower;
+use self::wait::Wait;
 use self::watch::{Settings, Watch};
 use super::report::SourceReport;
 use crate::snapshot::Snapshots;
@@ -80,12 +82,18 @@ impl KubernetesSource {
     }
 
     /// Follows the cluster until the tasks are cancelled. Says that everything has been read when every kind that
-    /// exists was listed once.
+    /// exists was listed once, or cannot be and can be done without ([`wait`]).
     pub fn spawn(self, tasks: &Tasks, writer: StoreWriter) {
         let (sender, messages) = mpsc::channel(WAITING);
         let kinds = FIXED.iter().map(|it| it.kind);
         let all = kinds.chain(OPTIONAL.iter().map(|it| it.kind)).collect();
-        let written = writer::run(writer, messages, all, self.claims);
+        let wait = Wait::new(
+            all,
+            self.report.clone(),
+            self.snapshots.clone(),
+            self.settings.patience,
+        );
+        let written = writer::run(writer, messages, wait, self.claims);
         tasks.spawn_until_cancelled("source-writer", written);
         for fixed in &FIXED {
             let watch = Watch::new(

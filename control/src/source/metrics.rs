@@ -10,7 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetri
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
@@ -34,6 +34,7 @@ pub(super) struct Metrics {
     restarts: Family<Of, Counter>,
     failures: Family<Why, Counter>,
     skipped: Family<Of, Counter>,
+    unread: Family<Of, Gauge>,
     contacts: Contacts,
 }
 
@@ -58,6 +59,11 @@ impl Metrics {
             "Objects of the API server that could not be used when they came",
             self.skipped.clone(),
         );
+        registry.register(
+            "source_unread",
+            "1 for a kind that cannot be listed and never could, so that nothing of it is in force",
+            self.unread.clone(),
+        );
         registry.register_collector(Box::new(self.contacts.clone()));
     }
 
@@ -79,6 +85,16 @@ impl Metrics {
         self.skipped.get_or_create(&Of { kind }).inc();
     }
 
+    /// A list fails, and none was ever complete.
+    pub(super) fn unread(&self, kind: &Arc<str>) {
+        self.unread.get_or_create(&Of { kind: kind.clone() }).set(1);
+    }
+
+    /// A list is complete.
+    pub(super) fn listed(&self, kind: &Arc<str>) {
+        self.unread.remove(&Of { kind: kind.clone() });
+    }
+
     /// The API server said something.
     pub(super) fn contact(&self, kind: &Arc<str>) {
         self.contacts.0.lock().insert(kind.clone(), Instant::now());
@@ -87,6 +103,7 @@ impl Metrics {
     /// Nothing is asked about it any more.
     pub(super) fn forget(&self, kind: &Arc<str>) {
         self.contacts.0.lock().remove(kind);
+        self.listed(kind);
     }
 }
 

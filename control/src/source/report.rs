@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
+use super::awaited::Awaited;
 use super::metrics::Metrics;
 use crate::store::ObjectRef;
 
@@ -91,6 +92,7 @@ impl fmt::Display for Problem {
 pub struct SourceReport {
     places: Arc<Mutex<BTreeMap<Place, Vec<Problem>>>>,
     metrics: Metrics,
+    awaited: Awaited,
     /// When somebody last told of failures, by their reason.
     told: Arc<Mutex<BTreeMap<&'static str, Instant>>>,
 }
@@ -106,6 +108,17 @@ impl SourceReport {
         &self.metrics
     }
 
+    /// What has not been read yet.
+    pub(super) fn awaited(&self) -> &Awaited {
+        &self.awaited
+    }
+
+    /// What has not been read yet, and why, to go on a sentence about that.
+    #[must_use]
+    pub fn unread(&self) -> String {
+        self.awaited.to_string()
+    }
+
     /// Whether failures are to be told that have this reason, which nobody has done for such a time.
     pub(super) fn may_tell(&self, reason: &'static str, time: Duration) -> bool {
         let mut told = self.told.lock();
@@ -114,6 +127,14 @@ impl SourceReport {
             told.insert(reason, Instant::now());
         }
         due
+    }
+
+    /// One of a source that has read everything but one kind.
+    #[cfg(test)]
+    pub(crate) fn waiting_for(kind: crate::store::Kind) -> Self {
+        let report = Self::default();
+        report.awaited.wait_for(&[kind].into());
+        report
     }
 
     /// All problems, by place and line.

@@ -11,7 +11,7 @@ use super::harness::*;
 use crate::app::serve;
 use crate::source::SourceReport;
 use crate::store::policy::{MtlsMode, PolicyTarget};
-use crate::store::{Event, MeshSettings, Object, ObjectKey, PeerAuthentication, Store};
+use crate::store::{Event, Kind, MeshSettings, Object, ObjectKey, PeerAuthentication, Store};
 
 fn status(answer: &str) -> &str {
     answer.split(' ').nth(1).unwrap_or_default()
@@ -195,18 +195,17 @@ async fn a_control_plane_is_ready_once_its_sources_were_read() {
     let (store, mut writer) = Store::new(MeshSettings::default());
     let plane = Plane::start().await;
     let args = plane.args();
-    let control = serve(
-        &args,
-        &store,
-        SourceReport::default(),
-        limits(),
-        Tasks::new(),
-        None,
-    )
-    .await
-    .expect("it starts");
+    let report = SourceReport::waiting_for(Kind::PeerAuthentication);
+    let control = serve(&args, &store, report, limits(), Tasks::new(), None)
+        .await
+        .expect("it starts");
     let ready = || async { status(&get(control.admin_address(), "/ready").await).to_owned() };
     assert_eq!(ready().await, "503");
+    let why = get(control.admin_address(), "/ready").await;
+    assert!(
+        why.contains("not been read yet: PeerAuthentication\n"),
+        "{why}"
+    );
     let source = || get(control.admin_address(), "/debug/source");
     let unread = source().await;
     assert!(unread.contains("\"synced\": false"), "{unread}");

@@ -70,7 +70,14 @@ impl Failure {
             }
             Self::Refused { code: 404, .. } => "is the API server older than this version needs?",
             Self::Refused { code: 410, .. } => "it has forgotten; everything is listed anew",
-            Self::Refused { code: 429, .. } => "it is busy; it is asked again later",
+            Self::Refused { code: 429, .. } => {
+                "it is busy, or cannot convert what it has stored; it is asked again later: if that lasts, look at the conversion webhook of the definition"
+            }
+            Self::Refused {
+                code: 500..=599, ..
+            } => {
+                "look at the API server's log, and at the conversion webhook of the definition if it has one"
+            }
             Self::Refused { .. } | Self::Malformed(_) | Self::Unversioned | Self::TooLong(_) => {
                 "look at the API server's log"
             }

@@ -23,8 +23,15 @@ pub(super) struct Health {
     kind: Arc<str>,
     place: Place,
     report: SourceReport,
+    /// Whether a list was complete, so that something is known.
+    listed: bool,
+    /// What that means as long as none was.
+    unread: &'static str,
     /// In a row.
     failures: u32,
+    /// When the first of them was.
+    first: Option<Instant>,
+    /// When things were tried again after the last one.
     last: Option<Instant>,
     told: Option<Instant>,
     /// Since when it fails, if that is reported.
@@ -38,16 +45,46 @@ impl Health {
             kind,
             place: Place::Resource(resource),
             report: report.clone(),
+            listed: false,
+            unread: "nothing of it is in force",
             failures: 0,
+            first: None,
             last: None,
             told: None,
             failing: None,
         }
     }
 
+    /// The same, of a resource of which something is known, or not.
+    pub(super) fn known(mut self, listed: bool) -> Self {
+        self.listed = listed;
+        self
+    }
+
+    /// The same, with what it means that nothing is known.
+    pub(super) fn without(mut self, unread: &'static str) -> Self {
+        self.unread = unread;
+        self
+    }
+
+    /// A list is complete.
+    pub(super) fn listed(&mut self) {
+        self.listed = true;
+        self.report.metrics().listed(&self.kind);
+        self.report.awaited().ends(&self.kind);
+        self.mended();
+    }
+
     /// The API server said something of use.
     pub(super) fn contact(&mut self) {
         self.report.metrics().contact(&self.kind);
+        // Half a list is as good as none.
+        if self.listed {
+            self.mended();
+        }
+    }
+
+    fn mended(&mut self) {
         if let Some(since) = self.failing.take() {
             self.report.replace(&self.place, Vec::new());
             if self.told.is_some_and(|told| told >= since) {
@@ -66,29 +103,38 @@ impl Health {
     pub(super) fn failed(&mut self, failure: &Failure, limits: (Duration, Duration)) -> Duration {
         self.report.metrics().failed(&self.kind, failure.reason());
         let calm = self.last.is_none_or(|last| last.elapsed() > CALM);
-        self.failures = if calm {
-            1
-        } else {
-            self.failures.saturating_add(1)
-        };
-        self.last = Some(Instant::now());
+        if calm {
+            self.failures = 0;
+            self.first = None;
+        }
+        self.failures = self.failures.saturating_add(1);
+        self.first.get_or_insert_with(Instant::now);
         let error = causes(failure);
         tracing::debug!(resource.type = %self.place, error, failures = self.failures, "not learnt");
         if self.failures >= WORTH_A_WORD {
             self.tell(failure, &error);
         }
         let asked = failure.retry_after().unwrap_or_default();
-        pause(self.failures, limits).max(asked.min(LONGEST_REST))
+        let pause = pause(self.failures, limits).max(asked.min(LONGEST_REST));
+        self.last = Some(Instant::now() + pause);
+        pause
     }
 
     fn tell(&mut self, failure: &Failure, error: &str) {
         if self.failing.is_none() {
             self.failing = Some(Instant::now());
         }
-        let message = format!(
-            "cannot be followed, and what is known stays in force: {error}; {}",
-            failure.remedy()
-        );
+        let (what, now) = match self.listed {
+            true => ("followed", "what is known stays in force"),
+            false => ("listed", self.unread),
+        };
+        let message = format!("cannot be {what}, and {now}: {error}; {}", failure.remedy());
+        if !self.listed {
+            let since = self.first.unwrap_or_else(Instant::now);
+            let awaited = self.report.awaited();
+            awaited.fails(&self.kind, self.place.clone(), since, message.clone());
+            self.report.metrics().unread(&self.kind);
+        }
         let problem = Problem::of(self.place.clone(), message);
         self.report.replace(&self.place, vec![problem]);
         let due = self.told.is_none_or(|told| told.elapsed() > TELL);
@@ -97,7 +143,7 @@ impl Health {
             self.told = Some(Instant::now());
             tracing::warn!(
                 resource.type = %self.place, error, failures = self.failures,
-                "cannot be followed, nor others perhaps (see /debug/source), and what is known stays in force: {}",
+                "cannot be {what}, nor others perhaps (see /debug/source), and {now}: {}",
                 failure.remedy(),
             );
         }
@@ -107,6 +153,7 @@ impl Health {
 impl Drop for Health {
     fn drop(&mut self) {
         self.report.metrics().forget(&self.kind);
+        self.report.awaited().ends(&self.kind);
         if self.failing.is_some() {
             self.report.replace(&self.place, Vec::new());
         }
@@ -179,6 +226,20 @@ mod tests {
             problem.starts_with("pods: ")
                 && problem.contains("403: no")
                 && problem.contains("ClusterRole"),
+            "{problem}"
+        );
+        assert!(
+            problem.contains("cannot be listed") && !problem.contains("stays in force"),
+            "{problem}"
+        );
+        health.contact();
+        assert_eq!(report.len(), 1, "half a list is none");
+        health.listed();
+        assert!(report.is_empty() && report.unread().is_empty());
+        health.failed(&denied, LIMITS);
+        let problem = report.problems().remove(0).to_string();
+        assert!(
+            problem.contains("what is known stays in force"),
             "{problem}"
         );
         health.contact();

@@ -94,6 +94,11 @@ impl Ledger {
         }
     }
 
+    /// Whether a list was complete, and what it had is known.
+    pub(super) fn is_listed(&self) -> bool {
+        self.listed
+    }
+
     /// Takes in what happened, and tells the writer; false if there is none any more.
     pub(super) async fn take(
         &mut self,
@@ -117,7 +122,7 @@ impl Ledger {
 
     /// Takes in what is stored by now of objects that cannot be used, and tells the writer; false if there is none any more.
     pub(super) async fn reconsider(&mut self, writer: &Sender<Message>) -> bool {
-        let ready = self.snapshots.as_ref().is_none_or(Snapshots::is_listed);
+        let ready = self.snapshots.as_ref().is_none_or(Snapshots::is_settled);
         let broken = std::mem::take(&mut self.broken);
         let events = broken.iter().filter_map(|key| self.fall_back(key));
         let events = events.collect();
@@ -139,6 +144,7 @@ impl Ledger {
 
     /// Forgets everything: there is no such kind any more.
     pub(super) async fn clear(&mut self, writer: &Sender<Message>) -> bool {
+        self.listed = false;
         // What no list ever has is gone when the list is complete.
         self.list += 1;
         let events = self.complete();

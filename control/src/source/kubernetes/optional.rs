@@ -61,7 +61,8 @@ impl Optional {
             self.custom.definition_resource(),
             definition::reader(),
             self.settings,
-            Health::new(kind.clone().into(), kind.into(), &self.report),
+            Health::new(kind.clone().into(), kind.into(), &self.report)
+                .without("whether there is such a kind is not known"),
         );
         // What the list that is under way has.
         let mut listed = None;
@@ -133,7 +134,8 @@ impl Optional {
                     self.custom.kind.as_str().into(),
                     self.custom.definition.into(),
                     &self.report,
-                ),
+                )
+                .known(self.ledger.is_listed()),
             ));
         }
         true

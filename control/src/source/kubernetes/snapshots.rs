@@ -15,7 +15,7 @@ use crate::source::report::{Place, Problem, SourceReport};
 use crate::store::ObjectKey;
 
 /// As metrics name the kind.
-const KIND: &str = "ControllerRevision";
+pub(super) const KIND: &str = "ControllerRevision";
 /// Those of ours.
 const OURS: &str = "app.kubernetes.io/part-of=tulle";
 
@@ -60,7 +60,9 @@ impl Follower {
             labels: Some(OURS),
             ..Resource::new("apps", "v1", "controllerrevisions")
         };
-        let health = Health::new(KIND.into(), "controllerrevisions.apps".into(), &report);
+        let health = Health::new(KIND.into(), "controllerrevisions.apps".into(), &report).without(
+            "of objects that were broken before this control plane began nothing is in force",
+        );
         Self {
             watch: Watch::new(client, resource, reader(), settings, health),
             snapshots,

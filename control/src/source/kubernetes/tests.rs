@@ -6,6 +6,7 @@ mod lists;
 mod objects;
 mod snapshots;
 mod source;
+mod unread;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use tokio::sync::mpsc;
 use super::hand_written_api_server::{ApiServer, Stream};
 use super::health::Health;
 use super::ledger::Ledger;
+use super::wait::Wait;
 use super::watch::{Settings, Watch};
 use super::wire::Resource;
 use super::{kinds, writer};
@@ -37,6 +39,7 @@ const SETTINGS: Settings = Settings {
     lasts: (DEADLINE, DEADLINE),
     grace: DEADLINE,
     pause: (Duration::from_millis(1), Duration::from_millis(8)),
+    patience: Duration::from_millis(50),
 };
 
 /// A store, what it is told, and those who tell it.
@@ -58,7 +61,7 @@ impl Rig {
         let missing = BTreeSet::from([Kind::Service]);
         rig.tasks.spawn(
             "writer",
-            writer::run(writer, messages, missing, rig.claims.clone()),
+            writer::run(writer, messages, rig.wait(missing), rig.claims.clone()),
         );
         let mut watch = Watch::new(
             rig.server.client(),
@@ -113,6 +116,11 @@ impl Rig {
         let world = rig.until(World::synced).await;
         assert_eq!(names(&world).len(), services.len());
         (rig, stream)
+    }
+
+    fn wait(&self, missing: BTreeSet<Kind>) -> Wait {
+        let (report, snapshots) = (self.report.clone(), self.snapshots.clone());
+        Wait::new(missing, report, snapshots, SETTINGS.patience)
     }
 
     async fn update(&mut self) -> Update {

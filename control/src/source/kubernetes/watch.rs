@@ -38,6 +38,8 @@ pub(super) struct Settings {
     pub(super) grace: Duration,
     /// After the first failure, and at most.
     pub(super) pause: (Duration, Duration),
+    /// How long a kind of routes is waited for that cannot be listed, while everything else is there.
+    pub(super) patience: Duration,
 }
 
 impl Default for Settings {
@@ -48,6 +50,7 @@ impl Default for Settings {
             lasts: (Duration::from_secs(20), Duration::from_secs(25)),
             grace: Duration::from_secs(5),
             pause: (Duration::from_millis(200), Duration::from_secs(10)),
+            patience: Duration::from_secs(30),
         }
     }
 }
@@ -296,6 +299,7 @@ impl<T> Watch<T> {
 
     fn complete(&mut self, version: String) {
         self.ready.push_back(Happened::Complete);
+        self.health.listed();
         self.version = version;
         self.pages = true;
         self.broke_off = false;

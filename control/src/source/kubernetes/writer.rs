@@ -1,10 +1,10 @@
 //! The one who writes: takes what all kinds have to say at one moment into one update.
 
-use std::collections::BTreeSet;
-
 use tokio::sync::mpsc::Receiver;
+use tokio::time::timeout_at;
 
 use super::WAITING;
+use super::wait::Wait;
 use crate::status::{Claim, Claims};
 use crate::store::{Event, Kind, ObjectRef, StoreWriter};
 
@@ -19,29 +19,37 @@ pub(super) enum Message {
     Settled(Kind),
 }
 
-/// Writes until nobody has anything to say any more; `missing` are the kinds that have to settle first.
+/// Writes until nobody has anything to say any more. The world counts when there is nothing to wait for.
 pub(super) async fn run(
     mut writer: StoreWriter,
     mut messages: Receiver<Message>,
-    mut missing: BTreeSet<Kind>,
+    mut wait: Wait,
     claims: Claims,
 ) {
     let mut batch = Vec::new();
-    while messages.recv_many(&mut batch, WAITING).await > 0 {
+    loop {
+        let heard = messages.recv_many(&mut batch, WAITING);
+        let heard = match wait.look_again() {
+            Some(time) => timeout_at(time, heard).await,
+            None => Ok(heard.await),
+        };
+        if matches!(heard, Ok(0)) {
+            return;
+        }
         let (mut events, mut claimed) = (Vec::new(), Vec::new());
-        let mut settled = false;
         for message in batch.drain(..) {
             match message {
                 Message::Events(more) => events.extend(more),
                 Message::Claims(more) => claimed.extend(more),
-                Message::Settled(kind) => settled |= missing.remove(&kind),
+                Message::Settled(kind) => wait.settled(kind),
             }
         }
-        writer.apply(events);
-        // After what the store has of them.
-        claims.apply(claimed);
-        if settled && missing.is_empty() {
-            tracing::info!("everything in the cluster has been read");
+        if heard.is_ok() {
+            writer.apply(events);
+            // After what the store has of them.
+            claims.apply(claimed);
+        }
+        if wait.ends() {
             writer.set_synced();
         }
     }

@@ -1,7 +1,7 @@
 //! Kinds that come, go and change with their CustomResourceDefinition.
 
 use super::*;
-use crate::source::kubernetes::kinds::OPTIONAL;
+use crate::source::kubernetes::kinds::{Custom, OPTIONAL};
 use crate::source::kubernetes::optional::Optional;
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
@@ -16,15 +16,23 @@ async fn routes(definition: Option<Value>) -> (Rig, Stream) {
 
 /// The same; nobody has listed yet what is stored of them.
 pub(super) async fn routes_and(definition: Option<Value>) -> (Rig, Stream) {
+    objects_of(&OPTIONAL[0], definition).await
+}
+
+/// The same, of any kind.
+pub(super) async fn objects_of(
+    custom: &'static Custom,
+    definition: Option<Value>,
+) -> (Rig, Stream) {
     let (mut rig, writer) = Rig::empty().await;
     let (sender, messages) = mpsc::channel(super::super::WAITING);
-    let missing = BTreeSet::from([Kind::HttpRoute]);
+    let missing = BTreeSet::from([custom.kind]);
     rig.tasks.spawn(
         "writer",
-        writer::run(writer, messages, missing, rig.claims.clone()),
+        writer::run(writer, messages, rig.wait(missing), rig.claims.clone()),
     );
     let follower = Optional::new(
-        &OPTIONAL[0],
+        custom,
         rig.server.client(),
         SETTINGS,
         rig.report.clone(),
@@ -41,7 +49,7 @@ pub(super) async fn routes_and(definition: Option<Value>) -> (Rig, Stream) {
     let asked = rig.server.asked_for(DEFINITIONS).await;
     assert_eq!(
         asked.parameter("fieldSelector"),
-        format!("metadata.name%3D{NAME}")
+        format!("metadata.name%3D{}", custom.definition)
     );
     let mut stream = asked.begin().await;
     if let Some(definition) = definition {
@@ -62,7 +70,7 @@ pub(super) fn definition(version: u64, served: &[(&str, bool)]) -> Value {
     })
 }
 
-fn route(name: &str, version: u64) -> Value {
+pub(super) fn route(name: &str, version: u64) -> Value {
     let parent = json!({ "group": "", "kind": "Service", "name": "web" });
     json!({
         "metadata": { "name": name, "namespace": "shop", "resourceVersion": version.to_string() },

@@ -220,3 +220,37 @@ async fn a_snapshot_that_cannot_be_read_is_reported_until_it_is_gone_and_none() 
         assert_eq!(names(&replica.rig.store.world()), ["r"]);
     }
 }
+
+#[tokio::test]
+async fn what_is_stored_and_cannot_be_listed_holds_nobody_up_and_counts_once_it_can() {
+    let good = stored(1, 7).await;
+    let (mut rig, _definitions) = routes_and(Some(definition(1, &[("v1", true)]))).await;
+    let follower = Follower::new(
+        rig.server.client(),
+        SETTINGS,
+        rig.snapshots.clone(),
+        rig.report.clone(),
+    );
+    rig.tasks.spawn_until_cancelled("snapshots", follower.run());
+    let mut list = rig.server.asked_for(&path("v1")).await.begin().await;
+    list.event("ADDED", &route(UID, 2, None)).await;
+    list.complete("50").await;
+    while !rig.store.world().synced() {
+        rig.server.asked_for(STORED).await.refuse(403).await;
+    }
+    assert_eq!(rig.store.world().routes().count(), 0);
+    let problems = rig.report.problems();
+    let problem = problems.iter().map(ToString::to_string);
+    let problem = problem.filter(|it| it.starts_with("controllerrevisions.apps: cannot be listed"));
+    let problem = problem.collect::<String>();
+    for words in ["nothing is in force", "403", "ClusterRole"] {
+        assert!(problem.contains(words), "{problem}");
+    }
+    let unread = "source_unread{kind=\"ControllerRevision\"}";
+    assert_eq!(rig.metric(unread).as_deref(), Some("1"));
+    let mut snapshots = rig.server.asked_for(STORED).await.begin().await;
+    snapshots.event("ADDED", &good).await;
+    snapshots.complete("50").await;
+    rig.until(|world| names(world) == ["r"]).await;
+    assert_eq!(rig.metric(unread), None);
+}
