@@ -13,13 +13,14 @@ use serde_json::json;
 use tulle_runtime::admin::{self, AdminServer, Answer, Evicted, Refusals};
 use tulle_runtime::gate::Gate;
 use tulle_runtime::metrics;
+use tulle_runtime::names::labels;
 use tulle_runtime::tasks::Tasks;
 
 use crate::ca::{Authority, RotateError};
 use crate::discovery::Discovery;
 use crate::limit::Reached;
 use crate::source::{Place, Problem, SourceReport};
-use crate::store::Kind;
+use crate::store::{Kind, ObjectRef, World};
 use crate::translate;
 
 /// What the routes need.
@@ -76,7 +77,8 @@ impl Gauges {
         let world = state.discovery.world();
         set(&self.services, world.services().count());
         set(&self.pods, world.pods().count());
-        set(&self.problems, state.report.len());
+        let relabelled = world.pods().filter(|pod| pod.relabelled).count();
+        set(&self.problems, state.report.len() + relabelled);
         set(&self.overruled, translate::overruled(&world).len());
         self.panics
             .set(i64::try_from(state.tasks.connection_panics()).unwrap_or(i64::MAX));
@@ -157,8 +159,9 @@ fn ready(state: &State) -> Answer {
 }
 
 fn source(report: &SourceReport, discovery: &Discovery) -> Answer {
-    let problems: Vec<_> = report.problems().into_iter().map(shown).collect();
     let world = discovery.world();
+    let problems = report.problems().into_iter().chain(relabelled(&world));
+    let problems: Vec<_> = problems.map(shown).collect();
     let overruled: Vec<_> = translate::overruled(&world)
         .into_iter()
         .map(|it| {
@@ -175,6 +178,28 @@ fn source(report: &SourceReport, discovery: &Discovery) -> Answer {
         "problems": problems,
         "overruled": overruled,
     }))
+}
+
+/// Pods that have a sidecar, by their spec, and not the label that says so.
+fn relabelled(world: &World) -> impl Iterator<Item = Problem> {
+    let pods = world.pods().filter(|pod| pod.relabelled);
+    pods.map(|pod| {
+        let place = Place::Object(ObjectRef {
+            kind: Kind::Pod,
+            key: pod.key.clone(),
+        });
+        let said = match pod.labels.get(labels::PROXIED) {
+            Some(value) => format!("is {:?}", &**value),
+            None => "is gone".to_owned(),
+        };
+        let message = format!(
+            "{said}, and the pod has a sidecar, which is called with mTLS as before: set the label to \"true\" again, and see who changes it"
+        );
+        Problem {
+            field: format!("metadata.labels[{}]", labels::PROXIED),
+            ..Problem::of(place, message)
+        }
+    })
 }
 
 /// A problem, with what its place has.

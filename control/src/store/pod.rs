@@ -24,6 +24,8 @@ pub struct Pod {
     pub host_network: bool,
     /// Whether it runs a sidecar, or does by itself what a sidecar would.
     pub proxied: bool,
+    /// Whether it runs a sidecar, by its spec, that its label does not tell of any more.
+    pub relabelled: bool,
     /// Whether it does by itself what a sidecar would: its TLS knows no protocol of Tulle's own.
     pub foreign: bool,
     /// Ports that its sidecar does not capture, so that peers reach the app itself; sorted.

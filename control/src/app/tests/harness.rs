@@ -303,6 +303,7 @@ pub(crate) fn pod(namespace: &str, name: &str, account: &str, ip: [u8; 4]) -> Po
         labels: Labels::default(),
         host_network: false,
         proxied: true,
+        relabelled: false,
         foreign: false,
         uncaptured_ports: Vec::new(),
         named_ports: Vec::new(),

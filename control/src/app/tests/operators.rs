@@ -11,7 +11,7 @@ use super::harness::*;
 use crate::app::serve;
 use crate::source::SourceReport;
 use crate::store::policy::{MtlsMode, PolicyTarget};
-use crate::store::{Event, Kind, MeshSettings, Object, ObjectKey, PeerAuthentication, Store};
+use crate::store::{Event, Kind, MeshSettings, Object, ObjectKey, PeerAuthentication, Pod, Store};
 
 fn status(answer: &str) -> &str {
     answer.split(' ').nth(1).unwrap_or_default()
@@ -215,6 +215,24 @@ async fn a_control_plane_is_ready_once_its_sources_were_read() {
     }
     let read = source().await;
     assert!(read.contains("\"synced\": true"), "{read}");
+}
+
+#[tokio::test]
+async fn a_pod_whose_label_hides_its_sidecar_is_a_problem_until_it_does_not() {
+    let mut plane = Plane::start().await;
+    for (relabelled, expected) in [(true, true), (false, false)] {
+        let pod = Pod {
+            relabelled,
+            ..pod("shop", "web-1", "web", [10, 1, 0, 1])
+        };
+        plane.writer.apply(vec![Event::Apply(Object::Pod(pod))]);
+        let said = plane.admin("/debug/source").await;
+        let named = said.contains("Pod shop/web-1") && said.contains("tulle.dev/proxied");
+        assert_eq!(named, expected, "{said}");
+        let count = format!("source_problems {}", u8::from(expected));
+        let metrics = plane.admin("/metrics").await;
+        assert!(metrics.contains(&count), "{metrics}");
+    }
 }
 
 #[tokio::test]

@@ -34,7 +34,11 @@ pub(super) fn pod(key: ObjectKey, pod: core::Pod) -> Result<Object, Invalid> {
         .flatten()
         .map(|(k, v)| (k.as_str(), v.as_str()))
         .collect();
-    let proxied = pod_labels.get(labels::PROXIED).map(|value| &**value);
+    let capture = capture(&spec);
+    let label = pod_labels.get(labels::PROXIED).map(|value| &**value);
+    let foreign = capture.is_none() && label == Some(labels::PROXIED_GRPC);
+    // Who is injected stays so, whatever becomes of the label; one without a capture is what the author of its manifest says.
+    let proxied = capture.is_some() || foreign || label == Some("true");
     Ok(Object::Pod(Pod {
         uid: pod
             .metadata
@@ -50,12 +54,13 @@ pub(super) fn pod(key: ObjectKey, pod: core::Pod) -> Result<Object, Invalid> {
             .map(Into::into),
         host_network: spec.host_network.unwrap_or(false),
         uncaptured_ports: match proxied {
-            Some("true" | labels::PROXIED_GRPC) => uncaptured_ports(&pod.metadata, &spec)?,
+            true => uncaptured_ports(&pod.metadata, capture)?,
             // It has no capture that could leave something out, whatever its annotations say.
-            _ => Vec::new(),
+            false => Vec::new(),
         },
-        proxied: matches!(proxied, Some("true" | labels::PROXIED_GRPC)),
-        foreign: proxied == Some(labels::PROXIED_GRPC),
+        proxied,
+        relabelled: capture.is_some() && label != Some("true"),
+        foreign,
         named_ports,
         workload: workload(&key, &pod.metadata),
         labels: pod_labels,
@@ -130,11 +135,19 @@ fn named_ports(spec: &core::PodSpec) -> Vec<(Arc<str>, u16)> {
     named
 }
 
+/// The container that programs its capture. Nobody can add one to a pod that is there, nor take it away.
+fn capture(spec: &core::PodSpec) -> Option<&core::Container> {
+    let mut containers = spec.init_containers.iter().flatten();
+    containers.find(|it| it.name == containers::CAPTURE)
+}
+
 /// The ports that its capture leaves out. Where a container programs that, it says which, once and for all; the annotation that
 /// it was made of may be another by now.
-fn uncaptured_ports(metadata: &ObjectMeta, spec: &core::PodSpec) -> Result<Vec<u16>, Invalid> {
-    let mut containers = spec.init_containers.iter().flatten();
-    if let Some(capture) = containers.find(|it| it.name == containers::CAPTURE) {
+fn uncaptured_ports(
+    metadata: &ObjectMeta,
+    capture: Option<&core::Container>,
+) -> Result<Vec<u16>, Invalid> {
+    if let Some(capture) = capture {
         let arguments = capture.args.iter().flatten();
         let lists = arguments.filter_map(|it| it.strip_prefix(EXCLUDED));
         let ports = lists.flat_map(|list| list.split(','));

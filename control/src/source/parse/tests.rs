@@ -417,6 +417,13 @@ fn what_capture_leaves_out_is_what_its_container_was_told() {
         ),
         ("no sidecar", "\"false\"", "\"80\"", "", &[]),
         ("no sidecar, and a bad one", "\"false\"", "http", "", &[]),
+        (
+            "another label since",
+            "\"false\"",
+            "http",
+            capture,
+            &[70, 15020, 15021],
+        ),
     ];
     for (name, proxied, annotation, init, expected) in rows {
         let text = format!(
@@ -427,6 +434,44 @@ fn what_capture_leaves_out_is_what_its_container_was_told() {
             panic!("a Pod")
         };
         assert_eq!(pod.uncaptured_ports, expected, "{name}");
+    }
+}
+
+#[test]
+fn a_pod_has_a_sidecar_if_its_spec_says_so_and_else_if_its_label_does() {
+    const CAPTURE: &str = "{name: tulle-capture}";
+    let rows = [
+        ("injected", "\"true\"", CAPTURE, (true, false, false)),
+        ("label gone", "", CAPTURE, (true, false, true)),
+        ("label off", "\"false\"", CAPTURE, (true, false, true)),
+        ("label of another", "grpc", CAPTURE, (true, false, true)),
+        ("by hand", "\"true\"", "", (true, false, false)),
+        ("by itself", "grpc", "", (true, true, false)),
+        ("not", "", "", (false, false, false)),
+        (
+            "not, and it says so",
+            "\"false\"",
+            "{name: migrate}",
+            (false, false, false),
+        ),
+    ];
+    for (name, label, init, expected) in rows {
+        let label = match label {
+            "" => String::new(),
+            value => format!("tulle.dev/proxied: {value}"),
+        };
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, labels: {{{label}}}}}\n\
+             spec: {{initContainers: [{init}], containers: []}}\n"
+        );
+        let Object::Pod(pod) = object(&text) else {
+            panic!("a Pod")
+        };
+        assert_eq!(
+            (pod.proxied, pod.foreign, pod.relabelled),
+            expected,
+            "{name}"
+        );
     }
 }
 
