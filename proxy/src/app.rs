@@ -5,6 +5,7 @@
 //! is said at once; they are served once there is an identity, and until then connections wait in the kernel, because a
 //! sidecar without an identity has nothing honest to do with them.
 
+mod outlive;
 mod pool;
 
 use std::sync::Arc;
@@ -114,11 +115,17 @@ impl Sidecar {
         tracing::info!(client.id = %self.startup.id, pod = self.startup.pod_name, "starting");
 
         let (pod_finished, finished) = oneshot::channel();
-        let ending = end(&status, finished);
-        tokio::pin!(ending);
-        let identity = tokio::select! {
-            identity = ca_client::start(self.ca_config(), metrics.ca.clone(), &tasks) => identity?,
-            why = &mut ending => {
+        let (signal, dismissed) = (signals::shutdown(), dismissed(&status, finished));
+        tokio::pin!(signal, dismissed);
+        let starting = ca_client::start(self.ca_config(), metrics.ca.clone(), &tasks);
+        let started = tokio::select! {
+            identity = starting => Ok(identity?),
+            why = &mut signal => Err(why),
+            why = &mut dismissed => Err(why),
+        };
+        let identity = match started {
+            Ok(identity) => identity,
+            Err(why) => {
                 tracing::info!(why, "ending before there was a certificate");
                 return Ok(());
             }
@@ -142,10 +149,12 @@ impl Sidecar {
         status.set_listening();
         tracing::info!("accepting connections");
 
-        let why = ending.await;
-        tracing::info!(why, deadline = ?settings.drain_deadline, "draining");
+        let app = self.startup.outlive_app.then(outlive::App::of_this_pod);
+        let ending = outlive::end(app, signal, dismissed, settings.drain_deadline);
+        let (why, deadline) = ending.await;
+        tracing::info!(why, ?deadline, "draining");
         status.set_draining();
-        if !drain.drain(settings.drain_deadline).await {
+        if !drain.drain(deadline).await {
             tracing::warn!("the deadline came before the last connection ended; closing the rest");
         }
         tasks.shutdown(SHUTDOWN).await;
@@ -297,10 +306,9 @@ impl Sidecar {
     }
 }
 
-/// Resolves when the sidecar should end, with the reason.
-async fn end(status: &Status, pod_finished: oneshot::Receiver<()>) -> &'static str {
+/// Resolves when somebody who knows says that the sidecar is needed no longer, with the reason.
+async fn dismissed(status: &Status, pod_finished: oneshot::Receiver<()>) -> &'static str {
     tokio::select! {
-        signal = signals::shutdown() => signal,
         () = status.drain_requested() => "drain",
         // Without its sender nobody will ever say so.
         Ok(()) = pod_finished => "the pod has finished",

@@ -83,6 +83,8 @@ pub struct Startup {
     pub app_metrics: Option<Source>,
     /// Whether everything is subscribed to, and not only what the app talks to.
     pub wildcard: bool,
+    /// Whether it is told to end no later than the app, which it should outlive.
+    pub outlive_app: bool,
 }
 
 /// A control plane of somebody else's.
@@ -109,6 +111,7 @@ impl Startup {
         let access_log = choice(variables::ACCESS_LOG, "json", "off");
         let probes = or(&env, variables::APP_PROBES, Probes::default);
         let app_metrics = env.get(variables::APP_METRICS);
+        let outlive_app = or(&env, variables::OUTLIVE_APP, || false);
         let foreign = foreign(&env);
         let on_demand = choice(variables::DISCOVERY, "on-demand", "wildcard");
         // What a foreign control plane names its listeners nobody could ask for.
@@ -134,6 +137,7 @@ impl Startup {
                 probes,
                 app_metrics,
                 wildcard,
+                outlive_app,
             })
         })
     }
@@ -217,7 +221,7 @@ mod tests {
         );
         assert_eq!(startup.settings.workers, 1);
         assert_eq!(startup.settings.socket_mark, None);
-        assert!(!startup.settings.keep_ingress_headers);
+        assert!(!startup.settings.keep_ingress_headers && !startup.outlive_app);
         assert!(
             startup.access_log && !startup.wildcard && !startup.settings.passthrough_undiscovered
         );
@@ -232,13 +236,14 @@ mod tests {
             (variables::UNDISCOVERED, "passthrough"),
             (variables::INGRESS_HEADERS, "keep"),
             (variables::DRAIN_DEADLINE, "3s"),
+            (variables::OUTLIVE_APP, "true"),
             (variables::REQUEST_HEAD_TIMEOUT, "7s"),
         ];
         let startup =
             Startup::from_env(Env::from_pairs(REQUIRED.into_iter().chain(chosen))).unwrap();
         assert_eq!(startup.settings.socket_mark, Some(PROXY_MARK));
         assert_eq!(startup.settings.drain_deadline, Duration::from_secs(3));
-        assert!(startup.settings.keep_ingress_headers);
+        assert!(startup.settings.keep_ingress_headers && startup.outlive_app);
         assert_eq!(startup.settings.patience.head, Duration::from_secs(7));
         assert!(
             !startup.access_log && startup.wildcard && startup.settings.passthrough_undiscovered

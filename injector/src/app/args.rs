@@ -108,7 +108,7 @@ pub struct SidecarArgs {
     #[arg(long)]
     pub keep_metrics: bool,
 
-    /// How long a sidecar may drain; five seconds less than its pod's grace period if not said.
+    /// How long a sidecar may drain; five seconds less than its pod's grace period if not said, two of an ordinary container.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub proxy_drain_deadline: Option<Duration>,
 

@@ -17,8 +17,10 @@ const TOKEN_SECONDS: u32 = 3600;
 const STATE_SIZE: &str = "16Mi";
 /// Grace period of pods that set none.
 const DEFAULT_GRACE: i64 = 30;
-/// What the sidecar leaves of the grace period between its deadline and kubelet's SIGKILL.
+/// What the sidecar leaves of the grace period between its deadline and kubelet's SIGKILL, in seconds.
 const GRACE_MARGIN: i64 = 5;
+/// As that, of an ordinary container: the app has the same grace period, and needs the sidecar to its end.
+const ORDINARY_MARGIN: i64 = 2;
 /// Longest drain that is asked for, in seconds: a pod may have any grace period, a sidecar takes what its clock can count.
 const LONGEST_DRAIN: i64 = 30 * 24 * 3600;
 
@@ -181,8 +183,14 @@ fn environment(
             if options.access_log { "json" } else { "off" },
         ),
         variable(variables::WORKERS, config.workers),
-        variable(variables::DRAIN_DEADLINE, drain_deadline(config, grace)),
+        variable(
+            variables::DRAIN_DEADLINE,
+            drain_deadline(options, config, grace),
+        ),
     ];
+    if !options.native_sidecar {
+        env.push(variable(variables::OUTLIVE_APP, true));
+    }
     if let Some(address) = &options.xds_address {
         env.push(variable(variables::XDS_ADDRESS, address));
     }
@@ -207,14 +215,19 @@ fn environment(
 }
 
 /// The operator's deadline, else what the pod's grace period leaves.
-fn drain_deadline(config: &InjectorConfig, grace: Option<i64>) -> String {
+fn drain_deadline(options: &Options, config: &InjectorConfig, grace: Option<i64>) -> String {
+    let margin = if options.native_sidecar {
+        GRACE_MARGIN
+    } else {
+        ORDINARY_MARGIN
+    };
     match config.drain_deadline {
         Some(deadline) => format!("{}ms", deadline.as_millis()),
         None => format!(
             "{}s",
             grace
                 .unwrap_or(DEFAULT_GRACE)
-                .saturating_sub(GRACE_MARGIN)
+                .saturating_sub(margin)
                 .clamp(1, LONGEST_DRAIN)
         ),
     }

@@ -311,30 +311,28 @@ fn the_operators_settings_reach_the_sidecar() {
 #[test]
 fn the_drain_ends_before_the_pods_grace_period_unless_the_operator_set_it() {
     let rows = [
-        (None, None, "25s"),
-        (Some(2), None, "1s"),
-        (Some(i64::MIN), None, "1s"),
+        (None, None, "25s", "28s"),
+        (Some(2), None, "1s", "1s"),
+        (Some(i64::MIN), None, "1s", "1s"),
         // As many seconds as a sidecar's clock can count.
-        (Some(i64::MAX), None, "2592000s"),
-        (Some(60), Some(1500), "1500ms"),
+        (Some(i64::MAX), None, "2592000s", "2592000s"),
+        (Some(60), Some(1500), "1500ms", "1500ms"),
     ];
-    for (grace, deadline, expected) in rows {
+    for (grace, deadline, native, ordinary) in rows {
         let config = InjectorConfig {
             drain_deadline: deadline.map(std::time::Duration::from_millis),
             ..InjectorConfig::default()
         };
-        let pod = pod(
-            json!({}),
-            json!({ "containers": [], "terminationGracePeriodSeconds": grace }),
-        );
-        let injected = try_inject(&pod, &config).expect("injected").document;
-        assert_eq!(
-            variable(
-                &injected["spec"]["initContainers"][1],
-                "TULLE_DRAIN_DEADLINE"
-            ),
-            Some(expected)
-        );
+        let spec = json!({ "containers": [], "terminationGracePeriodSeconds": grace });
+        let injected = try_inject(&pod(json!({}), spec.clone()), &config).expect("injected");
+        let sidecar = &injected.document["spec"]["initContainers"][1];
+        assert_eq!(variable(sidecar, "TULLE_DRAIN_DEADLINE"), Some(native));
+        assert_eq!(variable(sidecar, "TULLE_OUTLIVE_APP"), None);
+        let metadata = json!({ "annotations": { "tulle.dev/native-sidecar": "false" } });
+        let injected = try_inject(&pod(metadata, spec), &config).expect("injected");
+        let sidecar = &injected.document["spec"]["containers"][0];
+        assert_eq!(variable(sidecar, "TULLE_DRAIN_DEADLINE"), Some(ordinary));
+        assert_eq!(variable(sidecar, "TULLE_OUTLIVE_APP"), Some("true"));
     }
 }
 

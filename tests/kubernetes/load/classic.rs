@@ -1,16 +1,22 @@
-//! Pods whose sidecar is an ordinary container, which Kubernetes waits for: it ends when the app has ended for good.
+//! Pods whose sidecar is an ordinary container, which Kubernetes waits for, and tells to end when it tells the app: it ends when
+//! the app has ended for good.
+
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use tulle_tests::kubernetes::Namespace;
 use tulle_tests::{Kubernetes, eventually};
 
-use super::order::{WEB, completed, count};
-use super::shop::SOON;
+use super::order::{LEAVING, WEB, can_still_call, completed, count};
+use super::shop::{SOON, Shop};
 
 tulle_tests::cases! { in Kubernetes:
     row_50_jobs_and_cron_jobs_with_ordinary_sidecars_complete_fail_and_are_tried_again;
     a_deployment_with_ordinary_sidecars_goes_on_when_its_app_ends;
+    row_49_servers_with_ordinary_sidecars_ended_again_and_again_lose_nothing ["alone"];
+    row_50_an_app_with_an_ordinary_sidecar_serves_and_calls_to_its_end;
+    row_50_an_app_that_never_listens_can_still_call_by_an_ordinary_sidecar;
 }
 
 const JOBS: &str = r#"
@@ -80,6 +86,35 @@ spec:
         args: [app, call, "http://web/?id=ending"]
 "#;
 
+/// An app that nobody calls, and that has a while before it is told to end, as many have until everybody has heard.
+const IDLE: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: { name: idle, labels: { app: idle }, annotations: { tulle.dev/native-sidecar: "false" } }
+spec:
+  terminationGracePeriodSeconds: 60
+  containers:
+  - name: idle
+    image: tulle.test/tulle:1
+    args: [app, serve, --http, "8080", --name, idle]
+    readinessProbe: { httpGet: { path: /ready, port: 8080 }, periodSeconds: 1 }
+    lifecycle: { preStop: { sleep: { seconds: 10 } } }
+"#;
+
+/// Who calls it from outside of the mesh.
+const CALLER: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: { name: caller }
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: caller
+    image: tulle.test/tulle:1
+    args: [app, serve, --http, "8080", --name, caller]
+    readinessProbe: { httpGet: { path: /ready, port: 8080 }, periodSeconds: 1 }
+"#;
+
 async fn row_50_jobs_and_cron_jobs_with_ordinary_sidecars_complete_fail_and_are_tried_again(
     kubernetes: &Kubernetes,
 ) -> anyhow::Result<()> {
@@ -130,6 +165,75 @@ async fn a_deployment_with_ordinary_sidecars_goes_on_when_its_app_ends(
     // Each time it had the mesh.
     ensure!(count(&namespace, "ending")? >= 2);
     Ok(())
+}
+
+async fn row_49_servers_with_ordinary_sidecars_ended_again_and_again_lose_nothing(
+    kubernetes: &Kubernetes,
+) -> anyhow::Result<()> {
+    let kubernetes = kubernetes.meshed().await?;
+    let mut shop = Shop::open(&kubernetes.cluster, "classic-ended").await?;
+    let ordinary = r#"{"spec":{"template":{"metadata":{"annotations":{"tulle.dev/native-sidecar":"false"}}}}}"#;
+    let patch = ["patch", "deployment", "web", "--patch", ordinary];
+    shop.namespace.ask(patch, "")?;
+    shop.settled("web").await?;
+    for number in 0..6 {
+        let servers = shop.servers()?;
+        let server = &servers[number % servers.len()];
+        shop.namespace.ask(["delete", "pod", server], "")?;
+        shop.settled("web").await?;
+    }
+    for pod in pods(&shop.namespace, "web")? {
+        status(&pod, "tulle-proxy").context("it is an ordinary container")?;
+    }
+    let (http, grpc) = shop.close().await?;
+    http.lost_nothing()?;
+    grpc.lost_nothing()
+}
+
+async fn row_50_an_app_with_an_ordinary_sidecar_serves_and_calls_to_its_end(
+    kubernetes: &Kubernetes,
+) -> anyhow::Result<()> {
+    let kubernetes = kubernetes.meshed().await?;
+    let outside = kubernetes.apply("classic-caller", CALLER).await?;
+    let namespace = kubernetes.apply_meshed("classic-idle", IDLE).await?;
+    let call = |from: &Namespace<'_>, pod: &str, url: &str| -> anyhow::Result<()> {
+        let call = ["/usr/local/bin/tulle", "app", "call", url];
+        from.exec(pod, &call, "")?.ok().map(drop)
+    };
+    let address = |namespace: &Namespace<'_>| -> anyhow::Result<String> {
+        let address = namespace.get("pods")?[0]["status"]["podIP"].clone();
+        let address = address.as_str().context("a pod has an address")?;
+        Ok(format!("http://{address}:8080/"))
+    };
+    let (idle, caller) = (address(&namespace)?, address(&outside)?);
+    namespace.ask(["delete", "pod", "idle", "--wait=false"], "")?;
+    let told = Instant::now();
+    let mut calls = 0;
+    while told.elapsed() < Duration::from_secs(8) {
+        call(&outside, "caller", &idle).with_context(|| format!("in, {:?}", told.elapsed()))?;
+        call(&namespace, "idle", &caller).with_context(|| format!("out, {:?}", told.elapsed()))?;
+        calls += 1;
+        // Longer than a sidecar waits that takes silence for the end.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    ensure!(calls >= 3, "{calls} calls");
+    eventually(SOON, async || {
+        ensure!(namespace.get("pods")?.is_empty(), "it is there yet");
+        Ok(())
+    })
+    .await?;
+    let lasted = told.elapsed();
+    ensure!(lasted < Duration::from_secs(40), "it lasted {lasted:?}");
+    Ok(())
+}
+
+async fn row_50_an_app_that_never_listens_can_still_call_by_an_ordinary_sidecar(
+    kubernetes: &Kubernetes,
+) -> anyhow::Result<()> {
+    let labels = "labels: { app: leaving }";
+    let annotations = r#"annotations: { tulle.dev/native-sidecar: "false" }"#;
+    let pod = LEAVING.replace(labels, &format!("{labels}, {annotations}"));
+    can_still_call(kubernetes, "classic-leaving", &pod).await
 }
 
 async fn has_condition(

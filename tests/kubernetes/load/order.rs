@@ -121,7 +121,7 @@ spec:
 const SHELL: &str = "tulle.test/shell:1";
 
 /// Calls before it ends, when it is told to, and after a moment of that.
-const LEAVING: &str = r#"
+pub(crate) const LEAVING: &str = r#"
 apiVersion: v1
 kind: Pod
 metadata: { name: leaving, labels: { app: leaving } }
@@ -179,14 +179,23 @@ async fn row_50_jobs_and_cron_jobs_complete(kubernetes: &Kubernetes) -> anyhow::
 }
 
 async fn row_50_an_app_that_ends_can_still_call(kubernetes: &Kubernetes) -> anyhow::Result<()> {
+    can_still_call(kubernetes, "leaving", LEAVING).await
+}
+
+/// Has the pod `leaving` come and go in a namespace of its own; each of its calls must have been answered.
+pub(crate) async fn can_still_call(
+    kubernetes: &Kubernetes,
+    name: &str,
+    pod: &str,
+) -> anyhow::Result<()> {
     let kubernetes = kubernetes.meshed().await?;
     let shell = Image::new(SHELL, &["/bin/sh"])
         .program("/bin/sh")
         .program("/bin/sleep")
         .program_at(std::env::current_exe()?, "/usr/local/bin/tulle");
     kubernetes.cluster.load(&shell)?;
-    let leaving = kubernetes.apply_meshed("leaving", WEB).await?;
-    leaving.ask(["apply", "--server-side", "-f", "-"], LEAVING)?;
+    let leaving = kubernetes.apply_meshed(name, WEB).await?;
+    leaving.ask(["apply", "--server-side", "-f", "-"], pod)?;
     eventually(SOON, async || {
         ensure!(count(&leaving, "begun")? == 1, "it has not begun");
         Ok(())
