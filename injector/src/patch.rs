@@ -59,6 +59,10 @@ pub(crate) fn patch(
         );
         warnings.push(Warning::new(WarningReason::Unending, message));
     }
+    if config.rewrite_probes {
+        let apart = probes::apart(pod.spec, &options);
+        warnings.extend(apart.map(|message| Warning::new(WarningReason::Apart, message)));
+    }
     let mut editor = Editor::new(document, template);
     let result = write(&mut editor, pod, &options, config, scrape.as_ref());
     result.map_err(|source| InjectError::Patch {

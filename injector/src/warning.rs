@@ -15,6 +15,8 @@ tulle_runtime::named! {
         Scrape = "scrape",
         /// The sidecar keeps a pod that is to end from completing.
         Unending = "unending",
+        /// A probe or hook of a native sidecar of the pod's own is for a time when ours, which is none, does not run.
+        Apart = "apart",
         /// The namespace forbids what capture needs.
         PodSecurity = "pod_security",
         /// The webhook is asked about what is no pod.

@@ -4,13 +4,15 @@
 //! HTTP probe of `/app-health/<container>/<kind>` on the metrics port, which capture leaves alone, and each HTTP and TCP hook
 //! an HTTP hook of `/app-lifecycle/<container>/<kind>`; the original goes to the sidecar in an environment variable. `exec`
 //! needs no network and stays; so does what has another `host`, a port that capture leaves alone, or a port name that the
-//! container does not declare.
+//! container does not declare. What must succeed before the sidecar can start stays, too: a sidecar that is an ordinary
+//! container starts after all init containers, of which the pod may have native sidecars of its own, and nothing is captured
+//! until then.
 
 use json_patch::PatchError;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, PodSpec, Probe, TCPSocketAction};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Map, Value, json};
-use tulle_runtime::names::{containers as names, ports};
+use tulle_runtime::names::{annotations, containers as names, ports};
 
 use super::editor::Editor;
 use crate::options::Options;
@@ -25,6 +27,8 @@ const KINDS: [(&str, &str); 3] = [
 const HOOKS: [(&str, &str); 2] = [("postStart", "poststartz"), ("preStop", "prestopz")];
 /// How long a hook may take, in seconds: the sidecar's server keeps no connection for more than a minute.
 const HOOK_SECONDS: i32 = 50;
+/// Fields that kubelet waits for before it starts the next container.
+const TO_START: [&str; 2] = ["startupProbe", "postStart"];
 /// The ways to probe over the network.
 const HANDLERS: [&str; 3] = ["httpGet", "tcpSocket", "grpc"];
 
@@ -51,6 +55,62 @@ struct Check {
     seconds: i32,
 }
 
+impl Check {
+    /// Its name in the manifest.
+    fn field(&self) -> &'static str {
+        self.at.last().expect("a field of a container")
+    }
+
+    fn is_to_start(&self) -> bool {
+        TO_START.contains(&self.field())
+    }
+}
+
+/// What to say of a pod whose own native sidecars are probed before its mesh's sidecar runs.
+pub(crate) fn apart(spec: &PodSpec, options: &Options) -> Option<String> {
+    if options.native_sidecar {
+        return None;
+    }
+    let mut troubles = [
+        (
+            Vec::new(),
+            "asked past the sidecar, which STRICT refuses when that container is started again",
+        ),
+        (
+            Vec::new(),
+            "fails until the sidecar runs, after all init containers",
+        ),
+        (Vec::new(), "fails, for the sidecar ends first"),
+    ];
+    for container in spec.init_containers.iter().flatten() {
+        for check in checks(container) {
+            let field = check.field();
+            let which = match field {
+                _ if options.exclude_inbound_ports.contains(&check.port) => continue,
+                "livenessProbe" => 1,
+                "preStop" => 2,
+                _ if check.is_to_start() => 0,
+                _ => continue,
+            };
+            troubles[which]
+                .0
+                .push(format!("{field} of {}", container.name));
+        }
+    }
+    let said = troubles.iter().filter(|(fields, _)| !fields.is_empty());
+    let said: Vec<_> = said
+        .map(|(fields, what)| format!("{}: {what}", fields.join(", ")))
+        .collect();
+    (!said.is_empty()).then(|| {
+        format!(
+            "{}; leave {} out, for this cluster has native sidecars, or name the ports in {}",
+            said.join("; "),
+            annotations::NATIVE_SIDECAR,
+            annotations::EXCLUDE_INBOUND_PORTS
+        )
+    })
+}
+
 /// Rewrites the probes and hooks of every container of the app. Must come before containers are inserted or taken out.
 pub(crate) fn rewrite(
     editor: &mut Editor,
@@ -71,8 +131,10 @@ pub(crate) fn rewrite(
                 continue;
             }
             let index = index.to_string();
+            let early = list == "initContainers" && !options.native_sidecar;
             for check in checks(container) {
-                if options.exclude_inbound_ports.contains(&check.port) {
+                let (leave_alone, to_start) = (&options.exclude_inbound_ports, check.is_to_start());
+                if leave_alone.contains(&check.port) || early && to_start {
                     continue;
                 }
                 let at = [&["spec", list, &index], &check.at[..]].concat();

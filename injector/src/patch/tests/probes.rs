@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::WarningReason;
 
 #[test]
 fn probes_over_the_network_go_through_the_sidecar_and_others_stay() {
@@ -150,4 +151,51 @@ fn probes_stay_where_the_operator_turned_rewriting_off() {
         variable(&injected["spec"]["initContainers"][1], "TULLE_APP_PROBES"),
         None
     );
+}
+
+#[test]
+fn what_an_ordinary_sidecar_must_wait_for_does_not_wait_for_it() {
+    let on = |port: u16| json!({ "httpGet": { "path": "/", "port": port } });
+    let helper = json!({
+        "name": "helper",
+        "restartPolicy": "Always",
+        "startupProbe": on(8081),
+        "readinessProbe": on(8081),
+        "livenessProbe": on(8081),
+        "lifecycle": { "postStart": on(8081), "preStop": on(8081) },
+    });
+    let spec = json!({
+        "initContainers": [helper],
+        "containers": [{ "name": "web", "startupProbe": on(8080), "lifecycle": { "postStart": on(8080) } }],
+    });
+    let step = |it: &Value| it["httpGet"]["port"] == 15020;
+    for (native, excluded, to_start, later, warned) in [
+        ("true", "", true, true, false),
+        ("false", "", false, true, true),
+        ("false", "8081", false, false, false),
+    ] {
+        let meta = json!({ "annotations": {
+            "tulle.dev/native-sidecar": native,
+            "tulle.dev/exclude-inbound-ports": excluded,
+        } });
+        let outcome = try_inject(&pod(meta, spec.clone()), &InjectorConfig::default());
+        let outcome = outcome.expect("injected");
+        let spec = &outcome.document["spec"];
+        let named = |list: &str, name: &str| {
+            let mut all = spec[list].as_array().into_iter().flatten();
+            all.find(|it| it["name"] == name).cloned().expect("there")
+        };
+        let helper = named("initContainers", "helper");
+        for probe in [&helper["startupProbe"], &helper["lifecycle"]["postStart"]] {
+            assert_eq!(step(probe), to_start, "{native} {excluded}: {probe}");
+        }
+        let others = [&helper["readinessProbe"], &helper["livenessProbe"]];
+        for probe in others.into_iter().chain([&helper["lifecycle"]["preStop"]]) {
+            assert_eq!(step(probe), later, "{native} {excluded}: {probe}");
+        }
+        let web = named("containers", "web");
+        assert!(step(&web["startupProbe"]) && step(&web["lifecycle"]["postStart"]));
+        let mut reasons = outcome.warnings.iter().map(|it| it.reason);
+        assert_eq!(reasons.any(|it| it == WarningReason::Apart), warned);
+    }
 }
