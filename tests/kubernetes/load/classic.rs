@@ -16,6 +16,7 @@ tulle_tests::cases! { in Kubernetes:
     a_deployment_with_ordinary_sidecars_goes_on_when_its_app_ends;
     row_49_servers_with_ordinary_sidecars_ended_again_and_again_lose_nothing ["alone"];
     row_50_an_app_with_an_ordinary_sidecar_serves_and_calls_to_its_end;
+    native_sidecars_of_a_pods_own_start_before_an_ordinary_one;
     row_50_an_app_that_never_listens_can_still_call_by_an_ordinary_sidecar;
 }
 
@@ -101,7 +102,28 @@ spec:
     lifecycle: { preStop: { sleep: { seconds: 10 } } }
 "#;
 
-/// Who calls it from outside of the mesh.
+/// A pod with a native sidecar of its own, which Kubernetes probes before it starts the next container.
+const HELPED: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: { name: helped, labels: { app: helped }, annotations: { tulle.dev/native-sidecar: "false" } }
+spec:
+  terminationGracePeriodSeconds: 2
+  initContainers:
+  - name: helper
+    image: tulle.test/tulle:1
+    args: [app, serve, --http, "8081", --name, helper]
+    restartPolicy: Always
+    startupProbe: { httpGet: { path: /ready, port: 8081 }, periodSeconds: 1 }
+    readinessProbe: { httpGet: { path: /ready, port: 8081 }, periodSeconds: 1 }
+  containers:
+  - name: helped
+    image: tulle.test/tulle:1
+    args: [app, serve, --http, "8080", --name, helped]
+    readinessProbe: { httpGet: { path: /ready, port: 8080 }, periodSeconds: 1 }
+"#;
+
+/// Who calls an app from outside of the mesh.
 const CALLER: &str = r#"
 apiVersion: v1
 kind: Pod
@@ -225,6 +247,29 @@ async fn row_50_an_app_with_an_ordinary_sidecar_serves_and_calls_to_its_end(
     let lasted = told.elapsed();
     ensure!(lasted < Duration::from_secs(40), "it lasted {lasted:?}");
     Ok(())
+}
+
+async fn native_sidecars_of_a_pods_own_start_before_an_ordinary_one(
+    kubernetes: &Kubernetes,
+) -> anyhow::Result<()> {
+    let kubernetes = kubernetes.meshed().await?;
+    // Ready under STRICT, so the later probe goes through the sidecar.
+    let namespace = kubernetes.apply_meshed("classic-helped", WEB).await?;
+    namespace.ask(["apply", "--server-side", "-f", "-"], HELPED)?;
+    eventually(SOON, async || {
+        let pods = pods(&namespace, "helped")?;
+        let pod = pods.first().context("no pod yet")?;
+        for container in ["tulle-proxy", "helped"] {
+            ensure!(status(pod, container)?["ready"] == true, "{pod}");
+        }
+        let helper = &pod["status"]["initContainerStatuses"][0];
+        ensure!(
+            helper["ready"] == true && helper["restartCount"] == 0,
+            "{helper}"
+        );
+        Ok(())
+    })
+    .await
 }
 
 async fn row_50_an_app_that_never_listens_can_still_call_by_an_ordinary_sidecar(
