@@ -1,10 +1,11 @@
 //! The app's own probes and hooks, which kubelet asks this sidecar for because the app's ports may be closed to it.
 //!
 //! The injector has put the originals into an environment variable, by the path that kubelet asks for now. A probe goes
-//! to the app the way inbound traffic does, and means what kubelet makes it mean: an HTTP status from 200 to 399, a TCP
-//! connection, or a gRPC health answer of `SERVING`. A hook has succeeded if it was heard: kubelet looks at no status of
+//! to the app the way inbound traffic does, and means what kubelet makes it mean: an HTTP status from 200 to 399 where
+//! redirects within the host have led, a TCP connection, or a gRPC health answer of `SERVING`. A hook has succeeded if it was heard: kubelet looks at no status of
 //! its answer, either. As with kubelet, certificates of the app are not verified.
 
+mod target;
 pub(crate) mod unverified;
 
 use std::collections::HashMap;
@@ -14,9 +15,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST, TE, USER_AGENT};
-use http::{HeaderName, HeaderValue, Request, StatusCode};
+use http::header::{CONTENT_TYPE, HOST, LOCATION, TE, USER_AGENT};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde::Deserialize;
@@ -25,7 +27,10 @@ use tokio_rustls::TlsConnector;
 
 use crate::net::{Reach, dial};
 use crate::settings::Settings;
+use target::{Target, rooted};
 
+/// Requests of one HTTP probe: as kubelet, it is sent on nine times.
+const MAX_REQUESTS: usize = 10;
 /// Bytes of a health answer that are read.
 const MAX_ANSWER: usize = 4096;
 
@@ -111,6 +116,9 @@ pub enum ProbeError {
     /// The app answered that it is not well.
     #[error("the app answered {0}")]
     Status(StatusCode),
+    /// Each answer sends the probe on to another.
+    #[error("the app redirected {MAX_REQUESTS} times")]
+    Redirects,
     /// The health answer is not `SERVING`.
     #[error("the app's health answer is not SERVING")]
     NotServing,
@@ -150,7 +158,7 @@ impl Probes {
             .await
             .map_err(|_| ProbeError::Timeout(limit))?;
         match asked {
-            Err(ProbeError::Status(_)) if path.starts_with(HOOKS) => Ok(()),
+            Err(ProbeError::Status(_) | ProbeError::Redirects) if path.starts_with(HOOKS) => Ok(()),
             asked => asked,
         }
     }
@@ -164,54 +172,80 @@ async fn connect(address: SocketAddr, settings: &Settings) -> Result<TcpStream, 
 
 impl HttpGet {
     async fn check(&self, app: IpAddr, settings: &Settings) -> Result<(), ProbeError> {
-        let address = SocketAddr::new(app, self.port);
-        let request = self.request(address)?;
-        let tcp = connect(address, settings).await?;
-        let status = if self.scheme.eq_ignore_ascii_case("https") {
-            let connector = TlsConnector::from(unverified::config());
-            let tls = connector.connect(unverified::name(app), tcp).await;
-            ask_http1(
-                tls.map_err(|error| ProbeError::Connect(address, error))?,
-                request,
-            )
-            .await?
-        } else {
-            ask_http1(tcp, request).await?
+        let mut target = Target {
+            tls: self.scheme.eq_ignore_ascii_case("https"),
+            port: self.port,
+            path: rooted(&self.path),
         };
-        if (200..400).contains(&status.as_u16()) {
-            Ok(())
-        } else {
-            Err(ProbeError::Status(status))
+        for _ in 0..MAX_REQUESTS {
+            let answer = self.ask(&target, app, settings).await?;
+            let status = answer.status();
+            let location = answer.headers().get(LOCATION).filter(|_| sends_on(status));
+            let location = location.and_then(|location| location.to_str().ok());
+            match location.and_then(|location| target.follow(location, app)) {
+                Some(next) => target = next,
+                None if (200..400).contains(&status.as_u16()) => return Ok(()),
+                None => return Err(ProbeError::Status(status)),
+            }
         }
+        Err(ProbeError::Redirects)
     }
 
-    fn request(&self, address: SocketAddr) -> Result<Request<Empty<Bytes>>, http::Error> {
-        let path = if self.path.starts_with('/') {
-            self.path.clone()
-        } else {
-            format!("/{}", self.path)
-        };
-        let mut request = Request::get(path)
-            .header(HOST, address.to_string())
-            .header(USER_AGENT, "kube-probe/tulle")
-            .body(Empty::new())?;
-        for Header { name, value } in &self.http_headers {
-            request
-                .headers_mut()
-                .insert(HeaderName::try_from(name)?, HeaderValue::try_from(value)?);
+    async fn ask(
+        &self,
+        target: &Target,
+        app: IpAddr,
+        settings: &Settings,
+    ) -> Result<Response<Incoming>, ProbeError> {
+        let address = SocketAddr::new(app, target.port);
+        let mut request = Request::get(&*target.path).body(Empty::new())?;
+        *request.headers_mut() = self.headers(address)?;
+        let tcp = connect(address, settings).await?;
+        if !target.tls {
+            return ask_http1(tcp, request).await;
         }
-        Ok(request)
+        let connector = TlsConnector::from(unverified::config());
+        let tls = connector.connect(unverified::name(app), tcp).await;
+        let tls = tls.map_err(|error| ProbeError::Connect(address, error))?;
+        ask_http1(tls, request).await
+    }
+
+    /// What the probe says, every value of a name, over what is said without it.
+    fn headers(&self, address: SocketAddr) -> Result<HeaderMap, http::Error> {
+        let mut headers = HeaderMap::new();
+        for Header { name, value } in &self.http_headers {
+            let name = HeaderName::try_from(name)?;
+            // Of hosts there is one.
+            if name != HOST || !headers.contains_key(HOST) {
+                headers.append(name, HeaderValue::try_from(value)?);
+            }
+        }
+        for (name, value) in [
+            (HOST, address.to_string()),
+            (USER_AGENT, "kube-probe/tulle".to_owned()),
+        ] {
+            if !headers.contains_key(&name) {
+                headers.insert(name, HeaderValue::try_from(value)?);
+            }
+        }
+        Ok(headers)
     }
 }
 
-async fn ask_http1<I>(io: I, request: Request<Empty<Bytes>>) -> Result<StatusCode, ProbeError>
+/// Whether an answer of that status sends a client on.
+fn sends_on(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+async fn ask_http1<I>(
+    io: I,
+    request: Request<Empty<Bytes>>,
+) -> Result<Response<Incoming>, ProbeError>
 where
     I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await?;
-    Ok(drive(sender.send_request(request), connection)
-        .await?
-        .status())
+    Ok(drive(sender.send_request(request), connection).await?)
 }
 
 impl Grpc {

@@ -3,8 +3,6 @@
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
 
-use http::Response;
-use hyper::body::Incoming;
 use hyper::service::service_fn;
 use tokio::net::TcpListener;
 
@@ -96,6 +94,70 @@ async fn every_kind_of_probe_tells_a_well_app_from_an_unwell_one() {
                 .unwrap_err()
                 .starts_with("could not connect to 127.0.0.1:")
         );
+    };
+    tokio::task::LocalSet::new().run_until(Box::pin(run)).await;
+}
+
+/// Serves any number of connections of HTTP/1. A path that is a status is answered so, and another path sends on to what follows
+/// its first slash; `/loop` to itself. Each value of `x-many` has to be there.
+async fn serve_redirects() -> u16 {
+    let listener = TcpListener::bind((APP, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::task::spawn_local(async move {
+        loop {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let service = service_fn(|request: Request<Incoming>| async move {
+                let path = request.uri().path();
+                let response = match path[1..].parse::<u16>() {
+                    Ok(status) => Response::builder().status(status),
+                    Err(_) if path == "/loop" => {
+                        Response::builder().status(307).header(LOCATION, "/loop")
+                    }
+                    Err(_) => Response::builder()
+                        .status(302)
+                        .header(LOCATION, path.replacen("/to", "", 1)),
+                };
+                let many = request.headers().get_all("x-many").iter().count();
+                let whole = many == 2 && request.headers().get_all(HOST).iter().count() == 1;
+                let failed = Response::builder().status(418);
+                let response = if whole { response } else { failed };
+                Ok::<_, Infallible>(response.body(Empty::<Bytes>::new()).unwrap())
+            });
+            tokio::task::spawn_local(async move {
+                let _ = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(tcp), service)
+                    .await;
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn redirects_within_the_host_are_followed_with_every_header() {
+    let run = async {
+        let port = serve_redirects().await;
+        let probe = |path: &str| {
+            let header = |name: &str| format!(r#"{{"name": "{name}", "value": "a"}}"#);
+            let headers = [
+                header("X-Many"),
+                header("Host"),
+                header("x-many"),
+                header("host"),
+            ]
+            .join(", ");
+            format!(
+                r#"{{"httpGet": {{"path": "{path}", "port": {port}, "httpHeaders": [{headers}]}}, "timeoutSeconds": 20}}"#
+            )
+        };
+        assert_eq!(check(&probe("/200")).await, Ok(()));
+        assert_eq!(check(&probe("/to/204")).await, Ok(()));
+        let error = check(&probe("/to/to/503")).await.unwrap_err();
+        assert_eq!(error, "the app answered 503 Service Unavailable");
+        let error = check(&probe("/loop")).await.unwrap_err();
+        assert_eq!(error, "the app redirected 10 times");
+        // Sent on to nowhere, which is for whoever can follow.
+        assert_eq!(check(&probe("/302")).await, Ok(()));
     };
     tokio::task::LocalSet::new().run_until(Box::pin(run)).await;
 }
