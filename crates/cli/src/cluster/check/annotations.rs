@@ -153,7 +153,7 @@ mod tests {
                 json!({ "tulle.dev/xds-address": "elsewhere:15010" }),
                 false,
                 "Never",
-                &["not native and would keep its pods from completing"],
+                &["would keep its pods from completing"],
             ),
         ] {
             let told = format!("{annotations} {native} {policy}");
