@@ -14,7 +14,7 @@ const MAX_MESSAGE: usize = 1024;
 pub enum Verdict {
     /// The pod gets a sidecar.
     Injected(InjectReason),
-    /// The object is let in as it is.
+    /// The object is let in as it is, but for the label that a copy of an injected pod may lack.
     Skipped(SkipReason),
     /// The pod is kept out.
     Refused(Refusal),

@@ -1,7 +1,7 @@
 //! What was injected into a pod.
 
 use serde_json::Value;
-use tulle_runtime::names::containers;
+use tulle_runtime::names::{containers, labels};
 
 /// The sidecar's container, wherever the pod lies in the document.
 #[must_use]
@@ -39,4 +39,23 @@ pub fn environment(container: &Value) -> Vec<(String, String)> {
         (name, value)
     };
     variables.iter().map(pair).collect()
+}
+
+/// Whether both are the same but for the label of pods with a sidecar, which a copy of one may lack.
+#[must_use]
+pub fn same_but_for_label(before: &Value, after: &Value) -> bool {
+    without_label(before.clone()) == without_label(after.clone())
+}
+
+/// A list of labels that has no other one may be absent, as may what is around it.
+fn without_label(mut document: Value) -> Value {
+    if let Value::Object(members) = &mut document {
+        members.retain(|name, member| {
+            *member = without_label(member.take());
+            let is_empty = member.is_null() || member.as_object().is_some_and(|all| all.is_empty());
+            name != labels::PROXIED
+                && !(is_empty && ["labels", "metadata"].contains(&name.as_str()))
+        });
+    }
+    document
 }

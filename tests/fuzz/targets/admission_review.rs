@@ -2,7 +2,8 @@
 //!
 //! The input is the body of a request. Whatever it is, there is an answer that the API server can read, of a bounded length
 //! beside the patch, and the same one again. A pod gets a patch only where it is let in to be injected: then the patch fits,
-//! the pod that it makes gets no other one, and its sidecar can read the environment that it is given.
+//! the pod that it makes gets no other one, and its sidecar can read the environment that it is given. A copy of an injected
+//! pod may get the label that it lacks, and nothing else.
 
 #![no_main]
 
@@ -10,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use json_patch::Patch;
 use serde_json::Value;
-use tulle_fuzz::pods::{environment, sidecar};
+use tulle_fuzz::pods::{environment, same_but_for_label, sidecar};
 use tulle_injector::{InjectorConfig, Namespace, Reviewed, Reviewer, SkipReason, Verdict};
 use tulle_proxy::settings::Startup;
 use tulle_runtime::env::Env;
@@ -32,16 +33,23 @@ tulle_fuzz::target!(|data: &[u8]| {
     let (reviewed, answer) = review(data);
     assert_eq!(review(data).1, answer);
     let response = check(&reviewed, &answer, data);
-    let Verdict::Injected(_) = reviewed.verdict else {
+    let is_copy = reviewed.verdict == Verdict::Skipped(SkipReason::AlreadyInjected);
+    let is_patched = response.get("patch").is_some();
+    if !(matches!(reviewed.verdict, Verdict::Injected(_)) || is_copy && is_patched) {
         assert!(response.get("patch").is_none() && response.get("patchType").is_none());
         return;
-    };
+    }
     let mut review_again: Value = serde_json::from_slice(data).expect("it was read");
     let pod = &mut review_again["request"]["object"];
+    let before = pod.clone();
     json_patch::patch(pod, &patch(response)).expect("the patch fits");
-    let variables = environment(sidecar(pod).expect("a sidecar"));
-    if let Err(error) = Startup::from_env(Env::from_pairs(variables)) {
-        panic!("the sidecar cannot start: {error}");
+    if is_copy {
+        assert!(same_but_for_label(&before, pod));
+    } else {
+        let variables = environment(sidecar(pod).expect("a sidecar"));
+        if let Err(error) = Startup::from_env(Env::from_pairs(variables)) {
+            panic!("the sidecar cannot start: {error}");
+        }
     }
     let (again, answer) = review(review_again.to_string().as_bytes());
     assert_eq!(again.verdict, Verdict::Skipped(SkipReason::AlreadyInjected));

@@ -1,14 +1,16 @@
 //! Injection.
 //!
-//! The input is a document, YAML or JSON. Injecting it gives an error, leaves it as it is, or adds a sidecar: then the patch
-//! makes of the document what was returned, every other field is as it was, injecting again changes nothing, and the
-//! sidecar can read the environment that it is given.
+//! The input is a document, YAML or JSON. Injecting it gives an error, leaves it as it is but for the label that a copy of an
+//! injected one may lack, or adds a sidecar: then the patch makes of the document what was returned, every other field is as
+//! it was, injecting again changes nothing, and the sidecar can read the environment that it is given.
 
 #![no_main]
 
 use serde_json::Value;
-use tulle_fuzz::pods::{environment, sidecar};
-use tulle_injector::{Decision, InjectorConfig, Namespace, Outcome, inject_document, inject_pod};
+use tulle_fuzz::pods::{environment, same_but_for_label, sidecar};
+use tulle_injector::{
+    Decision, InjectorConfig, Namespace, Outcome, SkipReason, inject_document, inject_pod,
+};
 use tulle_proxy::settings::Startup;
 use tulle_runtime::env::Env;
 
@@ -46,14 +48,14 @@ fn check<E: std::fmt::Debug>(
     outcome: &Outcome,
     again: impl Fn(Value) -> Result<Outcome, E>,
 ) {
-    if let Decision::Skip(_) = outcome.decision {
-        assert!(outcome.patch.0.is_empty());
-        assert_eq!(outcome.document, *document);
-        return;
-    }
     let mut patched = document.clone();
     json_patch::patch(&mut patched, &outcome.patch).expect("the patch applies");
     assert_eq!(patched, outcome.document);
+    if let Decision::Skip(reason) = outcome.decision {
+        assert!(reason == SkipReason::AlreadyInjected || outcome.patch.0.is_empty());
+        assert!(same_but_for_label(document, &patched));
+        return;
+    }
     let twice = again(patched.clone()).expect("what was injected can be read");
     assert!(
         matches!(twice.decision, Decision::Skip(_)),
