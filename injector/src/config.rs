@@ -15,6 +15,8 @@ pub struct InjectorConfig {
     pub image: String,
     /// Pull policy of that image.
     pub image_pull_policy: String,
+    /// Secrets that pods get to pull it with, of their own namespaces.
+    pub image_pull_secrets: Vec<String>,
     /// `host:port` of the control plane.
     pub control_address: String,
     /// Trust domain of the mesh.
@@ -70,6 +72,7 @@ impl Default for InjectorConfig {
             revision,
             image: containers::PROXY_IMAGE.to_owned(),
             image_pull_policy: "IfNotPresent".to_owned(),
+            image_pull_secrets: Vec::new(),
             trust_domain: DEFAULT_TRUST_DOMAIN.to_owned(),
             cluster_domain: DEFAULT_CLUSTER_DOMAIN.to_owned(),
             log: "info".to_owned(),

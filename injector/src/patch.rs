@@ -115,6 +115,12 @@ fn write(
     for volume in containers::volumes() {
         editor.append(&["spec", "volumes"], volume)?;
     }
+    let present = pod.spec.image_pull_secrets.as_deref().unwrap_or_default();
+    for name in &config.image_pull_secrets {
+        if !present.iter().any(|secret| secret.name == *name) {
+            editor.append(&["spec", "imagePullSecrets"], json!({ "name": name }))?;
+        }
+    }
     let grace = pod.spec.termination_grace_period_seconds;
     let capture = containers::capture(options, config);
     let app_metrics = scrape.and_then(Scrape::to_variable);

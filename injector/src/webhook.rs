@@ -38,7 +38,7 @@ pub(crate) struct Bounds {
     pub(crate) bytes: usize,
     /// Reviews that are computed at a time.
     pub(crate) reviews: usize,
-    /// How long a request may wait for its turn to be reviewed.
+    /// How long a request may wait for its turn to be reviewed, whatever its client says.
     pub(crate) turn: Duration,
     /// How long a handshake, a head or a body may take.
     pub(crate) receive: Duration,

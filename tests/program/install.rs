@@ -39,7 +39,7 @@ injector:
   - { matchExpressions: [{ key: f, operator: Exists }] }
   neverInject: [{ matchLabels: { app: batch } }]
   extraArgs: [--workers=2]
-proxy: { log: warn, accessLog: "off", nativeSidecar: false, mergeMetrics: false, cpuRequest: 1m, cpuLimit: "1", memoryRequest: 1Mi, memoryLimit: 99Mi }
+proxy: { log: warn, accessLog: "off", nativeSidecar: false, mergeMetrics: false, imagePullSecrets: [mine, theirs], cpuRequest: 1m, cpuLimit: "1", memoryRequest: 1Mi, memoryLimit: 99Mi }
 networkPolicy: { enabled: false }
 "#;
 

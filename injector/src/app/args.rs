@@ -88,6 +88,10 @@ pub struct SidecarArgs {
     #[arg(long, value_name = "POLICY", default_value = "IfNotPresent")]
     pub image_pull_policy: PullPolicy,
 
+    /// Secret that pods get to pull it with, of their own namespace; may be said more than once.
+    #[arg(long, value_name = "NAME", value_parser = named)]
+    pub image_pull_secret: Vec<String>,
+
     /// Log filter of sidecars.
     #[arg(long, value_name = "FILTER", default_value = "info", value_parser = proxy_log)]
     pub proxy_log: String,
@@ -198,6 +202,7 @@ impl Args {
             mark_sockets: false,
             rewrite_probes: !sidecar.keep_probes,
             merge_metrics: !sidecar.keep_metrics,
+            image_pull_secrets: sidecar.image_pull_secret.clone(),
             start_hook: true,
             drain_deadline: sidecar.proxy_drain_deadline,
             workers: sidecar.proxy_workers,
@@ -342,6 +347,8 @@ mod tests {
         let config = parse(&[
             "--image=i",
             "--image-pull-policy=Never",
+            "--image-pull-secret=a",
+            "--image-pull-secret=b",
             "--proxy-log=warn",
             "--proxy-access-log=off",
             "--classic-sidecars",
@@ -381,6 +388,7 @@ mod tests {
             1,
         );
         assert_eq!(said, expected);
+        assert_eq!(config.image_pull_secrets, ["a", "b"]);
         assert_eq!(config.resources.cpu_limit.as_deref(), Some("2"));
         assert_eq!(config.resources.memory_limit.as_deref(), Some("1Gi"));
     }
@@ -396,6 +404,7 @@ mod tests {
             ),
             ("--trust-domain", "a/b", ""),
             ("--image", "a b", "remove them"),
+            ("--image-pull-secret", "a b", "remove them"),
             ("--image-pull-policy", "Sometimes", "IfNotPresent"),
             ("--proxy-log", "loud", "write off, error"),
             ("--proxy-access-log", "xml", "off"),

@@ -27,8 +27,8 @@ pub struct LimitArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 4, value_parser = number)]
     pub max_reviews: usize,
 
-    /// How long a request may wait to be reviewed; then 503.
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
+    /// How long a request may wait to be reviewed, if its client waits so long (API servers say it by `?timeout=`); then 503.
+    #[arg(long, value_name = "DURATION", default_value = "24s", value_parser = parse_duration)]
     pub queue_timeout: Duration,
 
     /// How long a handshake, a head or a body may take.

@@ -309,6 +309,38 @@ fn the_operators_settings_reach_the_sidecar() {
 }
 
 #[test]
+fn pods_get_the_secrets_that_the_sidecars_image_is_pulled_with() {
+    let config = InjectorConfig {
+        image_pull_secrets: vec!["mesh".to_owned(), "both".to_owned()],
+        ..InjectorConfig::default()
+    };
+    let named = |names: &[&str]| -> Value {
+        let names = names.iter().map(|name| json!({ "name": name }));
+        names.collect()
+    };
+    let own = json!({ "containers": [], "imagePullSecrets": named(&["own", "both"]) });
+    for (spec, config, expected) in [
+        (own, &config, named(&["own", "both", "mesh"])),
+        (
+            json!({ "containers": [] }),
+            &config,
+            named(&["mesh", "both"]),
+        ),
+        (
+            json!({ "containers": [] }),
+            &InjectorConfig::default(),
+            Value::Null,
+        ),
+    ] {
+        let injected = try_inject(&pod(json!({}), spec), config).expect("injected");
+        assert_eq!(
+            injected.document["spec"]["imagePullSecrets"], expected,
+            "the pod's own first, none twice"
+        );
+    }
+}
+
+#[test]
 fn the_drain_ends_before_the_pods_grace_period_unless_the_operator_set_it() {
     let rows = [
         (None, None, "25s", "28s"),

@@ -1,8 +1,11 @@
 //! A request: whether it is a review, its body, its turn, and its answer.
+//!
+//! A pod whose review does not have its turn in time is refused, and whoever made it backs off: so a request waits nearly as
+//! long as its client does. API servers say how long that is: <https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/#timeouts>.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::room::Place;
 use super::{Unserved, Webhook};
@@ -14,6 +17,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body, Incoming};
+use tulle_runtime::env::parse_duration;
 
 /// Where reviews are taken.
 pub(super) const PATH: &str = "/inject";
@@ -81,6 +85,7 @@ impl Webhook {
         request: Request<Incoming>,
     ) -> Result<Reviewed, Unserved> {
         check(&request)?;
+        let turn = self.bounds.turn.min(patience(&request));
         let mut place = self
             .room
             .take(client.ip().to_canonical())
@@ -91,15 +96,20 @@ impl Webhook {
             Read::Review(body) => body,
             Read::TooLarge(bytes) => return Ok(too_large(bytes)),
         };
-        self.compute(body, place).await
+        self.compute(body, place, turn).await
     }
 
     /// Reviews, and once more if the API server says something else of the namespace than its watch has told: it chooses by
     /// labels of this moment whom it asks, so what seems not to be ours most likely is. If it does not say, nobody knows, and
     /// the pod has to be tried again: it would run without the sidecar that somebody relies on.
-    async fn compute(&self, body: Bytes, place: Place) -> Result<Reviewed, Unserved> {
-        let place = Arc::new(place);
-        let (reviewed, looked_up) = self.in_turn(&body, &place, Lookup::Known).await?;
+    async fn compute(
+        &self,
+        body: Bytes,
+        place: Place,
+        turn: Duration,
+    ) -> Result<Reviewed, Unserved> {
+        let (place, begun) = (Arc::new(place), Instant::now());
+        let (reviewed, looked_up) = self.in_turn(&body, &place, turn, Lookup::Known).await?;
         let unsure = matches!(
             reviewed.verdict,
             Verdict::Refused(Refusal::UnknownNamespace)
@@ -115,7 +125,8 @@ impl Webhook {
             Asked::Unanswered => Lookup::Unknown,
             Asked::Found(_) | Asked::Absent => return Ok(reviewed),
         };
-        Ok(self.in_turn(&body, &place, asked).await?.0)
+        let left = turn.saturating_sub(begun.elapsed());
+        Ok(self.in_turn(&body, &place, left, asked).await?.0)
     }
 
     /// Reviews on a thread that is there for that, when it is this one's turn, and says which namespace was looked up. Its
@@ -124,9 +135,10 @@ impl Webhook {
         &self,
         body: &Bytes,
         place: &Arc<Place>,
+        turn: Duration,
         lookup: Lookup,
     ) -> Result<(Reviewed, Option<String>), Unserved> {
-        let turn = tokio::time::timeout(self.bounds.turn, self.turns.clone().acquire_owned());
+        let turn = tokio::time::timeout(turn, self.turns.clone().acquire_owned());
         let Ok(Ok(turn)) = turn.await else {
             return Err(Unserved::Busy);
         };
@@ -237,6 +249,17 @@ fn check<B>(request: &Request<B>) -> Result<(), Unserved> {
         return Err(Unserved::MediaType);
     }
     Ok(())
+}
+
+/// How long a request may wait for its turn by what its client says: there has to be time for the answer, too.
+fn patience<B>(request: &Request<B>) -> Duration {
+    let said = request
+        .uri()
+        .query()
+        .into_iter()
+        .flat_map(|it| it.split('&'));
+    let mut said = said.filter_map(|pair| parse_duration(pair.strip_prefix("timeout=")?).ok());
+    said.next().map_or(Duration::MAX, |waits| waits / 5 * 4)
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

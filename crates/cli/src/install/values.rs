@@ -197,6 +197,8 @@ pub(crate) struct Proxy {
     pub(crate) native_sidecar: bool,
     /// Whether Prometheus finds a sidecar's metrics, and those of its app behind them.
     pub(crate) merge_metrics: bool,
+    /// Names of Secrets that pods get to fetch a sidecar's image with.
+    pub(crate) image_pull_secrets: Vec<String>,
     /// Requested processor time.
     pub(crate) cpu_request: String,
     /// Limit of processor time; empty for none.

@@ -7,6 +7,7 @@ use http::StatusCode;
 use http_body_util::Full;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tulle_runtime::names::INJECTOR_DNS_NAME;
 
 use super::super::Bounds;
 use super::harness::{BOUNDS, Harness, PATIENCE, full, parts, read, request, review};
@@ -193,6 +194,28 @@ async fn whose_turn_does_not_come_is_told_that_there_is_too_much_to_do() {
     let (status, answer) = harness.ask(request(full(&review("u")))).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(code(&answer), ("ServiceUnavailable", 503));
+}
+
+#[tokio::test]
+async fn whoever_waits_less_is_told_before_it_has_given_up() {
+    let bounds = Bounds {
+        reviews: 0,
+        turn: Duration::MAX,
+        ..BOUNDS
+    };
+    let harness = Harness::start(bounds).await;
+    let waits = Duration::from_millis(500);
+    let mut request = request(full(&review("u")));
+    let uri = format!(
+        "https://{INJECTOR_DNS_NAME}/inject?x=y&timeout={}ms",
+        waits.as_millis()
+    );
+    *request.uri_mut() = uri.parse().expect("a URI");
+    let answer = tokio::time::timeout(PATIENCE, harness.ask(request));
+    let (status, _) = answer
+        .await
+        .expect("long before anybody else would be told");
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
 }
 
 #[tokio::test]

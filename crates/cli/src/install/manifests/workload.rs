@@ -118,6 +118,8 @@ fn injector_arguments(install: &Install<'_>) -> Vec<String> {
     if !proxy.merge_metrics {
         args.push("--keep-metrics".to_owned());
     }
+    let secrets = proxy.image_pull_secrets.iter();
+    args.extend(secrets.map(|name| format!("--image-pull-secret={name}")));
     if values.revision != DEFAULT_REVISION {
         args.push(format!("--revision={}", values.revision));
     }
