@@ -42,6 +42,8 @@ pub struct Endpoint {
     pub terminating: bool,
     /// The pod behind it.
     pub pod: Option<ObjectKey>,
+    /// Its unique id, if it is one of the slice's namespace.
+    pub pod_uid: Option<Arc<str>>,
     /// Its node.
     pub node: Option<Arc<str>>,
     /// Its zone.

@@ -13,7 +13,7 @@ use super::{ClientKind, ProxyView, route};
 use crate::store::policy::PolicyTarget;
 use crate::store::route::{Action, BackendTarget, RouteKind};
 use crate::store::service::Addressing;
-use crate::store::{EndpointSlice, Kind, ObjectKey, ObjectRef, Route, World};
+use crate::store::{Endpoint, EndpointSlice, Kind, ObjectKey, ObjectRef, Route, World};
 
 /// The resources that may differ.
 #[derive(Clone, Debug, Default)]
@@ -151,6 +151,15 @@ impl Affected {
     fn add_pod(&mut self, world: &World, key: &ObjectKey, itself: bool) {
         let Some(pod) = world.pod(key) else { return };
         self.pods.insert(key.clone());
+        if itself && !pod.proxied {
+            // It may be called at addresses that are none of its status.
+            let is_elsewhere =
+                |it: &Endpoint| !pod.ips.contains(&it.address) && it.pod.as_ref() == Some(key);
+            let slices = world.slices_in(&key.namespace);
+            let slices = slices.filter(|slice| slice.endpoints.iter().any(is_elsewhere));
+            self.service_endpoints
+                .extend(slices.map(|slice| slice.service_key()));
+        }
         for ip in &pod.ips {
             if itself {
                 self.addresses.insert(*ip);

@@ -1,7 +1,8 @@
 //! Load assignments: the endpoints of a Service's port (from EndpointSlices only), or the one of a pod.
 //!
 //! Each endpoint carries `tulle.v1.Endpoint` in its metadata if a pod is behind it. An endpoint that names a pod which is not
-//! known, or not under that address, is held back: it might be meshed, and is never called in plaintext by accident.
+//! known, or not under that address, is held back: it might be meshed, and is never called in plaintext by accident. One whose
+//! pod is known for sure to be outside of the mesh is called as it is, at whatever address.
 //! Ready endpoints are HEALTHY, serving ones that terminate DRAINING (HEALTHY for foreign clients when nothing is ready,
 //! who would not use them otherwise), all others are left out.
 
@@ -145,9 +146,18 @@ fn pod_behind<'a>(
         None => Ok(world.pod_by_ip(endpoint.address)),
         Some(key) => match world.pod(key) {
             Some(pod) if pod.ips.contains(&endpoint.address) => Ok(Some(pod)),
+            Some(pod) if is_elsewhere(world, pod, endpoint) => Ok(None),
             _ => Err(Unsettled),
         },
     }
+}
+
+/// Whether it is a pod outside of the mesh at an address that its status does not have, as of a second network. It is the
+/// very pod that is meant, which gets no sidecar any more, and not a later one of its name.
+fn is_elsewhere(world: &World, pod: &Pod, endpoint: &Endpoint) -> bool {
+    let is_meant = endpoint.pod_uid.is_some() && endpoint.pod_uid == pod.uid;
+    let is_settled = !pod.ips.is_empty() && world.pod_by_ip(endpoint.address).is_none();
+    is_meant && is_settled && !pod.proxied
 }
 
 /// For which nodes or zones an endpoint is.

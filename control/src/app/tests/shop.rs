@@ -45,6 +45,7 @@ pub(super) fn endpoints(service: &str, addresses: &[[u8; 4]]) -> Event {
         zone: None,
         for_zones: Vec::new(),
         for_nodes: Vec::new(),
+        pod_uid: None,
     };
     Event::Apply(Object::EndpointSlice(EndpointSlice {
         key: ObjectKey::new("shop", format!("{service}-1")),

@@ -66,26 +66,27 @@ fn endpoint(
     let conditions = endpoint.conditions.unwrap_or_default();
     let ready = conditions.ready.unwrap_or(true);
     let hints = endpoint.hints.unwrap_or_default();
-    let pod = endpoint
-        .target_ref
-        .filter(|target| target.kind.as_deref() == Some("Pod"))
+    let target = endpoint.target_ref;
+    let target = target.filter(|target| target.kind.as_deref() == Some("Pod"));
+    let (pod, uid) = target
         .and_then(|target| {
-            let namespace = target
-                .namespace
-                .as_deref()
-                .unwrap_or(&slice.namespace)
-                .into();
-            Some(ObjectKey {
-                namespace,
-                name: target.name?.into(),
-            })
-        });
+            let namespace = target.namespace.as_deref();
+            let namespace = namespace.unwrap_or(&slice.namespace).into();
+            let name = target.name?.into();
+            Some((ObjectKey { namespace, name }, target.uid))
+        })
+        .unzip();
+    let is_near = pod
+        .as_ref()
+        .is_some_and(|pod: &ObjectKey| pod.namespace == slice.namespace);
+    let uid = uid.flatten().filter(|uid| is_near && !uid.is_empty());
     Ok(Endpoint {
         address: fields::ip(format!("endpoints[{index}].addresses[0]"), address)?,
         ready,
         serving: conditions.serving.unwrap_or(ready),
         terminating: conditions.terminating.unwrap_or(false),
         pod,
+        pod_uid: uid.map(Into::into),
         node: endpoint.node_name.map(Into::into),
         zone: endpoint.zone.map(Into::into),
         for_zones: hints

@@ -1,6 +1,9 @@
 //! Which endpoints a Service has for whom, as Kubernetes means it.
 
+use std::collections::BTreeSet;
+
 use super::*;
+use crate::store::{Kind, ObjectRef};
 
 #[test]
 fn endpoints_come_with_identity_and_are_sorted() {
@@ -378,5 +381,116 @@ fn a_finished_pods_address_is_its_successors() {
             endpoints(&world, &client("x"), "pod|80||next.other"),
             ["10.1.0.2 HEALTHY true"]
         );
+    }
+}
+
+#[test]
+fn a_pod_outside_of_the_mesh_is_called_at_an_address_of_another_network() {
+    const OWN: &str = "addresses: [10.1.0.2], targetRef: {kind: Pod, name: web-2}";
+    let named = |address: &str, rest: &str| {
+        format!("addresses: [{address}], targetRef: {{kind: Pod, name: {rest}}}")
+    };
+    let base = BASE
+        .replace("labels: {app: web}}", "uid: u2, labels: {app: web}}")
+        .replace("name: web-1, namespace", "name: web-1, uid: u1, namespace");
+    assert!(base.contains("uid: u1") && base.contains("uid: u2"));
+    let no_address = base.replace("status: {podIP: 10.1.0.2}", "status: {}");
+    let proxied = base.replace("labels: {app: web}}", "labels: {tulle.dev/proxied: grpc}}");
+    for (name, base, address, target, expected) in [
+        ("it", &base, "192.168.9.9", "web-2, uid: u2", true),
+        (
+            "an earlier or later one of its name",
+            &base,
+            "192.168.9.9",
+            "web-2, uid: u3",
+            false,
+        ),
+        (
+            "whichever of its name",
+            &base,
+            "192.168.9.9",
+            "web-2",
+            false,
+        ),
+        (
+            "one of another namespace",
+            &base,
+            "192.168.9.9",
+            "web-2, uid: u2, namespace: x",
+            false,
+        ),
+        (
+            "one of the mesh",
+            &base,
+            "192.168.9.9",
+            "web-1, uid: u1",
+            false,
+        ),
+        (
+            "one of the mesh by itself",
+            &proxied,
+            "192.168.9.9",
+            "web-2, uid: u2",
+            false,
+        ),
+        (
+            "one without an address yet",
+            &no_address,
+            "192.168.9.9",
+            "web-2, uid: u2",
+            false,
+        ),
+        (
+            "an address of somebody else",
+            &base,
+            "10.1.0.1",
+            "web-2, uid: u2",
+            false,
+        ),
+    ] {
+        let text = base.replace(OWN, &named(address, target));
+        let text = text.replace(
+            "- {addresses: [10.1.0.1], targetRef: {kind: Pod, name: web-1}}\n",
+            "",
+        );
+        let found = endpoints(&world(&text), &client("x"), WEB);
+        let whole: &[&str] = if expected {
+            &["192.168.9.9 HEALTHY false"]
+        } else {
+            &[]
+        };
+        assert_eq!(found, whole, "{name}");
+    }
+}
+
+#[test]
+fn what_becomes_of_a_pod_touches_what_it_serves_at_another_address() {
+    let with = BASE
+        .replace("labels: {app: web}}", "uid: u2, labels: {app: web}}")
+        .replace(
+            "addresses: [10.1.0.2], targetRef: {kind: Pod, name: web-2}",
+            "addresses: [192.168.9.9], targetRef: {kind: Pod, name: web-2, uid: u2}",
+        );
+    let labelled = with.replace(
+        "uid: u2, labels: {app: web}",
+        "uid: u2, labels: {tulle.dev/proxied: grpc}",
+    );
+    let known = world(&with);
+    let gone = world(&with.replace(
+        "name: web-2, namespace: shop",
+        "name: web-3, namespace: shop",
+    ));
+    let changed = BTreeSet::from([ObjectRef {
+        kind: Kind::Pod,
+        key: ObjectKey::new("shop", "web-2"),
+    }]);
+    for other in [gone, world(&labelled)] {
+        for (before, after) in [(&known, &other), (&other, &known)] {
+            let affected = Affected::between(before, after, &changed);
+            let subject = Subject::Service(ObjectKey::new("shop", "web"));
+            assert!(affected.touches(ResourceType::Endpoints, &subject, &client("x")));
+            let [one, two] = [before, after].map(|it| endpoints(it, &client("x"), WEB));
+            assert_ne!(one, two);
+        }
     }
 }
