@@ -101,7 +101,7 @@ fn a_misshapen_workload_is_refused_by_kind_and_field() {
 
 proptest! {
     #[test]
-    fn injecting_twice_is_injecting_once_and_the_patch_says_all(pod in pod()) {
+    fn row_53_injecting_twice_is_injecting_once_and_the_patch_says_all(pod in pod()) {
         let namespace = Namespace::enabled("shop");
         let Ok(once) = inject_document(pod.clone(), &namespace, &config()) else { return Ok(()) };
         let mut patched = pod.clone();

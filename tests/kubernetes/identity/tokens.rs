@@ -26,6 +26,10 @@ const ACCOUNT: &str = r#"
 apiVersion: v1
 kind: ServiceAccount
 metadata: { name: web }
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: { name: thief }
 "#;
 
 const POD: &str = r#"
@@ -35,7 +39,7 @@ kind: Pod
 metadata: { name: NAME }
 spec:
   nodeName: node0
-  serviceAccountName: web
+  serviceAccountName: ACCOUNT
   terminationGracePeriodSeconds: 0
   containers:
   - name: app
@@ -141,7 +145,8 @@ async fn row_38_only_a_living_pods_own_token_for_us_is_believed(
     kubernetes: &Kubernetes,
 ) -> anyhow::Result<()> {
     let mesh = Mesh::begin(kubernetes).await?;
-    let pods = ["web-1", "web-2"].map(|name| POD.replace("NAME", name));
+    let pods = [("web-1", "web"), ("web-2", "web"), ("thief", "thief")]
+        .map(|(name, account)| POD.replace("NAME", name).replace("ACCOUNT", account));
     let manifests = format!("{ACCOUNT}{}", pods.concat());
     let pods = kubernetes.apply("tokens", &manifests).await?;
     let plane = mesh.plane("node0", &[])?;
@@ -195,6 +200,13 @@ async fn row_38_only_a_living_pods_own_token_for_us_is_believed(
     }
 
     // Replayed on the connection of somebody else, whose token it is not.
+    let own = token(kubernetes, &pods, "thief", "ours")?;
+    std::fs::write(&files.token, &own)?;
+    let id = SpiffeId::parse("spiffe://cluster.local/ns/tokens/sa/thief")?;
+    let thief = join(&plane, &files, &id)?;
+    let replayed = ask(&plane, &thief, &ours)?.0;
+    ensure!(replayed == Code::Unauthenticated, "{replayed:?}");
+    ensure!(ask(&plane, &thief, &own)?.0 == Code::Ok);
     let stolen = pods.ask(
         [
             "create",

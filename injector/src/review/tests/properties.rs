@@ -9,7 +9,7 @@ use crate::pods;
 
 proptest! {
     #[test]
-    fn a_patch_is_the_same_each_time_fits_makes_a_pod_and_is_the_last(pod in pods::pod()) {
+    fn row_53_a_patch_is_the_same_each_time_fits_makes_a_pod_and_is_the_last(pod in pods::pod()) {
         let pod = with(pod, "/apiVersion", json!("v1"));
         let (reviewed, answer) = ask(&review(&pod));
         prop_assert_eq!(&ask(&review(&pod)).1, &answer);
