@@ -92,6 +92,31 @@ fn back_to_where_two_may_be_on_one_node(cluster: &Cluster) -> anyhow::Result<()>
         again.status == 0 && again.stderr.contains("Nothing would change"),
         "{again}"
     );
+    let found = program.run(cluster, &["check"])?;
+    ensure!(
+        found.status == 1
+            && found
+                .stdout
+                .contains("its rollout does not get on: 1 of 3 pods are new")
+            && found.stdout.contains("didn't match Pod's node affinity"),
+        "{found}"
+    );
+    upgrade(
+        "--no-wait",
+        &[&preferred[..], &["proxy.cpuRequest=11m"]].concat(),
+    )?
+    .ok()?;
+    program.run(cluster, &["check", "--wait=2m"])?.ok()?;
+    let over = [
+        "rollout",
+        "status",
+        "-n",
+        SYSTEM,
+        "--watch=false",
+        "deployment/tulle-injector",
+    ];
+    let over = cluster.ask(over, "")?;
+    ensure!(over.contains("successfully rolled out"), "{over}");
     Ok(())
 }
 

@@ -12,6 +12,7 @@ mod pods;
 pub(crate) mod proxy;
 mod reach;
 mod refusal;
+mod rollouts;
 mod sidecars;
 pub(crate) mod status;
 pub(crate) mod uninstall;

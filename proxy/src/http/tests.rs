@@ -4,6 +4,7 @@ mod affinity;
 mod blanks;
 mod crowded;
 mod downgrade;
+mod drains;
 mod early;
 mod ends;
 mod grpc_web;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use tulle_cluster::Cluster;
-use tulle_tests::kubernetes::Namespace;
 use tulle_tests::kubernetes::install::{self, SYSTEM};
+use tulle_tests::kubernetes::{Namespace, Program};
 use tulle_tests::{Kubernetes, eventually};
 
 use super::generators::Generators;
@@ -117,7 +117,35 @@ async fn traffic_leaves_a_lost_node_before_its_endpoints_go(_: &Kubernetes) -> a
     for total in totals.values() {
         ensure!(total.pods.contains("new"), "nobody was told of it: {total}");
     }
-    totals.get("http").context("there was load")?.lost_nothing()
+    totals
+        .get("http")
+        .context("there was load")?
+        .lost_nothing()?;
+    goes_but_for_what_nobody_can_end(&cluster)
+}
+
+/// Fails unless the mesh can be uninstalled, and what stays until the node is back is said, with what ends that.
+fn goes_but_for_what_nobody_can_end(cluster: &Cluster) -> anyhow::Result<()> {
+    let gone = Program::new()?.run(cluster, &["uninstall", "--yes", "--force"])?;
+    let stays = |title: &str| {
+        let said = format!("{title} is still there: it goes with its pods ");
+        let mut lines = gone.stderr.lines();
+        lines.any(|line| line.contains(&said) && line.contains("kubectl delete node node1"))
+    };
+    let deployments = ["tulle-control", "tulle-injector"];
+    let named = deployments.map(|name| stays(&format!("Deployment {SYSTEM}/{name}")));
+    ensure!(
+        gone.status == 3 && named == [true; 2] && stays(&format!("Namespace {SYSTEM}")),
+        "{gone}"
+    );
+    let kinds = "mutatingwebhookconfigurations,clusterroles,clusterrolebindings,secrets,serviceaccounts,configmaps";
+    let ours = "app.kubernetes.io/part-of=tulle";
+    let left = cluster.ask(["get", kinds, "-A", "-l", ours, "-o", "name"], "")?;
+    ensure!(left.is_empty(), "{left}");
+    cluster.ask(["delete", "node", LOST], "")?;
+    let namespace = format!("namespace/{SYSTEM}");
+    let wait = ["wait", "--for=delete", &namespace, "--timeout=2m"];
+    cluster.ask(wait, "").map(drop)
 }
 
 /// How many pods are on a node.

@@ -6,6 +6,7 @@ mod annotations;
 mod asked;
 mod before;
 mod connected;
+mod deployments;
 mod finding;
 mod injectors;
 mod installed;
@@ -41,7 +42,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 What whoever asks may not see is `unknown`, with the right that it takes, and says nothing against the mesh.
 
 Exits with 1 if something does not work; with 3 if nothing is known not to, but something is unknown; with 0 otherwise, also \
-with warnings.
+with warnings. With --wait a rollout of the mesh has to come to its end, too.
 
 Examples:
   tulle check --pre            before anything is installed
@@ -58,7 +59,7 @@ pub(crate) struct CheckArgs {
     /// Workloads of this namespace alone
     #[arg(short, long, conflicts_with = "pre")]
     namespace: Option<String>,
-    /// Look again until everything works, for so long; 5m unless given
+    /// Look again until everything works and is rolled out, for so long; 5m unless given
     #[arg(
         long,
         value_name = "DURATION",
@@ -78,8 +79,10 @@ pub(crate) async fn run(args: CheckArgs) -> Result<ExitCode, CliError> {
     let until = args.wait.map(|time| Instant::now() + time);
     let findings = loop {
         let found = look(&client, &args).await;
-        let works = found.as_ref().is_ok_and(|it| it.worst() < Level::Error);
-        if works || until.is_none_or(|until| Instant::now() + PAUSE > until) {
+        let works = |it: &Findings| it.worst() < Level::Error && !it.unsettled;
+        if found.as_ref().is_ok_and(works)
+            || until.is_none_or(|until| Instant::now() + PAUSE > until)
+        {
             break found?;
         }
         let mut progress = Progress::new();
@@ -90,6 +93,10 @@ pub(crate) async fn run(args: CheckArgs) -> Result<ExitCode, CliError> {
     Ok(match findings.worst() {
         Level::Error => ExitCode::FAILURE,
         Level::Unknown => ExitCode::from(INCOMPLETE),
+        // It was waited for in vain.
+        Level::Ok | Level::Warning if findings.unsettled && args.wait.is_some() => {
+            ExitCode::FAILURE
+        }
         Level::Ok | Level::Warning => ExitCode::SUCCESS,
     })
 }
@@ -119,9 +126,9 @@ async fn look(client: &Client, args: &CheckArgs) -> Result<Findings, CliError> {
         before::restricted(client, found).await;
     } else {
         progress.says("looking at the installation");
-        let deployments = installed::deployments(client).await;
+        let deployments = deployments::list(client).await;
         injectors = deployments.as_deref().ok().map(Injectors::of);
-        let control = installed::control_plane(deployments, found);
+        let control = deployments::look(client, deployments, found).await;
         progress.says("trying the webhooks");
         installed::webhooks(client, injectors.as_ref(), found).await;
         if control {

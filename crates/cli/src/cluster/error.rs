@@ -25,8 +25,16 @@ pub(crate) enum ClusterError {
         port: u16,
         reason: String,
     },
-    #[error("{object} is still there after {seconds} s; a finalizer may hold it")]
-    StillThere { object: String, seconds: u64 },
+    #[error(
+        "{object} is still there after {seconds} s, held by {}",
+        holders(finalizers)
+    )]
+    StillThere {
+        object: String,
+        seconds: u64,
+        /// Of others than Kubernetes itself.
+        finalizers: Vec<String>,
+    },
     #[error("no such pod: {namespace}/{pod}")]
     NoSuchPod { namespace: String, pod: String },
     #[error(
@@ -39,6 +47,13 @@ pub(crate) enum ClusterError {
     NoSidecar(String),
     #[error("no control plane of Tulle runs in this cluster")]
     NoControlPlane,
+}
+
+fn holders(finalizers: &[String]) -> String {
+    match finalizers {
+        [] => "what belongs to it".to_owned(),
+        some => format!("its finalizers: {}", some.join(", ")),
+    }
 }
 
 impl ClusterError {
@@ -77,6 +92,9 @@ impl ClusterError {
             }
             Self::Refused { .. } => {
                 "put right what the API server says, which is its own word, and try again"
+            }
+            Self::StillThere { finalizers, .. } if finalizers.is_empty() => {
+                "see which of its pods do not end, and why: kubectl get pods -n tulle-system -o wide; try again once they are gone"
             }
             Self::StillThere { .. } => {
                 "see who holds it in its metadata.finalizers (kubectl get KIND NAME -o yaml), and try again once that is done"

@@ -1,5 +1,7 @@
 //! What of a cluster is ours: everything that bears our label, whoever wrote it.
 
+mod held;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -10,7 +12,6 @@ use kube::api::{
 use kube::discovery::{self, ApiCapabilities, ApiGroup, Scope, verbs};
 use kube::{Client, ResourceExt as _};
 use serde::Serialize;
-use serde_json::Value;
 use tulle_runtime::names::{CONTROL_NAMESPACE, labels};
 
 use super::{answer, ours, title};
@@ -27,6 +28,11 @@ const AT_ONCE: usize = 8;
 
 /// The kind of namespaces.
 pub(super) const NAMESPACE: &str = "Namespace";
+/// The kind of what runs pods of ours.
+const DEPLOYMENT: &str = "Deployment";
+
+/// By which Kubernetes keeps an object until what belongs to it is gone.
+const OF_KUBERNETES: &str = "foregroundDeletion";
 
 /// What goes with its Service, although it says so nowhere.
 const ENDPOINTS: &str = "Endpoints";
@@ -77,14 +83,16 @@ impl Owned {
         answer(&what, deleted).await
     }
 
-    /// Waits until it is there no more. If the API server holds it until others answer again, says why.
+    /// Waits until it is there no more. If others who are away hold it until they are back, says why.
     pub(super) async fn gone(&self) -> Result<Option<String>, ClusterError> {
         let what = format!("look whether {} is gone", self.title());
+        let mut finalizers = Vec::new();
         let wait = async {
             while let Some(object) = answer(&what, self.api.get_opt(&self.name)).await? {
-                if let Some(reason) = held(&object.data) {
+                if let Some(reason) = self.held(&object).await {
                     return Ok(Some(reason));
                 }
+                finalizers = object.metadata.finalizers.unwrap_or_default();
                 tokio::time::sleep(LOOK).await;
             }
             Ok(None)
@@ -94,18 +102,28 @@ impl Owned {
             Err(_) => Err(ClusterError::StillThere {
                 object: self.title(),
                 seconds: GONE.as_secs(),
+                finalizers: finalizers
+                    .into_iter()
+                    .filter(|it| it != OF_KUBERNETES)
+                    .collect(),
             }),
         }
     }
-}
 
-/// Why a namespace cannot go yet, through no fault of what is in it: Kubernetes does not know all kinds that may be in it.
-fn held(namespace: &Value) -> Option<String> {
-    let conditions = namespace["status"]["conditions"].as_array()?;
-    let failed = conditions.iter().find(|condition| {
-        condition["type"] == "NamespaceDeletionDiscoveryFailure" && condition["status"] == "True"
-    })?;
-    Some(failed["message"].as_str().unwrap_or_default().to_owned())
+    async fn held(&self, object: &DynamicObject) -> Option<String> {
+        if self.kind == NAMESPACE
+            && let Some(reason) = held::by_kinds(&object.data)
+        {
+            return Some(reason);
+        }
+        let (namespace, selector) = match self.kind.as_str() {
+            NAMESPACE => (self.name.as_str(), BTreeMap::new()),
+            DEPLOYMENT => (self.namespace.as_deref()?, held::selector(&object.data)?),
+            _ => return None,
+        };
+        let client = self.api.clone().into_client();
+        held::by_nodes(&client, namespace, &selector).await
+    }
 }
 
 /// What was found of ours, and where nobody could look.
@@ -248,8 +266,6 @@ fn stays(api_version: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -261,24 +277,6 @@ mod tests {
             ("v1", false),
         ] {
             assert_eq!(stays(owner), expected, "{owner}");
-        }
-    }
-
-    #[test]
-    fn a_namespace_is_held_by_those_who_do_not_say_what_is_in_it() {
-        let namespace = |kind: &str, status: &str| {
-            let condition = json!({ "type": kind, "status": status, "message": "why" });
-            json!({ "status": { "phase": "Terminating", "conditions": [condition] } })
-        };
-        let failure = "NamespaceDeletionDiscoveryFailure";
-        for (object, expected) in [
-            (namespace(failure, "True"), Some("why")),
-            (namespace(failure, "False"), None),
-            (namespace("NamespaceContentRemaining", "True"), None),
-            (json!({ "status": { "phase": "Terminating" } }), None),
-            (json!({}), None),
-        ] {
-            assert_eq!(held(&object).as_deref(), expected, "{object}");
         }
     }
 }

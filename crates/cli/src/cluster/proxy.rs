@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt as _;
 use kube::api::Api;
 use serde_json::Value;
-use tulle_runtime::names::{labels, ports};
+use tulle_runtime::names::ports;
 
+use super::pods::has_sidecar;
 use super::reach::Reach;
 use super::{Access, Format, answer, print};
 use crate::cluster::error::ClusterError;
@@ -66,12 +66,12 @@ pub(crate) async fn run(look: Look) -> Result<ExitCode, CliError> {
         .unwrap_or((&args.namespace, &args.pod));
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let what = format!("find pod {namespace}/{pod}");
-    let found = answer(&what, api.get_metadata_opt(pod)).await?;
+    let found = answer(&what, api.get_opt(pod)).await?;
     let found = found.ok_or_else(|| ClusterError::NoSuchPod {
         namespace: namespace.to_owned(),
         pod: pod.to_owned(),
     })?;
-    if !found.labels().contains_key(labels::PROXIED) {
+    if !has_sidecar(&found) {
         return Err(ClusterError::NoSidecar(format!("{namespace}/{pod}")).into());
     }
     let reach = Reach {

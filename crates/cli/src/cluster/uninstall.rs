@@ -1,5 +1,6 @@
 //! `tulle uninstall`: takes away everything that Tulle brought into a cluster, wherever it is.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -21,7 +22,8 @@ fail when these end, within a day unless the installation says otherwise. So not
 
 The definitions of Tulle's own kinds stay, and with them the policies that were written, unless --purge is given.
 
-Exits with 1 if it could not be done, with 3 if it was, but for what could not be looked at.
+Exits with 1 if it could not be done, with 3 if it was, but for what could not be looked at, or goes only once somebody is back who \
+is away.
 
 Examples:
   tulle uninstall             list what would be deleted
@@ -113,6 +115,7 @@ async fn delete(
     for target in first {
         progress.says(&format!("deleting {}", target.title()));
         target.delete().await?;
+        // What stays for now is met again below; its pods are away, and have no rights any more by then.
         target.gone().await?;
     }
     progress.says("looking for what is left");
@@ -124,20 +127,19 @@ async fn delete(
         progress.says(&format!("deleting {}", target.title()));
         target.delete().await?;
     }
+    let mut stay = BTreeSet::new();
     for target in &rest.objects {
         progress.says(&format!("waiting until {} is gone", target.title()));
         if let Some(reason) = target.gone().await? {
-            rest.unseen.insert(target.title(), reason.clone());
             progress.clear();
-            let title = target.title();
-            output::warning(&format!(
-                "{title} goes once the API server knows all kinds again: {reason}"
-            ));
+            output::warning(&format!("{} is still there: {reason}", target.title()));
+            stay.insert(target.title());
         }
     }
     drop(progress);
-    let count = first.len() + rest.objects.len();
-    output::note(&format!("{count} objects deleted."));
+    let deleted = first.iter().chain(&rest.objects).map(Owned::title);
+    let deleted: BTreeSet<_> = deleted.filter(|title| !stay.contains(title)).collect();
+    output::note(&format!("{} objects deleted.", deleted.len()));
     if !rest.unseen.is_empty() {
         let unseen: Vec<_> = rest.unseen.keys().map(String::as_str).collect();
         output::warning(&format!(
@@ -145,7 +147,10 @@ async fn delete(
             some(&unseen)
         ));
     }
-    Ok(ended(&rest))
+    match stay.is_empty() {
+        true => Ok(ended(&rest)),
+        false => Ok(ExitCode::from(INCOMPLETE)),
+    }
 }
 
 fn ended(found: &Found) -> ExitCode {

@@ -4,8 +4,8 @@
 //! defaults nor of what others own.
 
 mod change;
+mod follow;
 mod replicas;
-mod rollouts;
 mod target;
 
 use std::collections::BTreeSet;
@@ -133,7 +133,7 @@ async fn upgrade(args: &UpgradeArgs) -> Result<ExitCode, CliError> {
         return Ok(ExitCode::SUCCESS);
     }
     // Also of what has been applied before: somebody may wait for it again.
-    match rollouts::follow(&client, deployments, args.wait).await {
+    match follow::follow(&client, deployments, args.wait).await {
         true => Ok(ExitCode::SUCCESS),
         false => Ok(ExitCode::FAILURE),
     }

@@ -40,6 +40,8 @@ pub(super) struct Finding {
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     pub(super) all: Vec<Finding>,
+    /// Whether something is under way that will end by itself.
+    pub(super) unsettled: bool,
 }
 
 impl Findings {
@@ -73,6 +75,17 @@ impl Findings {
             state.into(),
             Some(remedy.into()),
         );
+    }
+
+    /// What will be otherwise before long: a warning, and nothing for one who waits to be content with.
+    pub(super) fn unsettled(
+        &mut self,
+        subject: impl Into<String>,
+        state: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.warning(subject, state, remedy);
+        self.unsettled = true;
     }
 
     /// What could not be looked at. It may work all the same where whoever asks has no right to look, and there alone.

@@ -1,70 +1,17 @@
-//! Whether the parts of an installation work.
+//! Whether the webhooks of an installation work.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhook, MutatingWebhookConfiguration};
-use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::Api;
 use kube::{Client, ResourceExt as _};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use tulle_runtime::names::{CONTROL_NAMESPACE, labels};
 
 use super::finding::Findings;
 use super::injectors::Injectors;
 use super::webhook;
-use crate::cluster::error::ClusterError;
 use crate::cluster::{answer, ours};
-
-/// What runs control planes and injectors.
-pub(super) async fn deployments(client: &Client) -> Result<Vec<Deployment>, ClusterError> {
-    let api: Api<Deployment> = Api::namespaced(client.clone(), CONTROL_NAMESPACE);
-    let listed = answer("list the Deployments of the mesh", api.list(&ours())).await?;
-    Ok(listed.items)
-}
-
-/// Whether control plane and injector run; says whether there is a control plane to ask.
-pub(super) fn control_plane(
-    deployments: Result<Vec<Deployment>, ClusterError>,
-    findings: &mut Findings,
-) -> bool {
-    let deployments = match deployments {
-        Ok(deployments) => deployments,
-        Err(error) => {
-            findings.unknown("installation", &error);
-            return false;
-        }
-    };
-    if deployments.is_empty() {
-        let missing = ClusterError::NoControlPlane;
-        findings.error("installation", missing.to_string(), missing.next_step());
-        return false;
-    }
-    for deployment in &deployments {
-        let name = deployment.name_any();
-        let wanted = deployment
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.replicas)
-            .unwrap_or(1);
-        let ready = deployment
-            .status
-            .as_ref()
-            .and_then(|status| status.ready_replicas);
-        let ready = ready.unwrap_or_default();
-        let state = format!("{ready} of {wanted} replicas are ready");
-        let remedy = format!(
-            "see why: kubectl -n {CONTROL_NAMESPACE} describe pods -l {}={name}; kubectl -n {CONTROL_NAMESPACE} logs deployment/{name}",
-            labels::APP_NAME
-        );
-        match ready {
-            0 => findings.error(name, state, remedy),
-            ready if ready < wanted => findings.warning(name, state, remedy),
-            _ => findings.ok(name, state),
-        }
-    }
-    true
-}
 
 /// Whether the API server can call the webhooks, and none is called twice.
 pub(super) async fn webhooks(

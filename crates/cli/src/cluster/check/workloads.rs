@@ -14,7 +14,7 @@ use super::injectors::Injectors;
 use super::installed::some;
 use super::{annotations, asked, refused};
 use crate::cluster::error::ClusterError;
-use crate::cluster::pods::is_alive;
+use crate::cluster::pods::{has_sidecar, is_alive};
 use crate::cluster::sidecars::workload;
 use crate::cluster::{answer, asks};
 
@@ -57,9 +57,10 @@ async fn pods(
         in_vain.extend(scope.pods(&selector).await?);
     }
     asked::pods(&in_vain, injectors, findings);
-    let injected = scope.pods(labels::PROXIED).await?;
+    let unlabelled = scope.pods(&format!("!{}", labels::PROXIED)).await?;
+    let (mut injected, bare): (Vec<_>, Vec<_>) = unlabelled.into_iter().partition(has_sidecar);
+    injected.extend(scope.pods(labels::PROXIED).await?);
     annotations::look(&injected, findings);
-    let bare = scope.pods(&format!("!{}", labels::PROXIED)).await?;
     uninjected(&injected, &bare, meshed, injectors, findings);
     refused::look(scope, meshed, &injected, injectors, findings).await
 }

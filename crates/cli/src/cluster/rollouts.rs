@@ -1,102 +1,35 @@
-//! Whether what was applied comes about: rollouts are followed to their end, or until they get on no more.
+//! How far rollouts of the mesh are, and what keeps those from getting on that do not.
 //!
 //! When one is over is as `kubectl rollout status` has it: <https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#deployment-status>.
-
-use std::collections::BTreeMap;
-use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
-use tokio::time::{Instant, sleep};
-use tulle_runtime::names::{CONTROL_NAMESPACE, labels};
+use tulle_runtime::names::CONTROL_NAMESPACE;
 
-use crate::cluster::answer;
-use crate::cluster::error::ClusterError;
-use crate::output;
-use crate::progress::Progress;
+use super::answer;
+use super::error::ClusterError;
 
-/// Between two looks.
-const PAUSE: Duration = Duration::from_secs(1);
 /// What a container waits for that is on its way.
 const ON_ITS_WAY: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 
 /// How far a rollout is.
 #[derive(Debug, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     Over,
-    /// What there is to say of it, and a number that grows as it gets on.
     Under {
+        /// What there is to say of it.
         state: String,
+        /// Grows as it gets on.
         far: i32,
+        /// Whether pods are to come or to go; if not, all are there, and one does not serve.
+        rolls: bool,
     },
 }
 
-/// Follows Deployments of the mesh, and says of which the rollout stood still for so long; whether all are over.
-pub(super) async fn follow(client: &Client, mut names: Vec<String>, patience: Duration) -> bool {
-    let api: Api<Deployment> = Api::namespaced(client.clone(), CONTROL_NAMESPACE);
-    let mut progress = Progress::new();
-    let mut farthest = BTreeMap::new();
-    let mut states = BTreeMap::new();
-    let mut moved = Instant::now();
-    loop {
-        let mut left = Vec::new();
-        for name in names {
-            let what = format!("see how far Deployment {CONTROL_NAMESPACE}/{name} is");
-            let stage = answer(&what, api.get(&name)).await.map(|it| stage(&it));
-            match stage {
-                Ok(Stage::Over) => {
-                    progress.clear();
-                    output::note(&format!(
-                        "Deployment {CONTROL_NAMESPACE}/{name} is rolled out"
-                    ));
-                    moved = Instant::now();
-                    continue;
-                }
-                Ok(Stage::Under { state, far }) => {
-                    if farthest.get(&name).is_none_or(|before| far > *before) {
-                        farthest.insert(name.clone(), far);
-                        moved = Instant::now();
-                    }
-                    states.insert(name.clone(), state);
-                }
-                // The API server may be away for a moment, as anybody.
-                Err(error) => {
-                    states.insert(name.clone(), error.to_string());
-                }
-            }
-            left.push(name);
-        }
-        if left.is_empty() {
-            return true;
-        }
-        if moved.elapsed() >= patience {
-            progress.clear();
-            for name in &left {
-                let state = states.get(name).map_or("", String::as_str);
-                let why = why(client, &api, name).await.unwrap_or_default();
-                stuck(name, state, &why, patience);
-            }
-            return false;
-        }
-        let state = |name: &String| format!("{name}: {}", states.get(name).map_or("", |it| it));
-        progress.says(&left.iter().map(state).collect::<Vec<_>>().join("; "));
-        sleep(PAUSE).await;
-        names = left;
-    }
-}
-
-fn stuck(name: &str, state: &str, why: &str, patience: Duration) {
-    output::warning(&format!(
-        "the rollout of Deployment {CONTROL_NAMESPACE}/{name} has not got on for {} s: {state}{why}; see the rest: kubectl -n \
-         {CONTROL_NAMESPACE} describe pods -l {}={name}",
-        patience.as_secs(),
-        labels::APP_NAME
-    ));
-}
-
-fn stage(deployment: &Deployment) -> Stage {
+/// How far it is by what the API server says of it.
+pub(super) fn stage(deployment: &Deployment) -> Stage {
     let spec = deployment.spec.as_ref();
     let wanted = spec.and_then(|it| it.replicas).unwrap_or(1);
     let status = deployment.status.clone().unwrap_or_default();
@@ -120,28 +53,33 @@ fn stage(deployment: &Deployment) -> Stage {
             "{updated} of {wanted} pods are new, {old} old ones are left, {available} serve{paused}"
         ),
         far: updated - old + available.min(wanted),
+        rolls: !seen || updated < wanted || old > 0,
     }
 }
 
-/// What the API server says of pods that are not there yet, as the end of a sentence.
-async fn why(client: &Client, api: &Api<Deployment>, name: &str) -> Result<String, ClusterError> {
-    let deployment = answer("see why", api.get(name)).await?;
+/// Why pods of it are not there yet, where the API server or kubelet says so.
+///
+/// # Errors
+/// If its pods cannot be listed.
+pub(super) async fn why(
+    client: &Client,
+    deployment: &Deployment,
+) -> Result<Option<String>, ClusterError> {
     let conditions = deployment.status.iter().flat_map(|it| &it.conditions);
     let mut conditions = conditions.flatten();
     let refused = conditions.find(|it| it.type_ == "ReplicaFailure" && it.status == "True");
-    if let Some(message) = refused.and_then(|it| it.message.as_ref()) {
-        return Ok(format!("; {message}"));
+    if let Some(message) = refused.and_then(|it| it.message.clone()) {
+        return Ok(Some(message));
     }
-    let selector = deployment.spec.and_then(|it| it.selector.match_labels);
-    let selector = selector.unwrap_or_default();
-    let pairs: Vec<_> = selector.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let selector = deployment.spec.as_ref();
+    let selector = selector.and_then(|it| it.selector.match_labels.as_ref());
+    let selector = selector.into_iter().flatten();
+    let pairs: Vec<_> = selector.map(|(k, v)| format!("{k}={v}")).collect();
     let pods: Api<Pod> = Api::namespaced(client.clone(), CONTROL_NAMESPACE);
     let list = ListParams::default().labels(&pairs.join(","));
     let pods = answer("see why", pods.list(&list)).await?;
     let first = pods.iter().find_map(|pod| Some((pod, hindrance(pod)?)));
-    Ok(first
-        .map(|(pod, why)| format!("; {}: {why}", pod.name_any()))
-        .unwrap_or_default())
+    Ok(first.map(|(pod, why)| format!("{}: {why}", pod.name_any())))
 }
 
 /// Why a pod does not run, if it does not, and that is known.
