@@ -255,18 +255,11 @@ spec:
 async fn a_quota_that_keeps_sidecars_out_is_found_until_they_meet_it(
     kubernetes: &Kubernetes,
 ) -> anyhow::Result<()> {
-    let kubernetes = kubernetes.meshed().await?;
-    let counted = kubernetes.apply_meshed("is-counted", COUNTED).await?;
-    counted.ask(["apply", "-f", "-"], QUOTA)?;
-    counted.ask(["delete", "pod", "--all"], "")?;
-    let errors = || -> anyhow::Result<Vec<Value>> {
-        let mut found = findings_of(kubernetes, &["-n", "is-counted"])?;
-        found.retain(|it| it["level"] == "error");
-        Ok(found)
-    };
-    eventually(SOON, async || {
-        let found = errors()?;
-        for (subject, state, remedy) in [
+    let hindrance = Hindrance {
+        namespace: "is-counted",
+        workload: COUNTED,
+        rule: QUOTA,
+        told: [
             (
                 "namespace is-counted",
                 "its ResourceQuota counted counts limits.cpu",
@@ -277,26 +270,10 @@ async fn a_quota_that_keeps_sidecars_out_is_found_until_they_meet_it(
                 "must specify limits.cpu for: tulle-capture,tulle-proxy",
                 "",
             ),
-        ] {
-            let told = found.iter().any(|it| {
-                let text = |field: &str| it[field].as_str().unwrap_or_default();
-                text("subject") == subject
-                    && text("state").contains(state)
-                    && text("remedy").contains(remedy)
-            });
-            ensure!(told, "{subject}: {found:?}");
-        }
-        Ok(())
-    })
-    .await?;
-    let limit = r#"{"spec":{"template":{"metadata":{"annotations":{"tulle.dev/proxy-cpu-limit":"200m"}}}}}"#;
-    counted.ask(["patch", "deployment/web", "-p", limit], "")?;
-    eventually(SOON, async || {
-        let found = errors()?;
-        ensure!(found.is_empty(), "{found:?}");
-        Ok(())
-    })
-    .await
+        ],
+        remedy: json!({ "tulle.dev/proxy-cpu-limit": "200m" }),
+    };
+    hindrance.is_found_until_it_is_met(kubernetes).await
 }
 
 /// Wants more of each container than sidecars ask for.
@@ -310,19 +287,11 @@ spec: { limits: [{ type: Container, min: { cpu: 50m, memory: 32Mi } }] }
 async fn a_limit_range_that_keeps_sidecars_out_is_found_until_they_meet_it(
     kubernetes: &Kubernetes,
 ) -> anyhow::Result<()> {
-    let kubernetes = kubernetes.meshed().await?;
-    let well = COUNTED.replace("{ cpu: 100m }", "{ cpu: 100m, memory: 64Mi }");
-    let limited = kubernetes.apply_meshed("is-limited", &well).await?;
-    limited.ask(["apply", "-f", "-"], RANGE)?;
-    limited.ask(["delete", "pod", "--all"], "")?;
-    let errors = || -> anyhow::Result<Vec<Value>> {
-        let mut found = findings_of(kubernetes, &["-n", "is-limited"])?;
-        found.retain(|it| it["level"] == "error");
-        Ok(found)
-    };
-    eventually(SOON, async || {
-        let found = errors()?;
-        for (subject, state, remedy) in [
+    let hindrance = Hindrance {
+        namespace: "is-limited",
+        workload: &COUNTED.replace("{ cpu: 100m }", "{ cpu: 100m, memory: 64Mi }"),
+        rule: RANGE,
+        told: [
             (
                 "namespace is-limited",
                 "its LimitRange wide requires a request of at least 50m of cpu for each container, and sidecars have 10m",
@@ -333,29 +302,60 @@ async fn a_limit_range_that_keeps_sidecars_out_is_found_until_they_meet_it(
                 "per Container is ",
                 "what the message says",
             ),
-        ] {
-            let told = found.iter().any(|it| {
-                let text = |field: &str| it[field].as_str().unwrap_or_default();
-                text("subject") == subject
-                    && text("state").contains(state)
-                    && text("remedy").contains(remedy)
-            });
-            ensure!(told, "{subject}: {found:?}");
-        }
-        Ok(())
-    })
-    .await?;
-    let asks =
-        json!({ "tulle.dev/proxy-cpu-request": "50m", "tulle.dev/proxy-memory-request": "32Mi" });
-    let template = json!({ "metadata": { "annotations": asks } });
-    let patch = json!({ "spec": { "template": template } }).to_string();
-    limited.ask(["patch", "deployment/web", "-p", &patch], "")?;
-    eventually(SOON, async || {
-        let found = errors()?;
-        ensure!(found.is_empty(), "{found:?}");
-        Ok(())
-    })
-    .await
+        ],
+        remedy: json!({ "tulle.dev/proxy-cpu-request": "50m", "tulle.dev/proxy-memory-request": "32Mi" }),
+    };
+    hindrance.is_found_until_it_is_met(kubernetes).await
+}
+
+/// A rule of a namespace that no pod with a sidecar meets, unless its annotations say more.
+struct Hindrance<'a> {
+    namespace: &'a str,
+    workload: &'a str,
+    rule: &'a str,
+    /// Subject, state and remedy of the findings, or parts of these.
+    told: [(&'a str, &'a str, &'a str); 2],
+    /// The annotations with which pods meet it.
+    remedy: Value,
+}
+
+impl Hindrance<'_> {
+    async fn is_found_until_it_is_met(&self, kubernetes: &Kubernetes) -> anyhow::Result<()> {
+        let kubernetes = kubernetes.meshed().await?;
+        let namespace = kubernetes
+            .apply_meshed(self.namespace, self.workload)
+            .await?;
+        namespace.ask(["apply", "-f", "-"], self.rule)?;
+        namespace.ask(["delete", "pod", "--all"], "")?;
+        let errors = || -> anyhow::Result<Vec<Value>> {
+            let mut found = findings_of(kubernetes, &["-n", self.namespace])?;
+            found.retain(|it| it["level"] == "error");
+            Ok(found)
+        };
+        eventually(SOON, async || {
+            let found = errors()?;
+            for (subject, state, remedy) in self.told {
+                let told = found.iter().any(|it| {
+                    let text = |field: &str| it[field].as_str().unwrap_or_default();
+                    text("subject") == subject
+                        && text("state").contains(state)
+                        && text("remedy").contains(remedy)
+                });
+                ensure!(told, "{subject}: {found:?}");
+            }
+            Ok(())
+        })
+        .await?;
+        let template = json!({ "metadata": { "annotations": self.remedy } });
+        let patch = json!({ "spec": { "template": template } }).to_string();
+        namespace.ask(["patch", "deployment/web", "-p", &patch], "")?;
+        eventually(SOON, async || {
+            let found = errors()?;
+            ensure!(found.is_empty(), "{found:?}");
+            Ok(())
+        })
+        .await
+    }
 }
 
 /// A pod that is called by mTLS, and asks the control plane for nothing: as one whose sidecar hangs or is cut off.

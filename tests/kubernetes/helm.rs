@@ -29,21 +29,35 @@ spec:
     args: [app, serve, --http, "8080", --name, one]
 "#;
 
+/// Namespaces that can be in the mesh, and that cannot.
+const LEVELS: &str = r#"
+apiVersion: v1
+kind: Namespace
+metadata: { name: is-baseline, labels: { pod-security.kubernetes.io/enforce: baseline } }
+---
+apiVersion: v1
+kind: Namespace
+metadata: { name: is-restricted, labels: { pod-security.kubernetes.io/enforce: restricted } }
+---
+apiVersion: v1
+kind: Namespace
+metadata: { name: is-open, labels: { pod-security.kubernetes.io/enforce: privileged } }
+"#;
+
 async fn a_release_is_installed_upgraded_by_helm_alone_and_uninstalled(
     _: &Kubernetes,
 ) -> anyhow::Result<()> {
     let cluster = Cluster::start(1)?;
     let program = Program::new()?;
     install::load(&program, &cluster)?;
+    cluster.ask(["apply", "-f", "-"], LEVELS)?;
     let small = ["control.replicas=1"];
-    helm(
-        &cluster,
-        &program,
-        "install",
-        &["--create-namespace"],
-        &small,
-    )?
-    .ok()?;
+    let install = ["--create-namespace"];
+    let notes = helm(&cluster, &program, "install", &install, &small)?.ok()?;
+    ensure!(
+        notes.contains("WARNING: is-baseline, is-restricted: ") && !notes.contains("is-open"),
+        "{notes}"
+    );
     eventually(SOON, async || install::serves(&cluster)).await?;
     let shop = Namespace::apply(&cluster, "shop", "tulle.dev/inject=enabled", POD).await?;
     let pod = shop.get("pods")?[0].to_string();
