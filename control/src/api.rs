@@ -1,18 +1,22 @@
 //! The Kubernetes API types of Tulle: group `tulle.dev`, version `v1alpha1`.
 //!
 //! These types are what manifests look like; [`crate::source`] makes room types of them. Unknown fields are refused: a
-//! misspelt field of a policy must not silently mean "no policy". The CustomResourceDefinition comes from them, too, so that
+//! misspelt field of a policy must not silently mean "no policy". The CustomResourceDefinitions come from them, too, so that
 //! API servers say the same.
 #![expect(
     unreachable_pub,
     reason = "what derives the schema repeats the types inside of functions"
 )]
 
+mod snapshot;
+
 use std::collections::BTreeMap;
 
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use snapshot::{ConfigSnapshot, ConfigSnapshotSpec};
 
 /// Group of Tulle's API.
 pub const GROUP: &str = "tulle.dev";

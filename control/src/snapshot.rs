@@ -1,9 +1,9 @@
 //! Good versions of objects that cannot be used any more, stored in the cluster.
 //!
 //! An edit that cannot be used leaves in force what the object was before. That must not depend on which replica saw it before,
-//! nor end when one restarts, so the version before is stored as a ControllerRevision beside its object, which is Kubernetes'
-//! kind for an immutable snapshot of state. Every replica follows them ([`crate::source`] takes of them what objects cannot
-//! say any more); [`SnapshotWriter`] stores what is missing and deletes what nobody needs.
+//! nor end when one restarts, so the version before is stored as a [`ConfigSnapshot`](crate::api::ConfigSnapshot) beside its
+//! object. Every replica follows them ([`crate::source`] takes of them what objects cannot say any more); [`SnapshotWriter`]
+//! stores what is missing and deletes what nobody needs.
 //!
 //! Invariant: of the versions of an object that are known, stored ones and one that was seen, the latest good one counts. Whoever
 //! has seen an earlier one, or none, comes to the same as soon as it is stored.
@@ -95,7 +95,7 @@ pub(crate) struct Snapshots {
 struct State {
     /// Whether what is stored was listed once.
     listed: bool,
-    /// Whether nobody waits for that any more.
+    /// Whether routes do not wait for that any more.
     waived: bool,
     stored: BTreeMap<ObjectKey, Revision>,
     /// The stored ones of an object, by the uid that they are for.
@@ -161,13 +161,14 @@ impl Snapshots {
         });
     }
 
-    /// Whether what is stored was listed once, or nobody waits for that any more.
-    pub(crate) fn is_settled(&self) -> bool {
+    /// Whether what is stored was listed once, or objects of a kind do not wait for that any more. Without a policy something
+    /// might be open that was closed, so policies do.
+    pub(crate) fn is_settled(&self, kind: Kind) -> bool {
         let state = self.state.lock();
-        state.listed || state.waived
+        state.listed || (state.waived && kind.is_route())
     }
 
-    /// What is stored cannot be listed, and is waited for no longer; whether that is news.
+    /// What is stored cannot be listed, and routes wait for it no longer; whether that is news.
     pub(crate) fn waive(&self) -> bool {
         self.change(|state| {
             let news = !state.listed && !std::mem::replace(&mut state.waived, true);

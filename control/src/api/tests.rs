@@ -1,11 +1,11 @@
-//! The CustomResourceDefinition: what it says, and that the chart has it.
+//! The CustomResourceDefinitions: what they say, and that the chart has them.
 //!
 //! Written anew with TULLE_WRITE_GOLDEN=1, so that what changes in the API is read as a difference of manifests.
 
 use std::path::PathBuf;
 
 use kube::CustomResourceExt as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tulle_runtime::env::Env;
 
 use super::*;
@@ -14,9 +14,10 @@ use super::*;
 const WRITE: &str = "TULLE_WRITE_GOLDEN";
 const HEAD: &str = "# Generated from control/src/api.rs by its test, with TULLE_WRITE_GOLDEN=1 in the environment.\n";
 
-fn file() -> PathBuf {
+fn file(name: &str) -> PathBuf {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    root.join("../deploy/charts/tulle/crds/peerauthentications.tulle.dev.yaml")
+    root.join("../deploy/charts/tulle/crds")
+        .join(format!("{name}.yaml"))
 }
 
 fn definition() -> Value {
@@ -24,17 +25,23 @@ fn definition() -> Value {
 }
 
 #[test]
-fn the_chart_has_the_definition_of_these_types() {
-    let text = serde_saphyr::to_string(&definition()).expect("it is YAML");
-    let text = format!("{HEAD}{text}");
-    if Env::process().text(WRITE).is_some() {
-        std::fs::create_dir_all(file().parent().expect("a folder")).expect("writable");
-        std::fs::write(file(), &text).expect("writable");
+fn the_chart_has_the_definitions_of_these_types() {
+    for (name, definition) in [
+        (PeerAuthentication::crd_name(), PeerAuthentication::crd()),
+        (ConfigSnapshot::crd_name(), ConfigSnapshot::crd()),
+    ] {
+        let (file, definition) = (file(name), json!(definition));
+        let text = serde_saphyr::to_string(&definition).expect("it is YAML");
+        let text = format!("{HEAD}{text}");
+        if Env::process().text(WRITE).is_some() {
+            std::fs::create_dir_all(file.parent().expect("a folder")).expect("writable");
+            std::fs::write(&file, &text).expect("writable");
+        }
+        let kept = std::fs::read_to_string(file).unwrap_or_default();
+        assert_eq!(kept, text, "{WRITE}=1 writes it anew");
+        let read: Value = serde_saphyr::from_str(&kept).expect("it is YAML");
+        assert_eq!(read, definition);
     }
-    let kept = std::fs::read_to_string(file()).unwrap_or_default();
-    assert_eq!(kept, text, "{WRITE}=1 writes it anew");
-    let read: Value = serde_saphyr::from_str(&kept).expect("it is YAML");
-    assert_eq!(read, definition());
 }
 
 #[test]

@@ -1,25 +1,24 @@
-//! A stored version as a ControllerRevision, and back.
+//! A stored version as a [`ConfigSnapshot`], and back.
 //!
-//! <https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/controller-revision-v1/>. It holds the spec only, and
-//! belongs to its object, so that it goes with it. Its name says of which object and generation it is, so that no two
-//! replicas make two of one.
+//! It holds the spec only, and belongs to its object, so that it goes with it. Its name says of which object and generation it
+//! is, so that no two replicas make two of one. It is no ControllerRevision, though that is Kubernetes' kind for an immutable
+//! snapshot of state: whoever may write those decides what StatefulSets and DaemonSets run.
 //!
-//! Whoever may create ControllerRevisions in a namespace may decide what its StatefulSets run, and could put another version of an
-//! object of that namespace in force that cannot be used at the moment. Nobody else can: namespace, uid and owner have to agree.
+//! Whoever may create them in a namespace could put another version of an object of that namespace in force that cannot be used at
+//! the moment. Nobody else can: namespace, uid and owner have to agree.
 
 use std::sync::Arc;
 
+use kube::Resource as _;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tulle_runtime::names::labels;
 
 use super::Version;
-use crate::api;
+use crate::api::{self, ConfigSnapshot};
 use crate::store::{Kind, ObjectKey, ObjectRef};
 
-/// What the names of all of them begin with.
-const PREFIX: &str = "tulle-";
 const GATEWAY: &str = "gateway.networking.k8s.io";
 
 /// A version of an object, as it is stored.
@@ -39,7 +38,7 @@ impl Revision {
         let generation = self.version.generation;
         ObjectKey {
             namespace: self.object.key.namespace.clone(),
-            name: format!("{PREFIX}{}-{generation}", self.uid).into(),
+            name: format!("{}-{generation}", self.uid).into(),
         }
     }
 
@@ -48,15 +47,15 @@ impl Revision {
         (self.object.clone(), self.uid.clone())
     }
 
-    /// The ControllerRevision.
+    /// The ConfigSnapshot.
     pub(crate) fn manifest(&self) -> Value {
         let (group, kind) = name_of(self.object.kind);
         let spec = self.version.spec.as_deref().unwrap_or("{}");
         let spec: Value = serde_json::from_str(spec).unwrap_or_default();
         let key = self.key();
         json!({
-            "apiVersion": "apps/v1",
-            "kind": "ControllerRevision",
+            "apiVersion": ConfigSnapshot::api_version(&()),
+            "kind": ConfigSnapshot::kind(&()),
             "metadata": {
                 "name": key.name,
                 "namespace": key.namespace,
@@ -70,8 +69,7 @@ impl Revision {
                     "blockOwnerDeletion": false,
                 }],
             },
-            "revision": self.version.generation,
-            "data": { "spec": spec },
+            "spec": { "generation": self.version.generation, "content": spec },
         })
     }
 }
@@ -105,16 +103,16 @@ struct Metadata {
 
 #[derive(Deserialize)]
 struct Stored<'a> {
-    #[serde(borrow)]
-    data: Data<'a>,
     metadata: Owned,
-    revision: i64,
+    #[serde(borrow)]
+    spec: Spec<'a>,
 }
 
 #[derive(Deserialize)]
-struct Data<'a> {
+struct Spec<'a> {
+    generation: i64,
     #[serde(borrow)]
-    spec: &'a RawValue,
+    content: &'a RawValue,
 }
 
 #[derive(Deserialize)]
@@ -132,54 +130,54 @@ struct Owner {
     uid: Arc<str>,
 }
 
-/// A ControllerRevision that was read.
+/// A ConfigSnapshot that was read.
 #[derive(Debug)]
 pub(crate) struct Found {
     /// What it is called; `None` if nobody can tell.
     pub(crate) key: Option<ObjectKey>,
     /// Its `resourceVersion`.
     pub(crate) version: Option<String>,
-    /// `None`: none of ours. An error says why it cannot be used.
-    pub(crate) revision: Option<Result<Revision, String>>,
+    /// An error says why it cannot be used.
+    pub(crate) revision: Result<Revision, String>,
 }
 
-/// Reads a ControllerRevision that has our label; somebody else's may have it, too.
+/// Reads a ConfigSnapshot.
 pub(crate) fn read(json: &str) -> Found {
-    let Ok(Named { metadata }) = serde_json::from_str(json) else {
-        return Found {
-            key: None,
-            version: None,
-            revision: None,
-        };
+    let Named { metadata } = match serde_json::from_str(json) {
+        Ok(named) => named,
+        Err(error) => {
+            return Found {
+                key: None,
+                version: None,
+                revision: Err(error.to_string()),
+            };
+        }
     };
     let key = ObjectKey {
         namespace: metadata.namespace,
         name: metadata.name,
     };
-    let revision = parts(&key.name).map(|parts| revision(json, &key, parts));
     Found {
+        revision: revision(json, &key),
         key: Some(key),
         version: metadata.resource_version,
-        revision,
     }
 }
 
 /// Uid and generation, if a name has them.
 fn parts(name: &str) -> Option<(&str, i64)> {
-    let (uid, generation) = name.strip_prefix(PREFIX)?.rsplit_once('-')?;
-    let generation: i64 = generation.parse().ok()?;
-    // Names of others end in a hash.
-    let is_uid = uid.len() == 36 && uid.matches('-').count() == 4;
-    (is_uid && generation > 0).then_some((uid, generation))
+    let (uid, generation) = name.rsplit_once('-')?;
+    Some((uid, generation.parse().ok()?))
 }
 
-fn revision(json: &str, key: &ObjectKey, parts: (&str, i64)) -> Result<Revision, String> {
+fn revision(json: &str, key: &ObjectKey) -> Result<Revision, String> {
     let stored: Stored<'_> = serde_json::from_str(json).map_err(|error| error.to_string())?;
     let [owner] = &stored.metadata.owner_references[..] else {
         return Err("it has more than one owner, or none".to_owned());
     };
-    if (&*owner.uid, stored.revision) != parts {
-        return Err("its name is not that of its owner's uid and its revision".to_owned());
+    let generation = stored.spec.generation;
+    if parts(&key.name) != Some((&*owner.uid, generation)) {
+        return Err("its name is not that of its owner's uid and its generation".to_owned());
     }
     let named = owner
         .api_version
@@ -202,8 +200,8 @@ fn revision(json: &str, key: &ObjectKey, parts: (&str, i64)) -> Result<Revision,
         uid: owner.uid.clone(),
         api: api.into(),
         version: Version {
-            generation: stored.revision,
-            spec: Some(stored.data.spec.get().into()),
+            generation,
+            spec: Some(stored.spec.content.get().into()),
         },
     })
 }

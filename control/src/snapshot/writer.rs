@@ -9,21 +9,19 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
-use k8s_openapi::api::apps::v1::ControllerRevision;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, PostParams};
 use kube::{Api, Client};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use serde_json::json;
 use tokio::time::Instant;
 use tulle_runtime::backoff::Backoff;
 use tulle_runtime::gate::Gate;
-use tulle_runtime::names::labels;
 
 use super::{Revision, Snapshots, Task};
+use crate::api::ConfigSnapshot;
 use crate::election::Leadership;
 use crate::platform::{ApiError, CALL, FIELD_MANAGER, within};
 use crate::store::ObjectKey;
@@ -237,10 +235,10 @@ impl Task {
 
 async fn perform(client: &Client, leadership: &Leadership, task: &Task) -> Result<(), ApiError> {
     let key = task.key();
-    let resource = ApiResource::erase::<ControllerRevision>(&());
+    let resource = ApiResource::erase::<ConfigSnapshot>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &key.namespace, &resource);
     match task {
-        Task::Store(revision) => store(&api, &key, revision).await,
+        Task::Store(revision) => store(&api, revision).await,
         Task::Drop(_) => {
             let limit = CALL.min(leadership.left());
             let params = DeleteParams::default();
@@ -252,29 +250,16 @@ async fn perform(client: &Client, leadership: &Leadership, task: &Task) -> Resul
     }
 }
 
-async fn store(
-    api: &Api<DynamicObject>,
-    key: &ObjectKey,
-    revision: &Revision,
-) -> Result<(), ApiError> {
-    let manager = Some(FIELD_MANAGER.to_owned());
+async fn store(api: &Api<DynamicObject>, revision: &Revision) -> Result<(), ApiError> {
     let params = PostParams {
-        field_manager: manager.clone(),
+        field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PostParams::default()
     };
     let manifest = serde_json::from_value(revision.manifest());
     let manifest = manifest.map_err(|error| ApiError::from(kube::Error::SerdeError(error)))?;
     match within(CALL, api.create(&params, &manifest)).await {
-        // Another replica was first, or somebody has taken the label away by which it is found.
-        Err(error) if error.is_conflict() => {}
-        result => return result.map(drop),
+        // Another replica was first.
+        Err(error) if error.is_conflict() => Ok(()),
+        result => result.map(drop),
     }
-    let params = PatchParams {
-        field_manager: manager,
-        ..PatchParams::default()
-    };
-    let label = json!({ "metadata": { "labels": { labels::PART_OF: labels::PART_OF_TULLE } } });
-    within(CALL, api.patch(&key.name, &params, &Patch::Merge(label)))
-        .await
-        .map(drop)
 }

@@ -145,7 +145,7 @@ fn is_told(cluster: &Cluster, words: &str) -> anyhow::Result<()> {
 }
 
 fn stored(shop: &Namespace<'_>) -> anyhow::Result<Vec<Value>> {
-    let list = ["get", "controllerrevisions", "-l", OURS, "-o", "json"];
+    let list = ["get", "configsnapshots", "-l", OURS, "-o", "json"];
     let mut list: Value = serde_json::from_str(&shop.ask(list, "")?)?;
     Ok(serde_json::from_value(list["items"].take())?)
 }

@@ -1,8 +1,65 @@
 //! CustomResourceDefinitions: which versions of a kind are served, if any.
 
+use kube::Client;
 use serde::Deserialize;
 
-use super::watch::{Read, Reader};
+use super::health::Health;
+use super::watch::{Happened, Read, Reader, Settings, Watch};
+use super::wire::Resource;
+use crate::source::report::SourceReport;
+
+/// Follows one definition.
+pub(super) struct Definitions {
+    watch: Watch<Option<Definition>>,
+    /// What the list that is under way has.
+    listed: Option<Option<Definition>>,
+}
+
+impl Definitions {
+    /// Follows the one of that name, which this resource is.
+    pub(super) fn new(
+        client: Client,
+        name: &str,
+        resource: Resource,
+        settings: Settings,
+        report: &SourceReport,
+    ) -> Self {
+        let kind = format!("CustomResourceDefinition/{name}");
+        let health = Health::new(kind.clone().into(), kind.into(), report)
+            .without("whether there is such a kind is not known");
+        Self {
+            watch: Watch::new(client, resource, reader(), settings, health),
+            listed: None,
+        }
+    }
+
+    /// What it says, whenever that may be news; `None` if there is none.
+    pub(super) async fn next(&mut self) -> Option<Definition> {
+        loop {
+            match self.watch.next().await {
+                Happened::Begun => self.listed = None,
+                Happened::Found(found) => self.listed = found.into_iter().next(),
+                Happened::Complete => match self.listed.take() {
+                    // It is there, and nobody can tell what it says.
+                    Some(None) => {}
+                    Some(definition) => return definition,
+                    None => return None,
+                },
+                Happened::Changed(None) => {}
+                Happened::Changed(definition) => return definition,
+                Happened::Gone(_) => return None,
+            }
+        }
+    }
+}
+
+/// A definition, and no other.
+pub(super) fn resource(selector: &'static str) -> Resource {
+    Resource {
+        selector: Some(selector),
+        ..Resource::new("apiextensions.k8s.io", "v1", "customresourcedefinitions")
+    }
+}
 
 /// The part of a CustomResourceDefinition that counts.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,7 +107,7 @@ struct Condition {
 }
 
 /// Reads definitions; `None` is one that cannot be read.
-pub(super) fn reader() -> Reader<Option<Definition>> {
+fn reader() -> Reader<Option<Definition>> {
     Box::new(|text| match serde_json::from_str::<Object>(text) {
         Ok(object) => Read {
             version: object.metadata.resource_version.clone(),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::definition;
 use super::ledger::Item;
 use super::watch::{Read, Reader};
 use super::wire::Resource;
@@ -163,10 +164,7 @@ impl Fixed {
 impl Custom {
     /// Its definition, and no other.
     pub(super) fn definition_resource(&self) -> Resource {
-        Resource {
-            selector: Some(self.selector),
-            ..Resource::new("apiextensions.k8s.io", "v1", "customresourcedefinitions")
-        }
+        definition::resource(self.selector)
     }
 
     /// Its objects, in a version.

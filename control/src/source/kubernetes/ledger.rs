@@ -122,7 +122,8 @@ impl Ledger {
 
     /// Takes in what is stored by now of objects that cannot be used, and tells the writer; false if there is none any more.
     pub(super) async fn reconsider(&mut self, writer: &Sender<Message>) -> bool {
-        let ready = self.snapshots.as_ref().is_none_or(Snapshots::is_settled);
+        let stored = self.snapshots.as_ref();
+        let ready = self.broken.is_empty() || stored.is_none_or(|it| it.is_settled(self.kind));
         let broken = std::mem::take(&mut self.broken);
         let events = broken.iter().filter_map(|key| self.fall_back(key));
         let events = events.collect();

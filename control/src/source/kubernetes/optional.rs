@@ -7,7 +7,7 @@ use kube::Client;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::watch;
 
-use super::definition::{self, Definition};
+use super::definition::{Definition, Definitions};
 use super::health::Health;
 use super::kinds::{self, Custom};
 use super::ledger::{Item, Ledger};
@@ -55,24 +55,20 @@ impl Optional {
 
     /// Goes on until the writer is gone.
     pub(super) async fn run(mut self) {
-        let kind = format!("CustomResourceDefinition/{}", self.custom.definition);
-        let mut definitions = Watch::new(
+        let mut definitions = Definitions::new(
             self.client.clone(),
+            self.custom.definition,
             self.custom.definition_resource(),
-            definition::reader(),
             self.settings,
-            Health::new(kind.clone().into(), kind.into(), &self.report)
-                .without("whether there is such a kind is not known"),
+            &self.report,
         );
-        // What the list that is under way has.
-        let mut listed = None;
         loop {
             let heard = {
                 let mut definition = pin!(definitions.next());
                 let mut object = pin!(next(&mut self.objects));
                 loop {
                     tokio::select! {
-                        happened = &mut definition => break Heard::Definition(happened),
+                        said = &mut definition => break Heard::Definition(said),
                         happened = &mut object => break Heard::Object(happened.into()),
                         // Whoever is asked goes on answering meanwhile.
                         Ok(()) = self.snapshots.changed() => {
@@ -85,25 +81,8 @@ impl Optional {
             };
             let written = match heard {
                 Heard::Object(happened) => self.ledger.take(*happened, &self.writer).await,
-                Heard::Definition(happened) => match happened {
-                    Happened::Begun => {
-                        listed = None;
-                        true
-                    }
-                    Happened::Found(found) => {
-                        listed = found.into_iter().next();
-                        true
-                    }
-                    Happened::Complete => match listed.take() {
-                        Some(Some(definition)) => self.defined(&definition).await,
-                        // It is there, and nobody can tell what it says.
-                        Some(None) => true,
-                        None => self.undefined().await,
-                    },
-                    Happened::Changed(Some(definition)) => self.defined(&definition).await,
-                    Happened::Changed(None) => true,
-                    Happened::Gone(_) => self.undefined().await,
-                },
+                Heard::Definition(Some(definition)) => self.defined(&definition).await,
+                Heard::Definition(None) => self.undefined().await,
             };
             if !written {
                 return;
@@ -178,7 +157,7 @@ impl Optional {
 
 /// What was heard of.
 enum Heard {
-    Definition(Happened<Option<Definition>>),
+    Definition(Option<Definition>),
     Object(Box<Happened<Item>>),
 }
 

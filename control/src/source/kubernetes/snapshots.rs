@@ -1,27 +1,35 @@
 //! Follows the versions that are stored in the cluster, for objects that cannot be used any more.
 //!
-//! One that cannot be read is as good as none, and reported until it is gone. Those that have our label and are no snapshots,
-//! as of a StatefulSet that somebody has labelled so, are nobody's business.
+//! One that cannot be read is as good as none, and reported until it is gone. Where their definition is missing, as after an
+//! upgrade by Helm, which leaves definitions alone, nothing is stored, and that is reported, too.
 
 use std::collections::BTreeSet;
 
 use kube::Client;
 
+use super::definition::{self, Definition, Definitions};
 use super::health::Health;
 use super::watch::{Happened, Read, Reader, Settings, Watch};
 use super::wire::Resource;
+use crate::api;
 use crate::snapshot::{self, Revision, Snapshots};
 use crate::source::report::{Place, Problem, SourceReport};
 use crate::store::ObjectKey;
 
 /// As metrics name the kind.
-pub(super) const KIND: &str = "ControllerRevision";
-/// Those of ours.
-const OURS: &str = "app.kubernetes.io/part-of=tulle";
+pub(super) const KIND: &str = "ConfigSnapshot";
+const PLURAL: &str = "configsnapshots";
+/// Name of their definition.
+const DEFINITION: &str = "configsnapshots.tulle.dev";
+/// The definition alone.
+const SELECTOR: &str = "metadata.name=configsnapshots.tulle.dev";
 
 /// Follows them.
 pub(super) struct Follower {
-    watch: Watch<Option<Found>>,
+    client: Client,
+    settings: Settings,
+    /// Nothing as long as there is no definition.
+    watch: Option<Watch<Option<Found>>>,
     snapshots: Snapshots,
     report: SourceReport,
     /// What the list that is under way has.
@@ -41,10 +49,10 @@ fn reader() -> Reader<Option<Found>> {
         let read = snapshot::read(text);
         Read {
             version: read.version,
-            item: read
-                .key
-                .zip(read.revision)
-                .map(|(key, revision)| Found { key, revision }),
+            item: read.key.map(|key| Found {
+                key,
+                revision: read.revision,
+            }),
         }
     })
 }
@@ -56,15 +64,10 @@ impl Follower {
         snapshots: Snapshots,
         report: SourceReport,
     ) -> Self {
-        let resource = Resource {
-            labels: Some(OURS),
-            ..Resource::new("apps", "v1", "controllerrevisions")
-        };
-        let health = Health::new(KIND.into(), "controllerrevisions.apps".into(), &report).without(
-            "of objects that were broken before this control plane began nothing is in force",
-        );
         Self {
-            watch: Watch::new(client, resource, reader(), settings, health),
+            client,
+            settings,
+            watch: None,
             snapshots,
             report,
             listed: BTreeSet::new(),
@@ -74,15 +77,66 @@ impl Follower {
 
     /// Goes on for ever.
     pub(super) async fn run(mut self) {
+        let (resource, report) = (definition::resource(SELECTOR), self.report.clone());
+        let mut definitions = Definitions::new(
+            self.client.clone(),
+            DEFINITION,
+            resource,
+            self.settings,
+            &report,
+        );
         loop {
-            match self.watch.next().await {
-                Happened::Begun => self.listed.clear(),
-                Happened::Found(found) => found.into_iter().flatten().for_each(|it| self.put(it)),
-                Happened::Changed(Some(found)) => self.put(found),
-                Happened::Gone(Some(found)) => self.remove(&found.key),
-                Happened::Changed(None) | Happened::Gone(None) => {}
-                Happened::Complete => self.complete(),
+            tokio::select! {
+                definition = definitions.next() => self.defined(definition.as_ref()),
+                happened = next(&mut self.watch) => self.take(happened),
             }
+        }
+    }
+
+    /// There is a definition, and it says this; or there is none.
+    fn defined(&mut self, definition: Option<&Definition>) {
+        let serves = |it: &Definition| it.served.iter().any(|version| version == api::VERSION);
+        let is_served = definition.is_some_and(serves);
+        let place = Place::Resource(format!("CustomResourceDefinition {DEFINITION}").into());
+        let problem = Problem::of(
+            place.clone(),
+            format!(
+                "does not serve {}, so what stays in force of an object that an edit has broken ends with this control plane: apply \
+                 the definitions of this release (deploy/charts/tulle/crds)",
+                api::VERSION
+            ),
+        );
+        let problems = (!is_served).then_some(problem).into_iter().collect();
+        for problem in self.report.replace(&place, problems) {
+            tracing::warn!(resource.type = DEFINITION, error = %problem.message, "definition not used");
+        }
+        match (is_served, self.watch.is_some()) {
+            (true, false) => {
+                let resource = Resource::new(api::GROUP, api::VERSION, PLURAL);
+                let health = Health::new(KIND.into(), DEFINITION.into(), &self.report).without(
+                    "of routes that were broken before this control plane began nothing is in force, and it does not serve if a \
+                     policy was",
+                );
+                let (client, settings) = (self.client.clone(), self.settings);
+                self.watch = Some(Watch::new(client, resource, reader(), settings, health));
+            }
+            (false, _) => {
+                self.watch = None;
+                self.listed.clear();
+                self.complete();
+            }
+            (true, true) => {}
+        }
+    }
+
+    fn take(&mut self, happened: Happened<Option<Found>>) {
+        match happened {
+            Happened::Begun => self.listed.clear(),
+            Happened::Found(found) => found.into_iter().flatten().for_each(|it| self.put(it)),
+            Happened::Changed(Some(found)) => self.put(found),
+            Happened::Gone(Some(found)) => self.remove(&found.key),
+            Happened::Changed(None) | Happened::Gone(None) => {}
+            Happened::Complete => self.complete(),
         }
     }
 
@@ -133,21 +187,30 @@ impl Follower {
     }
 }
 
+/// What happens next to snapshots; nothing if there are none.
+async fn next(watch: &mut Option<Watch<Option<Found>>>) -> Happened<Option<Found>> {
+    match watch {
+        Some(watch) => watch.next().await,
+        None => std::future::pending().await,
+    }
+}
+
 fn place(key: &ObjectKey) -> Place {
     Place::Resource(format!("{KIND} {key}").into())
 }
 
 #[cfg(test)]
 mod tests {
-    use tulle_runtime::names::labels;
+    use kube::{CustomResourceExt as _, Resource as _};
 
     use super::*;
+    use crate::api::ConfigSnapshot;
 
     #[test]
-    fn they_are_found_by_the_label_of_everything_that_is_ours() {
-        assert_eq!(
-            OURS,
-            format!("{}={}", labels::PART_OF, labels::PART_OF_TULLE)
-        );
+    fn they_are_called_as_their_definition_says() {
+        assert_eq!(ConfigSnapshot::crd_name(), DEFINITION);
+        assert_eq!(format!("metadata.name={DEFINITION}"), SELECTOR);
+        let names = (ConfigSnapshot::kind(&()), ConfigSnapshot::plural(&()));
+        assert_eq!(names, (KIND.into(), PLURAL.into()));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Without the kinds that every cluster has, and without policies, nothing that is told would be true. One kind of routes
 //! is another matter: a definition whose objects cannot be listed, as of a conversion webhook that is gone, must not keep
-//! every control plane from serving that begins after it. The same goes for what is stored of broken objects.
+//! every control plane from serving that begins after it. The same goes for what is stored of broken routes.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -76,7 +76,7 @@ impl Wait {
         if self.fails(snapshots::KIND) && self.snapshots.waive() {
             tracing::warn!(
                 resource.type = snapshots::KIND,
-                "cannot be listed, and is waited for no longer: of objects that were broken before, nothing is in force (see /debug/source)"
+                "cannot be listed, and is waited for no longer: of routes that were broken before, nothing is in force (see /debug/source)"
             );
         }
         let dispensable = |kind: &Kind| kind.is_route() && self.fails(kind.as_str());
@@ -133,9 +133,14 @@ mod tests {
                 .fails(&(*kind).into(), place, now, "no".to_owned());
         }
         tokio::time::advance(PATIENCE - Duration::from_millis(1)).await;
-        assert!(!wait.ends() && !snapshots.is_settled(), "there is patience");
+        let is_settled = || snapshots.is_settled(Kind::HttpRoute);
+        assert!(!wait.ends() && !is_settled(), "there is patience");
         tokio::time::advance(Duration::from_millis(1)).await;
-        (wait.ends(), snapshots.is_settled())
+        let ends = (wait.ends(), is_settled());
+        for policy in [Kind::PeerAuthentication, Kind::IstioPeerAuthentication] {
+            assert!(!snapshots.is_settled(policy), "a policy waits");
+        }
+        ends
     }
 
     #[tokio::test(start_paused = true)]

@@ -32,8 +32,6 @@ pub(super) struct Resource {
     pub(super) path: String,
     /// Which of them, by field.
     pub(super) selector: Option<&'static str>,
-    /// Which of them, by label.
-    pub(super) labels: Option<&'static str>,
     /// Their metadata is enough.
     pub(super) metadata_only: bool,
 }
@@ -45,7 +43,6 @@ impl Resource {
         Self {
             path: format!("{root}{group}/{version}/{plural}"),
             selector: None,
-            labels: None,
             metadata_only: false,
         }
     }
@@ -126,7 +123,6 @@ pub(super) async fn list(
 ) -> Result<Bytes, Failure> {
     let parameters = ListParams {
         field_selector: resource.selector.map(str::to_owned),
-        label_selector: resource.labels.map(str::to_owned),
         limit,
         continue_token: token,
         ..ListParams::default()
@@ -159,8 +155,8 @@ pub(super) async fn watch(
     time: Duration,
 ) -> Result<Lines, Failure> {
     let parameters = WatchParams {
+        label_selector: None,
         field_selector: resource.selector.map(str::to_owned),
-        label_selector: resource.labels.map(str::to_owned),
         timeout: u32::try_from(time.as_secs()).ok(),
         bookmarks: true,
         send_initial_events: matches!(from, From::Everything),

@@ -14,9 +14,10 @@ use tulle_runtime::names::{
 use super::values::Values;
 
 /// Resources that the API server has to know first.
-const CRDS: [&str; 1] = [include_str!(
-    "../../../../deploy/charts/tulle/crds/peerauthentications.tulle.dev.yaml"
-)];
+const CRDS: [&str; 2] = [
+    include_str!("../../../../deploy/charts/tulle/crds/configsnapshots.tulle.dev.yaml"),
+    include_str!("../../../../deploy/charts/tulle/crds/peerauthentications.tulle.dev.yaml"),
+];
 
 /// The namespace, which Helm makes itself when it is told to.
 pub(crate) fn namespace() -> Value {

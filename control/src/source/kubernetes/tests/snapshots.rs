@@ -1,10 +1,15 @@
 //! Objects that an edit has broken, and what is stored of them: two replicas, one of which began late.
 
-use super::definitions::{definition, names, path, routes_and};
+use tokio::time::Instant;
+
+use super::definitions::{definition, names, objects_of, path, routes_and};
 use super::*;
+use crate::source::kubernetes::kinds::OPTIONAL;
 use crate::source::kubernetes::snapshots::Follower;
 
-const STORED: &str = "/apis/apps/v1/controllerrevisions";
+const STORED: &str = "/apis/tulle.dev/v1alpha1/configsnapshots";
+const POLICIES: &str = "/apis/tulle.dev/v1alpha1/peerauthentications";
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const UID: &str = "0a1b2c3d-0000-4000-8000-000000000001";
 const OTHER: &str = "0a1b2c3d-0000-4000-8000-000000000002";
 
@@ -13,33 +18,26 @@ struct Replica {
     rig: Rig,
     routes: Stream,
     stored: Stream,
-    _definitions: Stream,
+    _definitions: [Stream; 2],
 }
 
 impl Replica {
     /// One that finds these when it begins.
     async fn begun(routes: &[Value], stored: &[Value]) -> Self {
         let (mut rig, definitions) = routes_and(Some(definition(1, &[("v1", true)]))).await;
-        let follower = Follower::new(
-            rig.server.client(),
-            SETTINGS,
-            rig.snapshots.clone(),
-            rig.report.clone(),
-        );
-        rig.tasks.spawn_until_cancelled("snapshots", follower.run());
+        let definitions = [definitions, follow(&mut rig, true).await];
         let mut list = rig.server.asked_for(&path("v1")).await.begin().await;
         for route in routes {
             list.event("ADDED", route).await;
         }
         list.complete("50").await;
-        let asked = rig.server.asked_for(STORED).await;
-        let ours = "app.kubernetes.io%2Fpart-of%3Dtulle";
-        assert_eq!(asked.parameter("labelSelector"), ours);
-        let mut snapshots = asked.begin().await;
+        let mut snapshots = rig.server.asked_for(STORED).await.begin().await;
         for snapshot in stored {
             snapshots.event("ADDED", snapshot).await;
         }
-        assert!(!rig.store.world().synced(), "not before what is stored is");
+        if routes.iter().any(is_broken) {
+            assert!(!rig.store.world().synced(), "not before what is stored is");
+        }
         snapshots.complete("50").await;
         rig.until(World::synced).await;
         Self {
@@ -77,6 +75,32 @@ impl Replica {
         let route = world.routes().next()?;
         Some(format!("{route:?}"))
     }
+}
+
+/// Follows what is stored, with its definition or without.
+async fn follow(rig: &mut Rig, defined: bool) -> Stream {
+    let follower = Follower::new(
+        rig.server.client(),
+        SETTINGS,
+        rig.snapshots.clone(),
+        rig.report.clone(),
+    );
+    rig.tasks.spawn_until_cancelled("snapshots", follower.run());
+    let asked = rig.server.asked_for(DEFINITIONS).await;
+    let name = "metadata.name%3Dconfigsnapshots.tulle.dev";
+    assert_eq!(asked.parameter("fieldSelector"), name);
+    let mut definitions = asked.begin().await;
+    if defined {
+        definitions
+            .event("ADDED", &definition(1, &[("v1alpha1", true)]))
+            .await;
+    }
+    definitions.complete("50").await;
+    definitions
+}
+
+fn is_broken(route: &Value) -> bool {
+    !route["spec"]["rules"][0]["filters"].is_null()
 }
 
 /// A route of a generation, with one backend of that weight; with a filter that nobody has if there is none.
@@ -194,9 +218,7 @@ async fn a_snapshot_that_cannot_be_read_is_reported_until_it_is_gone_and_none() 
     let mut odd = good.clone();
     odd["metadata"]["ownerReferences"][0]["kind"] = json!("UDPRoute");
     let mut unusable = good.clone();
-    unusable["data"]["spec"]["rules"] = json!([{ "filters": [{ "type": "Odder" }] }]);
-    let mut foreign = good.clone();
-    foreign["metadata"]["name"] = json!("redis-5d4f8c7b6");
+    unusable["spec"]["content"]["rules"] = json!([{ "filters": [{ "type": "Odder" }] }]);
     for (snapshot, words, problems) in [
         (&odd, "UDPRoute", 2),
         (
@@ -204,7 +226,6 @@ async fn a_snapshot_that_cannot_be_read_is_reported_until_it_is_gone_and_none() 
             "generation 1, which is stored, cannot be used either",
             2,
         ),
-        (&foreign, "", 1),
     ] {
         let broken = route(UID, 2, None);
         let mut replica = Replica::begun(&[broken], std::slice::from_ref(snapshot)).await;
@@ -225,13 +246,7 @@ async fn a_snapshot_that_cannot_be_read_is_reported_until_it_is_gone_and_none() 
 async fn what_is_stored_and_cannot_be_listed_holds_nobody_up_and_counts_once_it_can() {
     let good = stored(1, 7).await;
     let (mut rig, _definitions) = routes_and(Some(definition(1, &[("v1", true)]))).await;
-    let follower = Follower::new(
-        rig.server.client(),
-        SETTINGS,
-        rig.snapshots.clone(),
-        rig.report.clone(),
-    );
-    rig.tasks.spawn_until_cancelled("snapshots", follower.run());
+    let _theirs = follow(&mut rig, true).await;
     let mut list = rig.server.asked_for(&path("v1")).await.begin().await;
     list.event("ADDED", &route(UID, 2, None)).await;
     list.complete("50").await;
@@ -241,16 +256,83 @@ async fn what_is_stored_and_cannot_be_listed_holds_nobody_up_and_counts_once_it_
     assert_eq!(rig.store.world().routes().count(), 0);
     let problems = rig.report.problems();
     let problem = problems.iter().map(ToString::to_string);
-    let problem = problem.filter(|it| it.starts_with("controllerrevisions.apps: cannot be listed"));
+    let problem =
+        problem.filter(|it| it.starts_with("configsnapshots.tulle.dev: cannot be listed"));
     let problem = problem.collect::<String>();
     for words in ["nothing is in force", "403", "ClusterRole"] {
         assert!(problem.contains(words), "{problem}");
     }
-    let unread = "source_unread{kind=\"ControllerRevision\"}";
+    let unread = "source_unread{kind=\"ConfigSnapshot\"}";
     assert_eq!(rig.metric(unread).as_deref(), Some("1"));
     let mut snapshots = rig.server.asked_for(STORED).await.begin().await;
     snapshots.event("ADDED", &good).await;
     snapshots.complete("50").await;
     rig.until(|world| names(world) == ["r"]).await;
     assert_eq!(rig.metric(unread), None);
+}
+
+#[tokio::test]
+async fn without_a_definition_nothing_is_stored_and_nobody_waits_and_that_is_said() {
+    let (mut rig, _definitions) = routes_and(Some(definition(1, &[("v1", true)]))).await;
+    let mut theirs = follow(&mut rig, false).await;
+    let mut list = rig.server.asked_for(&path("v1")).await.begin().await;
+    list.event("ADDED", &route(UID, 2, None)).await;
+    list.complete("50").await;
+    rig.until(World::synced).await;
+    let said = |rig: &Rig| {
+        let problems = rig.report.problems();
+        let mut problems = problems.iter().map(ToString::to_string);
+        problems.any(|it| it.contains("configsnapshots.tulle.dev") && it.contains("crds"))
+    };
+    assert!(said(&rig));
+    // It comes later, with what was stored before.
+    let good = stored(1, 7).await;
+    theirs
+        .event("ADDED", &definition(2, &[("v1alpha1", true)]))
+        .await;
+    let mut snapshots = rig.server.asked_for(STORED).await.begin().await;
+    snapshots.event("ADDED", &good).await;
+    snapshots.complete("50").await;
+    rig.until(|world| names(world) == ["r"]).await;
+    assert!(!said(&rig));
+}
+
+#[tokio::test]
+async fn a_policy_that_is_broken_is_waited_for_until_what_is_stored_of_it_is_read() {
+    let policy = |mode: &str| {
+        json!({
+            "metadata": {
+                "name": "p", "namespace": "shop", "uid": UID, "generation": 1, "resourceVersion": "9",
+                "creationTimestamp": "2026-01-01T00:00:00Z",
+            },
+            "spec": { "mtls": { "mode": mode } },
+        })
+    };
+    for (mode, waits) in [("STRICT", false), ("STRICTLY", true)] {
+        let served = Some(definition(1, &[("v1alpha1", true)]));
+        let (mut rig, _definitions) = objects_of(&OPTIONAL[4], served).await;
+        let _theirs = follow(&mut rig, true).await;
+        let mut list = rig.server.asked_for(POLICIES).await.begin().await;
+        list.event("ADDED", &policy(mode)).await;
+        list.complete("50").await;
+        if !waits {
+            rig.until(World::synced).await;
+            continue;
+        }
+        let begun = Instant::now();
+        while begun.elapsed() < SETTINGS.patience * 4 {
+            rig.server.asked_for(STORED).await.refuse(403).await;
+        }
+        assert!(!rig.store.world().synced());
+        let unread = rig.report.unread();
+        for words in [
+            ": PeerAuthentication\n",
+            "configsnapshots.tulle.dev: cannot be listed",
+        ] {
+            assert!(unread.contains(words), "{unread}");
+        }
+        let mut snapshots = rig.server.asked_for(STORED).await.begin().await;
+        snapshots.complete("50").await;
+        rig.until(World::synced).await;
+    }
 }

@@ -87,9 +87,9 @@ fn control_cluster() -> Value {
         },
         // Good versions of what an edit has broken. Each is called for its object.
         {
-            "apiGroups": ["apps"],
-            "resources": ["controllerrevisions"],
-            "verbs": ["get", "list", "watch", "create", "patch", "delete"],
+            "apiGroups": ["tulle.dev"],
+            "resources": ["configsnapshots"],
+            "verbs": ["get", "list", "watch", "create", "delete"],
         },
         {
             "apiGroups": ["apiextensions.k8s.io"],
