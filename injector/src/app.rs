@@ -27,11 +27,11 @@ use tulle_runtime::names::{CONTROL_NAMESPACE, INJECTOR};
 use tulle_runtime::tasks::Tasks;
 use tulle_runtime::{allocator, metrics, signals, trace};
 
-use crate::Reviewer;
 use crate::events::{self, Teller};
 use crate::namespaces::{self, Namespaces};
 use crate::reconcile::{self, Reconciler};
 use crate::webhook::{self, Webhook};
+use crate::{HookKey, InjectorConfig, Reviewer};
 
 pub use args::{AccessLog, Args, PullPolicy, SidecarArgs};
 pub use limits::LimitArgs;
@@ -138,7 +138,10 @@ impl Injector {
         let (teller, telling) = Teller::new(client.clone(), annotations);
         let namespaces = Namespaces::new(Some(client.clone()), namespaces);
         let reviewer = Reviewer {
-            config: args.config(),
+            config: InjectorConfig {
+                hook_key: HookKey::random().context("cannot get random numbers of the system")?,
+                ..args.config()
+            },
         };
         let bounds = args.limits.bounds();
         let webhook = Webhook::new(reviewer, namespaces.clone(), teller, reviews, bounds);

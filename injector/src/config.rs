@@ -1,7 +1,10 @@
 //! What an operator can set about every sidecar. Pods tune some of it by annotation: see `options`.
 
+use std::fmt;
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
+use serde_json::Value;
 use tulle_runtime::names::{DEFAULT_CLUSTER_DOMAIN, DEFAULT_TRUST_DOMAIN, containers};
 
 use crate::{Revision, Selector};
@@ -34,6 +37,8 @@ pub struct InjectorConfig {
     /// Send the kubelet's probes of app containers through the sidecar's metrics port, which alone can pass them to the
     /// app under STRICT mTLS. On for Kubernetes; off in the sandbox, which probes from inside the pod.
     pub rewrite_probes: bool,
+    /// What keeps the paths of hooks from being guessed.
+    pub hook_key: HookKey,
     /// Have Prometheus ask the sidecar, by the annotations that it goes by, unless a pod says otherwise.
     pub merge_metrics: bool,
     /// Have a hook of the sidecar wait until it is ready, so that the app starts then; off: a startup probe, which kubelet asks
@@ -49,6 +54,38 @@ pub struct InjectorConfig {
     pub never: Vec<Selector>,
     /// Pods that any of these selects get a sidecar also where their namespace is not labelled, unless they opt out.
     pub always: Vec<Selector>,
+}
+
+/// Makes the paths of hooks unknown to whoever cannot read the pod. The sidecar answers them at a port that everybody reaches, as
+/// kubelet does, and a hook may end the app.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct HookKey([u8; 32]);
+
+impl HookKey {
+    /// One that nobody knows, for as long as the process lives. The default one is for manifests in files, which come out the same
+    /// each time: only the rest of the pod keeps its paths from being guessed.
+    ///
+    /// # Errors
+    /// If the system has no random numbers.
+    pub fn random() -> Result<Self, aws_lc_rs::error::Unspecified> {
+        let mut key = [0; 32];
+        aws_lc_rs::rand::fill(&mut key)?;
+        Ok(Self(key))
+    }
+
+    /// The last step of paths of this pod's hooks.
+    pub(crate) fn word(&self, pod: &Value) -> String {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &self.0);
+        let tag = hmac::sign(&key, pod.to_string().as_bytes());
+        let bytes = tag.as_ref().iter().take(16);
+        bytes.fold(String::new(), |word, byte| format!("{word}{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for HookKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HookKey")
+    }
 }
 
 /// Requests and limits of a container, in Kubernetes' notation.
@@ -80,6 +117,7 @@ impl Default for InjectorConfig {
             native_sidecar: true,
             mark_sockets: false,
             rewrite_probes: true,
+            hook_key: HookKey::default(),
             merge_metrics: true,
             start_hook: true,
             drain_deadline: None,

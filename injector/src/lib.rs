@@ -27,7 +27,7 @@ mod warning;
 mod webhook;
 
 pub use app::{AccessLog, Args, Injector, LimitArgs, PullPolicy, SidecarArgs, run};
-pub use config::{InjectorConfig, Resources};
+pub use config::{HookKey, InjectorConfig, Resources};
 pub use decide::{Decision, InjectReason, Namespace, SkipReason};
 pub use document::{inject_document, inject_pod};
 pub use error::InjectError;

@@ -108,7 +108,7 @@ fn write(
     scrape: Option<&Scrape>,
 ) -> Result<(), json_patch::PatchError> {
     let probes = if config.rewrite_probes {
-        probes::rewrite(editor, pod.spec, options)?
+        probes::rewrite(editor, pod.spec, options, &config.hook_key)?
     } else {
         probes::Probes::default()
     };

@@ -106,6 +106,16 @@ pub(crate) fn values_that_helm_refuses_are_refused(terminal: &Terminal) -> anyho
             "failurePolicy",
         ),
         ("proxy.nativeSidecar=maybe", "invalid type", "nativeSidecar"),
+        (
+            "injector.alwaysInject[0].matchLabel.app=x",
+            "unknown field",
+            "alwaysInject",
+        ),
+        (
+            "control.autoscaling.maxReplicas=1",
+            "is more than maxReplicas 1",
+            "more than maxReplicas",
+        ),
     ] {
         let refused = terminal.tulle(&["install", "--set", assignment], "")?;
         ensure!(

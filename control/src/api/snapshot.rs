@@ -23,11 +23,7 @@ use serde_json::Value;
         type_ = "string",
         json_path = ".metadata.ownerReferences[0].kind"
     ),
-    printcolumn(
-        name = "Object",
-        type_ = "string",
-        json_path = ".metadata.ownerReferences[0].name"
-    ),
+    printcolumn = r#"{ "name": "Object", "type": "string", "jsonPath": ".metadata.ownerReferences[0].name" }"#,
     printcolumn(name = "Generation", type_ = "integer", json_path = ".spec.generation"),
     printcolumn(
         name = "Age",

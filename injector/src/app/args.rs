@@ -12,7 +12,7 @@ use tulle_runtime::names::{self, INJECTOR, files, ports, variables};
 
 use super::limits::LimitArgs;
 use crate::options::{host_and_port, log_filter};
-use crate::{InjectorConfig, Resources, Revision, Selector, quantity};
+use crate::{HookKey, InjectorConfig, Resources, Revision, Selector, quantity};
 
 /// Settings of the injector.
 #[derive(Clone, Debug, clap::Args)]
@@ -201,6 +201,7 @@ impl Args {
             native_sidecar: !sidecar.classic_sidecars,
             mark_sockets: false,
             rewrite_probes: !sidecar.keep_probes,
+            hook_key: HookKey::default(),
             merge_metrics: !sidecar.keep_metrics,
             image_pull_secrets: sidecar.image_pull_secret.clone(),
             start_hook: true,

@@ -2,7 +2,8 @@
 //!
 //! Kubelet has no SVID, so under STRICT the app's own ports are closed to it. Each HTTP, TCP and gRPC probe becomes an
 //! HTTP probe of `/app-health/<container>/<kind>` on the metrics port, which capture leaves alone, and each HTTP and TCP hook
-//! an HTTP hook of `/app-lifecycle/<container>/<kind>`; the original goes to the sidecar in an environment variable. `exec`
+//! an HTTP hook of `/app-lifecycle/<container>/<kind>/<word>`; the original goes to the sidecar in an environment variable. The
+//! word is known to whoever may read the pod ([`HookKey`]), because a hook does something, as often as it is called. `exec`
 //! needs no network and stays; so does what has another `host`, a port that capture leaves alone, or a port name that the
 //! container does not declare. What must succeed before the sidecar can start stays, too: a sidecar that is an ordinary
 //! container starts after all init containers, of which the pod may have native sidecars of its own, and nothing is captured
@@ -15,6 +16,7 @@ use serde_json::{Map, Value, json};
 use tulle_runtime::names::{annotations, containers as names, ports};
 
 use super::editor::Editor;
+use crate::config::HookKey;
 use crate::options::Options;
 
 /// The probes of a container: field name, and last step of the path it is rewritten to.
@@ -59,6 +61,10 @@ impl Check {
     /// Its name in the manifest.
     fn field(&self) -> &'static str {
         self.at.last().expect("a field of a container")
+    }
+
+    fn is_hook(&self) -> bool {
+        HOOKS.iter().any(|(field, _)| *field == self.field())
     }
 
     fn is_to_start(&self) -> bool {
@@ -116,8 +122,10 @@ pub(crate) fn rewrite(
     editor: &mut Editor,
     spec: &PodSpec,
     options: &Options,
+    key: &HookKey,
 ) -> Result<Probes, PatchError> {
     let mut probes = Probes::default();
+    let mut word = None;
     let lists = [
         (
             "initContainers",
@@ -132,10 +140,14 @@ pub(crate) fn rewrite(
             }
             let index = index.to_string();
             let early = list == "initContainers" && !options.native_sidecar;
-            for check in checks(container) {
+            for mut check in checks(container) {
                 let (leave_alone, to_start) = (&options.exclude_inbound_ports, check.is_to_start());
                 if leave_alone.contains(&check.port) || early && to_start {
                     continue;
+                }
+                if check.is_hook() {
+                    let word = word.get_or_insert_with(|| key.word(editor.get(&[])));
+                    check.path = format!("{}/{word}", check.path);
                 }
                 let at = [&["spec", list, &index], &check.at[..]].concat();
                 let original = editor.get(&at).clone();

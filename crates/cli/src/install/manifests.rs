@@ -42,6 +42,24 @@ pub(crate) fn crds() -> Vec<Value> {
     CRDS.iter().map(read).collect()
 }
 
+/// The words that the programs of both parts are started with.
+pub(crate) fn arguments(values: &Values) -> Vec<Vec<String>> {
+    let install = Install::new(values);
+    let objects = [workload::control(&install), workload::injector(&install)];
+    let containers = objects
+        .iter()
+        .flatten()
+        .filter_map(|object| object["spec"]["template"]["spec"]["containers"].as_array());
+    let words = |container: &Value| {
+        let words = container["args"].as_array().into_iter().flatten();
+        words
+            .filter_map(Value::as_str)
+            .map(ToOwned::to_owned)
+            .collect()
+    };
+    containers.flatten().map(words).collect()
+}
+
 /// Everything that the chart's templates render.
 pub(crate) fn objects(values: &Values) -> Vec<Value> {
     let install = Install::new(values);

@@ -5,9 +5,13 @@
 
 use std::collections::BTreeMap;
 
+use clap::Parser as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+use super::manifests;
+use crate::args::Cli;
 
 /// Defaults of the chart.
 const DEFAULTS: &str = include_str!("../../../../deploy/charts/tulle/values.yaml");
@@ -114,12 +118,64 @@ pub(crate) struct Injector {
     #[schemars(range(min = 1, max = 30))]
     pub(crate) timeout_seconds: u32,
     /// Label selectors of pods that get a sidecar also where their namespace asks for none.
+    #[schemars(with = "Vec<PodSelector>")]
     pub(crate) always_inject: Vec<Map<String, Value>>,
     /// Label selectors of pods that get none unless their own label asks for it.
+    #[schemars(with = "Vec<PodSelector>")]
     pub(crate) never_inject: Vec<Map<String, Value>>,
     /// How it runs.
     #[serde(flatten)]
     pub(crate) deployment: Deployment,
+}
+
+/// Which pods, by labels. One that says nothing would mean every pod of the cluster, and is refused.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("anyOf" = [
+    { "required": ["matchLabels"], "properties": { "matchLabels": { "minProperties": 1 } } },
+    { "required": ["matchExpressions"], "properties": { "matchExpressions": { "minItems": 1 } } },
+]))]
+#[expect(
+    dead_code,
+    reason = "it says what can be read; the injector makes more of it"
+)]
+struct PodSelector {
+    /// Labels that they have.
+    #[serde(default)]
+    match_labels: BTreeMap<String, String>,
+    /// What else holds of their labels.
+    #[serde(default)]
+    match_expressions: Vec<PodRequirement>,
+}
+
+/// What holds of one label.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(
+    dead_code,
+    reason = "it says what can be read; the injector makes more of it"
+)]
+struct PodRequirement {
+    /// Name of the label.
+    key: String,
+    /// How it is compared.
+    operator: Operator,
+    /// With what.
+    #[serde(default)]
+    values: Vec<String>,
+}
+
+/// How a label is compared.
+#[derive(Deserialize, JsonSchema)]
+enum Operator {
+    /// It is one of the values.
+    In,
+    /// It is none of them.
+    NotIn,
+    /// It is there.
+    Exists,
+    /// It is not there.
+    DoesNotExist,
 }
 
 /// What becomes of a pod while no injector answers.
@@ -200,8 +256,10 @@ pub(crate) struct Proxy {
     /// Names of Secrets that pods get to fetch a sidecar's image with.
     pub(crate) image_pull_secrets: Vec<String>,
     /// Requested processor time.
+    #[schemars(extend("type" = ["string", "number"]))]
     pub(crate) cpu_request: String,
     /// Limit of processor time; empty for none.
+    #[schemars(extend("type" = ["string", "number"]))]
     pub(crate) cpu_limit: String,
     /// Requested memory.
     pub(crate) memory_request: String,
@@ -351,6 +409,32 @@ impl Values {
             return Err(format!(
                 "injector.timeoutSeconds is {timeout}: Kubernetes takes 1 to 30"
             ));
+        }
+        for (name, selectors) in [
+            ("alwaysInject", &self.injector.always_inject),
+            ("neverInject", &self.injector.never_inject),
+        ] {
+            for selector in selectors {
+                PodSelector::deserialize(Value::Object(selector.clone()))
+                    .map_err(|error| format!("injector.{name}: {error}"))?;
+            }
+        }
+        self.starts()
+    }
+
+    /// Whether the programs take what they would be started with: one that does not start is found out late.
+    fn starts(&self) -> Result<(), String> {
+        for arguments in manifests::arguments(self) {
+            let program = arguments.first().cloned().unwrap_or_default();
+            let words = std::iter::once("tulle".to_owned()).chain(arguments);
+            if let Err(error) = Cli::try_parse_from(words) {
+                let said = error.to_string();
+                let said = said.lines().take_while(|line| !line.is_empty());
+                let said: Vec<_> = said.map(str::trim).collect();
+                let said = said.join(" ");
+                let said = said.strip_prefix("error: ").unwrap_or(&said);
+                return Err(format!("tulle {program} would not start: {said}"));
+            }
         }
         Ok(())
     }

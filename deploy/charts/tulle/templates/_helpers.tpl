@@ -162,6 +162,9 @@ spec:
     matchLabels:
       {{- include "tulle.selector" . | nindent 6 }}
 {{- end }}
+{{- if gt (int $part.autoscaling.minReplicas) (int $part.autoscaling.maxReplicas) }}
+{{- fail (printf "%s: autoscaling.minReplicas is more than maxReplicas: make it less" $name) }}
+{{- end }}
 {{- if $part.autoscaling.enabled }}
 ---
 apiVersion: autoscaling/v2

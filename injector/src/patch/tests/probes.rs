@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::WarningReason;
+use crate::{HookKey, WarningReason};
 
 #[test]
 fn probes_over_the_network_go_through_the_sidecar_and_others_stay() {
@@ -100,7 +100,9 @@ fn hooks_over_the_network_go_through_the_sidecar_and_others_stay() {
         json!({ "containers": containers }),
     );
     let injected = inject(&pod);
-    let hook = |step| json!({ "httpGet": { "path": format!("/app-lifecycle/web/{step}"), "port": 15020 } });
+    let word = InjectorConfig::default().hook_key.word(&pod);
+    let path = |step| format!("/app-lifecycle/web/{step}/{word}");
+    let hook = |step| json!({ "httpGet": { "path": path(step), "port": 15020 } });
     assert_eq!(
         injected["spec"]["containers"][0]["lifecycle"],
         json!({ "postStart": hook("poststartz"), "preStop": hook("prestopz"), "future": 1 })
@@ -113,9 +115,40 @@ fn hooks_over_the_network_go_through_the_sidecar_and_others_stay() {
     assert_eq!(
         saved,
         json!({
-            "/app-lifecycle/web/poststartz": { "httpGet": { "path": "/warm", "port": 8080 }, "timeoutSeconds": 50 },
-            "/app-lifecycle/web/prestopz": { "tcpSocket": { "port": 8081 }, "timeoutSeconds": 50 },
+            path("poststartz"): { "httpGet": { "path": "/warm", "port": 8080 }, "timeoutSeconds": 50 },
+            path("prestopz"): { "tcpSocket": { "port": 8081 }, "timeoutSeconds": 50 },
         })
+    );
+}
+
+#[test]
+fn the_paths_of_hooks_are_known_to_whoever_can_read_the_pod_alone() {
+    let [one, other] = ["a", "b"].map(|image| {
+        let hook = json!({ "preStop": { "httpGet": { "port": 1 } } });
+        let container = json!({ "name": "web", "image": image, "lifecycle": hook });
+        pod(
+            json!({ "name": "same" }),
+            json!({ "containers": [container] }),
+        )
+    });
+    let key = || HookKey::random().expect("random numbers");
+    let config = |hook_key| InjectorConfig {
+        hook_key,
+        ..InjectorConfig::default()
+    };
+    let path = |pod, config: &InjectorConfig| {
+        let injected = try_inject(pod, config).expect("injected").document;
+        injected["spec"]["containers"][0]["lifecycle"]["preStop"]["httpGet"]["path"].to_string()
+    };
+    let mine = config(key());
+    let first = path(&one, &mine);
+    assert_eq!(first, path(&one, &mine), "the same each time");
+    for differs in [path(&other, &mine), path(&one, &config(key()))] {
+        assert_ne!(first, differs);
+    }
+    assert!(
+        !format!("{mine:?}").contains("hook_key: HookKey("),
+        "it is not told"
     );
 }
 

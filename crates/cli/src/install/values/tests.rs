@@ -66,6 +66,25 @@ fn bad_values_are_named_with_where_they_come_from() {
         ("injector.timeoutSeconds=31", "Kubernetes takes 1 to 30"),
         ("revision=Next", "is no name"),
         ("revision=", "is no name"),
+        (
+            "injector.alwaysInject=[{matchLabel: {app: x}}]",
+            "injector.alwaysInject: unknown field `matchLabel`",
+        ),
+        ("injector.alwaysInject=[{}]", "would select every pod"),
+        ("injector.neverInject=[{}]", "would select every pod"),
+        (
+            "injector.alwaysInject=[{matchLabels: {n: 1}}]",
+            "invalid type",
+        ),
+        (
+            "injector.alwaysInject=[{matchExpressions: [{key: a, operator: Is}]}]",
+            "unknown variant `Is`",
+        ),
+        ("control.leafTtl=abc", "tulle control would not start"),
+        ("clusterDomain=a b", "would not start"),
+        ("proxy.cpuRequest=zz", "tulle injector would not start"),
+        ("proxy.log=loud", "tulle injector would not start"),
+        ("injector.extraArgs=[--nonsense]", "--nonsense"),
         ("proxy.accessLog=text", "unknown variant `text`"),
         ("image=[", "--set image=["),
     ] {
