@@ -161,6 +161,19 @@ impl Snapshots {
         });
     }
 
+    /// There is no such kind, so nobody can tell what would be stored. Routes do without, and policies wait.
+    pub(crate) fn undefined(&self) {
+        self.change(|state| {
+            let stored: Vec<_> = state.stored.keys().cloned().collect();
+            stored.iter().for_each(|key| {
+                state.remove(key);
+            });
+            let listed = std::mem::take(&mut state.listed);
+            let waived = std::mem::replace(&mut state.waived, true);
+            (listed || !waived || !stored.is_empty(), ())
+        });
+    }
+
     /// Whether what is stored was listed once, or objects of a kind do not wait for that any more. Without a policy something
     /// might be open that was closed, so policies do.
     pub(crate) fn is_settled(&self, kind: Kind) -> bool {

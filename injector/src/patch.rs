@@ -10,6 +10,7 @@ mod identity;
 mod metrics;
 pub(crate) mod own;
 mod probes;
+mod resources;
 
 use json_patch::Patch;
 use k8s_openapi::api::core::v1::PodSpec;
@@ -121,13 +122,13 @@ fn write(
             editor.append(&["spec", "imagePullSecrets"], json!({ "name": name }))?;
         }
     }
-    let grace = pod.spec.termination_grace_period_seconds;
     let capture = containers::capture(options, config);
     let app_metrics = scrape.and_then(Scrape::to_variable);
-    let mut sidecar = containers::sidecar(options, config, grace, &probes, app_metrics);
+    let mut sidecar = containers::sidecar(options, config, pod.spec, &probes, app_metrics);
     if let Some(own) = own::take(editor, pod.spec)? {
         sidecar = own::merge(sidecar, own);
     }
+    resources::widen(editor, &sidecar)?;
     if options.native_sidecar {
         editor.insert(&["spec", "initContainers"], 0, capture)?;
         editor.insert(&["spec", "initContainers"], 1, sidecar)?;

@@ -149,7 +149,7 @@ impl Sidecar {
         status.set_listening();
         tracing::info!("accepting connections");
 
-        let app = self.startup.outlive_app.then(outlive::App::of_this_pod);
+        let app = outlive::App::of_this_pod(self.startup.outlive);
         let ending = outlive::end(app, signal, dismissed, settings.drain_deadline);
         let (why, deadline) = ending.await;
         tracing::info!(why, ?deadline, "draining");

@@ -54,8 +54,8 @@ Environment, optional:
   TULLE_ACCESS_LOG       json (default) or off
   TULLE_WORKERS          number of data-path workers
   TULLE_DRAIN_DEADLINE   how long a drain may take, such as 25s
-  TULLE_OUTLIVE_APP      true where the sidecar is told to end when the app is, as an ordinary container: the drain begins
-                         when nobody else listens in the pod, or when that deadline is near
+  TULLE_OUTLIVE_APP      where the sidecar is told to end when the app is, as an ordinary container: listeners, to drain when
+                         nobody else listens in the pod, or when that deadline is near; deadline, for that alone
   TULLE_REQUEST_HEAD_TIMEOUT
                          how long the head of an HTTP/1 request may take, 30s if not said
   TULLE_FIRST_REQUEST_TIMEOUT

@@ -83,8 +83,32 @@ pub struct Startup {
     pub app_metrics: Option<Source>,
     /// Whether everything is subscribed to, and not only what the app talks to.
     pub wildcard: bool,
-    /// Whether it is told to end no later than the app, which it should outlive.
-    pub outlive_app: bool,
+    /// How long it goes on after it was told to end.
+    pub outlive: Outlive,
+}
+
+/// How long a sidecar goes on after it was told to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Outlive {
+    /// Not at all: the app has ended before, as before a native sidecar.
+    #[default]
+    No,
+    /// Until nobody else listens in the pod: that is how the end of a single container shows.
+    Listeners,
+    /// Until the deadline is near: of several containers one may listen, and another go on working.
+    Deadline,
+}
+
+impl FromStr for Outlive {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "listeners" => Ok(Self::Listeners),
+            "deadline" => Ok(Self::Deadline),
+            other => Err(format!("{other:?} is neither listeners nor deadline")),
+        }
+    }
 }
 
 /// A control plane of somebody else's.
@@ -111,7 +135,7 @@ impl Startup {
         let access_log = choice(variables::ACCESS_LOG, "json", "off");
         let probes = or(&env, variables::APP_PROBES, Probes::default);
         let app_metrics = env.get(variables::APP_METRICS);
-        let outlive_app = or(&env, variables::OUTLIVE_APP, || false);
+        let outlive = or(&env, variables::OUTLIVE_APP, Outlive::default);
         let foreign = foreign(&env);
         let on_demand = choice(variables::DISCOVERY, "on-demand", "wildcard");
         // What a foreign control plane names its listeners nobody could ask for.
@@ -137,7 +161,7 @@ impl Startup {
                 probes,
                 app_metrics,
                 wildcard,
-                outlive_app,
+                outlive,
             })
         })
     }
@@ -221,7 +245,7 @@ mod tests {
         );
         assert_eq!(startup.settings.workers, 1);
         assert_eq!(startup.settings.socket_mark, None);
-        assert!(!startup.settings.keep_ingress_headers && !startup.outlive_app);
+        assert!(!startup.settings.keep_ingress_headers && startup.outlive == Outlive::No);
         assert!(
             startup.access_log && !startup.wildcard && !startup.settings.passthrough_undiscovered
         );
@@ -236,14 +260,14 @@ mod tests {
             (variables::UNDISCOVERED, "passthrough"),
             (variables::INGRESS_HEADERS, "keep"),
             (variables::DRAIN_DEADLINE, "3s"),
-            (variables::OUTLIVE_APP, "true"),
+            (variables::OUTLIVE_APP, "deadline"),
             (variables::REQUEST_HEAD_TIMEOUT, "7s"),
         ];
         let startup =
             Startup::from_env(Env::from_pairs(REQUIRED.into_iter().chain(chosen))).unwrap();
         assert_eq!(startup.settings.socket_mark, Some(PROXY_MARK));
         assert_eq!(startup.settings.drain_deadline, Duration::from_secs(3));
-        assert!(startup.settings.keep_ingress_headers && startup.outlive_app);
+        assert!(startup.settings.keep_ingress_headers && startup.outlive == Outlive::Deadline);
         assert_eq!(startup.settings.patience.head, Duration::from_secs(7));
         assert!(
             !startup.access_log && startup.wildcard && startup.settings.passthrough_undiscovered

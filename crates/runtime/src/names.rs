@@ -229,7 +229,7 @@ pub mod variables {
     pub const WORKERS: &str = "TULLE_WORKERS";
     /// How long a drain may take, such as `25s`.
     pub const DRAIN_DEADLINE: &str = "TULLE_DRAIN_DEADLINE";
-    /// `true` where Kubernetes tells the sidecar to end when it tells the app: it is an ordinary container.
+    /// `listeners` or `deadline`, where Kubernetes tells the sidecar to end when it tells the app: it is an ordinary container.
     pub const OUTLIVE_APP: &str = "TULLE_OUTLIVE_APP";
     /// How long the head of an HTTP/1 request may take, such as `30s`.
     pub const REQUEST_HEAD_TIMEOUT: &str = "TULLE_REQUEST_HEAD_TIMEOUT";

@@ -194,7 +194,7 @@ fn slice(
     };
     EndpointSlice {
         address_type: family.to_owned(),
-        endpoints,
+        endpoints: Some(endpoints),
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
             namespace: Some(key.namespace.clone()),
@@ -232,6 +232,7 @@ pub(crate) fn eligible<'a>(slices: &[&'a EndpointSlice]) -> Vec<(&'a EndpointSli
             slice
                 .endpoints
                 .iter()
+                .flatten()
                 .map(move |endpoint| (*slice, endpoint))
         })
     };

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use k8s_openapi::api::core::v1::PodSpec;
 use serde_json::{Map, Value, json};
 use tulle_runtime::names::{
     CA_CONFIG_MAP, PROXY_UID, TOKEN_AUDIENCE, containers as names, files, ports, variables,
@@ -112,7 +113,7 @@ pub(crate) fn capture(options: &Options, config: &InjectorConfig) -> Value {
 pub(crate) fn sidecar(
     options: &Options,
     config: &InjectorConfig,
-    grace: Option<i64>,
+    pod: &PodSpec,
     probes: &Probes,
     app_metrics: Option<String>,
 ) -> Value {
@@ -128,7 +129,7 @@ pub(crate) fn sidecar(
         "image": config.image,
         "imagePullPolicy": config.image_pull_policy,
         "args": ["run"],
-        "env": environment(options, config, grace, probes, app_metrics),
+        "env": environment(options, config, pod, probes, app_metrics),
         "ports": [{ "name": "tulle-metrics", "containerPort": ports::METRICS, "protocol": "TCP" }],
         "readinessProbe": { "httpGet": ready, "periodSeconds": 5, "timeoutSeconds": 3, "failureThreshold": 3 },
         "resources": resources(&options.resources),
@@ -165,7 +166,7 @@ pub(crate) fn sidecar(
 fn environment(
     options: &Options,
     config: &InjectorConfig,
-    grace: Option<i64>,
+    pod: &PodSpec,
     probes: &Probes,
     app_metrics: Option<String>,
 ) -> Vec<Value> {
@@ -185,11 +186,17 @@ fn environment(
         variable(variables::WORKERS, config.workers),
         variable(
             variables::DRAIN_DEADLINE,
-            drain_deadline(options, config, grace),
+            drain_deadline(options, config, pod.termination_grace_period_seconds),
         ),
     ];
     if !options.native_sidecar {
-        env.push(variable(variables::OUTLIVE_APP, true));
+        // Of a single app its listeners say whether it has ended.
+        let mut apps = pod.containers.iter().filter(|it| it.name != names::PROXY);
+        let until = match (apps.next(), apps.next()) {
+            (_, Some(_)) => "deadline",
+            _ => "listeners",
+        };
+        env.push(variable(variables::OUTLIVE_APP, until));
     }
     if let Some(address) = &options.xds_address {
         env.push(variable(variables::XDS_ADDRESS, address));

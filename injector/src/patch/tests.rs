@@ -364,7 +364,29 @@ fn the_drain_ends_before_the_pods_grace_period_unless_the_operator_set_it() {
         let injected = try_inject(&pod(metadata, spec), &config).expect("injected");
         let sidecar = &injected.document["spec"]["containers"][0];
         assert_eq!(variable(sidecar, "TULLE_DRAIN_DEADLINE"), Some(ordinary));
-        assert_eq!(variable(sidecar, "TULLE_OUTLIVE_APP"), Some("true"));
+        assert_eq!(variable(sidecar, "TULLE_OUTLIVE_APP"), Some("listeners"));
+    }
+}
+
+#[test]
+fn an_ordinary_sidecar_goes_by_listeners_where_there_is_one_app_whose_they_are() {
+    let metadata = json!({ "annotations": { "tulle.dev/native-sidecar": "false" } });
+    for (names, expected) in [
+        (&["web"][..], "listeners"),
+        (&["web", "tulle-proxy"], "listeners"),
+        (&["worker", "exporter"], "deadline"),
+    ] {
+        let container = |name: &&str| match *name {
+            "tulle-proxy" => json!({ "name": name, "image": "auto" }),
+            _ => json!({ "name": name, "image": "a" }),
+        };
+        let containers: Vec<_> = names.iter().map(container).collect();
+        let pod = pod(metadata.clone(), json!({ "containers": containers }));
+        let injected = inject(&pod);
+        let containers = injected["spec"]["containers"].as_array().expect("a list");
+        let sidecar = containers.iter().find(|it| it["name"] == "tulle-proxy");
+        let outlive = variable(sidecar.expect("a sidecar"), "TULLE_OUTLIVE_APP");
+        assert_eq!(outlive, Some(expected), "{names:?}");
     }
 }
 

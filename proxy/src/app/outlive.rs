@@ -3,7 +3,8 @@
 //! Kubernetes ends a native sidecar after all other containers, but tells ordinary ones at the same time, while the
 //! app's preStop hook still runs and endpoints everywhere still name the pod. So an ordinary one goes on as if nothing
 //! had been said until nobody else listens in the pod, the only thing of the app's that it can see. Of an app that
-//! never listened it cannot know the end: such a one has the mesh until the deadline is near.
+//! never listened it cannot know the end, nor of one of several containers, of which another may have listened: such a one
+//! has the mesh until the deadline is near.
 
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind};
@@ -13,6 +14,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tulle_runtime::names::ports;
+
+use crate::settings::Outlive;
 
 /// The tables of TCP sockets of this network namespace (proc(5)).
 const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
@@ -38,15 +41,18 @@ pub(super) struct App {
     tables: Vec<PathBuf>,
     /// Whether it has listened anywhere.
     listened: bool,
+    /// Whether its end shows by that.
+    shows: bool,
 }
 
 impl App {
-    /// That of the pod that this process is in.
-    pub(super) fn of_this_pod() -> Self {
-        Self {
+    /// That of the pod that this process is in, if it is to be outlived.
+    pub(super) fn of_this_pod(outlive: Outlive) -> Option<Self> {
+        (outlive != Outlive::No).then(|| Self {
             tables: TABLES.map(PathBuf::from).into(),
             listened: false,
-        }
+            shows: outlive == Outlive::Listeners,
+        })
     }
 
     /// Sees whether it listens, for as long as nobody asks for more.
@@ -59,6 +65,9 @@ impl App {
 
     /// Resolves when an app that has listened does no longer.
     async fn over(&mut self) {
+        if !self.shows {
+            return std::future::pending().await;
+        }
         let mut since = Instant::now();
         while !self.listened || since.elapsed() < GONE {
             if self.listens() {

@@ -144,7 +144,7 @@ impl Asker {
         };
         let review = Review {
             spec: TokenReviewSpec {
-                token: Some(token.to_owned()),
+                token: token.to_owned(),
                 audiences: Some(vec![self.audience.clone()]),
             },
             ..Review::default()

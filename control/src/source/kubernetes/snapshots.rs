@@ -1,7 +1,7 @@
 //! Follows the versions that are stored in the cluster, for objects that cannot be used any more.
 //!
 //! One that cannot be read is as good as none, and reported until it is gone. Where their definition is missing, as after an
-//! upgrade by Helm, which leaves definitions alone, nothing is stored, and that is reported, too.
+//! upgrade by Helm, which leaves definitions alone, nothing can be stored, and that is reported, too.
 
 use std::collections::BTreeSet;
 
@@ -101,8 +101,8 @@ impl Follower {
         let problem = Problem::of(
             place.clone(),
             format!(
-                "does not serve {}, so what stays in force of an object that an edit has broken ends with this control plane: apply \
-                 the definitions of this release (deploy/charts/tulle/crds)",
+                "does not serve {}, so what stays in force of an object that an edit has broken ends with this control plane, and none \
+                 serves that begins while a policy is broken: apply the definitions of this release (deploy/charts/tulle/crds)",
                 api::VERSION
             ),
         );
@@ -122,8 +122,9 @@ impl Follower {
             }
             (false, _) => {
                 self.watch = None;
-                self.listed.clear();
-                self.complete();
+                let reported = self.reported.clone();
+                reported.iter().for_each(|key| self.mend(key));
+                self.snapshots.undefined();
             }
             (true, true) => {}
         }

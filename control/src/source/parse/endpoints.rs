@@ -40,7 +40,7 @@ pub(super) fn slice(
         }
     }
     let mut endpoints = Vec::new();
-    for (index, endpoint) in slice.endpoints.into_iter().enumerate() {
+    for (index, endpoint) in slice.endpoints.into_iter().flatten().enumerate() {
         endpoints.push(self::endpoint(index, &key, endpoint)?);
     }
     Ok(Some(Object::EndpointSlice(EndpointSlice {

@@ -75,23 +75,39 @@ pub(super) fn pod(key: ObjectKey, pod: core::Pod) -> Result<Object, Invalid> {
 /// <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#restart-policy>
 fn is_finished(spec: &core::PodSpec, status: &core::PodStatus) -> bool {
     let policy = spec.restart_policy.as_deref();
-    if !matches!(policy, Some("Never" | "OnFailure")) {
-        return false;
-    }
     let statuses = status.container_statuses.as_deref().unwrap_or_default();
     let has_ended = |container: &core::Container| {
         let status = statuses.iter().find(|it| it.name == container.name);
         let ended = status.and_then(|it| it.state.as_ref()?.terminated.as_ref());
-        ended.is_some_and(|ended| match container.restart_policy.as_deref() {
-            None => policy == Some("Never") || ended.exit_code == 0,
-            Some("Always") => false,
-            // It may have rules by exit codes, which are not read here.
-            Some(_) => ended.exit_code == 0,
-        })
+        ended.is_some_and(|ended| !is_started_again(container, policy, ended.exit_code))
     };
     let is_sidecar = |container: &&core::Container| container.name == containers::PROXY;
     let (sidecars, apps): (Vec<_>, Vec<_>) = spec.containers.iter().partition(is_sidecar);
     !sidecars.is_empty() && !apps.is_empty() && apps.into_iter().all(has_ended)
+}
+
+/// Whether Kubernetes starts a container again that has ended with that code: by one of its rules, or
+/// else by its policy, or that of its pod. All that a rule can do is to start it, or the whole pod, again.
+fn is_started_again(container: &core::Container, pod: Option<&str>, code: i32) -> bool {
+    let rules = container.restart_policy_rules.iter().flatten();
+    let is_for = |rule: &&core::ContainerRestartRule| {
+        rule.exit_codes.as_ref().is_some_and(|codes| {
+            let named = codes.values.iter().flatten().any(|it| *it == code);
+            match codes.operator.as_str() {
+                "In" => named,
+                "NotIn" => !named,
+                _ => false,
+            }
+        })
+    };
+    if rules.into_iter().any(|rule| is_for(&rule)) {
+        return true;
+    }
+    match container.restart_policy.as_deref().or(pod) {
+        Some("Never") => false,
+        Some("OnFailure") => code != 0,
+        _ => true,
+    }
 }
 
 /// Its addresses, sorted.

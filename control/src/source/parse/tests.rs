@@ -349,11 +349,36 @@ fn a_pod_has_finished_when_its_ordinary_sidecar_alone_runs_and_nothing_will_star
             false,
         ),
         (
-            "by rules of its own, perhaps",
+            "by its own policy",
             "Never",
             &own_policy("OnFailure"),
             beside(&[ended("a", 1)]),
             false,
+        ),
+        (
+            "not by its own policy",
+            "Always",
+            &own_policy("Never"),
+            beside(&[ended("a", 1)]),
+            true,
+        ),
+        (
+            "by a rule of its own",
+            "Never",
+            &own_policy(
+                "Never, restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [3, 4]}}]",
+            ),
+            beside(&[ended("a", 4)]),
+            false,
+        ),
+        (
+            "by none of its rules",
+            "Never",
+            &own_policy(
+                "Never, restartPolicyRules: [{action: Restart, exitCodes: {operator: NotIn, values: [3, 4]}}]",
+            ),
+            beside(&[ended("a", 4)]),
+            true,
         ),
         (
             "by none that matter",

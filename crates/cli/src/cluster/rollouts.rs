@@ -57,7 +57,7 @@ pub(super) fn stage(deployment: &Deployment) -> Stage {
     }
 }
 
-/// Why pods of it are not there yet, where the API server or kubelet says so.
+/// Why pods of it are not there yet, where the API server or kubelet says so, or that Kubernetes has given it up.
 ///
 /// # Errors
 /// If its pods cannot be listed.
@@ -65,11 +65,8 @@ pub(super) async fn why(
     client: &Client,
     deployment: &Deployment,
 ) -> Result<Option<String>, ClusterError> {
-    let conditions = deployment.status.iter().flat_map(|it| &it.conditions);
-    let mut conditions = conditions.flatten();
-    let refused = conditions.find(|it| it.type_ == "ReplicaFailure" && it.status == "True");
-    if let Some(message) = refused.and_then(|it| it.message.clone()) {
-        return Ok(Some(message));
+    if let Some(refused) = condition(deployment, "ReplicaFailure", "True") {
+        return Ok(Some(refused));
     }
     let selector = deployment.spec.as_ref();
     let selector = selector.and_then(|it| it.selector.match_labels.as_ref());
@@ -79,7 +76,16 @@ pub(super) async fn why(
     let list = ListParams::default().labels(&pairs.join(","));
     let pods = answer("see why", pods.list(&list)).await?;
     let first = pods.iter().find_map(|pod| Some((pod, hindrance(pod)?)));
-    Ok(first.map(|(pod, why)| format!("{}: {why}", pod.name_any())))
+    let first = first.map(|(pod, why)| format!("{}: {why}", pod.name_any()));
+    Ok(first.or_else(|| condition(deployment, "Progressing", "False")))
+}
+
+/// What is said of a condition with that status.
+fn condition(deployment: &Deployment, name: &str, status: &str) -> Option<String> {
+    let conditions = deployment.status.iter().flat_map(|it| &it.conditions);
+    let mut conditions = conditions.flatten();
+    let found = conditions.find(|it| it.type_ == name && it.status == status);
+    found?.message.clone()
 }
 
 /// Why a pod does not run, if it does not, and that is known.
@@ -162,6 +168,17 @@ mod tests {
         // One that is ready for a moment, again and again, does not get on.
         let flaps = [at(4, 1, 3, true), at(4, 1, 4, true)].map(far);
         assert_eq!(flaps[0], flaps[1]);
+    }
+
+    #[test]
+    fn what_kubernetes_has_given_up_is_found_by_its_condition() {
+        let deployment = |status: &str| -> Deployment {
+            let condition = json!({ "type": "Progressing", "status": status, "message": "timed out progressing" });
+            read(json!({ "metadata": {}, "status": { "conditions": [condition] } }))
+        };
+        let said = |status| condition(&deployment(status), "Progressing", "False");
+        assert_eq!(said("False").as_deref(), Some("timed out progressing"));
+        assert_eq!(said("True"), None);
     }
 
     #[test]

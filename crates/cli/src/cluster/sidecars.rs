@@ -8,20 +8,28 @@ use kube::{Client, ResourceExt as _};
 use tulle_runtime::names::{DEFAULT_REVISION, labels};
 
 use super::check::some;
-use super::pods::is_alive;
+use super::pods::{has_sidecar, is_alive};
 use super::{TEMPLATE_HASH, answer};
 use crate::cluster::error::ClusterError;
 
+/// Pods of a page.
+const PAGE: u32 = 500;
+
 /// Fails if pods live by the control plane of a revision, or of any.
 pub(super) async fn stay(client: &Client, revision: Option<&str>) -> Result<(), ClusterError> {
-    let list = ListParams::default().labels(labels::PROXIED);
+    // Of all pods, because a label can be taken away from a pod, and a sidecar cannot.
+    let mut list = ListParams::default().limit(PAGE);
     let api: Api<Pod> = Api::all(client.clone());
-    let pods = answer("list the pods with sidecars", api.list(&list)).await?;
-    let concerned: Vec<_> = pods
-        .items
-        .into_iter()
-        .filter(|pod| is_concerned(pod, revision))
-        .collect();
+    let mut concerned = Vec::new();
+    loop {
+        let page = answer("list the pods with sidecars", api.list(&list)).await?;
+        let items = page.items.into_iter();
+        concerned.extend(items.filter(|pod| is_concerned(pod, revision)));
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => list = list.continue_token(&token),
+            None => break,
+        }
+    }
     if concerned.is_empty() {
         return Ok(());
     }
@@ -34,7 +42,7 @@ pub(super) async fn stay(client: &Client, revision: Option<&str>) -> Result<(), 
 fn is_concerned(pod: &Pod, revision: Option<&str>) -> bool {
     let of = pod.labels().get(labels::REVISION);
     let of = of.map_or(DEFAULT_REVISION, String::as_str);
-    is_alive(pod) && revision.is_none_or(|revision| revision == of)
+    has_sidecar(pod) && is_alive(pod) && revision.is_none_or(|revision| revision == of)
 }
 
 /// A handful of the workloads, each with how many pods of it there are.

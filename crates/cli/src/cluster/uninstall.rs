@@ -68,10 +68,15 @@ pub(crate) async fn run(args: UninstallArgs) -> Result<ExitCode, CliError> {
     found.objects.sort_by_key(rank);
     found.warn();
     if found.objects.is_empty() {
-        output::note(if found.unseen.is_empty() {
-            "Nothing of Tulle is in this cluster."
-        } else {
-            "Nothing of Tulle was found in this cluster, but not everything could be looked at."
+        let what = match &args.revision {
+            Some(revision) => format!("Nothing of revision {revision}"),
+            None => "Nothing of Tulle".to_owned(),
+        };
+        output::note(&match found.unseen.is_empty() {
+            true => format!("{what} is in this cluster."),
+            false => {
+                format!("{what} was found in this cluster, but not everything could be looked at.")
+            }
         });
         return Ok(ended(&found));
     }

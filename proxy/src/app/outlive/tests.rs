@@ -40,6 +40,7 @@ impl Pod {
         App {
             tables: ["tcp", "tcp6"].map(|name| self.0.path().join(name)).into(),
             listened: false,
+            shows: true,
         }
     }
 }
@@ -99,9 +100,15 @@ async fn an_app_whose_end_cannot_be_seen_has_the_mesh_until_the_deadline_is_near
     // Nor is there a table at all.
     let nowhere = App {
         tables: vec![silent.0.path().join("none")],
-        listened: false,
+        ..silent.app()
     };
-    for app in [silent.app(), stubborn.app(), nowhere] {
+    // One container has listened, and another goes on.
+    let one_of_several = App {
+        listened: true,
+        shows: false,
+        ..silent.app()
+    };
+    for app in [silent.app(), stubborn.app(), nowhere, one_of_several] {
         let (after, why, left) = drains(app, pending()).await;
         assert_eq!(
             (why, after),
@@ -137,7 +144,10 @@ fn the_kernel_tells_who_listens() {
     let _listener = TcpListener::bind((Ipv6Addr::LOCALHOST, 0))
         .or_else(|_| TcpListener::bind(("127.0.0.1", 0)))
         .unwrap();
-    assert!(App::of_this_pod().listens());
+    assert!(App::of_this_pod(Outlive::No).is_none());
+    for outlive in [Outlive::Listeners, Outlive::Deadline] {
+        assert!(App::of_this_pod(outlive).expect("one").listens());
+    }
     // Rows of sockets that are none, or not understood, are nobody's.
     for table in ["", HEAD, "one\ntwo\n", "one\n0: nonsense 0:0 0A\n"] {
         assert!(!any_listens(table.as_bytes()).unwrap(), "{table:?}");

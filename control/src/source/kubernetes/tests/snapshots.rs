@@ -298,16 +298,37 @@ async fn without_a_definition_nothing_is_stored_and_nobody_waits_and_that_is_sai
 }
 
 #[tokio::test]
+async fn without_a_definition_a_policy_that_is_broken_opens_nothing() {
+    let served = || Some(definition(1, &[("v1alpha1", true)]));
+    let (mut rig, _definitions) = objects_of(&OPTIONAL[4], served()).await;
+    let mut theirs = follow(&mut rig, false).await;
+    let mut list = rig.server.asked_for(POLICIES).await.begin().await;
+    list.event("ADDED", &policy("STRICTLY")).await;
+    list.complete("50").await;
+    let begun = Instant::now();
+    while begun.elapsed() < SETTINGS.patience * 4 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!rig.store.world().synced());
+    theirs.event("ADDED", &served().expect("one")).await;
+    let mut snapshots = rig.server.asked_for(STORED).await.begin().await;
+    snapshots.complete("50").await;
+    rig.until(World::synced).await;
+}
+
+/// A policy of a namespace, with that mode.
+fn policy(mode: &str) -> Value {
+    json!({
+        "metadata": {
+            "name": "p", "namespace": "shop", "uid": UID, "generation": 1, "resourceVersion": "9",
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+        },
+        "spec": { "mtls": { "mode": mode } },
+    })
+}
+
+#[tokio::test]
 async fn a_policy_that_is_broken_is_waited_for_until_what_is_stored_of_it_is_read() {
-    let policy = |mode: &str| {
-        json!({
-            "metadata": {
-                "name": "p", "namespace": "shop", "uid": UID, "generation": 1, "resourceVersion": "9",
-                "creationTimestamp": "2026-01-01T00:00:00Z",
-            },
-            "spec": { "mtls": { "mode": mode } },
-        })
-    };
     for (mode, waits) in [("STRICT", false), ("STRICTLY", true)] {
         let served = Some(definition(1, &[("v1alpha1", true)]));
         let (mut rig, _definitions) = objects_of(&OPTIONAL[4], served).await;

@@ -57,8 +57,9 @@ fn judge(deployment: &Deployment, stage: &Stage, why: Option<&str>, findings: &m
     let because = why.map_or_else(String::new, |why| format!("; {why}"));
     let serve = format!("{ready} of {wanted} replicas are ready{because}");
     let remedy = format!(
-        "see why: kubectl -n {CONTROL_NAMESPACE} describe pods -l {}={name}; kubectl -n {CONTROL_NAMESPACE} logs deployment/{name}",
-        labels::APP_NAME
+        "see why: kubectl -n {CONTROL_NAMESPACE} describe pods -l {of}={name}; kubectl -n {CONTROL_NAMESPACE} logs -l {of}={name} \
+         --prefix --tail=20",
+        of = labels::APP_NAME
     );
     match stage {
         _ if ready == 0 => findings.error(name, serve, remedy),
