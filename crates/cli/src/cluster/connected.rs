@@ -7,11 +7,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
-use tulle_runtime::names::{annotations, containers, labels};
+use tulle_runtime::names::{annotations, containers};
 
 use super::answer;
 use super::error::ClusterError;
-use super::pods::runs;
+use super::pods::{runs, speaks_mtls};
 use super::status::Proxy;
 
 /// Seconds that a sidecar may take to connect.
@@ -26,10 +26,11 @@ pub(super) async fn expected(
         Some(name) => Api::namespaced(client.clone(), name),
         None => Api::all(client.clone()),
     };
-    let list = ListParams::default().labels(&format!("{}=true", labels::PROXIED));
+    // Not by their label, which somebody may have taken from them.
+    let list = ListParams::default();
     let pods = answer("list the pods with sidecars", api.list(&list)).await?;
     let now = Timestamp::now().as_second();
-    let expected = |pod: &Pod| should_be_connected(pod, now);
+    let expected = |pod: &Pod| speaks_mtls(pod) && should_be_connected(pod, now);
     Ok(pods.items.into_iter().filter(expected).collect())
 }
 

@@ -20,9 +20,19 @@ pub(super) fn is_alive(pod: &Pod) -> bool {
 
 /// Whether it has a sidecar: its containers say so for good, its label only until somebody takes it away.
 pub(super) fn has_sidecar(pod: &Pod) -> bool {
+    pod.labels().contains_key(labels::PROXIED) || was_injected(pod)
+}
+
+/// Whether others call it by mTLS, so that it lives by the control plane. What speaks xDS itself is another matter.
+pub(super) fn speaks_mtls(pod: &Pod) -> bool {
+    let label = pod.labels().get(labels::PROXIED);
+    label.is_some_and(|value| value == "true") || was_injected(pod)
+}
+
+fn was_injected(pod: &Pod) -> bool {
     let init = pod.spec.iter().flat_map(|it| &it.init_containers).flatten();
     let mut init = init.map(|it| it.name.as_str());
-    pod.labels().contains_key(labels::PROXIED) || init.any(|it| it == containers::CAPTURE)
+    init.any(|it| it == containers::CAPTURE)
 }
 
 #[cfg(test)]
@@ -38,15 +48,18 @@ mod tests {
             serde_json::from_value(json!({ "metadata": { "labels": labels }, "spec": spec }))
                 .expect("a pod")
         };
-        let label = json!({ "tulle.dev/proxied": "true" });
-        for (pod, expected) in [
-            (pod(label.clone(), "tulle-capture"), true),
-            (pod(json!({}), "tulle-capture"), true),
+        let label = |value: &str| json!({ "tulle.dev/proxied": value });
+        for (pod, sidecar, mtls) in [
+            (pod(label("true"), "tulle-capture"), true, true),
+            (pod(json!({}), "tulle-capture"), true, true),
+            (pod(label("false"), "tulle-capture"), true, true),
             // As one that was written by hand.
-            (pod(label, "own"), true),
-            (pod(json!({}), "own"), false),
+            (pod(label("true"), "own"), true, true),
+            (pod(label("grpc"), "own"), true, false),
+            (pod(json!({}), "own"), false, false),
         ] {
-            assert_eq!(has_sidecar(&pod), expected, "{pod:?}");
+            let found = (has_sidecar(&pod), speaks_mtls(&pod));
+            assert_eq!(found, (sidecar, mtls), "{pod:?}");
         }
     }
 }

@@ -127,6 +127,17 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_counts_by_what_was_injected_whatever_became_of_its_label() {
+        for (init, counts) in [("tulle-capture", true), ("migrate", false)] {
+            let mut pod = pod("web", "Running", None, None);
+            pod.metadata.labels = None;
+            let spec = json!({ "containers": [], "initContainers": [{ "name": init }] });
+            pod.spec = Some(serde_json::from_value(spec).expect("a spec"));
+            assert_eq!(is_concerned(&pod, None), counts, "{init}");
+        }
+    }
+
+    #[test]
     fn pods_are_told_by_what_a_person_would_restart() {
         let of = |name: &str, owner| pod(name, "Running", None, owner);
         let pods = [
