@@ -194,6 +194,15 @@ fn source(answers: &[(String, Value)], findings: &mut Findings) {
     if told.is_empty() && unread.is_empty() && overruled.is_empty() && synced {
         findings.ok("objects", "all that concern the mesh can be used");
     }
+    // What is said of a pod is about what somebody did to it while it runs, and says what to do.
+    let (of_pods, told): (BTreeSet<_>, BTreeSet<_>) = told
+        .into_iter()
+        .partition(|(object, _)| object.starts_with("Pod "));
+    findings.few(
+        Level::Warning,
+        of_pods,
+        "do what the message says; nothing else waits for it",
+    );
     findings.few(
         Level::Warning,
         told,
@@ -224,9 +233,31 @@ fn problem(problem: &Value) -> (String, String) {
     (subject.unwrap_or("objects").to_owned(), state)
 }
 
-/// What to do where all objects of a resource cannot be followed, or a single one that is named as `Kind/name`.
+/// What to do where all objects of a resource cannot be followed, or a definition that is named as `Kind/name`; or where a
+/// single object was read, and is not as it has to be, which is named as `Kind name`.
 fn unread_remedy(resource: &str) -> String {
-    let (kind, all) = match resource.split_once(['/', ' ']) {
+    match resource.split_once(' ') {
+        Some(("CustomResourceDefinition", name)) if name.ends_with(OURS) => {
+            return "apply the definitions of this release, which Helm never does: tulle install | kubectl apply --server-side -f - \
+                    (those of the chart: kubectl apply --server-side -f deploy/charts/tulle/crds)"
+                .to_owned();
+        }
+        Some(("CustomResourceDefinition", name)) => {
+            return format!(
+                "install a release of it that serves what the message names: kubectl get customresourcedefinition {name} -o \
+                 jsonpath='{{.spec.versions[*].name}}'"
+            );
+        }
+        Some((kind, name)) => {
+            let place = match name.split_once('/') {
+                Some((namespace, name)) => format!("{} {name} -n {namespace}", kind.to_lowercase()),
+                None => format!("{} {name}", kind.to_lowercase()),
+            };
+            return format!("see it, and do what the message says: kubectl get {place} -o yaml");
+        }
+        None => {}
+    }
+    let (kind, all) = match resource.split_once('/') {
         Some((kind, _)) => (kind, ""),
         None => (resource, " -A"),
     };
@@ -235,6 +266,9 @@ fn unread_remedy(resource: &str) -> String {
          can-i list {kind} --as=system:serviceaccount:{CONTROL_NAMESPACE}:{CONTROL_SERVICE_ACCOUNT}"
     )
 }
+
+/// How the names of definitions of our own kinds end.
+const OURS: &str = ".tulle.dev";
 
 /// Whether proxies take what they are sent, and are of the version of this program.
 fn judge(proxies: &[status::Proxy], findings: &mut Findings) {
@@ -354,6 +388,46 @@ mod tests {
                 remedy.contains(command) && remedy.contains(right),
                 "{remedy}"
             );
+        }
+    }
+
+    #[test]
+    fn a_single_object_that_is_not_as_it_has_to_be_is_named_as_kubectl_takes_it() {
+        for (resource, words, not) in [
+            (
+                "ConfigSnapshot shop/1-2",
+                "kubectl get configsnapshot 1-2 -n shop -o yaml",
+                "can-i",
+            ),
+            (
+                "CustomResourceDefinition configsnapshots.tulle.dev",
+                "tulle install | kubectl apply --server-side",
+                "can-i",
+            ),
+            (
+                "CustomResourceDefinition tlsroutes.gateway.networking.k8s.io",
+                "kubectl get customresourcedefinition tlsroutes.gateway.networking.k8s.io -o jsonpath='{.spec.versions[*].name}'",
+                "tulle install",
+            ),
+        ] {
+            let remedy = unread_remedy(resource);
+            assert!(remedy.contains(words) && !remedy.contains(not), "{remedy}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_a_running_pod_promises_no_former_version() {
+        for (object, promises) in [("Pod shop/web", false), ("HTTPRoute shop/web", true)] {
+            let problem = json!({ "object": object, "field": "", "message": "m" });
+            let answer = json!({ "synced": true, "problems": [problem] });
+            let mut findings = Findings::default();
+            source(&[("a".to_owned(), answer)], &mut findings);
+            let [found] = &findings.all[..] else {
+                panic!("{findings:?}");
+            };
+            let remedy = found.remedy.as_deref().expect("a remedy");
+            assert_eq!(remedy.contains("last good version"), promises, "{remedy}");
+            assert_eq!((&*found.subject, found.level), (object, Level::Warning));
         }
     }
 
