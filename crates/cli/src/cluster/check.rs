@@ -8,6 +8,7 @@ mod before;
 mod connected;
 mod deployments;
 mod finding;
+mod informed;
 mod injectors;
 mod installed;
 mod nodes;
@@ -131,6 +132,8 @@ async fn look(client: &Client, args: &CheckArgs) -> Result<Findings, CliError> {
         let control = deployments::look(client, deployments, found).await;
         progress.says("trying the webhooks");
         installed::webhooks(client, injectors.as_ref(), found).await;
+        progress.says("asking the injectors");
+        informed::look(client, found).await;
         if control {
             progress.says("asking the control plane");
             said::look(&args.scope(client, None), found).await;

@@ -40,11 +40,21 @@ pub(super) struct Reach<'a> {
 impl Reach<'_> {
     /// What it serves at a path, as JSON.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClusterError> {
-        let body = match tokio::time::timeout(ANSWER, self.fetch(path)).await {
-            Ok(answer) => answer?,
-            Err(_) => return Err(self.failed(format!("no answer within {} s", ANSWER.as_secs()))),
-        };
+        let body = self.body(path).await?;
         serde_json::from_slice(&body).map_err(|error| self.failed(format!("{path}: {error}")))
+    }
+
+    /// What it serves at a path, as text.
+    pub(super) async fn text(&self, path: &str) -> Result<String, ClusterError> {
+        let body = self.body(path).await?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    async fn body(&self, path: &str) -> Result<Bytes, ClusterError> {
+        match tokio::time::timeout(ANSWER, self.fetch(path)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.failed(format!("no answer within {} s", ANSWER.as_secs()))),
+        }
     }
 
     /// The certificate that it shows under a name, if one who trusts these roots believes it.
