@@ -401,6 +401,21 @@ async fn a_sidecar_that_is_not_connected_is_found(kubernetes: &Kubernetes) -> an
         let row = row.with_context(|| said.to_string())?;
         ensure!(said.status == status && row.contains(words), "{said}");
     }
+    // One that has run for as long is asked for its certificate.
+    for (subject, state) in [
+        ("certificates of sidecars", "1 of 1 were asked"),
+        ("namespaces of injectors", "injectors follow them"),
+    ] {
+        eventually(A_MINUTE, async || {
+            let found = findings_of(kubernetes, &["-n", "is-connected"])?;
+            let told = found.iter().find(|it| it["subject"] == subject);
+            let told = told.with_context(|| format!("{subject}: {found:?}"))?;
+            let said = told["state"].as_str().unwrap_or_default();
+            ensure!(told["level"] == "ok" && said.contains(state), "{told}");
+            Ok(())
+        })
+        .await?;
+    }
     drop((cut_off, well));
     Ok(())
 }

@@ -5,6 +5,7 @@
 mod annotations;
 mod asked;
 mod before;
+mod certificates;
 mod connected;
 mod deployments;
 mod finding;

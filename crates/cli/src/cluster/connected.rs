@@ -42,7 +42,7 @@ fn should_be_connected(pod: &Pod, now: i64) -> bool {
 }
 
 /// Since when it could be; one that does not run now could have been before.
-fn since(pod: &Pod) -> Option<i64> {
+pub(super) fn since(pod: &Pod) -> Option<i64> {
     let state = sidecar(pod).and_then(|it| it.state.as_ref());
     let started = match state.and_then(|it| it.running.as_ref()) {
         Some(running) => running.started_at.as_ref(),
@@ -70,6 +70,12 @@ pub(super) fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.iter().flat_map(|it| &it.conditions);
     let mut conditions = conditions.flatten();
     conditions.any(|it| it.type_ == "Ready" && it.status == "True")
+}
+
+/// Whether its sidecar runs, and is one of ours.
+pub(super) fn sidecar_runs(pod: &Pod) -> bool {
+    let state = sidecar(pod).and_then(|it| it.state.as_ref());
+    state.is_some_and(|it| it.running.is_some())
 }
 
 /// The command that says what the sidecar has to say.

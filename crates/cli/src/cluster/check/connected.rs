@@ -9,6 +9,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::time::{Instant, sleep};
 
+use super::certificates;
 use super::finding::Findings;
 use super::some;
 use super::workloads::Scope;
@@ -65,6 +66,8 @@ pub(super) async fn look(
     }
     absent_ones(&absent, all_answer, findings);
     stale_ones(&stale, findings);
+    progress.says("looking at certificates of sidecars");
+    certificates::look(scope.client, &pods, &absent, findings).await;
     proxies
 }
 
