@@ -60,7 +60,9 @@ pub(crate) fn helm_renders_what_tulle_installs(terminal: &Terminal) -> anyhow::R
     ];
     for (ours, theirs) in ways {
         let ours = [&["install", "--output", "json"], ours].concat();
-        let installed = documents(&terminal.tulle(&ours, "")?.ok()?)?;
+        let ran = terminal.tulle(&ours, "")?;
+        ensure!(ran.stderr.contains("tulle check --pre"), "{ran}");
+        let installed = documents(&ran.ok()?)?;
         let template = ["template", "tulle", CHART, "--namespace", "tulle-system"];
         let rendered = helm(terminal, &[&template, theirs].concat())?.ok()?;
         let mut installed = by_name(installed)?;

@@ -72,6 +72,10 @@ pub(crate) fn run(args: &InstallArgs) -> Result<ExitCode, CliError> {
         }
     }
     output::bytes(text.as_bytes())?;
+    output::note(
+        "No cluster was looked at: `tulle check --pre` says whether one can have the mesh, and names the namespaces that cannot be in it, as \
+         those that enforce the pod security level baseline or restricted.",
+    );
     Ok(ExitCode::SUCCESS)
 }
 
