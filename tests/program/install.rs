@@ -23,7 +23,7 @@ control:
   leafTtl: 1h
   rootPropagation: 5m
   caIssuerSecret: issuer
-  extraArgs: [--max-connections=9, "--name=with: colon"]
+  extraArgs: ["--xds-address=[::]:15012"]
   resources: { limits: { cpu: "2" } }
   antiAffinity: required
   autoscaling: { enabled: true, minReplicas: 2, maxReplicas: 9, cpuPercent: 50 }
@@ -38,8 +38,8 @@ injector:
   - { matchLabels: { app: build, tier: "1" }, matchExpressions: [{ key: a.b/c, operator: NotIn, values: [d, e] }] }
   - { matchExpressions: [{ key: f, operator: Exists }] }
   neverInject: [{ matchLabels: { app: batch } }]
-  extraArgs: [--workers=2]
-proxy: { log: warn, accessLog: "off", nativeSidecar: false, mergeMetrics: false, imagePullSecrets: [mine, theirs], cpuRequest: 1m, cpuLimit: "1", memoryRequest: 1Mi, memoryLimit: 99Mi }
+  extraArgs: [--max-connections=9, '--never-inject={"matchLabels": {"with": "colon"}}']
+proxy: { log: warn, accessLog: "off", nativeSidecar: false, mergeMetrics: false, imagePullSecrets: [mine, theirs], cpuRequest: 1m, cpuLimit: "1", memoryRequest: 17Mi, memoryLimit: 99Mi }
 networkPolicy: { enabled: false }
 "#;
 

@@ -206,7 +206,7 @@ fn source(answers: &[(String, Value)], findings: &mut Findings) {
     findings.few(
         Level::Warning,
         told,
-        "see what it says; of a route or policy, its status or the log of the control plane says what is in force until it is corrected",
+        "correct the object; until then its last good version counts, if it has had one: its status, or the log of the control plane, says",
     );
     for (resource, state) in unread {
         let remedy = unread_remedy(&resource);
