@@ -16,6 +16,10 @@ use tulle_tests::kubernetes::Program;
 
 use super::SOON;
 
+/// The definition of what control planes store.
+const SNAPSHOTS: &str =
+    include_str!("../../../deploy/charts/tulle/crds/configsnapshots.tulle.dev.yaml");
+
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -34,6 +38,7 @@ impl Control {
         let program = Program::new()?;
         let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: { name: tulle-system }";
         cluster.ask(["apply", "--server-side", "-f", "-"], namespace)?;
+        super::define(cluster, SNAPSHOTS)?;
         let mut command = program.command(cluster);
         command.args(["control", "--kubernetes", "--xds-address=127.0.0.1:0"]);
         command.arg("--admin-address=127.0.0.1:0");
