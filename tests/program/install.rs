@@ -113,6 +113,9 @@ pub(crate) fn values_that_helm_refuses_are_refused(terminal: &Terminal) -> anyho
             "unknown field",
             "alwaysInject",
         ),
+        ("control.leafTtl=abc", "would not start", "leafTtl"),
+        ("proxy.cpuRequest=zz", "would not start", "cpuRequest"),
+        ("clusterDomain=a_b", "would not start", "clusterDomain"),
         (
             "control.autoscaling.maxReplicas=1",
             "is more than maxReplicas 1",

@@ -8,8 +8,8 @@ use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
 use tulle_runtime::names::CONTROL_NAMESPACE;
 
-use super::answer;
 use super::error::ClusterError;
+use super::{TEMPLATE_HASH, answer};
 
 /// What a container waits for that is on its way.
 const ON_ITS_WAY: [&str; 2] = ["ContainerCreating", "PodInitializing"];
@@ -75,7 +75,7 @@ pub(super) async fn why(
     let pods: Api<Pod> = Api::namespaced(client.clone(), CONTROL_NAMESPACE);
     let list = ListParams::default().labels(&pairs.join(","));
     let pods = answer("see why", pods.list(&list)).await?;
-    let first = pods.iter().find_map(|pod| Some((pod, hindrance(pod)?)));
+    let first = newest(&pods.items).find_map(|pod| Some((pod, hindrance(pod)?)));
     let first = first.map(|(pod, why)| format!("{}: {why}", pod.name_any()));
     Ok(first.or_else(|| condition(deployment, "Progressing", "False")))
 }
@@ -86,6 +86,14 @@ fn condition(deployment: &Deployment, name: &str, status: &str) -> Option<String
     let mut conditions = conditions.flatten();
     let found = conditions.find(|it| it.type_ == name && it.status == status);
     found?.message.clone()
+}
+
+/// The pods of the form that came last: what hinders the others is about to go.
+fn newest(pods: &[Pod]) -> impl Iterator<Item = &Pod> {
+    let form = |pod: &Pod| pod.labels().get(TEMPLATE_HASH).cloned();
+    let last = pods.iter().max_by_key(|pod| pod.creation_timestamp());
+    let last = last.map(form);
+    pods.iter().filter(move |pod| Some(form(pod)) == last)
 }
 
 /// Why a pod does not run, if it does not, and that is known.
@@ -179,6 +187,21 @@ mod tests {
         let said = |status| condition(&deployment(status), "Progressing", "False");
         assert_eq!(said("False").as_deref(), Some("timed out progressing"));
         assert_eq!(said("True"), None);
+    }
+
+    #[test]
+    fn of_pods_of_two_forms_the_newer_ones_count() {
+        let pod = |name: &str, form: &str, minute: u8| -> Pod {
+            let labels = json!({ "pod-template-hash": form });
+            let made = format!("2026-01-01T00:{minute:02}:00Z");
+            read(
+                json!({ "metadata": { "name": name, "labels": labels, "creationTimestamp": made } }),
+            )
+        };
+        let pods = [pod("a", "new", 4), pod("b", "old", 2), pod("c", "new", 3)];
+        let names: Vec<_> = newest(&pods).map(Pod::name_any).collect();
+        assert_eq!(names, ["a", "c"]);
+        assert_eq!(newest(&[]).count(), 0);
     }
 
     #[test]

@@ -18,6 +18,14 @@ const DEFAULTS: &str = include_str!("../../../../deploy/charts/tulle/values.yaml
 const HA: &str = include_str!("../../../../deploy/charts/tulle/values-ha.yaml");
 const DEV: &str = include_str!("../../../../deploy/charts/tulle/values-dev.yaml");
 
+/// What the programs read, as far as the chart's schema can say it.
+const DURATION: &str = "^[0-9]+(ms|s|m|h)$";
+const DOMAIN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+const CPU: &str = "^([0-9]+m|[0-9]+([.][0-9]+)?)?$";
+const MEMORY: &str = "^[0-9]+([.][0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$";
+const LABEL: &str =
+    "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$";
+
 /// Sets of values for usual cases.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Profile {
@@ -53,7 +61,7 @@ pub(crate) struct Values {
     #[schemars(regex(pattern = r"^[a-z0-9._-]+$"), length(min = 1, max = 255))]
     pub(crate) trust_domain: String,
     /// DNS domain of the cluster.
-    #[schemars(length(min = 1, max = 100))]
+    #[schemars(regex(pattern = DOMAIN), length(max = 100))]
     pub(crate) cluster_domain: String,
     /// The control plane.
     pub(crate) control: Control,
@@ -96,8 +104,10 @@ pub(crate) struct Control {
     /// Log filter.
     pub(crate) log: String,
     /// How long certificates of workloads live.
+    #[schemars(regex(pattern = DURATION))]
     pub(crate) leaf_ttl: String,
     /// How long a new root is announced before it signs.
+    #[schemars(regex(pattern = DURATION))]
     pub(crate) root_propagation: String,
     /// Secret whose CA signs; empty for a root of its own.
     pub(crate) ca_issuer_secret: String,
@@ -142,6 +152,7 @@ pub(crate) struct Injector {
 struct PodSelector {
     /// Labels that they have.
     #[serde(default)]
+    #[schemars(extend("propertyNames" = { "pattern": LABEL }))]
     match_labels: BTreeMap<String, String>,
     /// What else holds of their labels.
     #[serde(default)]
@@ -151,12 +162,18 @@ struct PodSelector {
 /// What holds of one label.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend(
+    "if" = { "properties": { "operator": { "enum": ["In", "NotIn"] } } },
+    "then" = { "required": ["values"], "properties": { "values": { "minItems": 1 } } },
+    "else" = { "properties": { "values": { "maxItems": 0 } } },
+))]
 #[expect(
     dead_code,
     reason = "it says what can be read; the injector makes more of it"
 )]
 struct PodRequirement {
     /// Name of the label.
+    #[schemars(regex(pattern = LABEL))]
     key: String,
     /// How it is compared.
     operator: Operator,
@@ -256,15 +273,16 @@ pub(crate) struct Proxy {
     /// Names of Secrets that pods get to fetch a sidecar's image with.
     pub(crate) image_pull_secrets: Vec<String>,
     /// Requested processor time.
-    #[schemars(extend("type" = ["string", "number"]))]
+    #[schemars(regex(pattern = CPU), extend("type" = ["string", "number"]))]
     pub(crate) cpu_request: String,
     /// Limit of processor time; empty for none.
-    #[schemars(extend("type" = ["string", "number"]))]
+    #[schemars(regex(pattern = CPU), extend("type" = ["string", "number"]))]
     pub(crate) cpu_limit: String,
     /// Requested memory.
+    #[schemars(regex(pattern = MEMORY))]
     pub(crate) memory_request: String,
     /// Limit of memory, and of a sidecar's own guard.
-    #[schemars(length(min = 1))]
+    #[schemars(regex(pattern = MEMORY))]
     pub(crate) memory_limit: String,
 }
 

@@ -2,11 +2,12 @@
 
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::ResourceExt as _;
-use tulle_runtime::names::labels;
+use tulle_runtime::names::{DEFAULT_REVISION, labels};
 
 use super::finding::{Findings, Level};
 use super::injectors::Injectors;
 use super::workloads::by_workload;
+use crate::cluster::asks;
 
 /// What [`labels::INJECT`] may say.
 const WORDS: [&str; 2] = ["enabled", "disabled"];
@@ -43,19 +44,27 @@ pub(super) fn namespaces(namespaces: &[Namespace], injectors: &Injectors, findin
             );
             continue;
         }
-        let Some(revision) = revision(namespace).filter(|it| unknown(it, injectors)) else {
+        let named = revision(namespace);
+        if served(namespace, injectors) || (named.is_none() && !asks(namespace)) {
             continue;
+        }
+        let revision = named.unwrap_or(DEFAULT_REVISION);
+        let state = match named {
+            Some(_) => format!(
+                "its label {}={revision} names no revision that there is",
+                labels::REVISION
+            ),
+            None => {
+                format!("it names no revision, which means {revision}, and there is no such one")
+            }
         };
-        let state = format!(
-            "its label {}={revision} names no revision that there is",
-            labels::REVISION
-        );
         let remedy = format!(
-            "name one that there is ({}), or none: kubectl label namespace {name} {}- ; or install it: tulle install --revision {revision}",
+            "name one that there is ({}): kubectl label namespace {name} --overwrite {}=NAME ; or install it: tulle install --revision \
+             {revision}",
             injectors.said(),
             labels::REVISION
         );
-        match labels::ask_for_the_mesh(inject, Some(revision)) {
+        match labels::ask_for_the_mesh(inject, named) {
             true => findings.error(subject, format!("{state}: its pods get no sidecar"), remedy),
             false => findings.warning(subject, state, remedy),
         }
@@ -81,8 +90,13 @@ pub(super) fn pods(pods: &[Pod], injectors: &Injectors, findings: &mut Findings)
     findings.few(
         Level::Warning,
         by_workload(pods, in_vain),
-        "correct the label in its pod template, and restart it",
+        "correct the label in its pod template, or where there is none that of its namespace, and restart it",
     );
+}
+
+/// Whether there is an injector for the pods of a namespace that say nothing of revisions themselves.
+pub(super) fn served(namespace: &Namespace, injectors: &Injectors) -> bool {
+    !unknown(revision(namespace).unwrap_or(DEFAULT_REVISION), injectors)
 }
 
 fn unknown(revision: &str, injectors: &Injectors) -> bool {
@@ -115,13 +129,49 @@ mod tests {
     use super::*;
 
     fn injectors() -> Injectors {
+        installed(["tulle-injector", "tulle-injector-next"])
+    }
+
+    fn installed<const N: usize>(names: [&str; N]) -> Injectors {
         let deployment = |name: &str| {
             let template = json!({ "spec": { "containers": [] } });
             let spec = json!({ "selector": {}, "template": template });
             serde_json::from_value(json!({ "metadata": { "name": name }, "spec": spec }))
         };
-        let both = ["tulle-injector", "tulle-injector-next"].map(deployment);
-        Injectors::of(&both.map(|it| it.expect("a Deployment")))
+        let all = names.map(deployment);
+        Injectors::of(&all.map(|it| it.expect("a Deployment")))
+    }
+
+    #[test]
+    fn namespaces_that_name_no_revision_are_the_default_ones_and_found_where_that_is_gone() {
+        let canary = installed(["tulle-injector-next"]);
+        for (labels, injectors, expected) in [
+            (json!({ "tulle.dev/inject": "enabled" }), &canary, true),
+            (
+                json!({ "tulle.dev/inject": "enabled", "tulle.dev/rev": "" }),
+                &canary,
+                true,
+            ),
+            (json!({ "tulle.dev/rev": "next" }), &canary, false),
+            (json!({ "tulle.dev/inject": "disabled" }), &canary, false),
+            (json!({}), &canary, false),
+            (
+                json!({ "tulle.dev/inject": "enabled" }),
+                &injectors(),
+                false,
+            ),
+        ] {
+            let namespace = json!({ "metadata": { "name": "shop", "labels": labels } });
+            let namespace = serde_json::from_value(namespace).expect("a namespace");
+            let mut findings = Findings::default();
+            namespaces(&[namespace], injectors, &mut findings);
+            let found = findings.all.first();
+            let level = found.map(|it| it.level);
+            assert_eq!(level, expected.then_some(Level::Error), "{labels}");
+            if let Some(found) = found {
+                assert!(found.state.contains("which means default"), "{found:?}");
+            }
+        }
     }
 
     #[test]

@@ -61,7 +61,20 @@ fn judge(deployment: &Deployment, stage: &Stage, why: Option<&str>, findings: &m
          --prefix --tail=20",
         of = labels::APP_NAME
     );
+    let paused = spec.and_then(|spec| spec.paused) == Some(true);
     match stage {
+        _ if wanted == 0 => {
+            let remedy = format!(
+                "kubectl -n {CONTROL_NAMESPACE} scale deployment/{name} --replicas=2, or as it was installed: tulle upgrade --yes"
+            );
+            findings.error(name, serve, remedy);
+        }
+        Stage::Under {
+            state, rolls: true, ..
+        } if paused && ready > 0 => {
+            let remedy = format!("kubectl -n {CONTROL_NAMESPACE} rollout resume deployment/{name}");
+            findings.warning(name, format!("its rollout is paused: {state}"), remedy);
+        }
         _ if ready == 0 => findings.error(name, serve, remedy),
         Stage::Over => findings.ok(name, serve),
         Stage::Under { state, rolls, .. } => match (rolls, why) {
@@ -103,6 +116,9 @@ mod tests {
     #[test]
     fn a_rollout_that_hangs_is_an_error_and_one_under_way_is_to_be_waited_for() {
         let why = Some("web-1: ErrImagePull");
+        let (mut off, mut paused) = (deployment(0, 0, 0), deployment(3, 1, 2));
+        off.spec.as_mut().expect("a spec").replicas = Some(0);
+        paused.spec.as_mut().expect("a spec").paused = Some(true);
         for (name, deployment, why, level, settles) in [
             ("well", deployment(2, 2, 2), None, Level::Ok, false),
             ("hangs", deployment(3, 1, 2), why, Level::Error, false),
@@ -123,6 +139,8 @@ mod tests {
             ),
             ("one fails", deployment(2, 2, 1), why, Level::Warning, false),
             ("none", deployment(2, 2, 0), None, Level::Error, false),
+            ("none is wanted", off, None, Level::Error, false),
+            ("paused", paused, None, Level::Warning, false),
         ] {
             let mut findings = Findings::default();
             judge(

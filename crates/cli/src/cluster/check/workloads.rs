@@ -155,8 +155,7 @@ fn uninjected(
         let without = of(bare, &name);
         counted += without.len() + of(injected, &name).len();
         // A restart changes nothing where nobody would inject it: that is a finding of its own.
-        let served = asked::revision(namespace).is_none_or(|it| injectors.have(it));
-        if !without.is_empty() && served {
+        if !without.is_empty() && asked::served(namespace, injectors) {
             let names: Vec<_> = without.iter().map(String::as_str).collect();
             findings.warning(
                 format!("namespace {name}"),

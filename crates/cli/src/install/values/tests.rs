@@ -80,6 +80,10 @@ fn bad_values_are_named_with_where_they_come_from() {
             "injector.alwaysInject=[{matchExpressions: [{key: a, operator: Is}]}]",
             "unknown variant `Is`",
         ),
+        (
+            "injector.alwaysInject=[{matchExpressions: [{key: a, operator: In}]}]",
+            "no values",
+        ),
         ("control.leafTtl=abc", "tulle control would not start"),
         ("clusterDomain=a b", "would not start"),
         ("proxy.cpuRequest=zz", "tulle injector would not start"),
