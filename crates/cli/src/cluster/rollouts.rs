@@ -68,6 +68,9 @@ pub(super) async fn why(
     if let Some(refused) = condition(deployment, "ReplicaFailure", "True") {
         return Ok(Some(refused));
     }
+    if !has_new_pods(deployment) {
+        return Ok(condition(deployment, "Progressing", "False"));
+    }
     let selector = deployment.spec.as_ref();
     let selector = selector.and_then(|it| it.selector.match_labels.as_ref());
     let selector = selector.into_iter().flatten();
@@ -86,6 +89,16 @@ fn condition(deployment: &Deployment, name: &str, status: &str) -> Option<String
     let mut conditions = conditions.flatten();
     let found = conditions.find(|it| it.type_ == name && it.status == status);
     found?.message.clone()
+}
+
+/// Whether there are pods of the form that it has now; what hinders those of another says nothing of it.
+fn has_new_pods(deployment: &Deployment) -> bool {
+    let status = deployment.status.as_ref();
+    let seen = status.and_then(|it| it.observed_generation) >= deployment.metadata.generation;
+    seen && status
+        .and_then(|it| it.updated_replicas)
+        .unwrap_or_default()
+        > 0
 }
 
 /// The pods of the form that came last: what hinders the others is about to go.
@@ -187,6 +200,17 @@ mod tests {
         let said = |status| condition(&deployment(status), "Progressing", "False");
         assert_eq!(said("False").as_deref(), Some("timed out progressing"));
         assert_eq!(said("True"), None);
+    }
+
+    #[test]
+    fn before_there_are_new_pods_nothing_is_said_of_others() {
+        for (observed, updated, expected) in [(2, 1, true), (2, 0, false), (1, 2, false)] {
+            let deployment: Deployment = read(json!({
+                "metadata": { "generation": 2 },
+                "status": { "observedGeneration": observed, "updatedReplicas": updated },
+            }));
+            assert_eq!(has_new_pods(&deployment), expected, "{observed} {updated}");
+        }
     }
 
     #[test]
