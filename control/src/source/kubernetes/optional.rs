@@ -11,7 +11,7 @@ use super::definition::{Definition, Definitions};
 use super::health::Health;
 use super::kinds::{self, Custom};
 use super::ledger::{Item, Ledger};
-use super::watch::{Happened, Settings, Watch};
+use super::watch::{Happened, Settings, Watch, next};
 use super::writer::Message;
 use crate::snapshot::Snapshots;
 use crate::source::report::{Place, Problem, SourceReport};
@@ -159,12 +159,4 @@ impl Optional {
 enum Heard {
     Definition(Option<Definition>),
     Object(Box<Happened<Item>>),
-}
-
-/// What happens next to objects that are followed; nothing if there are none.
-async fn next(objects: &mut Option<Watch<Item>>) -> Happened<Item> {
-    match objects {
-        Some(watch) => watch.next().await,
-        None => std::future::pending().await,
-    }
 }

@@ -9,7 +9,7 @@ use kube::Client;
 
 use super::definition::{self, Definition, Definitions};
 use super::health::Health;
-use super::watch::{Happened, Read, Reader, Settings, Watch};
+use super::watch::{Happened, Read, Reader, Settings, Watch, next};
 use super::wire::Resource;
 use crate::api;
 use crate::snapshot::{self, Revision, Snapshots};
@@ -185,14 +185,6 @@ impl Follower {
         if self.reported.remove(key) {
             self.report.replace(&place(key), Vec::new());
         }
-    }
-}
-
-/// What happens next to snapshots; nothing if there are none.
-async fn next(watch: &mut Option<Watch<Option<Found>>>) -> Happened<Option<Found>> {
-    match watch {
-        Some(watch) => watch.next().await,
-        None => std::future::pending().await,
     }
 }
 

@@ -429,3 +429,11 @@ async fn within<T>(
     let answer = timeout(time, answer).await;
     answer.unwrap_or(Err(Failure::Silent(time)))
 }
+
+/// What happens next to objects that are followed; nothing if there are none.
+pub(super) async fn next<T>(watch: &mut Option<Watch<T>>) -> Happened<T> {
+    match watch {
+        Some(watch) => watch.next().await,
+        None => std::future::pending().await,
+    }
+}
