@@ -38,6 +38,7 @@ impl CaState {
         let roots = Roots::new(RootPem {
             certificate,
             secret,
+            provided: false,
         });
         serde_json::to_string(&roots).expect("plain data is always JSON")
     }

@@ -72,7 +72,7 @@ impl Plugged {
                 self.domain
             )));
         }
-        Ok(RootPem::of(&root))
+        Ok(RootPem::provided(&root))
     }
 
     /// Whether there may be another root in it.

@@ -20,14 +20,26 @@ pub(crate) struct RootPem {
     pub(crate) certificate: String,
     /// Its private key and certificate: a secret.
     pub(crate) secret: String,
+    /// Whether it is somebody else's, who provides it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) provided: bool,
 }
 
 impl RootPem {
-    /// A root with its key.
+    /// A root of our own, with its key.
     pub(crate) fn of(root: &Root) -> Self {
         Self {
             certificate: root.cert_pem(),
             secret: root.to_pem().to_string(),
+            provided: false,
+        }
+    }
+
+    /// A root that somebody else provides.
+    pub(crate) fn provided(root: &Root) -> Self {
+        Self {
+            provided: true,
+            ..Self::of(root)
         }
     }
 }
@@ -140,11 +152,12 @@ impl Roots {
         longer
     }
 
-    /// Signs with another key below the same root from now on, which nobody has to be told; says whether that is news.
+    /// Signs with another key below the same root from now on, which nobody has to be told, or knows that somebody provides it;
+    /// says whether that is news.
     pub(crate) fn renew(&mut self, root: &RootPem) -> bool {
         let index = self.signer_index();
         let signer = &mut self.roots[index];
-        let news = signer.certificate == root.certificate && signer.secret != root.secret;
+        let news = signer.certificate == root.certificate && signer != root;
         if news {
             *signer = root.clone();
         }
@@ -241,6 +254,7 @@ mod tests {
         RootPem {
             certificate: format!("{name}\n"),
             secret: "key".to_owned(),
+            provided: false,
         }
     }
 

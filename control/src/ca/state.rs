@@ -109,6 +109,7 @@ mod tests {
         Roots::new(RootPem {
             certificate: "c".to_owned(),
             secret: "s".to_owned(),
+            provided: false,
         })
     }
 

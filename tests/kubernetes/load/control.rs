@@ -8,7 +8,7 @@ use super::shop::{SOON, Shop};
 
 tulle_tests::cases! { in Kubernetes:
     a_rollout_of_the_control_plane_loses_nothing ["alone"];
-    row_43_and_52_without_control_plane_and_injector_nothing_is_lost_and_only_meshed_pods_wait ["alone", "soak"];
+    row_43_and_52_without_control_plane_and_injector_nothing_is_lost_and_only_meshed_pods_wait ["alone"];
 }
 
 /// The parts.

@@ -17,8 +17,8 @@ tulle_tests::cases! { in Kubernetes:
 }
 
 const LOST: &str = "node1";
-/// How long traffic may take to leave, and how much later that is told: reports are of whole seconds.
-const LEFT: Duration = Duration::from_secs(5 + 1);
+/// How long traffic may take to leave, and the report of the last second that has met the node to come.
+const LEFT: Duration = Duration::from_secs(5);
 /// How long traffic is watched after that.
 const WATCHED: Duration = Duration::from_secs(10);
 /// Slower than this is a request, in milliseconds, that has met the lost node.

@@ -158,7 +158,11 @@ impl Authority {
             (Some(_), Some(plugged)) if roots.renew(plugged) => return Ok(Some(roots)),
             (Some(_), Some(plugged)) if plugged == roots.signer() => return Ok(None),
             (Some(_), Some(plugged)) => plugged.clone(),
-            (None, _) if roots.stage() == Stage::Steady && self.is_old(now) => {
+            // Whoever does not name it any more wants its key out of use.
+            (None, _) if roots.stage() == Stage::Steady => {
+                if !roots.signer().provided && !self.is_old(now) {
+                    return Ok(None);
+                }
                 new_root(&self.settings.trust_domain)?
             }
             (None, _) => return Ok(None),

@@ -130,6 +130,13 @@ impl Lab {
         serde_json::from_slice(&text.0).expect("JSON")
     }
 
+    fn write(&self, state: &Value) {
+        let mut secret = self.server.get(SECRET).expect("there is a state");
+        let text = k8s_openapi::ByteString(state.to_string().into_bytes());
+        secret["data"]["ca.json"] = json!(text);
+        self.server.put(SECRET, secret);
+    }
+
     fn published(&self) -> String {
         self.sink.0.lock().last().cloned().unwrap_or_default()
     }

@@ -36,6 +36,8 @@ pub(super) struct Health {
     told: Option<Instant>,
     /// Since when it fails, if that is reported.
     failing: Option<Instant>,
+    /// Whether the last failure broke a watch that had begun.
+    amid: bool,
 }
 
 impl Health {
@@ -52,6 +54,7 @@ impl Health {
             last: None,
             told: None,
             failing: None,
+            amid: false,
         }
     }
 
@@ -84,6 +87,13 @@ impl Health {
         }
     }
 
+    /// A watch has begun, which ends what kept it from that. What broke one amid it ends only with a word.
+    pub(super) fn begun(&mut self) {
+        if !self.amid {
+            self.contact();
+        }
+    }
+
     fn mended(&mut self) {
         if let Some(since) = self.failing.take() {
             self.report.replace(&self.place, Vec::new());
@@ -99,8 +109,14 @@ impl Health {
         self.report.metrics().restarted(&self.kind);
     }
 
-    /// Takes note of a failure, and says how long to wait.
-    pub(super) fn failed(&mut self, failure: &Failure, limits: (Duration, Duration)) -> Duration {
+    /// Takes note of a failure, of a watch that had begun or not, and says how long to wait.
+    pub(super) fn failed(
+        &mut self,
+        failure: &Failure,
+        amid: bool,
+        limits: (Duration, Duration),
+    ) -> Duration {
+        self.amid = amid;
         self.report.metrics().failed(&self.kind, failure.reason());
         let calm = self.last.is_none_or(|last| last.elapsed() > CALM);
         if calm {
@@ -217,10 +233,10 @@ mod tests {
             retry_after: None,
         };
         for _ in 1..WORTH_A_WORD {
-            health.failed(&denied, LIMITS);
+            health.failed(&denied, false, LIMITS);
             assert!(report.is_empty());
         }
-        health.failed(&denied, LIMITS);
+        health.failed(&denied, false, LIMITS);
         let problem = report.problems().remove(0).to_string();
         assert!(
             problem.starts_with("pods: ")
@@ -236,7 +252,7 @@ mod tests {
         assert_eq!(report.len(), 1, "half a list is none");
         health.listed();
         assert!(report.is_empty() && report.unread().is_empty());
-        health.failed(&denied, LIMITS);
+        health.failed(&denied, false, LIMITS);
         let problem = report.problems().remove(0).to_string();
         assert!(
             problem.contains("what is known stays in force"),
@@ -245,8 +261,24 @@ mod tests {
         health.contact();
         assert!(report.is_empty());
         tokio::time::advance(CALM * 2).await;
-        health.failed(&denied, LIMITS);
+        health.failed(&denied, false, LIMITS);
         assert!(report.is_empty(), "the next one is a first one");
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_begins_ends_what_kept_it_from_that_and_nothing_else() {
+        let report = SourceReport::default();
+        let mut health = Health::new("Pod".into(), "pods".into(), &report).known(true);
+        let silent = || Failure::Silent(Duration::from_secs(10));
+        for amid in [false, true] {
+            for _ in 0..WORTH_A_WORD {
+                health.failed(&silent(), amid, LIMITS);
+            }
+            health.begun();
+            assert_eq!(report.len(), usize::from(amid), "amid: {amid}");
+        }
+        health.contact();
+        assert!(report.is_empty());
     }
 
     #[test]
@@ -259,7 +291,10 @@ mod tests {
                 message: String::new(),
                 retry_after: Some(Duration::from_secs(asked)),
             };
-            assert_eq!(health.failed(&busy, LIMITS), Duration::from_secs(waits));
+            assert_eq!(
+                health.failed(&busy, false, LIMITS),
+                Duration::from_secs(waits)
+            );
         }
     }
 }

@@ -315,6 +315,7 @@ impl<T> Watch<T> {
         let ends = Ends::There(Instant::now() + time + self.settings.grace);
         let lines = wire::watch(client, resource, From::After(&self.version), time);
         let lines = within(self.settings.begin, lines).await?;
+        self.health.begun();
         self.stage = watching(lines, ends);
         Ok(())
     }
@@ -394,12 +395,13 @@ impl<T> Watch<T> {
             }
             Stage::Watching { .. } => failure.is_desync(),
         };
+        let amid = matches!(self.stage, Stage::Watching { .. });
         self.stage = if again {
             Stage::Unlisted
         } else {
             Stage::Listed
         };
-        let pause = self.health.failed(failure, self.settings.pause);
+        let pause = self.health.failed(failure, amid, self.settings.pause);
         self.pause = Some(Instant::now() + pause);
     }
 }

@@ -129,6 +129,57 @@ async fn another_key_below_the_same_root_signs_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_root_that_nobody_provides_any_more_gives_way_to_one_of_our_own() {
+    for noted in [true, false] {
+        let mut lab = Lab {
+            provided: true,
+            ..Lab::default()
+        };
+        let corporate = provided("corporate", false);
+        lab.server.put(PROVIDED, corporate.clone());
+        let before = lab.two().await;
+        assert_eq!(lab.state()["roots"][0]["provided"], true);
+        if !noted {
+            // As builds wrote it that took no note.
+            let mut state = lab.state();
+            let root = state["roots"][0].as_object_mut().expect("a root");
+            root.remove("provided");
+            lab.write(&state);
+            pass(Duration::from_secs(5)).await;
+            assert_eq!(lab.state()["roots"][0]["provided"], true);
+            assert_eq!(lab.state()["stage"], "steady");
+        }
+        // The Secret may go with the option.
+        for replica in before {
+            replica.tasks.cancel();
+        }
+        lab.server.remove(PROVIDED);
+        lab.provided = false;
+        pass(Duration::from_secs(60)).await;
+        let after = lab.two().await;
+        let corporate = root_of(&corporate);
+        for replica in &after {
+            assert_eq!(replica.signer().trim(), corporate.trim());
+            assert_eq!(replica.bundle(), 2, "another is announced");
+        }
+        pass(PROPAGATION + Duration::from_secs(10)).await;
+        for replica in &after {
+            assert_ne!(replica.signer().trim(), corporate.trim());
+            assert_eq!(replica.bundle(), 2);
+        }
+        pass(HOUR + Duration::from_secs(120)).await;
+        assert!(!lab.published().contains(corporate.trim()));
+        let roots = lab.state()["roots"].as_array().expect("a list").clone();
+        assert_eq!(roots.len(), 1, "its key is nowhere any more");
+        let own = roots[0]["certificate"].clone();
+        // It is ours, and stays.
+        pass(HOUR * 3).await;
+        assert_eq!(lab.state()["roots"][0]["certificate"], own);
+        assert_eq!(lab.state()["stage"], "steady");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_provided_root_that_is_no_good_is_refused_at_the_start_and_not_used_later() {
     let lab = Lab {
         provided: true,
