@@ -16,7 +16,7 @@ use plane::{Mesh, Plane, SOON};
 tulle_tests::cases! { in Kubernetes:
     two_control_planes_have_one_root_and_one_of_them_writes ["alone"];
     the_bundle_is_kept_true_wherever_it_belongs ["alone"];
-    a_provided_root_is_replaced_live_by_overlap ["alone"];
+    a_provided_root_is_replaced_live_by_overlap_and_gives_way_where_nobody_provides_it ["alone"];
     a_root_that_is_no_good_is_refused_with_the_reason ["alone"];
     row_34_debug_views_are_on_loopback_and_metrics_on_the_address_of_the_pod ["alone"];
 }
@@ -314,7 +314,7 @@ fn provided(name: &str) -> anyhow::Result<(String, String)> {
     Ok((secret.to_string(), root.replace('\r', "")))
 }
 
-async fn a_provided_root_is_replaced_live_by_overlap(
+async fn a_provided_root_is_replaced_live_by_overlap_and_gives_way_where_nobody_provides_it(
     kubernetes: &Kubernetes,
 ) -> anyhow::Result<()> {
     let mesh = Mesh::begin(kubernetes).await?;
@@ -369,7 +369,25 @@ async fn a_provided_root_is_replaced_live_by_overlap(
         Ok(())
     })
     .await?;
-    bundle(&both, "switched").await
+    bundle(&both, "switched").await?;
+
+    // Whoever names none any more has a root of the mesh's own, and the Secret may go at once.
+    for plane in planes {
+        plane.terminate()?;
+    }
+    mesh.ask(&["-n", "tulle-system", "delete", "secret", "provided"], "")?;
+    let plane = mesh.plane("node0", &options[1..])?;
+    // The rotation before ends first, a minute and the life of a certificate after its switch.
+    eventually(SOON * 2, async || {
+        let (ca, bundle) = (plane.ca()?, mesh.bundle("tulle-system")?);
+        let own = bundle
+            .strip_prefix(&new_root)
+            .is_some_and(|own| !own.is_empty());
+        let signs = own && ca["stage"].to_string().contains("switched");
+        ensure!(signs && ca["trust_bundle"] == bundle, "{ca}");
+        Ok(())
+    })
+    .await
 }
 
 async fn a_root_that_is_no_good_is_refused_with_the_reason(
