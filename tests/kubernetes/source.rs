@@ -1,6 +1,7 @@
 //! The control plane follows a cluster: what it knows of it, seen through its admin address.
 
 mod control;
+mod ill;
 
 use std::time::Duration;
 
@@ -9,11 +10,13 @@ use tulle_cluster::Cluster;
 use tulle_tests::{Kubernetes, eventually};
 
 use control::Control;
+use ill::row_55_an_api_server_that_hangs_or_answers_429_takes_nothing_away;
 
 tulle_tests::cases! { in Kubernetes:
     services_and_their_endpoints_come_and_go;
     routes_and_policies_are_followed_with_their_definitions;
     row_55_nothing_vanishes_while_the_api_server_is_away_nor_when_it_has_forgotten;
+    row_55_an_api_server_that_hangs_or_answers_429_takes_nothing_away;
 }
 
 /// How long the cluster and the control plane may take for a change, on a busy machine.

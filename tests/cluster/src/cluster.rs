@@ -9,6 +9,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::Signal;
 
 use crate::component::Component;
 use crate::control_plane::{ControlPlane, ETCD};
@@ -267,7 +268,7 @@ impl Cluster {
 
     /// Kills the API server; etcd keeps what it knew. Everything else runs on.
     pub fn kill_api_server(&mut self) -> Result<()> {
-        self.control.kill(API_SERVER)?;
+        self.control.signal(API_SERVER, Signal::SIGKILL)?;
         self.api_server()?.reap();
         Ok(())
     }
@@ -275,6 +276,20 @@ impl Cluster {
     /// Starts a killed API server again, and waits until it serves.
     pub fn start_api_server(&mut self) -> Result<()> {
         self.api_server()?.restart()?;
+        self.wait(API_SERVER, |cluster| {
+            cluster.ask(["get", "--raw", "/readyz"], "").map(drop)
+        })
+    }
+
+    /// Has the API server hang: it takes connections, and says nothing until [`resume_api_server`](Self::resume_api_server).
+    pub fn hang_api_server(&self) -> Result<()> {
+        self.control.signal(API_SERVER, Signal::SIGSTOP)
+    }
+
+    /// Lets an API server go on that hangs, and waits until it serves.
+    pub fn resume_api_server(&mut self) -> Result<()> {
+        self.control.signal(API_SERVER, Signal::SIGCONT)?;
+        self.api_server()?.resume();
         self.wait(API_SERVER, |cluster| {
             cluster.ask(["get", "--raw", "/readyz"], "").map(drop)
         })

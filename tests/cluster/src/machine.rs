@@ -165,21 +165,21 @@ impl Machine {
         command
     }
 
-    /// Kills what runs under a name on this machine, and not on those inside of it.
-    pub(crate) fn kill(&self, program: &str) -> Result<()> {
+    /// Sends a signal to what runs under a name on this machine, and not on those inside of it.
+    pub(crate) fn signal(&self, program: &str, signal: Signal) -> Result<()> {
         let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid"));
         let own = namespace(&self.pid.to_string())?;
-        let mut killed = 0;
+        let mut met = 0;
         for entry in std::fs::read_dir("/proc")?.flatten() {
             let pid = entry.file_name();
             let Some(pid) = pid.to_str() else { continue };
             let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
             if name.trim() == program && namespace(pid).is_ok_and(|it| it == own) {
-                kill(Pid::from_raw(pid.parse()?), Signal::SIGKILL)?;
-                killed += 1;
+                kill(Pid::from_raw(pid.parse()?), signal)?;
+                met += 1;
             }
         }
-        ensure!(killed > 0, "no {program} runs on {}", self.name);
+        ensure!(met > 0, "no {program} runs on {}", self.name);
         Ok(())
     }
 

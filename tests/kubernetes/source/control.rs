@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -35,6 +36,14 @@ pub(super) struct Control {
 impl Control {
     /// Starts one, and waits until it has read everything.
     pub(super) async fn start(cluster: &Cluster) -> anyhow::Result<Self> {
+        Self::start_as(cluster, None).await
+    }
+
+    /// The same, by another's credentials than those of who may do everything.
+    pub(super) async fn start_as(
+        cluster: &Cluster,
+        kubeconfig: Option<&Path>,
+    ) -> anyhow::Result<Self> {
         let program = Program::new()?;
         let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: { name: tulle-system }";
         cluster.ask(["apply", "--server-side", "-f", "-"], namespace)?;
@@ -42,6 +51,9 @@ impl Control {
         let mut command = program.command(cluster);
         command.args(["control", "--kubernetes", "--xds-address=127.0.0.1:0"]);
         command.arg("--admin-address=127.0.0.1:0");
+        if let Some(kubeconfig) = kubeconfig {
+            command.env("KUBECONFIG", kubeconfig);
+        }
         let mut child = command
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -107,11 +119,15 @@ impl Control {
         Ok(counts.sum())
     }
 
+    /// A port of its machine, at which nobody answers.
+    pub(super) fn listen(cluster: &Cluster) -> anyhow::Result<TcpListener> {
+        on_network(cluster.control().pid(), || {
+            Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?)
+        })
+    }
+
     fn get(&self, path: &str) -> anyhow::Result<String> {
-        let ask = || {
-            // Of this thread only.
-            let network = fs::File::open(format!("/proc/{}/ns/net", self.machine))?;
-            setns(network, CloneFlags::CLONE_NEWNET)?;
+        on_network(self.machine, || {
             let mut stream = TcpStream::connect_timeout(&self.admin, ANSWER)?;
             stream.set_read_timeout(Some(ANSWER))?;
             let request =
@@ -119,10 +135,8 @@ impl Control {
             stream.write_all(request.as_bytes())?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer)?;
-            anyhow::Ok(answer)
-        };
-        let asked = thread::scope(|scope| scope.spawn(ask).join());
-        asked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            Ok(answer)
+        })
     }
 }
 
@@ -132,6 +146,20 @@ impl Drop for Control {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Does something on the network of a machine, in a thread of its own.
+fn on_network<T: Send>(
+    machine: u32,
+    what: impl FnOnce() -> anyhow::Result<T> + Send,
+) -> anyhow::Result<T> {
+    let there = || {
+        let network = fs::File::open(format!("/proc/{machine}/ns/net"))?;
+        setns(network, CloneFlags::CLONE_NEWNET)?;
+        what()
+    };
+    let done = thread::scope(|scope| scope.spawn(there).join());
+    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// The operators' address, as the log has it; the rest of the log is passed on.
