@@ -9,6 +9,7 @@ use std::time::Duration;
 use tulle_identity::TrustDomain;
 use tulle_runtime::env::parse_duration;
 use tulle_runtime::names::{self, ports};
+use tulle_runtime::trace;
 
 pub use limits::LimitArgs;
 
@@ -80,7 +81,7 @@ pub struct Args {
     pub root_propagation: Duration,
 
     /// Log filter, such as `info` or `info,tulle_control::discovery=debug`.
-    #[arg(long, value_name = "FILTER", default_value = "info", env = names::variables::LOG)]
+    #[arg(long, value_name = "FILTER", default_value = "info", value_parser = trace::filter, env = names::variables::LOG)]
     pub log: String,
 
     /// What clients may make grow.

@@ -7,6 +7,7 @@ pub(crate) mod check;
 mod connected;
 mod control;
 mod error;
+mod forward_proxy;
 mod owned;
 mod pods;
 pub(crate) mod proxy;
@@ -66,7 +67,7 @@ impl Access {
     /// A client of the API server.
     async fn client(&self) -> Result<Client, ClusterError> {
         let failed = |error: &dyn std::error::Error| ClusterError::Kubeconfig(output::chain(error));
-        let config = match &self.context {
+        let mut config = match &self.context {
             None => Config::infer().await.map_err(|error| failed(&error))?,
             Some(context) => {
                 let options = KubeConfigOptions {
@@ -78,6 +79,7 @@ impl Access {
                 config.map_err(|error| failed(&error))?
             }
         };
+        forward_proxy::settle(&mut config);
         Client::try_from(config).map_err(|error| failed(&error))
     }
 }

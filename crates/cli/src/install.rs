@@ -46,7 +46,8 @@ pub(crate) struct Choice {
     /// File of values; `-` for standard input; may be repeated, later ones win
     #[arg(short = 'f', long = "values", value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// One value, such as `control.replicas=3`; may be repeated, and wins over files
+    /// One value, such as `control.replicas=3`, as YAML; may be repeated, and wins over files. A dot that belongs to a name has a
+    /// backslash before it: `control.nodeSelector.kubernetes\.io/os=linux`
     #[arg(long, value_name = "PATH=VALUE")]
     set: Vec<String>,
     /// Revision of the control plane; the same as `--set revision=NAME`

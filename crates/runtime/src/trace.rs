@@ -145,6 +145,14 @@ impl FromStr for Format {
     }
 }
 
+/// Takes a log filter as it is, so that a bad one is refused with the other arguments.
+///
+/// # Errors
+/// If it does not parse.
+pub fn filter(text: &str) -> Result<String, TraceError> {
+    parse(text).map(|_| text.to_owned())
+}
+
 fn parse(filter: &str) -> Result<EnvFilter, TraceError> {
     // A space after a comma would be a part of the name behind it, which nothing has then.
     let directives: Vec<_> = filter.split(',').map(str::trim).collect();

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use tulle_identity::TrustDomain;
 use tulle_runtime::env::parse_duration;
 use tulle_runtime::names::{self, INJECTOR, files, ports, variables};
+use tulle_runtime::trace;
 
 use super::limits::LimitArgs;
 use crate::options::{host_and_port, log_filter};
@@ -64,7 +65,7 @@ pub struct Args {
     pub reconcile_interval: Duration,
 
     /// Log filter of the injector, such as `info` or `info,tulle_injector=debug`.
-    #[arg(long, value_name = "FILTER", default_value = "info", env = variables::LOG)]
+    #[arg(long, value_name = "FILTER", default_value = "info", value_parser = trace::filter, env = variables::LOG)]
     pub log: String,
 
     /// What sidecars are like.

@@ -13,6 +13,7 @@ mod informed;
 mod injectors;
 mod installed;
 mod nodes;
+mod parts;
 mod ranges;
 mod refused;
 mod routes;
@@ -130,6 +131,9 @@ async fn look(client: &Client, args: &CheckArgs) -> Result<Findings, CliError> {
         progress.says("looking at the installation");
         let deployments = deployments::list(client).await;
         injectors = deployments.as_deref().ok().map(Injectors::of);
+        if let Ok(deployments) = &deployments {
+            parts::look(client, deployments, found).await;
+        }
         let control = deployments::look(client, deployments, found).await;
         progress.says("trying the webhooks");
         installed::webhooks(client, injectors.as_ref(), found).await;
@@ -140,6 +144,9 @@ async fn look(client: &Client, args: &CheckArgs) -> Result<Findings, CliError> {
             said::look(&args.scope(client, None), found).await;
         }
     }
+    progress.says("looking at nodes");
+    let classic = injectors.as_ref().is_some_and(Injectors::are_classic);
+    nodes::kubelets(client, classic, found).await;
     let scope = args.scope(client, injectors.as_ref());
     progress.says("looking at routes");
     routes::look(&scope, args.pre, found).await;

@@ -11,7 +11,7 @@ use tulle_runtime::names::{annotations, containers};
 
 use super::answer;
 use super::error::ClusterError;
-use super::pods::{runs, speaks_mtls};
+use super::pods::{is_alive, runs, speaks_mtls};
 use super::status::Proxy;
 
 /// Seconds that a sidecar may take to connect.
@@ -38,7 +38,16 @@ fn should_be_connected(pod: &Pod, now: i64) -> bool {
     let elsewhere = pod.annotations().contains_key(annotations::XDS_ADDRESS);
     let ends = pod.metadata.deletion_timestamp.is_some() || is_at_its_end(pod);
     let since = since(pod);
-    runs(pod) && !elsewhere && !ends && since.is_some_and(|since| now - since > TIME)
+    (runs(pod) || has_begun(pod))
+        && !elsewhere
+        && !ends
+        && since.is_some_and(|since| now - since > TIME)
+}
+
+/// Whether its sidecar was started, of a pod that waits for it: a native one that gets no configuration keeps its pod Pending.
+fn has_begun(pod: &Pod) -> bool {
+    let runs = |it: &ContainerStatus| it.state.as_ref().is_some_and(|it| it.running.is_some());
+    is_alive(pod) && sidecar(pod).is_some_and(|it| runs(it) || it.restart_count > 0)
 }
 
 /// Since when it could be; one that does not run now could have been before.
@@ -155,6 +164,18 @@ mod tests {
             pod
         };
         let waiting = json!({ "waiting": { "reason": "CrashLoopBackOff" } });
+        // Others are to end before it begins.
+        let before = |app: &Value| {
+            let mut pod = pod(&json!({ "waiting": { "reason": "PodInitializing" } }), app);
+            pod["status"]["phase"] = json!("Pending");
+            pod
+        };
+        let crashes = || {
+            let mut pod = pod(&waiting, &waiting);
+            pod["status"]["phase"] = json!("Pending");
+            pod["status"]["initContainerStatuses"][0]["restartCount"] = json!(3);
+            pod
+        };
         let ended = json!({ "terminated": { "exitCode": 0 } });
         let elsewhere = json!({ "tulle.dev/xds-address": "other:15010" });
         for (name, pod, expected) in [
@@ -163,7 +184,9 @@ mod tests {
             ("does not run any more", pod(&waiting, &app), true),
             ("its app crashes", pod(&long, &waiting), true),
             ("its app is done", pod(&long, &ended), false),
-            ("waits", of("status.phase", json!("Pending")), false),
+            ("waits for it", of("status.phase", json!("Pending")), true),
+            ("waits for something else", before(&long), false),
+            ("waits for one that crashes", crashes(), true),
             (
                 "ends",
                 of("metadata.deletionTimestamp", json!("2026-01-01T11:59:59Z")),

@@ -35,6 +35,10 @@ pub(crate) enum ClusterError {
         /// Of others than Kubernetes itself.
         finalizers: Vec<String>,
     },
+    #[error("{0} names a namespace, and so does --namespace")]
+    NamedTwice(String),
+    #[error("no such namespace: {0}")]
+    NoSuchNamespace(String),
     #[error("no such pod: {namespace}/{pod}")]
     NoSuchPod { namespace: String, pod: String },
     #[error(
@@ -81,6 +85,8 @@ impl ClusterError {
                 )
                 .into();
             }
+            Self::NamedTwice(_) => "write NAMESPACE/POD, or POD with --namespace",
+            Self::NoSuchNamespace(_) => "see which there are: kubectl get namespaces",
             Self::NoSuchPod { namespace, .. } => {
                 return format!("see which there are: kubectl get pods -n {namespace}").into();
             }

@@ -43,9 +43,9 @@ pub(crate) struct LookArgs {
     access: Access,
     /// NAMESPACE/NAME, or NAME
     pod: String,
-    /// Namespace of a pod that is named without one
-    #[arg(short, long, default_value = "default")]
-    namespace: String,
+    /// Namespace of a pod that is named without one; that of the kubeconfig's context unless given
+    #[arg(short, long)]
+    namespace: Option<String>,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -60,10 +60,7 @@ pub(crate) async fn run(look: Look) -> Result<ExitCode, CliError> {
         Look::Certs(args) => (args, "/certs", certs),
     };
     let client = args.access.client().await?;
-    let (namespace, pod) = args
-        .pod
-        .split_once('/')
-        .unwrap_or((&args.namespace, &args.pod));
+    let (namespace, pod) = args.named(client.default_namespace())?;
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let what = format!("find pod {namespace}/{pod}");
     let found = answer(&what, api.get_opt(pod)).await?;
@@ -83,6 +80,20 @@ pub(crate) async fn run(look: Look) -> Result<ExitCode, CliError> {
     let told: Value = reach.get(path).await?;
     print(args.output, &told, table)?;
     Ok(ExitCode::SUCCESS)
+}
+
+impl LookArgs {
+    /// Namespace and name of the pod, of whoever says no namespace in this one.
+    fn named<'a>(&'a self, default: &'a str) -> Result<(&'a str, &'a str), ClusterError> {
+        match (self.pod.split_once('/'), &self.namespace) {
+            (Some(("pod" | "pods" | "po", pod)), namespace) => {
+                Ok((namespace.as_deref().unwrap_or(default), pod))
+            }
+            (Some(named), None) => Ok(named),
+            (Some(_), Some(_)) => Err(ClusterError::NamedTwice(self.pod.clone())),
+            (None, namespace) => Ok((namespace.as_deref().unwrap_or(default), &self.pod)),
+        }
+    }
 }
 
 /// There is no table of everything.

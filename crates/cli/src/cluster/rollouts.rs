@@ -2,7 +2,7 @@
 //!
 //! When one is over is as `kubectl rollout status` has it: <https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#deployment-status>.
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
@@ -10,6 +10,9 @@ use tulle_runtime::names::CONTROL_NAMESPACE;
 
 use super::error::ClusterError;
 use super::{TEMPLATE_HASH, answer};
+
+/// By which a Deployment tells which of its ReplicaSets is the newest.
+const REVISION: &str = "deployment.kubernetes.io/revision";
 
 /// What a container waits for that is on its way.
 const ON_ITS_WAY: [&str; 2] = ["ContainerCreating", "PodInitializing"];
@@ -76,9 +79,16 @@ pub(super) async fn why(
     let selector = selector.into_iter().flatten();
     let pairs: Vec<_> = selector.map(|(k, v)| format!("{k}={v}")).collect();
     let pods: Api<Pod> = Api::namespaced(client.clone(), CONTROL_NAMESPACE);
+    let sets: Api<ReplicaSet> = Api::namespaced(client.clone(), CONTROL_NAMESPACE);
     let list = ListParams::default().labels(&pairs.join(","));
+    let sets = answer("see why", sets.list(&list)).await?;
     let pods = answer("see why", pods.list(&list)).await?;
-    let first = newest(&pods.items).find_map(|pod| Some((pod, hindrance(pod)?)));
+    let form = form(deployment, &sets.items);
+    let mut new = pods
+        .items
+        .iter()
+        .filter(|pod| form.is_some() && pod.labels().get(TEMPLATE_HASH) == form);
+    let first = new.find_map(|pod| Some((pod, hindrance(pod)?)));
     let first = first.map(|(pod, why)| format!("{}: {why}", pod.name_any()));
     Ok(first.or_else(|| condition(deployment, "Progressing", "False")))
 }
@@ -101,12 +111,12 @@ fn has_new_pods(deployment: &Deployment) -> bool {
         > 0
 }
 
-/// The pods of the form that came last: what hinders the others is about to go.
-fn newest(pods: &[Pod]) -> impl Iterator<Item = &Pod> {
-    let form = |pod: &Pod| pod.labels().get(TEMPLATE_HASH).cloned();
-    let last = pods.iter().max_by_key(|pod| pod.creation_timestamp());
-    let last = last.map(form);
-    pods.iter().filter(move |pod| Some(form(pod)) == last)
+/// What tells the pods that are to stay from those that are about to go.
+fn form<'a>(deployment: &Deployment, sets: &'a [ReplicaSet]) -> Option<&'a String> {
+    let now = deployment.annotations().get(REVISION)?;
+    let mut sets = sets.iter();
+    let newest = sets.find(|it| it.annotations().get(REVISION) == Some(now));
+    newest?.labels().get(TEMPLATE_HASH)
 }
 
 /// Why a pod does not run, if it does not, and that is known.
@@ -128,10 +138,18 @@ fn waits(container: &ContainerStatus) -> Option<String> {
     if ON_ITS_WAY.contains(&reason) {
         return None;
     }
-    Some(match &waiting.message {
+    let mut said = match &waiting.message {
         Some(message) => format!("{reason}: {message}"),
         None => reason.to_owned(),
-    })
+    };
+    // What it said at its end is nearer to the cause than that it ended.
+    let last = container.last_state.as_ref();
+    let last = last.and_then(|it| it.terminated.as_ref()?.message.as_deref());
+    let words = last.and_then(|it| it.lines().rfind(|line| !line.trim().is_empty()));
+    if let Some(words) = words {
+        said += &format!("; its last words: {}", words.trim());
+    }
+    Some(said)
 }
 
 #[cfg(test)]
@@ -214,18 +232,21 @@ mod tests {
     }
 
     #[test]
-    fn of_pods_of_two_forms_the_newer_ones_count() {
-        let pod = |name: &str, form: &str, minute: u8| -> Pod {
+    fn of_pods_of_two_forms_those_of_the_last_rollout_count() {
+        let set = |form: &str, revision: &str| -> ReplicaSet {
+            let annotations = json!({ "deployment.kubernetes.io/revision": revision });
             let labels = json!({ "pod-template-hash": form });
-            let made = format!("2026-01-01T00:{minute:02}:00Z");
-            read(
-                json!({ "metadata": { "name": name, "labels": labels, "creationTimestamp": made } }),
-            )
+            read(json!({ "metadata": { "labels": labels, "annotations": annotations } }))
         };
-        let pods = [pod("a", "new", 4), pod("b", "old", 2), pod("c", "new", 3)];
-        let names: Vec<_> = newest(&pods).map(Pod::name_any).collect();
-        assert_eq!(names, ["a", "c"]);
-        assert_eq!(newest(&[]).count(), 0);
+        let sets = [set("old", "1"), set("new", "10"), set("older", "2")];
+        let found = |revision: Value| {
+            let annotations = json!({ "deployment.kubernetes.io/revision": revision });
+            let deployment = read(json!({ "metadata": { "annotations": annotations } }));
+            form(&deployment, &sets).map(String::as_str)
+        };
+        assert_eq!(found(json!("10")), Some("new"));
+        // After `kubectl rollout undo` it is an old one that is given the next number.
+        assert_eq!(found(json!("11")), None);
     }
 
     #[test]
@@ -242,6 +263,15 @@ mod tests {
             Some("ImagePullBackOff: back-off")
         );
         assert_eq!(waiting("ContainerCreating"), None);
+        let ended = json!({ "terminated": { "exitCode": 2, "message": "starting\nerror: no such filter\n" } });
+        let crashes = told(json!({ "containerStatuses": [{
+            "name": "x", "image": "x", "imageID": "", "ready": false, "restartCount": 1,
+            "state": { "waiting": { "reason": "CrashLoopBackOff" } }, "lastState": ended,
+        }] }));
+        assert_eq!(
+            crashes.as_deref(),
+            Some("CrashLoopBackOff; its last words: error: no such filter")
+        );
         let placed = |status: &str| {
             told(
                 json!({ "conditions": [{ "type": "PodScheduled", "status": status, "message": "no node" }] }),

@@ -5,14 +5,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::Client;
+use kube::api::Api;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 use tulle_runtime::names::CONTROL_NAMESPACE;
 
 use super::connected;
 use super::control::{self, Answers};
-use super::{Access, Format, ago, print};
+use super::{Access, Format, ago, answer, print};
 use crate::cluster::error::ClusterError;
 use crate::error::CliError;
 use crate::output;
@@ -197,7 +199,15 @@ pub(crate) async fn run(args: StatusArgs) -> Result<ExitCode, CliError> {
     if !proxies.is_empty() || args.output != Format::Table {
         print(args.output, &proxies, |proxies| table(proxies))?;
     } else if silent.is_empty() {
-        output::note("No proxy is connected to the control plane.");
+        match &args.namespace {
+            Some(namespace) => {
+                exists(&client, namespace).await?;
+                output::note(&format!(
+                    "No proxy of namespace {namespace} is connected to the control plane."
+                ));
+            }
+            None => output::note("No proxy is connected to the control plane."),
+        }
     }
     for (pod, error) in &silent {
         output::warning(&format!(
@@ -206,6 +216,16 @@ pub(crate) async fn run(args: StatusArgs) -> Result<ExitCode, CliError> {
         ));
     }
     Ok(verdict(&proxies, silent.len()))
+}
+
+/// Fails where it is known that there is no such namespace.
+async fn exists(client: &Client, namespace: &str) -> Result<(), ClusterError> {
+    let api: Api<Namespace> = Api::all(client.clone());
+    match answer("find the namespace", api.get_opt(namespace)).await {
+        Ok(None) => Err(ClusterError::NoSuchNamespace(namespace.to_owned())),
+        Ok(Some(_)) | Err(ClusterError::Forbidden { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn verdict(proxies: &[Proxy], silent: usize) -> ExitCode {

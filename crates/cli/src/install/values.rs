@@ -3,6 +3,8 @@
 //! The chart's own files hold the defaults and the profiles, so that there is one of each. These types say what the values may
 //! be, and the chart's schema is generated from them.
 
+mod quantity;
+
 use std::collections::BTreeMap;
 
 use clap::Parser as _;
@@ -12,6 +14,7 @@ use serde_json::{Map, Value};
 
 use super::manifests;
 use crate::args::Cli;
+use quantity::Quantity;
 
 /// Defaults of the chart.
 const DEFAULTS: &str = include_str!("../../../../deploy/charts/tulle/values.yaml");
@@ -23,6 +26,7 @@ const DURATION: &str = "^[0-9]+(ms|s|m|h)$";
 const DOMAIN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 const CPU: &str = "^([0-9]+m|[0-9]+([.][0-9]+)?)?$";
 const MEMORY: &str = "^[0-9]+([.][0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$";
+const NAME: &str = "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$";
 const LABEL: &str =
     "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$";
 
@@ -85,6 +89,7 @@ pub(crate) struct Image {
     /// When nodes fetch them.
     pub(crate) pull_policy: PullPolicy,
     /// Names of Secrets to fetch them with.
+    #[schemars(inner(regex(pattern = NAME), length(min = 1)))]
     pub(crate) pull_secrets: Vec<String>,
 }
 
@@ -110,6 +115,7 @@ pub(crate) struct Control {
     #[schemars(regex(pattern = DURATION))]
     pub(crate) root_propagation: String,
     /// Secret whose CA signs; empty for a root of its own.
+    #[schemars(regex(pattern = NAME))]
     pub(crate) ca_issuer_secret: String,
     /// How it runs.
     #[serde(flatten)]
@@ -214,7 +220,7 @@ pub(crate) struct Deployment {
     /// More arguments.
     pub(crate) extra_args: Vec<String>,
     /// Requests and limits.
-    pub(crate) resources: BTreeMap<String, BTreeMap<String, String>>,
+    pub(crate) resources: Resources,
     /// Whether its pods are on different nodes.
     pub(crate) anti_affinity: AntiAffinity,
     /// Whether evictions leave replicas in place until others are there.
@@ -222,11 +228,65 @@ pub(crate) struct Deployment {
     /// More pods under load.
     pub(crate) autoscaling: Autoscaling,
     /// Priority class; empty for none.
+    #[schemars(regex(pattern = NAME))]
     pub(crate) priority_class_name: String,
     /// Labels of the nodes that it may run on.
     pub(crate) node_selector: BTreeMap<String, String>,
     /// Taints that it tolerates.
+    #[schemars(with = "Vec<Toleration>")]
     pub(crate) tolerations: Vec<Map<String, Value>>,
+}
+
+/// What a container asks for, and what it may have.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Resources {
+    /// What a node must have left for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) requests: Option<BTreeMap<String, Quantity>>,
+    /// What it cannot have more of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) limits: Option<BTreeMap<String, Quantity>>,
+}
+
+/// A taint that is tolerated.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(
+    dead_code,
+    reason = "it says what can be read; Kubernetes makes more of it"
+)]
+struct Toleration {
+    /// Its key; every one if there is none.
+    key: Option<String>,
+    /// How its value is compared.
+    operator: Option<TaintOperator>,
+    /// With what.
+    value: Option<String>,
+    /// What the taint does; whatever it is if nothing is said.
+    effect: Option<TaintEffect>,
+    /// How long a pod stays that runs when the taint comes.
+    toleration_seconds: Option<i64>,
+}
+
+/// How a taint's value is compared.
+#[derive(Deserialize, JsonSchema)]
+enum TaintOperator {
+    /// It is there.
+    Exists,
+    /// It is this one.
+    Equal,
+}
+
+/// What a taint does.
+#[derive(Deserialize, JsonSchema)]
+enum TaintEffect {
+    /// No pod is placed there.
+    NoSchedule,
+    /// One is where there is no other place.
+    PreferNoSchedule,
+    /// Those that run there go.
+    NoExecute,
 }
 
 /// Whether pods of one part are on different nodes.
@@ -271,11 +331,14 @@ pub(crate) struct Proxy {
     /// Whether Prometheus finds a sidecar's metrics, and those of its app behind them.
     pub(crate) merge_metrics: bool,
     /// Names of Secrets that pods get to fetch a sidecar's image with.
+    #[schemars(inner(regex(pattern = NAME), length(min = 1)))]
     pub(crate) image_pull_secrets: Vec<String>,
     /// Requested processor time.
+    #[serde(deserialize_with = "quantity::text")]
     #[schemars(regex(pattern = CPU), extend("type" = ["string", "number"]))]
     pub(crate) cpu_request: String,
     /// Limit of processor time; empty for none.
+    #[serde(deserialize_with = "quantity::text")]
     #[schemars(regex(pattern = CPU), extend("type" = ["string", "number"]))]
     pub(crate) cpu_limit: String,
     /// Requested memory.
@@ -359,9 +422,10 @@ impl Layered {
         };
         // Where a string is wanted a number is meant as one: a tag such as 1.20.
         let as_text = Value::String(text.to_owned());
+        let steps = steps(path);
         let nested = |value: Value| {
-            path.rsplit('.').fold(value, |inner, step| {
-                Value::Object(Map::from_iter([(step.to_owned(), inner)]))
+            steps.iter().rev().fold(value, |inner, step| {
+                Value::Object(Map::from_iter([(step.clone(), inner)]))
             })
         };
         let typed = Self(self.0.clone()).over(&origin, nested(value));
@@ -404,10 +468,7 @@ impl Values {
                 "revision {revision:?} is no name: use at most 32 lower-case letters, digits and `-` between them"
             ));
         }
-        for (name, part) in [
-            ("control", &self.control.deployment),
-            ("injector", &self.injector.deployment),
-        ] {
+        for (name, part) in self.parts() {
             let Autoscaling {
                 min_replicas,
                 max_replicas,
@@ -428,6 +489,13 @@ impl Values {
                 "injector.timeoutSeconds is {timeout}: Kubernetes takes 1 to 30"
             ));
         }
+        self.names()?;
+        for (name, part) in self.parts() {
+            for toleration in &part.tolerations {
+                Toleration::deserialize(Value::Object(toleration.clone()))
+                    .map_err(|error| format!("{name}.tolerations: {error}"))?;
+            }
+        }
         for (name, selectors) in [
             ("alwaysInject", &self.injector.always_inject),
             ("neverInject", &self.injector.never_inject),
@@ -438,6 +506,37 @@ impl Values {
             }
         }
         self.starts()
+    }
+
+    /// The parts, by the names of their values.
+    fn parts(&self) -> [(&'static str, &Deployment); 2] {
+        [
+            ("control", &self.control.deployment),
+            ("injector", &self.injector.deployment),
+        ]
+    }
+
+    /// Whether what names other objects can be a name.
+    fn names(&self) -> Result<(), String> {
+        let one = |name: &str| !name.is_empty();
+        let issuer = &self.control.ca_issuer_secret;
+        let issuer = Some(("control.caIssuerSecret", issuer)).filter(|(_, it)| one(it));
+        let classes = self
+            .parts()
+            .map(|(part, it)| (part, &it.priority_class_name));
+        let classes = classes.into_iter().filter(|(_, it)| one(it));
+        let images = self.image.pull_secrets.iter();
+        let sidecars = self.proxy.image_pull_secrets.iter();
+        let all = issuer.into_iter().map(|(of, it)| (of.to_owned(), it));
+        let all = all.chain(classes.map(|(part, it)| (format!("{part}.priorityClassName"), it)));
+        let all = all.chain(images.map(|it| ("image.pullSecrets".to_owned(), it)));
+        let mut all = all.chain(sidecars.map(|it| ("proxy.imagePullSecrets".to_owned(), it)));
+        match all.find(|(_, name)| !is_name(name)) {
+            Some((of, name)) => Err(format!(
+                "{of}: {name:?} is no name of an object: use lower-case letters, digits, and `-` and `.` between them"
+            )),
+            None => Ok(()),
+        }
     }
 
     /// Whether the programs take what they would be started with: one that does not start is found out late.
@@ -456,6 +555,30 @@ impl Values {
         }
         Ok(())
     }
+}
+
+/// Whether an object can have this name: <https://kubernetes.io/docs/concepts/overview/working-with-objects/names/>.
+fn is_name(text: &str) -> bool {
+    let alone = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let ends = |byte: Option<&u8>| byte.is_some_and(|byte| alone(*byte));
+    let bytes = text.as_bytes();
+    let within = |byte: &u8| alone(*byte) || matches!(byte, b'-' | b'.');
+    ends(bytes.first()) && ends(bytes.last()) && bytes.iter().all(within) && bytes.len() <= 253
+}
+
+/// The steps of a path, which are divided by dots; one with a backslash before it belongs to a step.
+fn steps(path: &str) -> Vec<String> {
+    let mut steps = vec![String::new()];
+    let mut letters = path.chars();
+    while let Some(letter) = letters.next() {
+        let last = steps.last_mut().expect("there is one from the beginning");
+        match letter {
+            '\\' => last.extend(letters.next()),
+            '.' => steps.push(String::new()),
+            letter => last.push(letter),
+        }
+    }
+    steps
 }
 
 /// YAML in which `off` and `no` are words, as on Helm's command line.

@@ -17,7 +17,7 @@ use crate::cluster::error::ClusterError;
 use crate::cluster::{answer, asks};
 
 /// The oldest minor version of Kubernetes 1 whose kubelets have native sidecars without being asked.
-const OLDEST: u32 = 29;
+pub(super) const OLDEST: u32 = 29;
 /// Clocks may differ by as much; certificates begin a little in the past.
 pub(super) const SKEW: u64 = 30;
 

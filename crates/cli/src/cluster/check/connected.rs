@@ -64,7 +64,8 @@ pub(super) async fn look(
         stale.retain(|it| still.contains(it));
         sure = true;
     }
-    absent_ones(&absent, all_answer, findings);
+    let connected = proxies.len();
+    absent_ones(&absent, connected, all_answer, findings);
     stale_ones(&stale, findings);
     progress.says("looking at certificates of sidecars");
     certificates::look(scope.client, &pods, &absent, findings).await;
@@ -106,7 +107,7 @@ fn stale_ones(stale: &BTreeSet<Unanswered>, findings: &mut Findings) {
     );
 }
 
-fn absent_ones(absent: &[&Pod], all_answer: bool, findings: &mut Findings) {
+fn absent_ones(absent: &[&Pod], connected: usize, all_answer: bool, findings: &mut Findings) {
     let (ready, not_ready): (Vec<_>, Vec<_>) =
         absent.iter().copied().partition(|pod| is_ready(pod));
     for (pods, ready) in [(not_ready, false), (ready, true)] {
@@ -125,7 +126,11 @@ fn absent_ones(absent: &[&Pod], all_answer: bool, findings: &mut Findings) {
                 "{count} are not connected to the control plane, and go on with what they had until their certificates end: \
                  {names}"
             );
-            findings.warning("sidecars", state, remedy);
+            // One or another may have trouble of its own; all have one in common.
+            match connected {
+                0 => findings.error("sidecars", state, remedy),
+                _ => findings.warning("sidecars", state, remedy),
+            }
         } else {
             let state =
                 format!("{count} are not connected to the control plane, and not ready: {names}");
@@ -153,21 +158,29 @@ mod tests {
     #[test]
     fn sidecars_that_are_not_connected_are_found_unless_somebody_who_may_know_is_silent() {
         let (well, ill) = (pod("well", true), pod("ill", false));
-        for (name, absent, all_answer, expected) in [
-            ("none", vec![], true, &[][..]),
-            ("none, one silent", vec![], false, &[]),
-            ("ready", vec![&well], true, &[Level::Warning]),
-            ("not ready", vec![&ill], true, &[Level::Error]),
+        for (name, absent, connected, all_answer, expected) in [
+            ("none", vec![], 1, true, &[][..]),
+            ("none, one silent", vec![], 1, false, &[]),
+            ("ready", vec![&well], 1, true, &[Level::Warning]),
+            (
+                "ready, and none is connected",
+                vec![&well],
+                0,
+                true,
+                &[Level::Error],
+            ),
+            ("not ready", vec![&ill], 1, true, &[Level::Error]),
             (
                 "both",
                 vec![&well, &ill],
+                1,
                 true,
                 &[Level::Error, Level::Warning],
             ),
-            ("one silent", vec![&well], false, &[Level::Unknown]),
+            ("one silent", vec![&well], 1, false, &[Level::Unknown]),
         ] {
             let mut findings = Findings::default();
-            absent_ones(&absent, all_answer, &mut findings);
+            absent_ones(&absent, connected, all_answer, &mut findings);
             let levels: Vec<_> = findings.all.iter().map(|it| it.level).collect();
             assert_eq!(levels, expected, "{name}");
             for found in &findings.all {

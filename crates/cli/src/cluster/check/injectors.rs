@@ -7,9 +7,20 @@ use kube::ResourceExt as _;
 use tulle_injector::Resources;
 use tulle_runtime::names::{DEFAULT_REVISION, INJECTOR, labels};
 
+/// The argument by which sidecars are ordinary containers.
+const CLASSIC: &str = "--classic-sidecars";
+
 /// What sidecars get, by revision.
 #[derive(Debug, Default)]
-pub(super) struct Injectors(BTreeMap<String, Resources>);
+pub(super) struct Injectors(BTreeMap<String, Given>);
+
+/// What one gives.
+#[derive(Debug)]
+struct Given {
+    resources: Resources,
+    /// Ordinary containers, not native sidecars.
+    classic: bool,
+}
 
 impl Injectors {
     /// Those among the Deployments of the mesh.
@@ -22,9 +33,18 @@ impl Injectors {
                 None if rest.is_empty() => of.unwrap_or_else(|| DEFAULT_REVISION.to_owned()),
                 None => return None,
             };
-            Some((revision, resources(deployment)))
+            let given = Given {
+                resources: resources(deployment),
+                classic: arguments(deployment).any(|it| it == CLASSIC),
+            };
+            Some((revision, given))
         });
         Self(injectors.collect())
+    }
+
+    /// Whether all of them give sidecars that are ordinary containers.
+    pub(super) fn are_classic(&self) -> bool {
+        !self.0.is_empty() && self.0.values().all(|it| it.classic)
     }
 
     /// Whether there is one of this revision.
@@ -34,7 +54,7 @@ impl Injectors {
 
     /// What its sidecars get.
     pub(super) fn resources(&self, revision: &str) -> Option<&Resources> {
-        self.0.get(revision)
+        self.0.get(revision).map(|it| &it.resources)
     }
 
     /// Whether its sidecars have a limit of processor time.

@@ -1,14 +1,15 @@
-//! Whether the clocks of the nodes agree with the API server's.
+//! Whether kubelets know native sidecars, and whether the clocks of the nodes agree with the API server's.
 //!
 //! A kubelet renews its Lease every ten seconds and writes its own time into it, and the API server notes by its clock when it
 //! took that: the two differ as the clocks do, however long ago it was. See
 //! <https://kubernetes.io/docs/concepts/architecture/leases/#node-heart-beats>.
 
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
 
-use super::before::{SKEW, time};
+use super::before::{OLDEST, SKEW, time};
 use super::finding::Findings;
 use super::installed::some;
 use crate::cluster::answer;
@@ -19,6 +20,50 @@ const NAMESPACE: &str = "kube-node-lease";
 const USELESS: i64 = 600;
 /// Seconds after which a Lease that is not renewed says nothing of now.
 const SILENT: i64 = 60;
+
+/// Names nodes that pods with native sidecars do not start on: kubelets may be older than the API server
+/// (<https://kubernetes.io/releases/version-skew-policy/#kubelet>). `classic` is whether sidecars are ordinary containers there.
+pub(super) async fn kubelets(client: &Client, classic: bool, findings: &mut Findings) {
+    let api: Api<Node> = Api::all(client.clone());
+    match answer("list the nodes", api.list(&ListParams::default())).await {
+        Ok(_) if classic => {}
+        Ok(nodes) => old(&nodes.items, findings),
+        Err(error) => findings.unknown("kubelets", &error),
+    }
+}
+
+fn old(nodes: &[Node], findings: &mut Findings) {
+    let is_old = |node: &&Node| {
+        let info = node.status.as_ref().and_then(|it| it.node_info.as_ref());
+        info.and_then(|it| minor(&it.kubelet_version))
+            .is_some_and(|it| it < OLDEST)
+    };
+    let names: Vec<_> = nodes
+        .iter()
+        .filter(is_old)
+        .map(|it| it.name_any())
+        .collect();
+    if names.is_empty() {
+        return;
+    }
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    findings.error(
+        "kubelets",
+        format!(
+            "{} are older than 1.{OLDEST} and start no pod with a native sidecar: {}",
+            names.len(),
+            some(&names)
+        ),
+        "upgrade these nodes, or have ordinary sidecars: value proxy.nativeSidecar=false",
+    );
+}
+
+/// Of `v1.33.1-eks-4096722`, 33.
+fn minor(version: &str) -> Option<u32> {
+    let (major, rest) = version.strip_prefix('v')?.split_once('.')?;
+    let minor = rest.split_once('.').map_or(rest, |(minor, _)| minor);
+    (major == "1").then(|| minor.parse().ok()).flatten()
+}
 
 pub(super) async fn clocks(client: &Client, findings: &mut Findings) {
     let api: Api<Lease> = Api::namespaced(client.clone(), NAMESPACE);
@@ -94,6 +139,33 @@ mod tests {
 
     use super::super::finding::Level;
     use super::*;
+
+    #[test]
+    fn nodes_whose_kubelets_know_no_native_sidecars_are_named() {
+        let node = |version: &str| -> Node {
+            let info = json!({
+                "kubeletVersion": version, "architecture": "", "bootID": "", "containerRuntimeVersion": "", "kernelVersion": "",
+                "kubeProxyVersion": "", "machineID": "", "operatingSystem": "", "osImage": "", "systemUUID": "",
+            });
+            let metadata = json!({ "name": version });
+            serde_json::from_value(json!({ "metadata": metadata, "status": { "nodeInfo": info } }))
+                .expect("a node")
+        };
+        let named = |versions: &[&str]| {
+            let nodes: Vec<_> = versions.iter().map(|it| node(it)).collect();
+            let mut findings = Findings::default();
+            old(&nodes, &mut findings);
+            findings.all.pop().map(|it| it.state)
+        };
+        for well in ["v1.29.0", "v1.36.2+k3s1", "v1.30", "unknown", "v2.0.0"] {
+            assert_eq!(named(&[well]), None, "{well}");
+        }
+        let state = named(&["v1.28.15-eks-1", "v1.31.0", "v1.27.1"]).expect("two are old");
+        assert!(
+            state.starts_with("2 are older") && state.ends_with(": v1.28.15-eks-1, v1.27.1"),
+            "{state}"
+        );
+    }
 
     #[test]
     fn a_clock_is_judged_by_both_times_of_its_lease() {

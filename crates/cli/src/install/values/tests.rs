@@ -24,6 +24,7 @@ fn later_values_win_and_numbers_may_be_text() {
         "control.log=debug",
         "image.tag=1.20",
         "control.nodeSelector.disk=ssd",
+        r"control.nodeSelector.kubernetes\.io/os=linux",
         "control.resources.limits.memory=null",
         "proxy.accessLog=off",
     ])
@@ -36,9 +37,12 @@ fn later_values_win_and_numbers_may_be_text() {
     assert_eq!(values.image.tag, "1.20");
     assert_eq!(values.proxy.access_log, AccessLog::Off);
     assert_eq!(control.deployment.node_selector["disk"], "ssd");
-    assert!(control.deployment.resources["limits"].is_empty());
-    let file =
-        Layered::new(Profile::Dev).file("x.yaml", "control: {replicas: 4}\nrevision: next\n");
+    let os = &control.deployment.node_selector["kubernetes.io/os"];
+    assert_eq!(os, "linux");
+    let limits = control.deployment.resources.limits;
+    assert_eq!(limits.map(|it| it.len()), Some(0));
+    let text = "control: {replicas: 4, resources: {requests: {cpu: 1}}}\nrevision: next\nproxy: {cpuLimit: 1}\n";
+    let file = Layered::new(Profile::Dev).file("x.yaml", text);
     let values = file.expect("good values").values();
     assert_eq!(
         (values.control.deployment.replicas, values.revision.as_str()),
@@ -84,6 +88,21 @@ fn bad_values_are_named_with_where_they_come_from() {
             "injector.alwaysInject=[{matchExpressions: [{key: a, operator: In}]}]",
             "no values",
         ),
+        (
+            "control.resources.limits.memory=1g",
+            "\"1g\" is no quantity",
+        ),
+        ("control.resources.limitz={}", "unknown field `limitz`"),
+        (
+            "injector.priorityClassName=A B",
+            "injector.priorityClassName: \"A B\" is no name of an object",
+        ),
+        ("control.caIssuerSecret=a_b", "is no name of an object"),
+        ("image.pullSecrets=[-a]", "image.pullSecrets"),
+        ("proxy.imagePullSecrets=['']", "proxy.imagePullSecrets"),
+        ("control.tolerations=[{key: 1}]", "control.tolerations: "),
+        ("control.log=bad[[", "tulle control would not start"),
+        ("injector.log=bad[[", "tulle injector would not start"),
         ("control.leafTtl=abc", "tulle control would not start"),
         ("clusterDomain=a b", "would not start"),
         ("proxy.cpuRequest=zz", "tulle injector would not start"),
