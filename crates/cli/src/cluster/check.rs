@@ -18,6 +18,7 @@ mod ranges;
 mod refused;
 mod routes;
 mod said;
+mod unstarted;
 mod webhook;
 mod workloads;
 

@@ -22,6 +22,21 @@ pub(super) async fn expected(
     client: &Client,
     namespace: Option<&str>,
 ) -> Result<Vec<Pod>, ClusterError> {
+    list(client, namespace).await.map(due)
+}
+
+/// Those of them that have had the time.
+pub(super) fn due(mut pods: Vec<Pod>) -> Vec<Pod> {
+    let now = Timestamp::now().as_second();
+    pods.retain(|pod| should_be_connected(pod, now));
+    pods
+}
+
+/// The pods with a sidecar, of one namespace or of all.
+pub(super) async fn list(
+    client: &Client,
+    namespace: Option<&str>,
+) -> Result<Vec<Pod>, ClusterError> {
     let api: Api<Pod> = match namespace {
         Some(name) => Api::namespaced(client.clone(), name),
         None => Api::all(client.clone()),
@@ -29,9 +44,7 @@ pub(super) async fn expected(
     // Not by their label, which somebody may have taken from them.
     let list = ListParams::default();
     let pods = answer("list the pods with sidecars", api.list(&list)).await?;
-    let now = Timestamp::now().as_second();
-    let expected = |pod: &Pod| speaks_mtls(pod) && should_be_connected(pod, now);
-    Ok(pods.items.into_iter().filter(expected).collect())
+    Ok(pods.items.into_iter().filter(speaks_mtls).collect())
 }
 
 fn should_be_connected(pod: &Pod, now: i64) -> bool {

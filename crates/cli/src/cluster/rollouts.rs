@@ -132,7 +132,8 @@ fn hindrance(pod: &Pod) -> Option<String> {
     containers.find_map(waits)
 }
 
-fn waits(container: &ContainerStatus) -> Option<String> {
+/// What a container waits for, where that is not on its way.
+pub(super) fn waits(container: &ContainerStatus) -> Option<String> {
     let waiting = container.state.as_ref()?.waiting.as_ref()?;
     let reason = waiting.reason.as_deref()?;
     if ON_ITS_WAY.contains(&reason) {

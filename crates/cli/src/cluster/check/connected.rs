@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::certificates;
 use super::finding::Findings;
 use super::some;
+use super::unstarted;
 use super::workloads::Scope;
 use crate::cluster::connected::{self, is_ready, log, missing, name};
 use crate::cluster::control::{self, Answers};
@@ -42,8 +43,8 @@ pub(super) async fn look(
         replicas,
         mut all_answer,
     } = asked;
-    let pods = match connected::expected(scope.client, scope.namespace).await {
-        Ok(pods) => pods,
+    let pods = match connected::list(scope.client, scope.namespace).await {
+        Ok(pods) => connected::due(unstarted::look(pods, findings)),
         Err(error) => {
             findings.unknown("sidecars", &error);
             Vec::new()
