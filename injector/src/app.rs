@@ -31,7 +31,7 @@ use crate::events::{self, Teller};
 use crate::namespaces::{self, Namespaces};
 use crate::reconcile::{self, Reconciler};
 use crate::webhook::{self, Webhook};
-use crate::{HookKey, InjectorConfig, Reviewer};
+use crate::{HookKey, InjectorConfig, Located, Reviewer};
 
 pub use args::{AccessLog, Args, PullPolicy, SidecarArgs};
 pub use limits::LimitArgs;
@@ -137,8 +137,11 @@ impl Injector {
         let annotations = events::Metrics::register(&mut registry);
         let (teller, telling) = Teller::new(client.clone(), annotations);
         let namespaces = Namespaces::new(Some(client.clone()), namespaces);
+        let control_at = Located::default();
+        let following = control_at.clone().follow(args.control_address());
         let reviewer = Reviewer {
             config: InjectorConfig {
+                control_at,
                 hook_key: HookKey::random().context("cannot get random numbers of the system")?,
                 ..args.config()
             },
@@ -158,6 +161,7 @@ impl Injector {
         injector.admin_routes(&mut admin, registry, &args);
         admin.serve("admin", tasks);
         let reconciler = Reconciler::new(client, namespaces.clone(), args.config(), uninjected);
+        tasks.spawn_until_cancelled("control-address", following);
         tasks.spawn_until_cancelled("namespace-beat", namespaces::beat(namespaces.clone()));
         tasks.spawn_until_cancelled("namespaces", namespaces::follow(namespaces));
         tasks.spawn_until_cancelled("events", telling);

@@ -7,7 +7,7 @@ use aws_lc_rs::hmac;
 use serde_json::Value;
 use tulle_runtime::names::{DEFAULT_CLUSTER_DOMAIN, DEFAULT_TRUST_DOMAIN, containers};
 
-use crate::{Revision, Selector};
+use crate::{Located, Revision, Selector};
 
 /// Settings of the injector.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct InjectorConfig {
     pub image_pull_secrets: Vec<String>,
     /// `host:port` of the control plane.
     pub control_address: String,
+    /// The same by number, for pods whose resolver may not know the name.
+    pub control_at: Located,
     /// Trust domain of the mesh.
     pub trust_domain: String,
     /// DNS domain of the cluster.
@@ -106,6 +108,7 @@ impl Default for InjectorConfig {
         let revision = Revision::default();
         Self {
             control_address: revision.control_address(DEFAULT_CLUSTER_DOMAIN),
+            control_at: Located::default(),
             revision,
             image: containers::PROXY_IMAGE.to_owned(),
             image_pull_policy: "IfNotPresent".to_owned(),

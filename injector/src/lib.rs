@@ -13,6 +13,7 @@ mod error;
 mod events;
 #[cfg(test)]
 mod hand_written;
+mod located;
 mod namespaces;
 mod options;
 mod patch;
@@ -32,6 +33,7 @@ pub use decide::{Decision, InjectReason, Namespace, SkipReason};
 pub use document::{inject_document, inject_pod};
 pub use error::InjectError;
 pub use json_patch::Patch;
+pub use located::Located;
 pub use review::{Flaw, MAX_REVIEW, Refusal, Reviewed, Reviewer, Verdict};
 pub use revision::{Revision, RevisionError};
 pub use selector::{Selector, SelectorError};

@@ -12,12 +12,15 @@ pub(crate) mod own;
 mod probes;
 mod resources;
 
+use std::net::SocketAddr;
+
 use json_patch::Patch;
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 use tulle_runtime::names::{annotations, containers as names, labels};
 
+use crate::located;
 use crate::options::Options;
 use crate::{InjectError, InjectorConfig, Warning, WarningReason};
 use editor::Editor;
@@ -60,6 +63,15 @@ pub(crate) fn patch(
         );
         warnings.push(Warning::new(WarningReason::Unending, message));
     }
+    if located::is_needed(pod.spec) && !is_located(config) {
+        let message = format!(
+            "its resolver (spec.dnsPolicy) may not know {}, and then its sidecar, and so the app, does not start: unless its nameservers \
+             know the cluster's names, set dnsPolicy ClusterFirst, or give the injector an address of the control plane \
+             (--control-address)",
+            config.control_address
+        );
+        warnings.push(Warning::new(WarningReason::Resolver, message));
+    }
     if config.rewrite_probes {
         let apart = probes::apart(pod.spec, &options);
         warnings.extend(apart.map(|message| Warning::new(WarningReason::Apart, message)));
@@ -87,6 +99,12 @@ pub(crate) fn label(
         source,
     })?;
     Ok(editor.finish())
+}
+
+/// Whether sidecars can be told where the control plane is without a name.
+fn is_located(config: &InjectorConfig) -> bool {
+    let named: Option<SocketAddr> = config.control_address.parse().ok();
+    named.or_else(|| config.control_at.at()).is_some()
 }
 
 /// Whether somebody waits for the end of such pods: the API server shows the webhook none of a Job but its pods.

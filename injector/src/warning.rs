@@ -17,6 +17,8 @@ tulle_runtime::named! {
         Unending = "unending",
         /// A probe or hook of a native sidecar of the pod's own is for a time when ours, which is none, does not run.
         Apart = "apart",
+        /// The pod's resolver may not know where the control plane is.
+        Resolver = "resolver",
         /// The namespace forbids what capture needs.
         PodSecurity = "pod_security",
         /// The webhook is asked about what is no pod.
@@ -28,7 +30,7 @@ impl WarningReason {
     /// Whether it is about annotations, which are for the author of the pod's workload to correct.
     #[must_use]
     pub fn is_annotation(self) -> bool {
-        !matches!(self, Self::PodSecurity | Self::NotAPod)
+        !matches!(self, Self::Resolver | Self::PodSecurity | Self::NotAPod)
     }
 }
 

@@ -11,7 +11,7 @@ use tulle_tests::{Kubernetes, eventually, gate};
 use crate::load::order::WEB;
 
 tulle_tests::cases! { in Kubernetes:
-    a_pod_whose_resolver_completes_no_names_finds_the_control_plane;
+    pods_with_resolvers_of_their_own_find_the_control_plane;
     a_copy_that_kubectl_debug_makes_of_a_pod_runs_in_the_mesh;
     the_author_of_a_deployment_reads_at_it_what_is_wrong_with_its_pods;
     prometheus_gets_both_metrics_under_strict_of_apps_with_http_and_https ["etcd", "curl"];
@@ -20,19 +20,33 @@ tulle_tests::cases! { in Kubernetes:
 const SOON: Duration = Duration::from_secs(90);
 const CALL: [&str; 4] = ["/usr/local/bin/tulle", "app", "call", "http://web/"];
 
-/// Nothing is added to a name: it is whole, or it is not found.
-const RESOLVER: &str = r#"
+/// Of the first nothing is added to a name: it is whole, or it is not found. The others ask somebody who knows no names of the
+/// cluster, and nobody at all.
+const RESOLVERS: &str = r#"
 apiVersion: v1
 kind: Pod
-metadata: { name: resolver, labels: { app: resolver } }
+metadata: { name: whole }
+spec:
+  terminationGracePeriodSeconds: 1
+  dnsConfig: { options: [{ name: ndots, value: "0" }] }
+  containers: [{ name: app, image: "tulle.test/pause:1" }]
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: of-the-node }
+spec:
+  terminationGracePeriodSeconds: 1
+  dnsPolicy: Default
+  containers: [{ name: app, image: "tulle.test/pause:1" }]
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: of-nobody }
 spec:
   terminationGracePeriodSeconds: 1
   dnsPolicy: None
-  dnsConfig: { nameservers: [10.96.0.10] }
-  containers:
-  - name: app
-    image: tulle.test/tulle:1
-    args: [app, serve, --http, "8080", --name, resolver]
+  dnsConfig: { nameservers: [127.0.0.1] }
+  containers: [{ name: app, image: "tulle.test/pause:1" }]
 "#;
 
 /// A workload whose annotations have no effect, the one by its name and the other by its value.
@@ -68,16 +82,20 @@ spec:
 /// A database that serves its metrics at two ports.
 const ETCD: &str = "tulle.test/etcd:1";
 
-async fn a_pod_whose_resolver_completes_no_names_finds_the_control_plane(
+async fn pods_with_resolvers_of_their_own_find_the_control_plane(
     kubernetes: &Kubernetes,
 ) -> anyhow::Result<()> {
     let kubernetes = kubernetes.meshed().await?;
-    // It is ready, which it is not without a certificate and a configuration.
-    let odd = kubernetes.apply_meshed("odd-resolver", RESOLVER).await?;
-    let pods = odd.get("pods")?;
-    let env = pods[0]["spec"]["initContainers"][1]["env"].to_string();
+    // They are ready, which they are not without a certificate and a configuration.
+    let odd = kubernetes.apply_meshed("odd-resolver", RESOLVERS).await?;
     let whole = "tulle-control.tulle-system.svc.cluster.local.:15012";
-    ensure!(env.contains(whole), "{env}");
+    let pods = odd.get("pods")?;
+    ensure!(pods.len() == 3, "{} pods", pods.len());
+    for pod in pods {
+        let name = pod["metadata"]["name"].as_str().context("it has a name")?;
+        let env = pod["spec"]["initContainers"][1]["env"].to_string();
+        ensure!(env.contains(whole) == (name == "whole"), "{name}: {env}");
+    }
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use tulle_runtime::trace;
 
 use super::limits::LimitArgs;
 use crate::options::{host_and_port, log_filter};
-use crate::{HookKey, InjectorConfig, Resources, Revision, Selector, quantity};
+use crate::{HookKey, InjectorConfig, Located, Resources, Revision, Selector, quantity};
 
 /// Settings of the injector.
 #[derive(Clone, Debug, clap::Args)]
@@ -195,6 +195,7 @@ impl Args {
             image_pull_policy: policy
                 .map_or_else(String::new, |policy| policy.get_name().to_owned()),
             control_address: self.control_address(),
+            control_at: Located::default(),
             trust_domain: self.trust_domain.as_str().to_owned(),
             cluster_domain: self.cluster_domain.clone(),
             log: sidecar.proxy_log.clone(),

@@ -10,6 +10,7 @@ use tulle_runtime::names::{
 
 use super::probes::Probes;
 use crate::config::{InjectorConfig, Resources};
+use crate::located;
 use crate::options::Options;
 
 /// Lifetime of the token for the CA; kubelet renews it at four fifths.
@@ -163,6 +164,12 @@ pub(crate) fn sidecar(
     container
 }
 
+/// The name, which is the surer the longer a pod lives, unless the pod's resolver may not know it.
+fn control_address(config: &InjectorConfig, pod: &PodSpec) -> String {
+    let known = config.control_at.at().filter(|_| located::is_needed(pod));
+    known.map_or_else(|| config.control_address.clone(), |it| it.to_string())
+}
+
 fn environment(
     options: &Options,
     config: &InjectorConfig,
@@ -175,7 +182,7 @@ fn environment(
         downward(variables::POD_NAMESPACE, "metadata.namespace"),
         downward(variables::POD_IP, "status.podIP"),
         downward(variables::SERVICE_ACCOUNT, "spec.serviceAccountName"),
-        variable(variables::CONTROL_ADDRESS, &config.control_address),
+        variable(variables::CONTROL_ADDRESS, control_address(config, pod)),
         variable(variables::TRUST_DOMAIN, &config.trust_domain),
         variable(variables::CLUSTER_DOMAIN, &config.cluster_domain),
         variable(variables::LOG, &options.log),
