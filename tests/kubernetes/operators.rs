@@ -4,16 +4,22 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
-use tulle_cluster::Cluster;
 use tulle_tests::kubernetes::install::{self, SYSTEM};
 use tulle_tests::kubernetes::{Namespace, Program};
 use tulle_tests::{Kubernetes, eventually};
 
 use crate::check::findings;
+use installation::{
+    an_installation_goes_without_a_trace,
+    others_and_helm_keep_what_is_theirs_until_somebody_insists,
+};
+
+mod installation;
 
 tulle_tests::cases! { in Kubernetes:
     proxies_are_listed_and_looked_into;
     an_installation_goes_without_a_trace;
+    others_and_helm_keep_what_is_theirs_until_somebody_insists;
     a_second_revision_serves_its_namespaces_beside_the_first ["alone"];
     network_policies_and_autoscalers_are_valid_by_schema_only;
 }
@@ -162,6 +168,23 @@ async fn a_second_revision_serves_its_namespaces_beside_the_first(
     claimed_twice(kubernetes)?;
     tried_each_for_itself(kubernetes).await?;
     heard_although_one_is_silent(kubernetes).await?;
+    goes_by_itself(kubernetes, new).await?;
+    let again = ["/usr/local/bin/tulle", "app", "call", "http://web/"];
+    eventually(SOON, async || old.exec("one", &again, "")?.ok()).await?;
+    Ok(())
+}
+
+/// Fails unless revision next goes once nobody needs it, and another one neither before it nor after it.
+async fn goes_by_itself(kubernetes: &Kubernetes, new: Namespace<'_>) -> anyhow::Result<()> {
+    let cluster = &kubernetes.cluster;
+    let nosuch = kubernetes.tulle(&["uninstall", "--revision", "nosuch"])?;
+    ensure!(
+        nosuch.status == 1
+            && nosuch
+                .stderr
+                .contains("there is no revision nosuch; there are: default, next"),
+        "{nosuch}"
+    );
     let uninstall = ["uninstall", "--revision", "next", "--yes"];
     let refused = kubernetes.tulle(&uninstall)?;
     ensure!(
@@ -171,16 +194,48 @@ async fn a_second_revision_serves_its_namespaces_beside_the_first(
                 .contains("1 pods still have a sidecar: moves/one;"),
         "{refused}"
     );
+    // As who would have pods later.
+    cluster.ask(["create", "namespace", "empty"], "")?;
+    let label = |label: &str| {
+        let label = ["label", "namespace", "empty", "--overwrite", label];
+        cluster.ask(label, "")
+    };
+    label("tulle.dev/rev=next")?;
     drop(new);
+    let asked = eventually(SOON, async || {
+        let asked = kubernetes.tulle(&uninstall)?;
+        ensure!(!asked.stderr.contains("still have a sidecar"), "{asked}");
+        Ok(asked)
+    })
+    .await?;
+    for words in [
+        "1 namespaces ask for revision next, and new pods there would start without a sidecar: empty",
+        "kubectl label namespace empty tulle.dev/rev=default --overwrite",
+    ] {
+        ensure!(asked.status == 1 && asked.stderr.contains(words), "{asked}");
+    }
+    let listed = kubernetes.tulle(&uninstall[..3])?;
+    ensure!(
+        listed.status == 0 && listed.stderr.contains("tulle.dev/rev=default --overwrite"),
+        "{listed}"
+    );
+    label("tulle.dev/rev=default")?;
     let gone = eventually(SOON, async || kubernetes.tulle(&uninstall)?.ok()).await?;
     ensure!(
         gone.contains("tulle-control-next") && !gone.contains(" tulle-control\n"),
         "{gone}"
     );
+    cluster.ask(["delete", "namespace", "empty"], "")?;
     eventually(SOON, async || install::serves(cluster)).await?;
-    let again = ["/usr/local/bin/tulle", "app", "call", "http://web/"];
-    eventually(SOON, async || old.exec("one", &again, "")?.ok()).await?;
-    Ok(())
+    let last = ["uninstall", "--revision", "default", "--force", "--yes"];
+    for (arguments, status) in [(&last[..3], 0), (&last, 1)] {
+        let said = kubernetes.tulle(arguments)?;
+        ensure!(
+            said.status == status && said.stderr.contains("it is the last one"),
+            "{said}"
+        );
+    }
+    install::serves(cluster)
 }
 
 /// Fails unless two who claim the same namespaces are found, and each with its own is not.
@@ -357,176 +412,4 @@ async fn network_policies_and_autoscalers_are_valid_by_schema_only(
         ensure!(try_it(&object).is_err(), "anything is valid");
     }
     Ok(())
-}
-
-async fn an_installation_goes_without_a_trace(_: &Kubernetes) -> anyhow::Result<()> {
-    let cluster = Cluster::start(1)?;
-    let before = everything(&cluster)?;
-    let program = Program::new()?;
-    install::install(&cluster, &["control.replicas=1"]).await?;
-    let namespace = Namespace::apply(&cluster, "shop", "tulle.dev/inject=enabled", WEB).await?;
-    let bundle = namespace.ask(["get", "configmap", "tulle-ca-root"], "");
-    ensure!(bundle.is_ok(), "{bundle:?}");
-    // What would change is shown, and nothing is changed by that.
-    let values = [
-        "--set",
-        "image.registry=tulle.test",
-        "--set",
-        "image.tag=\"1\"",
-        "--set",
-        "image.pullPolicy=Never",
-    ];
-    let upgrade = [&["upgrade", "--set", "control.replicas=1"], &values[..]].concat();
-    let same = program.run(&cluster, &upgrade)?;
-    ensure!(
-        same.status == 0 && same.stderr.contains("Nothing would change"),
-        "{same}"
-    );
-    // That some kinds cannot be listed, because whoever serves them is away, stops nobody.
-    cluster.ask(["apply", "-f", "-"], AWAY)?;
-    let other = [
-        &upgrade[..],
-        &[
-            "--set",
-            "control.log=debug",
-            "--set",
-            "injector.disruptionBudget=false",
-            "--set",
-            "injector.autoscaling.enabled=true",
-            "--set",
-            "injector.autoscaling.minReplicas=1",
-        ],
-    ]
-    .concat();
-    let shown = program.run(&cluster, &other)?;
-    ensure!(
-        shown.status == 1 && shown.stdout.contains("+         - --log=debug"),
-        "{shown}"
-    );
-    ensure!(
-        shown
-            .stdout
-            .contains("PodDisruptionBudget tulle-system/tulle-injector (deleted)"),
-        "{shown}"
-    );
-    let again = program.run(&cluster, &other)?;
-    ensure!(again.status == 1 && again.stdout == shown.stdout, "{again}");
-    let json = program.run(&cluster, &[&other[..], &["--output", "json"]].concat())?;
-    let changes: Vec<Value> = serde_json::from_str(&json.stdout)?;
-    let budget = changes
-        .iter()
-        .find(|it| it["kind"] == "PodDisruptionBudget");
-    ensure!(
-        json.status == 1 && budget.is_some_and(|it| it["change"] == "delete"),
-        "{json}"
-    );
-    let failed = program.run(&cluster, &["upgrade", "--set", "no.such=value"])?;
-    ensure!(failed.status == 2, "{failed}");
-    let done = program.run(&cluster, &[&other[..], &["--yes"]].concat())?;
-    ensure!(done.status == 0, "{done}");
-    // As many as there were, until autoscaling has them be more.
-    let replicas = "jsonpath={.spec.replicas}";
-    let get = [
-        "get",
-        "-n",
-        SYSTEM,
-        "deployment/tulle-injector",
-        "-o",
-        replicas,
-    ];
-    ensure!(cluster.ask(get, "")? == "2");
-    let same = program.run(&cluster, &other)?;
-    ensure!(
-        same.status == 0 && same.stderr.contains("Nothing would change"),
-        "{same}"
-    );
-
-    let listed = program.run(&cluster, &["uninstall"])?;
-    ensure!(
-        listed.status == 3
-            && listed.stderr.contains("Nothing was deleted")
-            && listed.stderr.contains("kinds of away.example"),
-        "{listed}"
-    );
-    ensure!(
-        listed.stdout.contains("tulle-ca-root") && !listed.stdout.contains("CustomResource"),
-        "{listed}"
-    );
-    // Pods that live by the control plane are in the way, whatever became of their label.
-    namespace.ask(["label", "pod", "one", "tulle.dev/proxied-"], "")?;
-    let refused = program.run(&cluster, &["uninstall", "--yes", "--purge"])?;
-    ensure!(
-        refused.status == 1
-            && refused
-                .stderr
-                .contains("1 pods still have a sidecar: shop/one;")
-            && refused.stderr.contains("--force"),
-        "{refused}"
-    );
-    let kept = [
-        "get",
-        "-n",
-        SYSTEM,
-        "secret/tulle-ca",
-        "deployment/tulle-control",
-    ];
-    cluster.ask(kept, "")?;
-    let force = ["uninstall", "--yes", "--purge", "--force"];
-    let deleted = program.run(&cluster, &force)?;
-    ensure!(
-        deleted.status == 3 && deleted.stderr.contains("something may be left"),
-        "{deleted}"
-    );
-    cluster.ask(["delete", "-f", "-"], AWAY)?;
-    drop(namespace);
-    eventually(SOON, async || {
-        let left = everything(&cluster)?;
-        let left: Vec<_> = left.iter().filter(|it| !before.contains(it)).collect();
-        ensure!(left.is_empty(), "left behind: {left:?}");
-        Ok(())
-    })
-    .await?;
-    let nothing = program.run(&cluster, &["uninstall"])?;
-    ensure!(
-        nothing.status == 0 && nothing.stderr.contains("Nothing of Tulle"),
-        "{nothing}"
-    );
-    Ok(())
-}
-
-/// Kinds that are served by somebody who is not there.
-const AWAY: &str = r#"
-apiVersion: apiregistration.k8s.io/v1
-kind: APIService
-metadata: { name: v1.away.example }
-spec:
-  group: away.example
-  version: v1
-  groupPriorityMinimum: 1000
-  versionPriority: 10
-  insecureSkipTLSVerify: true
-  service: { namespace: default, name: nobody }
-"#;
-
-/// The names of all objects of all kinds that stay, but for what the cluster itself writes as it goes.
-fn everything(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
-    let kinds = cluster.ask(["api-resources", "--verbs=list,delete", "-o", "name"], "")?;
-    let changing = [
-        "events",
-        "events.events.k8s.io",
-        "leases.coordination.k8s.io",
-    ];
-    let kinds: Vec<_> = kinds
-        .lines()
-        .filter(|kind| !changing.contains(kind))
-        .collect();
-    let list = ["get", &kinds.join(","), "-A", "-o", "name"].map(str::to_owned);
-    let mut names: Vec<_> = cluster
-        .ask(list.iter().map(String::as_str), "")?
-        .lines()
-        .map(str::to_owned)
-        .collect();
-    let ours = cluster.ask(["get", "leases", "-n", SYSTEM, "-o", "name"], "")?;
-    names.extend(ours.lines().map(str::to_owned));
-    Ok(names)
 }

@@ -8,6 +8,7 @@ mod connected;
 mod control;
 mod error;
 mod forward_proxy;
+mod helm;
 mod owned;
 mod pods;
 pub(crate) mod proxy;

@@ -33,6 +33,7 @@ use tulle_runtime::env::parse_duration;
 use super::{Access, Format, INCOMPLETE, print};
 use crate::error::CliError;
 use crate::progress::Progress;
+pub(super) use asked::ask_for;
 use finding::{Findings, Level};
 use injectors::Injectors;
 pub(super) use installed::some;

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::refusal::Permission;
+use super::uninstall::Hindrance;
 
 /// What a cluster has not answered, or not done.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +48,8 @@ pub(crate) enum ClusterError {
     SidecarsStay { count: usize, some: String },
     #[error("Helm has installed this, as release {release} in namespace {namespace}")]
     OfHelm { release: String, namespace: String },
+    #[error(transparent)]
+    Uninstall(#[from] Hindrance),
     #[error("pod {0} has no sidecar")]
     NoSidecar(String),
     #[error("no control plane of Tulle runs in this cluster")]
@@ -75,6 +78,7 @@ impl ClusterError {
     /// What the user can do about it.
     pub(crate) fn next_step(&self) -> Cow<'static, str> {
         let always = match self {
+            Self::Uninstall(hindrance) => return hindrance.next_step().into(),
             Self::Forbidden { permission, .. } => {
                 let command = permission.command();
                 return format!("have somebody do it who has it, or give it to you: `{command}` says whether you have").into();

@@ -1,6 +1,7 @@
 //! What of a cluster is ours: everything that bears our label, whoever wrote it.
 
 mod held;
+mod strangers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,7 +17,9 @@ use tulle_runtime::names::{CONTROL_NAMESPACE, labels};
 
 use super::{answer, ours, title};
 use crate::cluster::error::ClusterError;
+use crate::cluster::helm::Release;
 use crate::output;
+pub(super) use strangers::{Strangers, strangers};
 
 /// How long an object may take to be gone.
 const GONE: Duration = Duration::from_secs(60);
@@ -29,7 +32,7 @@ const AT_ONCE: usize = 8;
 /// The kind of namespaces.
 pub(super) const NAMESPACE: &str = "Namespace";
 /// The kind of what runs pods of ours.
-const DEPLOYMENT: &str = "Deployment";
+pub(super) const DEPLOYMENT: &str = "Deployment";
 
 /// By which Kubernetes keeps an object until what belongs to it is gone.
 const OF_KUBERNETES: &str = "foregroundDeletion";
@@ -52,6 +55,9 @@ pub(super) struct Owned {
     pub(super) name: String,
     #[serde(skip)]
     pub(super) labels: BTreeMap<String, String>,
+    /// What Helm has installed it with.
+    #[serde(skip)]
+    pub(super) release: Option<Release>,
     #[serde(skip)]
     api: Api<DynamicObject>,
 }
@@ -62,10 +68,14 @@ impl Owned {
         title(&self.kind, self.namespace.as_deref(), &self.name)
     }
 
-    /// Whether it was installed with a revision, and not written by a control plane at work.
+    /// The revision that it was installed with; none if a control plane at work has written it, or all share it.
+    pub(super) fn revision(&self) -> Option<&str> {
+        let of = self.labels.get(labels::REVISION).map(String::as_str);
+        of.filter(|_| self.labels.contains_key(labels::APP_NAME))
+    }
+
     pub(super) fn is_of(&self, revision: &str) -> bool {
-        let of = self.labels.get(labels::REVISION);
-        of.is_some_and(|of| of == revision) && self.labels.contains_key(labels::APP_NAME)
+        self.revision() == Some(revision)
     }
 
     pub(super) async fn delete(&self) -> Result<(), ClusterError> {
@@ -154,33 +164,8 @@ pub(super) async fn find(
     client: &Client,
     only: Option<&[(&str, &str)]>,
 ) -> Result<Found, ClusterError> {
-    let groups = client.list_api_groups();
-    let groups = answer("list the kinds of the cluster", groups).await?;
-    let mut names: Vec<_> = groups.groups.into_iter().map(|group| group.name).collect();
-    // The core group says nothing of itself; what two groups serve is taken of the first.
-    names.push(ApiGroup::CORE_GROUP.to_owned());
-    names.retain(|name| only.is_none_or(|only| only.iter().any(|(group, _)| group == name)));
-    names.sort();
     let mut found = Found::default();
-    let asked = names.iter().map(|name| async move {
-        let what = format!("list the kinds of {name}");
-        let group = discovery::group(client, name);
-        (name, answer(&what, group).await)
-    });
-    let mut asked = stream::iter(asked).buffered(AT_ONCE);
-    let mut kinds = Vec::new();
-    while let Some((name, group)) = asked.next().await {
-        match group {
-            Ok(group) => kinds.extend(listable(&group, only)),
-            Err(error) => {
-                let kinds = match name.as_str() {
-                    ApiGroup::CORE_GROUP => "core kinds".to_owned(),
-                    name => format!("kinds of {name}"),
-                };
-                found.unseen.insert(kinds, error.reason());
-            }
-        }
-    }
+    let kinds = kinds(client, only, &mut found.unseen).await?;
     let listed = kinds
         .into_iter()
         .map(|(resource, scope)| async move { list(client, resource, scope).await });
@@ -201,6 +186,41 @@ pub(super) async fn find(
         }
     }
     Ok(found)
+}
+
+/// The kinds whose objects may be ours, of those or of all that the cluster has. Where nobody could look is noted.
+async fn kinds(
+    client: &Client,
+    only: Option<&[(&str, &str)]>,
+    unseen: &mut BTreeMap<String, String>,
+) -> Result<Vec<(ApiResource, Scope)>, ClusterError> {
+    let groups = client.list_api_groups();
+    let groups = answer("list the kinds of the cluster", groups).await?;
+    let mut names: Vec<_> = groups.groups.into_iter().map(|group| group.name).collect();
+    // The core group says nothing of itself; what two groups serve is taken of the first.
+    names.push(ApiGroup::CORE_GROUP.to_owned());
+    names.retain(|name| only.is_none_or(|only| only.iter().any(|(group, _)| group == name)));
+    names.sort();
+    let asked = names.iter().map(|name| async move {
+        let what = format!("list the kinds of {name}");
+        let group = discovery::group(client, name);
+        (name, answer(&what, group).await)
+    });
+    let mut asked = stream::iter(asked).buffered(AT_ONCE);
+    let mut kinds = Vec::new();
+    while let Some((name, group)) = asked.next().await {
+        match group {
+            Ok(group) => kinds.extend(listable(&group, only)),
+            Err(error) => {
+                let kinds = match name.as_str() {
+                    ApiGroup::CORE_GROUP => "core kinds".to_owned(),
+                    name => format!("kinds of {name}"),
+                };
+                unseen.insert(kinds, error.reason());
+            }
+        }
+    }
+    Ok(kinds)
 }
 
 /// The kinds of a group whose objects may be ours.
@@ -241,6 +261,7 @@ async fn list(
             kind: resource.kind.clone(),
             name: object.name_any(),
             labels: object.labels().clone(),
+            release: Release::of(object.annotations()),
             namespace,
             api,
         };

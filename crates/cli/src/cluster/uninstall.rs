@@ -1,29 +1,39 @@
 //! `tulle uninstall`: takes away everything that Tulle brought into a cluster, wherever it is.
 
-use std::collections::BTreeSet;
+mod deletion;
+mod hindrance;
+mod revisions;
+
 use std::process::ExitCode;
 
 use clap::Args;
 use kube::Client;
+use tulle_runtime::names::CONTROL_NAMESPACE;
 
-use super::check::some;
+use super::error::ClusterError;
 use super::owned::{self, Found, NAMESPACE, Owned};
 use super::upgrade::KINDS;
 use super::{Access, Format, INCOMPLETE, print, sidecars};
 use crate::error::CliError;
 use crate::output;
 use crate::progress::Progress;
+pub(crate) use hindrance::Hindrance;
+use revisions::Revisions;
 
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 New pods get no sidecar then; those that have one keep it until they are restarted. As nobody renews certificates any more, they \
 fail when these end, within a day unless the installation says otherwise. So nothing is deleted while such pods are there, unless \
---force is given: have their namespaces ask for no mesh and restart them first. With --revision only pods of that revision count.
+--force is given: have their namespaces ask for no mesh and restart them first. With --revision only pods of that revision count, and \
+namespaces that ask for it are in the way, too: new pods there would start without a sidecar.
+
+What Helm has installed is left to Helm, unless --force is given. So is namespace tulle-system as long as something is in it that \
+is not of Tulle, which would go with it.
 
 The definitions of Tulle's own kinds stay, and with them the policies that were written, unless --purge is given.
 
-Exits with 1 if it could not be done, with 3 if it was, but for what could not be looked at, or goes only once somebody is back who \
-is away.
+Exits with 1 if it could not be done, with 3 if it was, but for what could not be looked at, goes only once somebody is back who is \
+away, or stays for others' sake.
 
 Examples:
   tulle uninstall             list what would be deleted
@@ -42,7 +52,8 @@ pub(crate) struct UninstallArgs {
     /// Only the parts of this revision, and nothing that others share; not for the last one
     #[arg(long, value_name = "NAME", conflicts_with = "purge")]
     revision: Option<String>,
-    /// Delete although pods with sidecars stay, which fail when their certificates end
+    /// Delete although something speaks against it: pods with sidecars, which fail when their certificates end; namespaces that ask
+    /// for the revision; a release of Helm's; others' objects in namespace tulle-system, which go with it
     #[arg(long)]
     force: bool,
     /// How to print what is deleted
@@ -64,36 +75,114 @@ pub(crate) async fn run(args: UninstallArgs) -> Result<ExitCode, CliError> {
     progress.says("looking for everything of Tulle");
     let mut found = owned::find(&client, args.kinds()).await?;
     drop(progress);
+    let revisions = Revisions::found(&found.objects);
     found.objects.retain(|object| args.wants(object));
     found.objects.sort_by_key(rank);
     found.warn();
     if found.objects.is_empty() {
-        let what = match &args.revision {
-            Some(revision) => format!("Nothing of revision {revision}"),
-            None => "Nothing of Tulle".to_owned(),
-        };
+        return nothing(&client, &args, &found, &revisions).await;
+    }
+    print(args.output, &found.objects, |targets| table(targets))?;
+    let mut hindrances = hindrances(&client, &args, &found, &revisions).await;
+    if !args.yes {
+        strangers(&client, &args, &found).await?;
+        for problem in hindrances {
+            output::warning(&format!("{problem}; {}", problem.next_step()));
+        }
+        output::note("Nothing was deleted: add --yes to delete all of this.");
+        return Ok(ended(&found));
+    }
+    let against = |it: &ClusterError| !args.force || !can_be_forced(it);
+    if hindrances.iter().any(against) {
+        let first = hindrances.remove(0);
+        for problem in hindrances {
+            output::warning(&format!("{problem}; {}", problem.next_step()));
+        }
+        return Err(first.into());
+    }
+    for problem in hindrances {
+        output::warning(&problem.to_string());
+    }
+    deletion::delete(&client, &args, found.objects).await
+}
+
+/// What to say where nothing is to be deleted.
+async fn nothing(
+    client: &Client,
+    args: &UninstallArgs,
+    found: &Found,
+    revisions: &Revisions,
+) -> Result<ExitCode, CliError> {
+    let say = |what: &str, found: &Found| {
         output::note(&match found.unseen.is_empty() {
             true => format!("{what} is in this cluster."),
             false => {
                 format!("{what} was found in this cluster, but not everything could be looked at.")
             }
         });
-        return Ok(ended(&found));
+        Ok(ended(found))
+    };
+    let Some(revision) = &args.revision else {
+        return say("Nothing of Tulle", found);
+    };
+    if !found.unseen.is_empty() {
+        return say(&format!("Nothing of revision {revision}"), found);
     }
-    print(args.output, &found.objects, |targets| table(targets))?;
-    let stay = sidecars::stay(&client, args.revision.as_deref()).await;
-    if !args.yes {
-        if let Err(problem) = stay {
-            output::warning(&problem.to_string());
+    let others = revisions.all();
+    if others.is_empty() {
+        // Definitions stay after an installation, and what control planes have written is of no revision.
+        let mut all = owned::find(client, None).await?;
+        all.objects.retain(|object| object.kind != CRD);
+        if all.objects.is_empty() {
+            all.warn();
+            return say("Nothing of Tulle", &all);
         }
-        output::note("Nothing was deleted: add --yes to delete all of this.");
-        return Ok(ended(&found));
     }
-    match stay {
-        Err(problem) if args.force => output::warning(&problem.to_string()),
-        stay => stay?,
+    let revision = revision.clone();
+    Err(ClusterError::from(Hindrance::NoSuchRevision { revision, others }).into())
+}
+
+/// Whether somebody may mean it all the same. The last revision goes with all that revisions share, and by another command.
+fn can_be_forced(problem: &ClusterError) -> bool {
+    !matches!(problem, ClusterError::Uninstall(Hindrance::LastRevision(_)))
+}
+
+/// What speaks against deleting it, what cannot be forced first.
+async fn hindrances(
+    client: &Client,
+    args: &UninstallArgs,
+    found: &Found,
+    revisions: &Revisions,
+) -> Vec<ClusterError> {
+    let releases = found.objects.iter().map(|it| it.release.as_ref());
+    let of_helm = hindrance::of_helm(releases).map_err(ClusterError::from);
+    let (mut last, mut asked) = (Ok(()), Ok(()));
+    if let Some(revision) = &args.revision {
+        last = hindrance::last(revisions, revision).map_err(ClusterError::from);
+        asked = hindrance::asked(client, revisions, revision).await;
     }
-    delete(&client, &args, found.objects).await
+    let sidecars = sidecars::stay(client, args.revision.as_deref()).await;
+    let all = [last, of_helm, sidecars, asked];
+    all.into_iter().filter_map(Result::err).collect()
+}
+
+/// Names what would go with our namespace, and is not ours.
+async fn strangers(
+    client: &Client,
+    args: &UninstallArgs,
+    found: &Found,
+) -> Result<(), ClusterError> {
+    if !found.objects.iter().any(|it| it.kind == NAMESPACE) {
+        return Ok(());
+    }
+    let strangers = owned::strangers(client, CONTROL_NAMESPACE, args.purge).await?;
+    if !strangers.objects.is_empty() {
+        output::warning(&format!(
+            "goes with namespace {CONTROL_NAMESPACE}, and is not of Tulle: {}; without --force the namespace stays",
+            strangers.objects.join(", ")
+        ));
+    }
+    Ok(())
 }
 
 impl UninstallArgs {
@@ -110,59 +199,16 @@ impl UninstallArgs {
     }
 }
 
-async fn delete(
-    client: &Client,
-    args: &UninstallArgs,
-    targets: Vec<Owned>,
-) -> Result<ExitCode, CliError> {
-    let (first, _) = targets.split_at(targets.partition_point(|target| rank(target) < FIRST.len()));
-    let mut progress = Progress::new();
-    for target in first {
-        progress.says(&format!("deleting {}", target.title()));
-        target.delete().await?;
-        // What stays for now is met again below; its pods are away, and have no rights any more by then.
-        target.gone().await?;
-    }
-    progress.says("looking for what is left");
-    // Now that nobody writes any more, also what was written until then.
-    let mut rest = owned::find(client, args.kinds()).await?;
-    rest.objects.retain(|object| args.wants(object));
-    rest.objects.sort_by_key(rank);
-    for target in &rest.objects {
-        progress.says(&format!("deleting {}", target.title()));
-        target.delete().await?;
-    }
-    let mut stay = BTreeSet::new();
-    for target in &rest.objects {
-        progress.says(&format!("waiting until {} is gone", target.title()));
-        if let Some(reason) = target.gone().await? {
-            progress.clear();
-            output::warning(&format!("{} is still there: {reason}", target.title()));
-            stay.insert(target.title());
-        }
-    }
-    drop(progress);
-    let deleted = first.iter().chain(&rest.objects).map(Owned::title);
-    let deleted: BTreeSet<_> = deleted.filter(|title| !stay.contains(title)).collect();
-    output::note(&format!("{} objects deleted.", deleted.len()));
-    if !rest.unseen.is_empty() {
-        let unseen: Vec<_> = rest.unseen.keys().map(String::as_str).collect();
-        output::warning(&format!(
-            "something may be left, for not everything could be looked at: {}; `tulle uninstall` says so once it can",
-            some(&unseen)
-        ));
-    }
-    match stay.is_empty() {
-        true => Ok(ended(&rest)),
-        false => Ok(ExitCode::from(INCOMPLETE)),
-    }
-}
-
 fn ended(found: &Found) -> ExitCode {
     match found.unseen.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::from(INCOMPLETE),
     }
+}
+
+/// Whether it goes before all that is looked for once more.
+fn acts(object: &Owned) -> bool {
+    rank(object) < FIRST.len()
 }
 
 /// The lower the earlier: what acts, what is acted upon, and what holds other things.

@@ -27,6 +27,13 @@ pub(super) fn revision(namespace: &Namespace) -> Option<&str> {
     named.map(String::as_str).filter(|name| !name.is_empty())
 }
 
+/// Whether new pods of a namespace get sidecars of a revision unless they say otherwise, by its name or because none is named.
+pub(in crate::cluster) fn ask_for(namespace: &Namespace, wanted: &str) -> bool {
+    let inject = namespace.labels().get(labels::INJECT).map(String::as_str);
+    let named = revision(namespace);
+    labels::ask_for_the_mesh(inject, named) && named.unwrap_or(DEFAULT_REVISION) == wanted
+}
+
 pub(super) fn namespaces(namespaces: &[Namespace], injectors: &Injectors, findings: &mut Findings) {
     for namespace in namespaces {
         let name = namespace.name_any();
@@ -171,6 +178,37 @@ mod tests {
             if let Some(found) = found {
                 assert!(found.state.contains("which means default"), "{found:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_namespace_asks_for_the_revision_that_it_names_or_for_the_default_one() {
+        for (labels, default, next) in [
+            (json!({ "tulle.dev/inject": "enabled" }), true, false),
+            (
+                json!({ "tulle.dev/inject": "enabled", "tulle.dev/rev": "" }),
+                true,
+                false,
+            ),
+            (
+                json!({ "tulle.dev/inject": "enabled", "tulle.dev/rev": "next" }),
+                false,
+                true,
+            ),
+            (json!({ "tulle.dev/rev": "next" }), false, true),
+            (json!({ "tulle.dev/rev": "default" }), true, false),
+            (json!({ "tulle.dev/rev": "" }), false, false),
+            (
+                json!({ "tulle.dev/inject": "disabled", "tulle.dev/rev": "next" }),
+                false,
+                false,
+            ),
+            (json!({}), false, false),
+        ] {
+            let namespace = json!({ "metadata": { "name": "shop", "labels": labels } });
+            let namespace = serde_json::from_value(namespace).expect("a namespace");
+            let asked = ["default", "next"].map(|revision| ask_for(&namespace, revision));
+            assert_eq!(asked, [default, next], "{labels}");
         }
     }
 

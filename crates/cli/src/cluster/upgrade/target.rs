@@ -9,18 +9,13 @@ use serde_json::{Value, json};
 use super::change::{Change, Verb};
 use super::replicas;
 use crate::cluster::error::ClusterError;
+use crate::cluster::helm::Release;
 use crate::cluster::{answer, title};
 use crate::error::CliError;
 use crate::output;
 
 /// Who owns the fields: whoever installs with kubectl, so that one goes on where the other was.
 const MANAGER: &str = "kubectl";
-
-/// What Helm notes on everything that it installs.
-const RELEASE: [&str; 2] = [
-    "meta.helm.sh/release-name",
-    "meta.helm.sh/release-namespace",
-];
 
 /// Where an object goes, and what it is to be.
 pub(super) struct Target {
@@ -139,12 +134,11 @@ impl Target {
 
 /// What Helm has installed is Helm's to change.
 fn not_of_helm(live: &DynamicObject) -> Result<(), ClusterError> {
-    let [release, namespace] = RELEASE.map(|key| live.annotations().get(key).cloned());
-    match release {
+    match Release::of(live.annotations()) {
         None => Ok(()),
-        Some(release) => Err(ClusterError::OfHelm {
-            release,
-            namespace: namespace.unwrap_or_default(),
+        Some(Release { name, namespace }) => Err(ClusterError::OfHelm {
+            release: name,
+            namespace,
         }),
     }
 }
