@@ -28,7 +28,14 @@ Examples:
   tulle inject -f deployment.yaml --revision next --proxy-cpu-limit 1
 
 What sidecars are like is said by the options of `tulle injector`, which an installation makes of its values: those of its \
-Deployment have the same effect here.")]
+Deployment have the same effect here.
+
+Of kinds that are not known here and have a pod template, such as a Rollout, nothing is changed: their pods are injected when they \
+are made, by the webhook of a cluster.
+
+The paths by which the sidecar calls the pod's hooks (`postStart`, `preStop`) come out the same each time, so that files can be \
+compared: whoever has the file, or can guess all that is in it, knows them, and may call them from another pod. The webhook's \
+cannot be known by who may not read the pod.")]
 pub(crate) struct InjectArgs {
     /// File or directory of manifests; `-` for standard input; may be repeated
     #[arg(short = 'f', long = "file", value_name = "FILE", required = true)]
@@ -251,25 +258,41 @@ fn inject(
         namespace.name,
         value["metadata"]["name"].as_str().unwrap_or("(unnamed)"),
     );
+    let foreign = has_foreign_template(&value);
     let outcome =
         inject_document(value, &namespace, config).map_err(|source| CliError::Inject {
             path,
             document: title.clone(),
             source: Box::new(source),
         })?;
-    match outcome.decision {
-        Decision::Skip(SkipReason::NotAWorkload) => {}
-        Decision::Inject(InjectReason::NamespaceLabel | InjectReason::NamespaceRevision)
-            if by_hand =>
-        {
-            output::note(&format!("{title}: injected"));
-        }
-        decision => output::note(&format!("{title}: {decision}")),
+    if let Some(what) = told(&outcome.decision, foreign, by_hand) {
+        output::note(&format!("{title}: {what}"));
     }
     for warning in &outcome.warnings {
         output::warning(&format!("{title}: {warning}"));
     }
     render(args.output, &outcome)
+}
+
+/// What there is to say of a document; nothing of one that makes no pods.
+fn told(decision: &Decision, foreign: bool, by_hand: bool) -> Option<String> {
+    match decision {
+        Decision::Skip(SkipReason::NotAWorkload) => foreign.then(|| {
+            "left as it is: its kind is not known here; its pods get a sidecar when they are made, by the webhook of a cluster"
+                .to_owned()
+        }),
+        Decision::Inject(InjectReason::NamespaceLabel | InjectReason::NamespaceRevision)
+            if by_hand =>
+        {
+            Some("injected".to_owned())
+        }
+        decision => Some(decision.to_string()),
+    }
+}
+
+/// Whether it has a pod template where workloads have theirs, as an Argo Rollout or a Service of Knative.
+fn has_foreign_template(document: &Value) -> bool {
+    document["spec"]["template"]["spec"]["containers"].is_array()
 }
 
 fn render(format: Format, outcome: &tulle_injector::Outcome) -> Result<String, CliError> {

@@ -146,6 +146,37 @@ fn a_list_counts_as_its_items_and_only_pods_have_patches() {
 }
 
 #[test]
+fn a_kind_that_is_not_known_stays_as_it_is_and_is_told_of_if_it_makes_pods() {
+    let rollout = "
+apiVersion: argoproj.io/v1alpha1
+kind: Rollout
+metadata: { name: web }
+spec: { template: { spec: { containers: [{ name: web }] } } }
+";
+    let passed = inject_text(rollout, &["--output", "json"]).expect("passed on");
+    let passed: Value = serde_json::from_str(&passed).expect("JSON");
+    let given: Value = serde_saphyr::from_str(rollout).expect("YAML");
+    assert_eq!(passed, given);
+    for (spec, makes_pods) in [
+        ("{ template: { spec: { containers: [] } } }", true),
+        ("{ template: { spec: { steps: [] } } }", false),
+        ("{ template: text }", false),
+        ("{ containers: [] }", false),
+    ] {
+        let document = serde_saphyr::from_str(&format!("kind: Any\nspec: {spec}"));
+        let document = document.expect("YAML");
+        let foreign = has_foreign_template(&document);
+        let decision = Decision::Skip(SkipReason::NotAWorkload);
+        let told = told(&decision, foreign, true).unwrap_or_default();
+        assert_eq!(
+            told.contains("its kind is not known here"),
+            makes_pods,
+            "{spec}: {told}"
+        );
+    }
+}
+
+#[test]
 fn a_bad_document_is_refused_by_name_and_cause() {
     let error = inject_text("kind: Pod\nmetadata: { name: web }\n", &[]).expect_err("no spec");
     assert_eq!(
