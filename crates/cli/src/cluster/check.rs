@@ -14,6 +14,7 @@ mod injectors;
 mod installed;
 mod nodes;
 mod parts;
+mod policies;
 mod ranges;
 mod refused;
 mod routes;

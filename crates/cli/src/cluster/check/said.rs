@@ -12,7 +12,7 @@ use tulle_runtime::names::{CA_CONFIG_MAP, CONTROL_NAMESPACE, CONTROL_SERVICE_ACC
 
 use super::finding::{Findings, Level};
 use super::workloads::Scope;
-use super::{connected, some};
+use super::{connected, policies, some};
 use crate::cluster::control::{self, Answers};
 use crate::cluster::error::ClusterError;
 use crate::cluster::{ago, status};
@@ -41,7 +41,8 @@ pub(super) async fn look(scope: &Scope<'_>, findings: &mut Findings) {
         signer(pod, told, jiff::Timestamp::now().as_second(), findings);
         refused(told, findings);
     }
-    source(&objects, findings);
+    let without_effect = policies::without_effect(client, broken(&objects)).await;
+    source(&objects, &without_effect, findings);
     if !proxies.is_empty() {
         let proxies = status::collect(proxies);
         let asked = connected::Asked {
@@ -166,8 +167,22 @@ fn refused_remedy(place: &str) -> String {
     )
 }
 
-/// Whether every object can be used.
-fn source(answers: &[(String, Value)], findings: &mut Findings) {
+/// The objects that cannot be used.
+fn broken(answers: &[(String, Value)]) -> BTreeSet<String> {
+    let problems = answers.iter().flat_map(|(_, it)| it["problems"].as_array());
+    let objects = problems.flatten().filter_map(|it| it["object"].as_str());
+    objects
+        .filter(|it| !it.is_empty())
+        .map(ToOwned::to_owned)
+        .collect()
+}
+
+/// Whether every object can be used; if not, whether nothing is in force of it.
+fn source(
+    answers: &[(String, Value)],
+    without_effect: &BTreeMap<String, &str>,
+    findings: &mut Findings,
+) {
     if answers.is_empty() {
         return;
     }
@@ -202,6 +217,18 @@ fn source(answers: &[(String, Value)], findings: &mut Findings) {
         Level::Warning,
         of_pods,
         "do what the message says; nothing else waits for it",
+    );
+    let (open, told): (BTreeSet<_>, BTreeSet<_>) = told
+        .into_iter()
+        .partition(|(object, _)| without_effect.contains_key(object));
+    let open = open.into_iter().map(|(object, state)| {
+        let effect = without_effect.get(&object).copied().unwrap_or_default();
+        (object, format!("{state}; {effect}"))
+    });
+    findings.few(
+        Level::Error,
+        open,
+        "correct the policy: it has had no good version, and its pods are as if it were not there",
     );
     findings.few(
         Level::Warning,
@@ -352,11 +379,51 @@ mod tests {
             let well = json!({ "synced": true, "problems": [] });
             source(
                 &[("a".to_owned(), well), ("b".to_owned(), answer)],
+                &BTreeMap::new(),
                 &mut findings,
             );
             assert_eq!(findings.worst(), level, "{name}");
             let ok = findings.all.iter().filter(|it| it.level == Level::Ok);
             assert_eq!(ok.count(), usize::from(level == Level::Ok), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_policy_of_which_nothing_is_in_force_is_an_error_and_one_with_a_good_version_none() {
+        let policy = "PeerAuthentication shop/strict";
+        let problem = json!({ "object": policy, "field": "spec.mode", "message": "bad" });
+        let answers = [(
+            "a".to_owned(),
+            json!({ "synced": true, "problems": [problem] }),
+        )];
+        assert_eq!(broken(&answers), [policy.to_owned()].into());
+        for (without_effect, level, state, promises) in [
+            (
+                Some(policy),
+                Level::Error,
+                "spec.mode bad; nothing of it is in force",
+                false,
+            ),
+            (None, Level::Warning, "spec.mode bad", true),
+            (
+                Some("PeerAuthentication shop/other"),
+                Level::Warning,
+                "spec.mode bad",
+                true,
+            ),
+        ] {
+            let without_effect = without_effect.into_iter();
+            let nothing = "nothing of it is in force";
+            let without_effect = without_effect.map(|it| (it.to_owned(), nothing)).collect();
+            let mut findings = Findings::default();
+            source(&answers, &without_effect, &mut findings);
+            let [found] = &findings.all[..] else {
+                panic!("{findings:?}");
+            };
+            let told = (found.level, &*found.subject, &*found.state);
+            assert_eq!(told, (level, policy, state));
+            let remedy = found.remedy.as_deref().expect("a remedy");
+            assert_eq!(remedy.contains("last good version"), promises, "{remedy}");
         }
     }
 
@@ -378,7 +445,7 @@ mod tests {
                 json!({ "object": "", "field": "", "resource": resource, "message": "m" });
             let answer = json!({ "synced": true, "problems": [problem] });
             let mut findings = Findings::default();
-            source(&[("a".to_owned(), answer)], &mut findings);
+            source(&[("a".to_owned(), answer)], &BTreeMap::new(), &mut findings);
             let [found] = &findings.all[..] else {
                 panic!("{findings:?}");
             };
@@ -421,7 +488,7 @@ mod tests {
             let problem = json!({ "object": object, "field": "", "message": "m" });
             let answer = json!({ "synced": true, "problems": [problem] });
             let mut findings = Findings::default();
-            source(&[("a".to_owned(), answer)], &mut findings);
+            source(&[("a".to_owned(), answer)], &BTreeMap::new(), &mut findings);
             let [found] = &findings.all[..] else {
                 panic!("{findings:?}");
             };
