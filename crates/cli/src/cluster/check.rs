@@ -13,6 +13,7 @@ mod informed;
 mod injectors;
 mod installed;
 mod nodes;
+mod objects;
 mod parts;
 mod policies;
 mod ranges;
