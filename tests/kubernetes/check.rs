@@ -9,12 +9,16 @@ use tulle_tests::kubernetes::{Namespace, Program};
 use tulle_tests::{Kubernetes, Ran, eventually};
 
 use crate::operators::WEB;
+use unmade::pods_that_are_not_made_for_no_sidecars_sake_are_a_warning_until_they_are;
+
+mod unmade;
 
 tulle_tests::cases! { in Kubernetes:
     what_is_wrong_is_found_and_has_a_remedy ["alone"];
     what_is_asked_for_in_vain_is_found;
     a_quota_that_keeps_sidecars_out_is_found_until_they_meet_it;
     a_limit_range_that_keeps_sidecars_out_is_found_until_they_meet_it;
+    pods_that_are_not_made_for_no_sidecars_sake_are_a_warning_until_they_are;
     a_sidecar_that_is_not_connected_is_found;
     what_a_viewer_may_not_see_is_unknown_with_the_right_that_it_takes;
 }

@@ -20,6 +20,7 @@ mod ranges;
 mod refused;
 mod routes;
 mod said;
+mod unmade;
 mod unstarted;
 mod webhook;
 mod workloads;

@@ -1,15 +1,14 @@
 //! Pods with sidecars that the API server does not let be made: their author sees a workload that has none, and no more.
 
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{LimitRange, Namespace, Pod, ResourceQuota};
 use kube::ResourceExt as _;
 use tulle_runtime::names::{DEFAULT_REVISION, annotations};
 
 use super::annotations::sidecar;
-use super::finding::{Findings, Level};
+use super::finding::Findings;
 use super::injectors::Injectors;
 use super::workloads::Scope;
-use super::{asked, ranges};
+use super::{asked, ranges, unmade};
 use crate::cluster::error::ClusterError;
 
 /// What a quota counts that sidecars do not have by default.
@@ -51,19 +50,7 @@ pub(super) async fn look(
         }
     }
     ranges::look(&ranges, meshed, injected, injectors, findings);
-    let in_mesh = |it: &Deployment| {
-        let of = it.namespace();
-        meshed.iter().any(|it| it.metadata.name == of)
-    };
-    let deployments: Vec<Deployment> = scope.list("Deployments", "").await?;
-    findings.few(
-        Level::Error,
-        deployments
-            .iter()
-            .filter_map(|it| without_pods(it, in_mesh(it))),
-        "put right in its pod template, or in its namespace, what the message says",
-    );
-    Ok(())
+    unmade::look(scope, meshed, findings).await
 }
 
 /// Whether it counts that of all pods: one with a scope is for some of them alone.
@@ -89,22 +76,6 @@ fn has(pod: &Pod) -> bool {
     let resources = sidecar(pod).and_then(|it| it.resources.as_ref());
     let limits = resources.and_then(|it| it.limits.as_ref());
     limits.is_some_and(|limits| limits.contains_key("cpu"))
-}
-
-/// A workload with the reason why its pods are not made, if that is about sidecars, or may be.
-fn without_pods(deployment: &Deployment, in_mesh: bool) -> Option<(String, String)> {
-    let conditions = deployment.status.as_ref()?.conditions.iter().flatten();
-    let failed = conditions
-        .filter(|it| it.type_ == "ReplicaFailure" && it.status == "True")
-        .find_map(|it| it.message.as_deref())?;
-    let subject = format!(
-        "{}/deployment/{}",
-        deployment.namespace().unwrap_or_default(),
-        deployment.name_any()
-    );
-    // A LimitRange does not name the container.
-    let ours = failed.contains("tulle") || (in_mesh && failed.contains(" per Container is "));
-    ours.then(|| (subject, format!("its pods are not made: {failed}")))
 }
 
 #[cfg(test)]
@@ -142,31 +113,5 @@ mod tests {
         assert!(pod("tulle-proxy", json!({ "cpu": "1" })));
         assert!(!pod("tulle-proxy", json!({ "memory": "1Gi" })));
         assert!(!pod("other", json!({ "cpu": "1" })));
-    }
-
-    #[test]
-    fn a_workload_that_has_no_pods_for_its_sidecars_sake_is_told_why() {
-        let of = |kind: &str, status: &str, message: &str, in_mesh: bool| {
-            let condition = json!({ "type": kind, "status": status, "message": message });
-            let metadata = json!({ "name": "web", "namespace": "shop" });
-            let status = json!({ "conditions": [condition] });
-            let deployment = read(json!({ "metadata": metadata, "status": status }));
-            without_pods(&deployment, in_mesh)
-        };
-        let told = |kind: &str, status: &str, message: &str| of(kind, status, message, true);
-        let range = "minimum cpu usage per Container is 50m, but request is 10m";
-        for in_mesh in [true, false] {
-            let found = of("ReplicaFailure", "True", range, in_mesh);
-            assert_eq!(found.is_some(), in_mesh, "{found:?}");
-        }
-        let message = "admission webhook \"namespace.injector.tulle.dev\" denied the request: no";
-        let expected = (
-            "shop/deployment/web".to_owned(),
-            format!("its pods are not made: {message}"),
-        );
-        assert_eq!(told("ReplicaFailure", "True", message), Some(expected));
-        assert_eq!(told("ReplicaFailure", "False", message), None);
-        assert_eq!(told("Available", "True", message), None);
-        assert_eq!(told("ReplicaFailure", "True", "exceeded quota: pods"), None);
     }
 }

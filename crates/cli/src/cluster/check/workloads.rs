@@ -94,6 +94,20 @@ impl Scope<'_> {
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
         K: Clone + DeserializeOwned + std::fmt::Debug,
     {
+        self.list_with(kinds, selector, "").await
+    }
+
+    /// The same, of those that have such fields.
+    pub(super) async fn list_with<K>(
+        &self,
+        kinds: &str,
+        selector: &str,
+        fields: &str,
+    ) -> Result<Vec<K>, ClusterError>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+        K: Clone + DeserializeOwned + std::fmt::Debug,
+    {
         let (api, what): (Api<K>, _) = match self.namespace {
             Some(name) => {
                 let api = Api::namespaced(self.client.clone(), name);
@@ -101,7 +115,7 @@ impl Scope<'_> {
             }
             None => (Api::all(self.client.clone()), format!("list the {kinds}")),
         };
-        let list = ListParams::default().labels(selector);
+        let list = ListParams::default().labels(selector).fields(fields);
         Ok(answer(&what, api.list(&list)).await?.items)
     }
 }
