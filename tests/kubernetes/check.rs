@@ -11,6 +11,7 @@ use tulle_tests::{Kubernetes, Ran, eventually};
 use crate::operators::WEB;
 use unmade::pods_that_are_not_made_for_no_sidecars_sake_are_a_warning_until_they_are;
 
+mod policies;
 mod unmade;
 
 tulle_tests::cases! { in Kubernetes:
@@ -91,6 +92,7 @@ async fn what_is_wrong_is_found_and_has_a_remedy(kubernetes: &Kubernetes) -> any
                 .contains("enforces the pod security level baseline"),
         "{run}"
     );
+    policies::are_judged_by_what_is_in_force(kubernetes, &bare).await?;
     drop(bare);
     // A control plane that does not run is named, with where to look.
     let scale = |replicas: &str| {
