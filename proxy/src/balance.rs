@@ -177,17 +177,36 @@ pub fn report_failed_response(endpoint: &Endpoint, now: u64) {
     });
 }
 
+/// Keeps an endpoint out for a while in which the sidecar finds out whether it can be connected to, unless too many are out.
+pub fn begin_look(cluster: &Cluster, endpoint: &Endpoint, now: u64, look: Duration) {
+    let out = cluster.endpoints.iter().filter(|it| is_out(it, now));
+    let allowed = most_ejected(cluster);
+    if is_out(endpoint, now) || (out.count() as u64) < allowed {
+        let until = now.saturating_add(milliseconds(look));
+        endpoint.state.trial_until.store(until, Relaxed);
+    }
+}
+
+/// Has requests find out the rest: one, if the endpoint was ejected.
+pub fn end_look(endpoint: &Endpoint) {
+    endpoint.state.trial_until.store(0, Relaxed);
+}
+
+/// How many endpoints of a cluster may be ejected at a time.
+fn most_ejected(cluster: &Cluster) -> u64 {
+    cluster.endpoints.len() as u64 * u64::from(cluster.outlier.max_ejection_percent) / 100
+}
+
 /// Whether an endpoint is ejected at a moment.
 #[must_use]
 pub fn is_ejected(endpoint: &Endpoint, now: u64) -> bool {
     endpoint.state.ejected_until.load(Relaxed) > now
 }
 
-/// Whether an endpoint is ejected at a moment, or was and is on trial by a request before this one.
+/// Whether an endpoint is ejected at a moment, or somebody is finding out whether it can be reached.
 fn is_out(endpoint: &Endpoint, now: u64) -> bool {
     let state = &endpoint.state;
-    let until = state.ejected_until.load(Relaxed);
-    until > now || (until != 0 && state.trial_until.load(Relaxed) > now)
+    state.ejected_until.load(Relaxed) > now || state.trial_until.load(Relaxed) > now
 }
 
 /// How many endpoints of a cluster are ejected at a moment.
@@ -211,9 +230,7 @@ pub fn report_connect_failure(cluster: &Cluster, endpoint: &Endpoint, now: u64) 
     if failures < cluster.outlier.consecutive_local_failures || is_ejected(endpoint, now) {
         return false;
     }
-    let allowed =
-        cluster.endpoints.len() as u64 * u64::from(cluster.outlier.max_ejection_percent) / 100;
-    if ejected(cluster, now) as u64 >= allowed {
+    if ejected(cluster, now) as u64 >= most_ejected(cluster) {
         return false;
     }
     let exponent = state.ejections.fetch_add(1, Relaxed);
@@ -229,11 +246,11 @@ pub fn report_connect_success(endpoint: &Endpoint) {
     // Reading first keeps the cache line shared while nothing is wrong.
     if state.consecutive_failures.load(Relaxed) != 0 {
         state.consecutive_failures.store(0, Relaxed);
+        state.trial_until.store(0, Relaxed);
     }
     if state.ejections.load(Relaxed) != 0 {
         state.ejections.store(0, Relaxed);
         state.ejected_until.store(0, Relaxed);
-        state.trial_until.store(0, Relaxed);
     }
 }
 

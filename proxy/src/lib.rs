@@ -33,6 +33,7 @@ pub mod route;
 pub mod balance;
 pub mod ready;
 pub mod retry;
+mod scout;
 pub mod telemetry;
 pub mod upstream;
 

@@ -20,6 +20,7 @@ use crate::config::{Cluster, Endpoint};
 use crate::conn::Downstream;
 use crate::io::{IoStream, Transport};
 use crate::net::{Reach, dial, reset};
+use crate::scout;
 use crate::telemetry::{ConnectionRecord, Limit, ResponseFlag};
 use crate::tls::TlsError;
 use crate::worker::Worker;
@@ -63,6 +64,11 @@ impl TcpError {
             Self::NoEndpoint(_) => ResponseFlag::NoHealthyUpstream,
             Self::Connect { .. } | Self::Tls { .. } => ResponseFlag::UpstreamConnectionFailure,
         }
+    }
+
+    /// Whether nobody answered in time.
+    fn is_late(&self) -> bool {
+        matches!(self, Self::Connect { source, .. } if source.kind() == io::ErrorKind::TimedOut)
     }
 
     /// Why, in one word, for the access log.
@@ -128,7 +134,7 @@ pub async fn connect(
                 });
             }
             Err(error) => {
-                balance::report_connect_failure(&cluster, &endpoint, balance::now_ms());
+                scout::connect_failed(worker, &cluster, &endpoint, error.is_late());
                 tracing::debug!(cluster = %name, endpoint = %endpoint.address, %error, "attempt failed");
                 if tried.len() >= ATTEMPTS {
                     return Err(error);

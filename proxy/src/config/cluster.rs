@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -230,8 +230,10 @@ pub struct EndpointState {
     pub ejections: AtomicU32,
     /// Milliseconds since the process's start at which the ejection ends; 0: not ejected.
     pub ejected_until: AtomicU64,
-    /// Until when a request finds out, since the ejection ended, whether the endpoint is back; others pass it by.
+    /// Until when somebody finds out whether the endpoint can be reached; others pass it by.
     pub trial_until: AtomicU64,
+    /// Whether the sidecar itself looks after it.
+    pub scouted: AtomicBool,
     /// Milliseconds since the process's start until which failed responses make it less attractive.
     pub troubled_until: AtomicU64,
 }

@@ -13,6 +13,7 @@ mod herd;
 mod inbound;
 mod interim;
 mod limits;
+mod lost;
 mod messages;
 mod outbound;
 mod overload;

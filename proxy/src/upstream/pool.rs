@@ -28,6 +28,7 @@ use crate::config::{Cluster, Config, Endpoints, Snapshot};
 use crate::conn::HttpVersion;
 use crate::map::Map;
 use crate::net::Reach;
+use crate::scout;
 use crate::telemetry::Limit;
 use crate::worker::Worker;
 
@@ -224,7 +225,7 @@ impl Pools {
         if let Some(turn) = turn {
             turn.end(made.is_ok());
         }
-        report(target, &made);
+        report(worker, target, &made);
         self.tend_later(&worker.config);
         // One that is about to be left may still do.
         made.or_else(|error| shelf.take(careful).ok_or_else(|| error.into()))
@@ -374,21 +375,24 @@ impl Drop for Abandoned<'_> {
         if let Some(target) = self.0
             && target.ends.is_some_and(|ends| ends <= Instant::now())
         {
-            report(target, &Err(ConnectError::Timeout));
+            // Whoever drops it may be at the end of all, where nothing can be begun any more.
+            if let Some(endpoint) = &target.endpoint {
+                balance::report_connect_failure(&target.cluster, endpoint, balance::now_ms());
+            }
         }
     }
 }
 
 /// Tells the balancer whether the endpoint could be reached.
-fn report(target: &Target, made: &Result<Lease, ConnectError>) {
+fn report(worker: &Worker, target: &Target, made: &Result<Lease, ConnectError>) {
     let Some(endpoint) = &target.endpoint else {
         return;
     };
     match made {
         Ok(_) => balance::report_connect_success(endpoint),
         Err(error) => {
-            let ejected =
-                balance::report_connect_failure(&target.cluster, endpoint, balance::now_ms());
+            let late = matches!(error, ConnectError::Timeout);
+            let ejected = scout::connect_failed(worker, &target.cluster, endpoint, late);
             tracing::debug!(server.addr = %target.address, cluster = %target.cluster.name, %error, ejected, "connect failed");
         }
     }
