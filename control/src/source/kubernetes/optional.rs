@@ -1,11 +1,10 @@
 //! A kind that a CustomResourceDefinition brings: followed while there is one, in a version that it serves.
 
-use std::pin::pin;
-use std::sync::Arc;
-
 use kube::Client;
+use std::pin::pin;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::definition::{Definition, Definitions};
 use super::health::Health;
@@ -94,11 +93,10 @@ impl Optional {
     async fn defined(&mut self, definition: &Definition) -> bool {
         let mut versions = self.custom.versions.iter();
         let version = versions.find(|it| definition.served.iter().any(|served| served == *it));
-        let unknown = version.is_none() && !definition.served.is_empty();
-        self.note(unknown.then_some(definition));
         let Some(version) = version.copied() else {
-            return self.stop().await;
+            return self.unserved(definition).await;
         };
+        self.note(None);
         if self.version != Some(version) {
             tracing::info!(resource.type = self.custom.definition, version, "followed");
             self.version = Some(version);
@@ -120,6 +118,38 @@ impl Optional {
         true
     }
 
+    /// There is a definition, and nobody can read its objects by it. They are there all the same: what is known of them stays, and
+    /// where nothing is known yet, policies are waited for, which would be open otherwise.
+    async fn unserved(&mut self, definition: &Definition) -> bool {
+        self.version = None;
+        self.objects = None;
+        let known = self.ledger.is_listed();
+        let waits = !known && !self.custom.kind.is_route();
+        let what = if known {
+            "what is known of its objects stays in force, and what is changed of them does not count"
+        } else if waits {
+            "no control plane that begins serves anybody before it can read its objects"
+        } else {
+            "its objects are not used"
+        };
+        let served = match definition.served.as_slice() {
+            [] => "no version, or is not established".to_owned(),
+            served => format!("{} only", served.join(", ")),
+        };
+        let versions = self.custom.versions.join(" or ");
+        let message = format!("serves {served}, and {what}: serve {versions}");
+        if waits {
+            let kind = self.custom.kind.as_str().into();
+            self.report.metrics().unread(&kind);
+            let (awaited, since) = (self.report.awaited(), Instant::now());
+            awaited.fails(&kind, self.place(), since, message.clone());
+        }
+        // Nobody need be told of one of routes that was made a moment ago.
+        let told = known || waits || !definition.served.is_empty();
+        self.note(told.then_some(message));
+        known || waits || self.stop().await
+    }
+
     async fn undefined(&mut self) -> bool {
         self.note(None);
         self.stop().await
@@ -131,27 +161,27 @@ impl Optional {
             tracing::info!(resource.type = self.custom.definition, "not served any more");
         }
         self.objects = None;
+        let kind = self.custom.kind.as_str();
+        self.report.awaited().ends(kind);
+        self.report.metrics().forget(&kind.into());
         self.ledger.clear(&self.writer).await
     }
 
-    /// Reports a definition that serves nothing that can be read.
-    fn note(&self, unknown: Option<&Definition>) {
-        let place: Arc<str> = format!("CustomResourceDefinition {}", self.custom.definition).into();
-        let place = Place::Resource(place);
-        let problem = unknown.map(|definition| Problem {
+    /// Reports what is wrong with the definition, if anything is.
+    fn note(&self, message: Option<String>) {
+        let place = self.place();
+        let problem = message.map(|message| Problem {
             field: "spec.versions".to_owned(),
-            ..Problem::of(
-                place.clone(),
-                format!(
-                    "serves {} only, and its objects are not used: serve {}",
-                    definition.served.join(", "),
-                    self.custom.versions.join(" or ")
-                ),
-            )
+            ..Problem::of(place.clone(), message)
         });
         for problem in self.report.replace(&place, problem.into_iter().collect()) {
             tracing::warn!(resource.type = self.custom.definition, error = %problem.message, "definition not used");
         }
+    }
+
+    fn place(&self) -> Place {
+        let definition = self.custom.definition;
+        Place::Resource(format!("CustomResourceDefinition {definition}").into())
     }
 }
 

@@ -136,7 +136,7 @@ async fn objects_stay_while_another_version_of_their_kind_is_served() {
 
 #[tokio::test]
 async fn objects_go_with_their_definition() {
-    for how in ["deleted", "missed", "not served"] {
+    for how in ["deleted", "missed"] {
         let (mut rig, mut definitions) = routes(Some(definition(1, &[("v1", true)]))).await;
         let mut stream = rig.server.asked_for(&path("v1")).await.begin().await;
         stream.event("ADDED", &route("a", 2)).await;
@@ -147,11 +147,6 @@ async fn objects_go_with_their_definition() {
             "deleted" => {
                 definitions
                     .event("DELETED", &definition(14, &[("v1", true)]))
-                    .await
-            }
-            "not served" => {
-                definitions
-                    .event("MODIFIED", &definition(14, &[("v1", false)]))
                     .await
             }
             _ => {
@@ -189,6 +184,73 @@ async fn a_definition_whose_versions_are_all_unknown_is_reported() {
         .await;
     rig.server.asked_for(&path("v1")).await;
     assert!(rig.report.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_known_stays_while_a_definition_serves_nothing_that_can_be_read() {
+    for served in [&[("v1", false)][..], &[("v1", false), ("v3", true)]] {
+        let (mut rig, mut definitions) = routes(Some(definition(1, &[("v1", true)]))).await;
+        let mut stream = rig.server.asked_for(&path("v1")).await.begin().await;
+        stream.event("ADDED", &route("a", 2)).await;
+        stream.complete("13").await;
+        rig.until(|world| world.synced() && names(world) == ["a"])
+            .await;
+        definitions.event("MODIFIED", &definition(14, served)).await;
+        while rig.report.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let problem = rig.report.problems().remove(0);
+        assert!(problem.message.contains("stays in force"), "{problem}");
+        assert_eq!(names(&rig.store.world()), ["a"]);
+        definitions
+            .event("MODIFIED", &definition(16, &[("v1", true)]))
+            .await;
+        let mut stream = rig.server.asked_for(&path("v1")).await.begin().await;
+        assert!(rig.report.is_empty());
+        stream.event("ADDED", &route("b", 17)).await;
+        stream.complete("18").await;
+        rig.until(|world| names(world) == ["b"]).await;
+    }
+}
+
+#[tokio::test]
+async fn policies_whose_definition_serves_nothing_that_can_be_read_are_waited_for() {
+    for served in [&[("v1", true)][..], &[]] {
+        let (mut rig, mut definitions) =
+            objects_of(&OPTIONAL[4], Some(definition(1, served))).await;
+        rig.snapshots.listed(&BTreeSet::new());
+        while rig.report.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!rig.store.world().synced());
+        let unread = rig.report.unread();
+        for words in [
+            ": PeerAuthentication\nCustomResourceDefinition peerauthentications.tulle.dev: serves ",
+            "serve v1alpha1",
+        ] {
+            assert!(unread.contains(words), "{unread}");
+        }
+        let unread = "source_unread{kind=\"PeerAuthentication\"}";
+        assert_eq!(rig.metric(unread).as_deref(), Some("1"));
+        definitions
+            .event("MODIFIED", &definition(16, &[("v1alpha1", true)]))
+            .await;
+        let policies = "/apis/tulle.dev/v1alpha1/peerauthentications";
+        let mut stream = rig.server.asked_for(policies).await.begin().await;
+        stream.complete("18").await;
+        rig.until(World::synced).await;
+        assert!(rig.report.is_empty(), "{:?}", rig.report.problems());
+        assert_eq!(rig.metric(unread), None);
+    }
+    // One that goes takes all that there may be along.
+    let (mut rig, mut definitions) =
+        objects_of(&OPTIONAL[4], Some(definition(1, &[("v1", true)]))).await;
+    rig.snapshots.listed(&BTreeSet::new());
+    definitions
+        .event("DELETED", &definition(2, &[("v1", true)]))
+        .await;
+    rig.until(World::synced).await;
+    assert!(rig.report.is_empty(), "{:?}", rig.report.problems());
 }
 
 #[tokio::test]
