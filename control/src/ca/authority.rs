@@ -387,17 +387,28 @@ async fn first_roots(settings: &Settings) -> Result<Roots, CaError> {
 async fn open(settings: &Settings) -> Result<Option<Roots>, CaError> {
     let memory = &settings.memory;
     let loaded = memory.load().await?;
-    let new = loaded.is_none();
-    let mut roots = match loaded {
-        Some(roots) => roots,
-        None if settings.leadership.term().is_none() => return Ok(None),
-        None => {
-            memory.may_begin().await?;
+    let now = (settings.now)();
+    let (mut roots, new) = match loaded {
+        Some(roots) if !has_ended(roots.signer(), settings, now)? => (roots, false),
+        _ if settings.leadership.term().is_none() => return Ok(None),
+        loaded => {
+            let begins = loaded.is_none();
+            if begins {
+                memory.may_begin().await?;
+            }
             let root = match &settings.plugged {
-                Some(plugged) => plugged.root().await?,
+                Some(plugged) => plugged.root(now).await?,
                 None => new_root(&settings.trust_domain)?,
             };
-            Roots::new(root)
+            let roots = match loaded {
+                Some(mut roots) => {
+                    tracing::warn!("the root has expired, and another one takes its place at once");
+                    roots.take_over(root, now);
+                    roots
+                }
+                None => Roots::new(root),
+            };
+            (roots, true)
         }
     };
     if roots.note_leaf_ttl(longest_leaf(settings)) || new {
@@ -407,6 +418,16 @@ async fn open(settings: &Settings) -> Result<Option<Roots>, CaError> {
     }
     tracing::info!(place = memory.place(), new, "CA root");
     Ok(Some(roots))
+}
+
+/// Whether nothing can be signed with it any more.
+fn has_ended(pem: &RootPem, settings: &Settings, now: SystemTime) -> Result<bool, CaError> {
+    let broken = |error: tulle_identity::Error| CaError::Broken {
+        place: settings.memory.place(),
+        reason: error.full(),
+    };
+    let root = Root::from_pem_for(&pem.secret, &settings.trust_domain).map_err(broken)?;
+    Ok(root.not_after() <= now)
 }
 
 /// How long a leaf of a root may still be in use after the root has stopped signing.

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
@@ -42,8 +43,8 @@ impl Plugged {
         format!("Secret {}/{}", names::CONTROL_NAMESPACE, self.name)
     }
 
-    /// The root that is in it now, if it is good.
-    pub(crate) async fn root(&self) -> Result<RootPem, CaError> {
+    /// The root that is in it now, if it is good at that time.
+    pub(crate) async fn root(&self, now: SystemTime) -> Result<RootPem, CaError> {
         self.hint.store(false, Ordering::Relaxed);
         let found = call(self.secrets.get_opt(&self.name)).await;
         let found = found.map_err(|source| {
@@ -71,6 +72,14 @@ impl Plugged {
                 "it is of trust domain {found}, not {}",
                 self.domain
             )));
+        }
+        if root.not_after() <= now {
+            return Err(self.bad("it has expired: put one there that is valid"));
+        }
+        if root.not_before() > now {
+            // Nobody tells when it is.
+            self.hint.store(true, Ordering::Relaxed);
+            return Err(self.bad("it is not valid yet: wait, or see that clocks agree"));
         }
         Ok(RootPem::provided(&root))
     }

@@ -176,6 +176,29 @@ impl Roots {
         Ok(())
     }
 
+    /// The root that is announced and has not signed yet.
+    pub(crate) fn next(&self) -> Option<&RootPem> {
+        matches!(self.stage, Stage::Announced { .. }).then(|| &self.roots[1])
+    }
+
+    /// Takes back what is announced and has not signed yet: nobody has anything of it.
+    pub(crate) fn withdraw(&mut self) {
+        if self.next().is_some() {
+            self.roots.truncate(1);
+            self.stage = Stage::Steady;
+        }
+    }
+
+    /// Signs with another root at once: the present one has expired, so there is nobody left who needs time to hear of it.
+    pub(crate) fn take_over(&mut self, root: RootPem, now: SystemTime) {
+        let signer = self.signer().clone();
+        self.roots = vec![signer, root];
+        self.stage = Stage::Switched {
+            since: seconds(now),
+            longest_leaf: 0,
+        };
+    }
+
     /// The bundle with the announced root has only now left; returns whether that matters.
     pub(crate) fn announced(&mut self, now: SystemTime) -> bool {
         match &mut self.stage {

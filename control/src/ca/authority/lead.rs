@@ -3,7 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use super::{
-    Authority, CaError, LOOK, RETRY, ROOT_RENEWAL, Roots, Stage, longest_leaf, new_root, ready,
+    Authority, CaError, LOOK, RETRY, ROOT_RENEWAL, Roots, Stage, State, has_ended, longest_leaf,
+    new_root, ready,
 };
 
 impl Authority {
@@ -107,7 +108,7 @@ impl Authority {
             self.adopt(roots).await?;
             tracing::info!(
                 ?stage,
-                "there is another root to sign with, now or once it is announced"
+                "what signs has changed, or what is announced to sign"
             );
             return Ok(Duration::ZERO);
         }
@@ -153,13 +154,18 @@ impl Authority {
         let now = (self.settings.now)();
         let state = self.state.lock();
         let mut roots = state.roots.clone();
+        if self.is_unwanted(&state, now)? {
+            roots.withdraw();
+            return Ok(Some(roots));
+        }
+        let ended = has_ended(roots.signer(), &self.settings, now)?;
         let new = match (&self.settings.plugged, &state.plugged) {
             (Some(_), None) => return Ok(None),
             (Some(_), Some(plugged)) if roots.renew(plugged) => return Ok(Some(roots)),
             (Some(_), Some(plugged)) if plugged == roots.signer() => return Ok(None),
             (Some(_), Some(plugged)) => plugged.clone(),
             // Whoever does not name it any more wants its key out of use.
-            (None, _) if roots.stage() == Stage::Steady => {
+            (None, _) if roots.stage() == Stage::Steady || ended => {
                 if !roots.signer().provided && !self.is_old(now) {
                     return Ok(None);
                 }
@@ -167,14 +173,33 @@ impl Authority {
             }
             (None, _) => return Ok(None),
         };
+        if ended {
+            roots.take_over(new, now);
+            return Ok(Some(roots));
+        }
         Ok(roots.begin(new, now).is_ok().then_some(roots))
+    }
+
+    /// Whether what is announced is not to sign: it would have expired, or somebody has put another one in its place.
+    fn is_unwanted(&self, state: &State, now: SystemTime) -> Result<bool, CaError> {
+        let Some(next) = state.roots.next() else {
+            return Ok(false);
+        };
+        if has_ended(next, &self.settings, now)? {
+            return Ok(true);
+        }
+        Ok(match (&self.settings.plugged, &state.plugged) {
+            (Some(_), None) => false,
+            (Some(_), Some(plugged)) => plugged.certificate != next.certificate,
+            (None, _) => next.provided,
+        })
     }
 
     /// Whether the root that signs has not long to live.
     fn is_old(&self, now: SystemTime) -> bool {
         let ends = self.issuer.load().root().not_after();
         ends.duration_since(now)
-            .is_ok_and(|left| left < ROOT_RENEWAL)
+            .map_or(true, |left| left < ROOT_RENEWAL)
     }
 
     /// Sees what somebody else provides now. What is no good is told, and the last good one stays.
@@ -182,7 +207,7 @@ impl Authority {
         let Some(plugged) = self.settings.plugged.as_ref().filter(|it| it.is_due()) else {
             return;
         };
-        match plugged.root().await {
+        match plugged.root((self.settings.now)()).await {
             Ok(root) => {
                 self.metrics.plugged_broken.set(0);
                 self.state.lock().plugged = Some(root);

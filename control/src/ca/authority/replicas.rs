@@ -46,6 +46,8 @@ struct Lab {
     server: ApiServer,
     sink: Sink,
     provided: bool,
+    /// How much later than now it is where a replica begins.
+    later: Duration,
 }
 
 struct Replica {
@@ -69,7 +71,7 @@ impl Lab {
             }
         });
         let domain: TrustDomain = domain.parse().expect("a trust domain");
-        let (began, start) = (SystemTime::now(), Instant::now());
+        let (began, start) = (SystemTime::now() + self.later, Instant::now());
         let settings = Settings {
             memory: Memory::in_secret(&client),
             leadership,

@@ -28,6 +28,7 @@ pub struct Root {
     above: Vec<CertificateDer<'static>>,
     key: RootKey,
     domain: TrustDomain,
+    not_before: SystemTime,
     not_after: SystemTime,
 }
 
@@ -151,8 +152,9 @@ impl Root {
         if above.len() > MOST_ABOVE {
             return fail("too many certificates are above it: peers take three");
         }
-        let (domain, not_after) = {
+        let (domain, not_before, not_after) = {
             let parsed = svid::parse(&cert)?;
+            let mut not_before = svid::time(parsed.validity().not_before);
             let mut not_after = svid::time(parsed.validity().not_after);
             if !parsed.is_ca() {
                 return fail("it is not a CA certificate");
@@ -168,19 +170,21 @@ impl Root {
                         "the certificates above it are not its issuers, one after the other",
                     );
                 }
+                not_before = not_before.max(svid::time(issuer.validity().not_before));
                 not_after = not_after.min(svid::time(issuer.validity().not_after));
                 below = issuer;
             }
             let Some(domain) = csr::trust_domain(&parsed).or_else(|| otherwise.cloned()) else {
                 return fail("it has no URI name of the form spiffe://<trust domain>");
             };
-            (domain, not_after)
+            (domain, not_before, not_after)
         };
         Ok(Self {
             cert,
             above,
             key,
             domain,
+            not_before,
             not_after,
         })
     }
@@ -276,6 +280,12 @@ impl Root {
     #[must_use]
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.domain
+    }
+
+    /// Begin of validity: its own, or that of whatever is above it.
+    #[must_use]
+    pub fn not_before(&self) -> SystemTime {
+        self.not_before
     }
 
     /// End of validity.

@@ -11,8 +11,14 @@ struct Above {
 
 impl Above {
     fn new(name: &str) -> Self {
+        Self::with(name, |_| {})
+    }
+
+    /// One whose certificate differs.
+    fn with(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let key = KeyPair::generate().expect("a key");
-        let params = authority_params(name, BasicConstraints::Unconstrained);
+        let mut params = authority_params(name, BasicConstraints::Unconstrained);
+        change(&mut params);
         let certificate = params.self_signed(&key).expect("a root").pem();
         Self {
             key,
@@ -52,6 +58,20 @@ fn authority_params(name: &str, constraints: BasicConstraints) -> CertificatePar
 
 fn provided(name: &str, below: bool) -> Value {
     Above::new(name).provided(below)
+}
+
+/// One that is valid from then until then, in hours from now.
+fn valid(name: &str, hours: std::ops::Range<i32>) -> Value {
+    let now = SystemTime::now();
+    let at = |hours: i32| match u32::try_from(hours) {
+        Ok(hours) => now + HOUR * hours,
+        Err(_) => now - HOUR * hours.unsigned_abs(),
+    };
+    let above = Above::with(name, |params| {
+        params.not_before = at(hours.start).into();
+        params.not_after = at(hours.end).into();
+    });
+    above.provided(false)
 }
 
 fn root_of(secret: &Value) -> String {
@@ -176,6 +196,108 @@ async fn a_root_that_nobody_provides_any_more_gives_way_to_one_of_our_own() {
         pass(HOUR * 3).await;
         assert_eq!(lab.state()["roots"][0]["certificate"], own);
         assert_eq!(lab.state()["stage"], "steady");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_root_that_is_not_valid_is_neither_begun_with_nor_announced() {
+    for (name, hours, word) in [
+        ("expired", -2..-1, "has expired"),
+        ("early", 1..9, "not valid yet"),
+    ] {
+        let lab = Lab {
+            provided: true,
+            ..Lab::default()
+        };
+        lab.server.put(PROVIDED, valid(name, hours.clone()));
+        let error = lab.open("a", "cluster.local").await;
+        let error = error.err().expect("it is not valid").to_string();
+        assert!(error.contains(word), "{error}");
+        assert!(lab.server.get(SECRET).is_none(), "nothing is kept of it");
+        pass(Duration::from_secs(30)).await;
+        let good = provided("good", false);
+        lab.server.put(PROVIDED, good.clone());
+        let [first, second] = lab.two().await;
+        lab.server.put(PROVIDED, valid(name, hours));
+        pass(Duration::from_secs(5)).await;
+        assert_eq!(first.authority.metrics.plugged_broken.get(), 1, "{name}");
+        for replica in [&first, &second] {
+            assert_eq!(replica.bundle(), 1, "{name}");
+            assert_eq!(replica.signer().trim(), root_of(&good).trim());
+        }
+        // What is put there instead counts.
+        let next = provided("next", false);
+        lab.server.put(PROVIDED, next.clone());
+        pass(PROPAGATION + Duration::from_secs(10)).await;
+        assert_eq!(first.signer().trim(), root_of(&next).trim(), "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_root_that_is_announced_can_be_taken_back_and_replaced_until_it_signs() {
+    let lab = Lab {
+        provided: true,
+        ..Lab::default()
+    };
+    let [old, wrong, right] = ["old", "wrong", "right"].map(|name| provided(name, false));
+    lab.server.put(PROVIDED, old.clone());
+    let replicas = lab.two().await;
+    let bundle = |of: &[&Value]| {
+        let roots = of.iter().map(|it| format!("{}\n", root_of(it).trim()));
+        roots.collect::<String>()
+    };
+    for (now, expected) in [
+        (&wrong, bundle(&[&old, &wrong])),
+        (&old, bundle(&[&old])),
+        (&wrong, bundle(&[&old, &wrong])),
+        (&right, bundle(&[&old, &right])),
+    ] {
+        lab.server.put(PROVIDED, now.clone());
+        pass(Duration::from_secs(5)).await;
+        assert_eq!(lab.published(), expected);
+        for replica in &replicas {
+            assert_eq!(&**replica.authority.bundle().borrow(), expected);
+            assert_eq!(replica.signer().trim(), root_of(&old).trim());
+        }
+    }
+    pass(PROPAGATION + Duration::from_secs(5)).await;
+    for replica in &replicas {
+        assert_eq!(replica.signer().trim(), root_of(&right).trim());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_root_has_expired_another_takes_its_place_at_once() {
+    for running in [true, false] {
+        for option in [true, false] {
+            let mut lab = Lab {
+                provided: true,
+                ..Lab::default()
+            };
+            let short = valid("short", -1..2);
+            lab.server.put(PROVIDED, short.clone());
+            let before = lab.two().await;
+            if !running || !option {
+                for replica in &before {
+                    replica.tasks.cancel();
+                }
+            }
+            pass(HOUR * 3).await;
+            let good = provided("good", false);
+            lab.server.put(PROVIDED, good.clone());
+            (lab.provided, lab.later) = (option, HOUR * 3);
+            let replicas = if running && option {
+                pass(Duration::from_secs(5)).await;
+                before
+            } else {
+                lab.two().await
+            };
+            for replica in &replicas {
+                let signer = replica.signer();
+                assert_ne!(signer.trim(), root_of(&short).trim());
+                assert_eq!(signer.trim() == root_of(&good).trim(), option);
+            }
+        }
     }
 }
 
