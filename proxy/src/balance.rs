@@ -204,7 +204,7 @@ pub fn is_ejected(endpoint: &Endpoint, now: u64) -> bool {
 }
 
 /// Whether an endpoint is ejected at a moment, or somebody is finding out whether it can be reached.
-fn is_out(endpoint: &Endpoint, now: u64) -> bool {
+pub(crate) fn is_out(endpoint: &Endpoint, now: u64) -> bool {
     let state = &endpoint.state;
     state.ejected_until.load(Relaxed) > now || state.trial_until.load(Relaxed) > now
 }

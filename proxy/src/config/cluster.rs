@@ -213,6 +213,8 @@ pub struct ClusterState {
     pub retries: AtomicU32,
     /// Endpoints ejected now.
     pub ejected: AtomicU32,
+    /// When the sidecar last looked around among its endpoints, in milliseconds since the process's start.
+    pub looked_around: AtomicU64,
     /// Round-robin position.
     pub next: AtomicU32,
     /// Requests and retries of the last seconds.

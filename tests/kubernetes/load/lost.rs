@@ -1,4 +1,5 @@
-//! A node that is gone at once, with its servers, its parts of the mesh and everything in flight.
+//! A node that is gone at once, with its servers, its parts of the mesh and everything in flight. Some call often and some
+//! seldom, some over connections that they share and some over one each time.
 
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,23 @@ const RECOVERED: Duration = Duration::from_secs(120);
 /// How many requests over gRPC may have been sent to the lost node that nobody may send again: of those within two seconds.
 const IN_FLIGHT: u64 = 40;
 
+/// Who calls once in a while, over HTTP and over TCP with a connection each time.
+const SELDOM: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: { name: seldom, labels: { app: seldom, load: seldom } }
+spec:
+  nodeSelector: { kubernetes.io/hostname: node0 }
+  terminationGracePeriodSeconds: 15
+  containers:
+  - name: seldom-http
+    image: tulle.test/tulle:1
+    args: [app, load, --url, "http://web/", --rate, "4", --timeout, 20s]
+  - name: seldom-tcp
+    image: tulle.test/tulle:1
+    args: [app, load, --url, "tcp://web:7000", --rate, "4", --no-reuse, --timeout, 20s]
+"#;
+
 /// A server that is new after the loss.
 const NEW: &str = r#"
 apiVersion: v1
@@ -51,7 +69,17 @@ async fn traffic_leaves_a_lost_node_before_its_endpoints_go(_: &Kubernetes) -> a
     let mut load = Generators::default();
     {
         let label = "tulle.dev/inject=enabled";
-        let servers = SERVERS.replace("replicas: 3", "replicas: 4");
+        let servers = [
+            ("replicas: 3", "replicas: 4"),
+            ("--grpc, \"9000\"", "--grpc, \"9000\", --tcp, \"7000\""),
+            (
+                "port: 9000, targetPort: grpc }",
+                "port: 9000, targetPort: grpc }, { name: tcp, port: 7000 }",
+            ),
+        ];
+        let servers = servers
+            .iter()
+            .fold(SERVERS.to_owned(), |all, (from, to)| all.replace(from, to));
         let shop = Namespace::apply(&cluster, "lost", label, &servers).await?;
         settle(&shop, "web").await?;
         ensure!(on(&shop.get("pods")?, LOST) == 2, "servers are not spread");
@@ -59,8 +87,10 @@ async fn traffic_leaves_a_lost_node_before_its_endpoints_go(_: &Kubernetes) -> a
         let parts: Value = serde_json::from_str(&parts)?;
         let parts = parts["items"].as_array().context("a list")?;
         ensure!(on(parts, LOST) == 2, "the parts are not spread");
-        shop.ask(["apply", "--server-side", "-f", "-"], CLIENT)?;
-        load.steady(&shop, 2).await?;
+        for client in [CLIENT, SELDOM] {
+            shop.ask(["apply", "--server-side", "-f", "-"], client)?;
+        }
+        load.steady(&shop, 4).await?;
         // With the cluster it goes, too.
         std::mem::forget(shop);
     }
@@ -73,7 +103,7 @@ async fn traffic_leaves_a_lost_node_before_its_endpoints_go(_: &Kubernetes) -> a
     ensure!(ready_on(&slices, LOST) > 0, "they are gone: {slices}");
     tokio::time::sleep(WATCHED).await;
 
-    for name in ["http", "grpc"] {
+    for name in ["http", "grpc", "seldom-http", "seldom-tcp"] {
         let said = load.said(name);
         let bad: Vec<_> = said
             .iter()
@@ -85,9 +115,14 @@ async fn traffic_leaves_a_lost_node_before_its_endpoints_go(_: &Kubernetes) -> a
             .filter_map(|(_, failed, _)| failed.as_u64())
             .sum();
         eprintln!("{name}: {failed} failed; seconds with failures or slow requests: {bad:?}");
-        let left = bad.last().is_none_or(|(when, ..)| *when <= LEFT);
+        // Who calls seldom may meet the node late, and others of it no more from then on.
+        let first = match name.starts_with("seldom") {
+            true => bad.first().map_or(Duration::ZERO, |(when, ..)| *when),
+            false => Duration::ZERO,
+        };
+        let left = bad.last().is_none_or(|(when, ..)| *when - first <= LEFT);
         ensure!(left, "traffic over {name} had not left in time: {bad:?}");
-        let most = if name == "http" { 0 } else { IN_FLIGHT };
+        let most = if name == "grpc" { IN_FLIGHT } else { 0 };
         ensure!(failed <= most, "{failed} requests over {name} failed");
     }
 
@@ -103,18 +138,17 @@ async fn traffic_leaves_a_lost_node_before_its_endpoints_go(_: &Kubernetes) -> a
     ];
     eventually(RECOVERED, async || cluster.ask(ready, "")).await?;
     eprintln!("a new server was ready {:?} after the loss", lost.elapsed());
-    let delete = [
-        "delete",
-        "-n",
-        "lost",
-        "deployment",
-        "client",
-        "--wait=false",
-    ];
-    cluster.ask(delete, "")?;
+    let delete = ["delete", "-n", "lost", "--wait=false"];
+    cluster.ask(
+        delete
+            .into_iter()
+            .chain(["deployment/client", "pod/seldom"]),
+        "",
+    )?;
     let totals = load.total().await?;
     eprintln!("{totals:?}");
-    for total in totals.values() {
+    for name in ["http", "grpc"] {
+        let total = totals.get(name).context("there was load")?;
         ensure!(total.pods.contains("new"), "nobody was told of it: {total}");
     }
     totals

@@ -57,8 +57,9 @@ impl Silent {
     }
 }
 
-fn of(silent: SocketAddr, live: SocketAddr) -> (Cluster, Arc<EndpointState>) {
-    let mut cluster = cluster("c", plain(&[silent, live]));
+fn of(silent: SocketAddr, others: &[SocketAddr]) -> (Cluster, Arc<EndpointState>) {
+    let all: Vec<_> = others.iter().copied().chain([silent]).collect();
+    let mut cluster = cluster("c", plain(&all));
     cluster.connect_timeout = PATIENCE;
     cluster.outlier.base_ejection_time = PATIENCE;
     cluster.outlier.max_ejection_time = PATIENCE * 2;
@@ -85,7 +86,7 @@ fn one_connection_finds_out_that_an_endpoint_is_silent_and_none_that_it_is_back(
     run(async {
         let live = raw_app(|tcp| async move { drop(tcp) }).await;
         let silent = Silent::new().await;
-        let (cluster, state) = of(silent.address(), live);
+        let (cluster, state) = of(silent.address(), &[live]);
         let sidecar = Sidecar::new(outbound(vec![], vec![cluster]));
         let route = TcpRoute {
             clusters: vec![("c".into(), 1)],
@@ -106,11 +107,41 @@ fn one_connection_finds_out_that_an_endpoint_is_silent_and_none_that_it_is_back(
 }
 
 #[test]
+fn where_one_endpoint_is_silent_others_are_found_out_before_anybody_meets_them() {
+    run(async {
+        let mut live = Vec::new();
+        for _ in 0..3 {
+            live.push(raw_app(|tcp| async move { drop(tcp) }).await);
+        }
+        let silent = [Silent::new().await, Silent::new().await];
+        let silent = silent.each_ref().map(Silent::address);
+        let (cluster, _) = of(silent[0], &[live.as_slice(), &silent[1..]].concat());
+        let cluster = Arc::new(cluster);
+        let mut snapshot = outbound(vec![], vec![]);
+        snapshot
+            .clusters
+            .insert(cluster.name.clone(), cluster.clone());
+        let sidecar = Sidecar::new(snapshot);
+        let endpoint = |address: &SocketAddr| {
+            let mut all = cluster.endpoints.iter();
+            all.find(|it| it.address == *address).expect("one of them")
+        };
+        crate::scout::connect_failed(&sidecar.worker, &cluster, endpoint(&silent[0]), true);
+        let ejections = |it| endpoint(it).state.ejections.load(Relaxed);
+        while silent.iter().any(|it| ejections(it) == 0) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let failures = |it| endpoint(it).state.consecutive_failures.load(Relaxed);
+        assert!(live.iter().all(|it| failures(it) == 0));
+    });
+}
+
+#[test]
 fn one_request_finds_out_that_an_endpoint_is_silent() {
     run(async {
         let live = echo(Http1, "live").await;
         let silent = Silent::new().await;
-        let (cluster, state) = of(silent.address(), live);
+        let (cluster, state) = of(silent.address(), &[live]);
         let sidecar = Sidecar::new(outbound(vec![route_to("c")], vec![cluster]));
         let mut client = Client::new(sidecar.client(Http1), Http1).await;
         let call = async || {
