@@ -5,6 +5,7 @@
 //! object, so that replicas of the injector write the same one.
 //! <https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/>
 
+mod evidence;
 mod owner;
 mod teller;
 
@@ -19,6 +20,7 @@ use tulle_runtime::names::{INJECTOR, labels};
 
 use crate::review::tidy;
 
+pub(crate) use evidence::Evidence;
 pub(crate) use owner::{controller, top};
 pub(crate) use teller::{Complaint, Metrics, Teller};
 

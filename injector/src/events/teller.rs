@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tulle_runtime::gate::Gate;
 
-use super::{AGAIN, Words, about, top, write};
+use super::evidence::proven;
+use super::{AGAIN, Evidence, Unanswered, Words, about, write};
 
 /// Complaints that wait.
 const WAITING: usize = 256;
@@ -32,6 +33,8 @@ pub(crate) struct Complaint {
     /// Namespace and name of the pod, or how that begins.
     pub(crate) pod: String,
     pub(crate) words: String,
+    /// What they are made of.
+    pub(crate) evidence: Evidence,
 }
 
 /// What is counted.
@@ -126,8 +129,26 @@ impl Writer {
     }
 
     async fn write(&mut self, complaint: Complaint) {
-        let Complaint { owner, pod, words } = complaint;
-        let object = top(&self.client, owner.clone()).await;
+        let Complaint {
+            owner,
+            pod,
+            words,
+            evidence,
+        } = complaint;
+        let object = match proven(&self.client, &owner, &evidence, &words).await {
+            Ok(Some(object)) => object,
+            Ok(None) => {
+                let (kind, name) = (owner.kind.as_deref(), owner.name.as_deref());
+                tracing::debug!(
+                    pod,
+                    kind,
+                    name,
+                    "no owner has such pods as the API server knows it"
+                );
+                return self.remember(owner.uid, words);
+            }
+            Err(error) => return self.failed(&error, &pod),
+        };
         if self.is_told(&object, &words) {
             // By a pod of another owner: each Job of a CronJob is one.
             return self.remember(owner.uid, words);
@@ -148,13 +169,15 @@ impl Writer {
                 self.remember(of_object, words.clone());
                 self.remember(owner.uid, words);
             }
-            Err(error) => {
-                self.metrics.errors.inc();
-                if let Some(left_out) = self.failures_told.pass() {
-                    let error = tulle_runtime::causes::chain(&error);
-                    tracing::warn!(error, pod, left_out, "cannot tell of a pod's annotations");
-                }
-            }
+            Err(error) => self.failed(&error, &pod),
+        }
+    }
+
+    fn failed(&self, error: &Unanswered, pod: &str) {
+        self.metrics.errors.inc();
+        if let Some(left_out) = self.failures_told.pass() {
+            let error = tulle_runtime::causes::chain(error);
+            tracing::warn!(error, pod, left_out, "cannot tell of a pod's annotations");
         }
     }
 

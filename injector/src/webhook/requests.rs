@@ -220,6 +220,7 @@ impl Webhook {
                 owner: owner.clone(),
                 pod: pod.clone(),
                 words,
+                evidence: reviewed.evidence.clone(),
             });
         }
     }

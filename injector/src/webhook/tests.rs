@@ -386,7 +386,14 @@ async fn what_a_pod_of_a_workload_says_in_vain_is_counted_and_told_at_the_worklo
         async move {
             let path = request.uri().path().to_owned();
             events.send(path).await.expect("somebody reads");
-            Response::new(Full::new(Bytes::from("{}")))
+            let annotations =
+                json!({ "tulle.dev/exclude-port": "1", "tulle.dev/access-log": "xml" });
+            let template = json!({ "metadata": { "annotations": annotations } });
+            let set = json!({
+                "metadata": { "name": "db", "uid": "u" },
+                "spec": { "template": template, "selector": {}, "serviceName": "db" },
+            });
+            Response::new(Full::new(Bytes::from(set.to_string())))
         }
     });
     let harness = Harness::asking(BOUNDS, Some(client)).await;
@@ -405,12 +412,14 @@ async fn what_a_pod_of_a_workload_says_in_vain_is_counted_and_told_at_the_worklo
         let (status, answer) = harness.ask(request(full(body))).await;
         assert_eq!(status, StatusCode::OK, "{answer}");
     }
-    let path = tokio::time::timeout(PATIENCE, written.recv()).await;
-    let path = path.expect("an Event is written").expect("by a client");
-    assert_eq!(
-        path,
-        "/api/v1/namespaces/shop/events/tulle-invalid-annotation.u"
-    );
+    for expected in [
+        "/apis/apps/v1/namespaces/shop/statefulsets/db",
+        "/api/v1/namespaces/shop/events/tulle-invalid-annotation.u",
+    ] {
+        let path = tokio::time::timeout(PATIENCE, written.recv()).await;
+        let path = path.expect("the API server is asked").expect("by a client");
+        assert_eq!(path, expected);
+    }
     assert!(written.try_recv().is_err());
     for reason in ["unknown", "value"] {
         let name = format!("tulle_injector_warnings_total{{reason=\"{reason}\"}}");

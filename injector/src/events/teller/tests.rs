@@ -35,12 +35,29 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Body>) -> Answer {
         state.events.push(event.clone());
         return answer(event);
     }
+    let path = head.uri.path();
+    let name = path.rsplit('/').next().unwrap_or_default();
+    if name == "gone" {
+        let mut absent = answer(
+            json!({ "kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404 }),
+        );
+        *absent.status_mut() = StatusCode::NOT_FOUND;
+        return absent;
+    }
     // Every Job is of the same CronJob.
-    let uid = head.uri.path().rsplit('/').next().unwrap_or_default();
-    let owner = json!({ "apiVersion": "batch/v1", "kind": "CronJob", "name": "nightly", "uid": "c", "controller": true });
+    let above = json!({ "apiVersion": "batch/v1", "kind": "CronJob", "name": "nightly", "uid": "c", "controller": true });
+    let above: Vec<_> = path
+        .contains("/jobs/")
+        .then_some(above)
+        .into_iter()
+        .collect();
+    let template = json!({
+        "metadata": { "annotations": { "tulle.dev/known": "so" } },
+        "spec": { "containers": [{ "name": "app" }] },
+    });
     answer(json!({
-        "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
-        "metadata": { "name": "x", "uid": uid, "ownerReferences": [owner] },
+        "metadata": { "name": name, "uid": name, "ownerReferences": above },
+        "spec": { "template": template, "selector": {}, "serviceName": "x" },
     }))
 }
 
@@ -65,18 +82,31 @@ fn rig() -> Rig {
 }
 
 impl Rig {
-    fn tell(&self, kind: &str, uid: &str, words: &str) {
+    fn tell(&self, kind: &str, name: &str, words: &str) {
+        self.tell_by(kind, name, (name, words), json!({}));
+    }
+
+    /// Of a pod with such annotations and a container, and its owner with such an id.
+    fn tell_by(&self, kind: &str, name: &str, (uid, words): (&str, &str), annotations: Value) {
         let version = if kind == "Job" { "batch/v1" } else { "apps/v1" };
         let owner = ObjectReference {
             api_version: Some(version.to_owned()),
             kind: Some(kind.to_owned()),
-            name: Some(uid.to_owned()),
+            name: Some(name.to_owned()),
             namespace: Some("shop".to_owned()),
             uid: Some(uid.to_owned()),
             ..ObjectReference::default()
         };
-        let (pod, words) = (format!("shop/{uid}*"), words.to_owned());
-        self.teller.tell(Complaint { owner, pod, words });
+        let pod = json!({
+            "metadata": { "annotations": annotations },
+            "spec": { "containers": [{ "name": "app" }, { "name": "evil" }] },
+        });
+        self.teller.tell(Complaint {
+            owner,
+            pod: format!("shop/{uid}*"),
+            words: words.to_owned(),
+            evidence: Evidence::of(&pod),
+        });
     }
 
     /// What is written within a time.
@@ -113,6 +143,76 @@ async fn a_workload_is_told_once_for_all_its_pods_and_of_other_words_again() {
         1,
         "the API server forgets it"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_written_that_whoever_reaches_the_webhook_has_made_up() {
+    let honest = ("web", "annotation tulle.dev/known has the value so");
+    let known = json!({ "tulle.dev/known": "so" });
+    for (what, kind, name, said, annotations, written) in [
+        ("honest", "ReplicaSet", "web", honest, known.clone(), 1),
+        (
+            "by a container",
+            "DaemonSet",
+            "web",
+            ("web", "container app is odd"),
+            json!({}),
+            1,
+        ),
+        (
+            "another's id",
+            "ReplicaSet",
+            "web",
+            ("forged", honest.1),
+            known.clone(),
+            0,
+        ),
+        (
+            "no such owner",
+            "StatefulSet",
+            "gone",
+            ("gone", honest.1),
+            known.clone(),
+            0,
+        ),
+        (
+            "a kind that is not asked for",
+            "Secret",
+            "web",
+            honest,
+            known.clone(),
+            0,
+        ),
+        (
+            "another value",
+            "ReplicaSet",
+            "web",
+            honest,
+            json!({ "tulle.dev/known": "not so" }),
+            0,
+        ),
+        (
+            "an annotation of its own",
+            "ReplicaSet",
+            "web",
+            ("web", "annotation tulle.dev/run-this is not known"),
+            json!({ "tulle.dev/run-this": "" }),
+            0,
+        ),
+        (
+            "a container of its own",
+            "ReplicaSet",
+            "web",
+            ("web", "container evil is odd"),
+            json!({}),
+            0,
+        ),
+    ] {
+        let rig = rig();
+        rig.tell_by(kind, name, said, annotations);
+        assert_eq!(rig.written(MINUTE).await.len(), written, "{what}");
+        assert_eq!(rig.teller.metrics.errors.get(), 0, "{what}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -180,8 +180,8 @@ fn injector_cluster() -> Value {
         { "apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list", "watch"] },
         { "apiGroups": [""], "resources": ["pods"], "verbs": ["list"] },
         { "apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"] },
-        // Whose they are in turn: an Event is about a Deployment or a CronJob.
-        { "apiGroups": ["apps"], "resources": ["replicasets"], "verbs": ["get"] },
+        // What a review says of them is seen for oneself, and whose they are in turn: an Event is about a Deployment or a CronJob.
+        { "apiGroups": ["apps"], "resources": ["daemonsets", "replicasets", "statefulsets"], "verbs": ["get"] },
         { "apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get"] },
     ])
 }
