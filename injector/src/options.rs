@@ -1,6 +1,7 @@
 //! What one pod says about its own sidecar: annotations parsed once, each error with its remedy.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 
 use ipnet::IpNet;
 use tulle_identity::ca_client::ControlName;
@@ -224,9 +225,23 @@ pub(crate) fn log_filter(name: &'static str, value: &str) -> Result<String, Inje
     }
 }
 
+/// Whether it is a DNS name, with a dot at the end or without, or an address, of IPv6 in brackets.
+fn is_host(text: &str) -> bool {
+    let bracketed = text.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+    if let Some(address) = bracketed {
+        return address.parse::<Ipv6Addr>().is_ok();
+    }
+    let label = |label: &str| {
+        let ends = !label.starts_with('-') && !label.ends_with('-');
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        !label.is_empty() && label.len() <= 63 && ends && label.bytes().all(plain)
+    };
+    text.len() <= 253 && text.strip_suffix('.').unwrap_or(text).split('.').all(label)
+}
+
 pub(crate) fn host_and_port(name: &'static str, value: &str) -> Result<String, InjectError> {
     let value = value.trim();
-    let port = value.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    let port = value.rsplit_once(':').filter(|(host, _)| is_host(host));
     match port.map(|(_, port)| port.parse::<u16>()) {
         Some(Ok(1..)) => Ok(value.to_owned()),
         _ => Err(InjectError::Annotation {

@@ -38,6 +38,9 @@ pub(crate) struct Pod<'a> {
     pub(crate) workload: Option<&'a str>,
 }
 
+/// Where LimitRanger says which resources of which containers it has set.
+const RANGER: &str = "kubernetes.io/limit-ranger";
+
 /// Adds a sidecar to the pod found at `template` of the document.
 pub(crate) fn patch(
     document: Value,
@@ -143,7 +146,10 @@ fn write(
     let capture = containers::capture(options, config);
     let app_metrics = scrape.and_then(Scrape::to_variable);
     let mut sidecar = containers::sidecar(options, config, pod.spec, &probes, app_metrics);
-    if let Some(own) = own::take(editor, pod.spec)? {
+    let annotations = pod.meta.annotations.as_ref();
+    let ranger = annotations.and_then(|it| it.get(RANGER));
+    let ranger = ranger.map(String::as_str);
+    if let Some(own) = own::take(editor, pod.spec, ranger)? {
         sidecar = own::merge(sidecar, own);
     }
     resources::widen(editor, &sidecar)?;

@@ -1,49 +1,71 @@
-//! Quantities of compute resources, in Kubernetes' notation: what the API server takes, less exponents and signs.
+//! Quantities of compute resources, in Kubernetes' notation: what the API server takes, less signs.
+//!
+//! <https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/>
 
-/// Thousandths of a processor: `2`, `0.5` or `250m`.
+/// Most digits after the point.
+const FRACTION: usize = 9;
+
+/// Thousandths of a processor: `2`, `0.5` or `250m`; what is left over counts as one more.
 #[must_use]
 pub fn cpu(text: &str) -> Option<u64> {
-    match text.strip_suffix('m') {
-        Some(thousandths) => whole(thousandths),
-        None => scaled(text, 1_000),
-    }
+    read(text, 1_000)
 }
 
-/// Bytes: `67108864`, `64Mi`, `1.5Gi` or `64M`.
+/// Bytes: `67108864`, `64Mi`, `1.5Gi`, `64M` or `64e6`; what is left over counts as one more.
 #[must_use]
 pub fn memory(text: &str) -> Option<u64> {
-    const UNITS: [(&str, u64); 8] = [
-        ("Ki", 1 << 10),
-        ("Mi", 1 << 20),
-        ("Gi", 1 << 30),
-        ("Ti", 1 << 40),
-        ("k", 1_000),
-        ("M", 1_000_000),
-        ("G", 1_000_000_000),
-        ("T", 1_000_000_000_000),
-    ];
-    let mut units = UNITS.into_iter();
-    let unit = units.find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, bytes)));
-    let (number, bytes) = unit.unwrap_or((text, 1));
-    scaled(number, bytes)
+    read(text, 1)
 }
 
-fn whole(digits: &str) -> Option<u64> {
-    let all = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    all.then(|| digits.parse().ok()).flatten()
-}
-
-/// A decimal number of units, in parts of which a unit has `parts`; what is left over counts as one more, as in Kubernetes.
-fn scaled(decimal: &str, parts: u64) -> Option<u64> {
-    let Some((units, fraction)) = decimal.split_once('.') else {
-        return whole(decimal)?.checked_mul(parts);
+/// A number with its suffix, in parts of which one has so many.
+fn read(text: &str, parts: u64) -> Option<u64> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.');
+    let (number, suffix) = text.split_at(end.unwrap_or(text.len()));
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    if whole.is_empty() || fraction.is_empty() || fraction.len() > FRACTION {
+        return None;
+    }
+    let digits: u128 = format!("{whole}{fraction}").parse().ok()?;
+    let (times, exponent) = unit(suffix)?;
+    let value = digits.checked_mul(times)?.checked_mul(u128::from(parts))?;
+    let exponent = exponent - i32::try_from(fraction.len()).ok()?;
+    let power = 10_u128.checked_pow(exponent.unsigned_abs())?;
+    let value = match exponent {
+        0.. => value.checked_mul(power)?,
+        _ => value.div_ceil(power),
     };
-    let digits = u32::try_from(fraction.len()).ok().filter(|it| *it <= 9)?;
-    let of = 10_u64.pow(digits);
-    let part = u128::from(whole(fraction)?) * u128::from(parts);
-    let part = u64::try_from(part.div_ceil(u128::from(of))).ok()?;
-    whole(units)?.checked_mul(parts)?.checked_add(part)
+    u64::try_from(value).ok()
 }
+
+/// What a suffix multiplies by, and a power of ten.
+fn unit(suffix: &str) -> Option<(u128, i32)> {
+    const BINARY: [&str; 6] = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+    const DECIMAL: [(&str, i32); 10] = [
+        ("n", -9),
+        ("u", -6),
+        ("m", -3),
+        ("", 0),
+        ("k", 3),
+        ("M", 6),
+        ("G", 9),
+        ("T", 12),
+        ("P", 15),
+        ("E", 18),
+    ];
+    if let Some(index) = BINARY.iter().position(|it| *it == suffix) {
+        return Some((1 << (10 * (index + 1)), 0));
+    }
+    if let Some((_, exponent)) = DECIMAL.iter().find(|(it, _)| *it == suffix) {
+        return Some((1, *exponent));
+    }
+    let exponent = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
+    (-FURTHEST..=FURTHEST)
+        .contains(&exponent)
+        .then_some((1, exponent))
+}
+
+/// No exponent is of use beyond that.
+const FURTHEST: i32 = 18;
 
 #[cfg(test)]
 mod tests {
@@ -62,7 +84,12 @@ mod tests {
             (".", None),
             ("+1", None),
             ("1,5", None),
-            ("1.5m", None),
+            ("1.5m", Some(2)),
+            ("1e3", Some(1_000_000)),
+            ("5e-1", Some(500)),
+            ("250000u", Some(250)),
+            ("1e", None),
+            ("1e99", None),
             ("2 cores", None),
             ("99999999999999999999", None),
             ("18446744073709551615", None),
@@ -79,6 +106,11 @@ mod tests {
             ("1.5Gi", Some(3 << 29)),
             ("64M", Some(64_000_000)),
             ("1k", Some(1_000)),
+            ("1e8", Some(100_000_000)),
+            ("100E6", Some(100_000_000)),
+            ("1P", Some(1_000_000_000_000_000)),
+            ("1Pi", Some(1 << 50)),
+            ("1000m", Some(1)),
             ("64MB", None),
             ("64mi", None),
             ("-64Mi", None),

@@ -89,7 +89,8 @@ pub struct SidecarArgs {
     #[arg(long, value_name = "POLICY", default_value = "IfNotPresent")]
     pub image_pull_policy: PullPolicy,
 
-    /// Secret that pods get to pull it with, of their own namespace; may be said more than once.
+    /// Secret that pods get to pull it with, of their own namespace; may be said more than once. A pod in a file that names none gets
+    /// these alone: Kubernetes adds those of its service account only to pods without any, so name them, too.
     #[arg(long, value_name = "NAME", value_parser = named)]
     pub image_pull_secret: Vec<String>,
 

@@ -68,6 +68,15 @@ fn bad_values_are_refused_by_annotation_value_and_remedy() {
         ),
         ("tulle.dev/xds-address", ":18000", "a colon between"),
         ("tulle.dev/xds-address", "config:0", "a colon between"),
+        ("tulle.dev/xds-address", "http://a b:80", "a colon between"),
+        (
+            "tulle.dev/xds-address",
+            "http://config:80",
+            "a colon between",
+        ),
+        ("tulle.dev/xds-address", "a..b:80", "a colon between"),
+        ("tulle.dev/xds-address", "::1:80", "a colon between"),
+        ("tulle.dev/xds-address", "[::g]:80", "a colon between"),
         (
             "tulle.dev/xds-name",
             "config infra",

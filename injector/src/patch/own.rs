@@ -21,6 +21,8 @@ const DEFAULTS: [(&str, &str); 3] = [
     ("terminationMessagePath", "/dev/termination-log"),
     ("terminationMessagePolicy", "File"),
 ];
+/// What LimitRanger's annotation begins with.
+const RANGER: &str = "LimitRanger plugin set: ";
 /// Lists that are merged, by the field that tells their items apart.
 const KEYS: [(&str, &str); 4] = [
     ("env", "name"),
@@ -34,8 +36,12 @@ pub(crate) fn is_own(container: &Container) -> bool {
     container.name == names::PROXY && container.image.as_deref() == Some(AUTO)
 }
 
-/// Takes it out of the pod; absent if there is none.
-pub(crate) fn take(editor: &mut Editor, spec: &PodSpec) -> Result<Option<Value>, PatchError> {
+/// Takes it out of the pod; absent if there is none. `ranger` is what LimitRanger says that it has set.
+pub(crate) fn take(
+    editor: &mut Editor,
+    spec: &PodSpec,
+    ranger: Option<&str>,
+) -> Result<Option<Value>, PatchError> {
     let lists = [
         (
             "initContainers",
@@ -46,12 +52,34 @@ pub(crate) fn take(editor: &mut Editor, spec: &PodSpec) -> Result<Option<Value>,
     for (list, containers) in lists {
         if let Some(index) = containers.iter().position(is_own) {
             let at = ["spec", list, &index.to_string()];
-            let own = editor.get(&at).clone();
+            let mut own = editor.get(&at).clone();
             editor.remove(&at)?;
+            let whose = match list {
+                "containers" => "container",
+                _ => "init container",
+            };
+            forget(&mut own, ranger.unwrap_or_default(), whose);
             return Ok(Some(own));
         }
     }
     Ok(None)
+}
+
+/// Takes out what LimitRanger has set where the user says nothing: `cpu, memory limit for container NAME`, divided by semicolons.
+/// <https://github.com/kubernetes/kubernetes/blob/v1.36.0/plugin/pkg/admission/limitranger/admission.go>
+fn forget(own: &mut Value, ranger: &str, whose: &str) {
+    let said = ranger.strip_prefix(RANGER).unwrap_or_default();
+    for (list, word) in [("requests", "request"), ("limits", "limit")] {
+        let ending = format!(" {word} for {whose} {}", names::PROXY);
+        let mut parts = said.split("; ");
+        let set = parts.find_map(|part| part.strip_suffix(ending.as_str()));
+        let of = own.get_mut("resources").and_then(|it| it.get_mut(list));
+        let Some(of) = of.and_then(Value::as_object_mut) else {
+            continue;
+        };
+        let set: Vec<_> = set.into_iter().flat_map(|it| it.split(", ")).collect();
+        of.retain(|resource, _| !set.contains(&resource.as_str()));
+    }
 }
 
 /// The sidecar with what the user says of it.

@@ -222,7 +222,9 @@ fn port(
     tcp: Option<&TCPSocketAction>,
     grpc: impl FnOnce() -> Option<u16>,
 ) -> Option<u16> {
-    let here = |host: Option<&String>, port| host.is_none().then(|| resolve(container, port))?;
+    // An empty one is none, as the API server has it.
+    let is_none = |host: Option<&String>| host.is_none_or(String::is_empty);
+    let here = |host: Option<&String>, port| is_none(host).then(|| resolve(container, port))?;
     match (http, tcp) {
         (Some(http), _) => here(http.host.as_ref(), &http.port),
         (None, Some(tcp)) => here(tcp.host.as_ref(), &tcp.port),
@@ -270,6 +272,8 @@ fn saved(original: &Value, check: &Check) -> Value {
                 .collect();
             merged.extend(target.clone());
             merged.insert("port".to_owned(), json!(check.port));
+            // It is none, or there would be nothing to save.
+            merged.remove("host");
             saved.insert((*handler).to_owned(), Value::Object(merged));
         }
     }

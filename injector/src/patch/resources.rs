@@ -63,7 +63,7 @@ mod tests {
             ("cpu", "0.5", "2", Some("2500m")),
             ("memory", "512Mi", "16Mi", Some("528Mi")),
             ("memory", "100M", "16Mi", Some("116777216")),
-            ("memory", "1e9", "16Mi", None),
+            ("memory", "1e8", "16Mi", Some("116777216")),
             ("cpu", "many", "1", None),
         ] {
             let sum = sum(resource, one, other);

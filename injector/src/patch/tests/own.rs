@@ -159,3 +159,46 @@ fn what_would_break_the_sidecar_is_refused_with_its_remedy() {
     let same = with_own(&json!({ "securityContext": { "runAsUser": 1337 } }));
     assert!(try_inject(&same, &InjectorConfig::default()).is_ok());
 }
+
+#[test]
+fn what_limit_ranger_has_set_is_not_the_users_word() {
+    let said = json!({ "resources": {
+        "requests": { "cpu": "20m", "memory": "24Mi" }, "limits": { "cpu": "50m", "memory": "1Gi" },
+    } });
+    let injected = |ranger: &str, list: &str| {
+        let metadata = json!({ "annotations": { "kubernetes.io/limit-ranger": ranger } });
+        let mut spec = json!({ "containers": [{ "name": "web" }] });
+        match list {
+            "containers" => spec[list] = json!([{ "name": "web" }, own(&said)]),
+            list => spec[list] = json!([own(&said)]),
+        }
+        let injected = inject(&pod(metadata, spec));
+        injected["spec"]["initContainers"][1]["resources"].clone()
+    };
+    let ours = crate::Resources::default();
+    let set = "LimitRanger plugin set: cpu, memory request for container web; cpu, memory request for container tulle-proxy; \
+               cpu limit for container tulle-proxy";
+    assert_eq!(
+        injected(set, "containers"),
+        json!({
+            "requests": { "cpu": ours.cpu_request, "memory": ours.memory_request },
+            "limits": { "memory": "1Gi" },
+        })
+    );
+    // Of another container, or in nobody's words.
+    for ranger in [
+        "LimitRanger plugin set: cpu, memory request for container tulle-proxy-2",
+        "LimitRanger plugin set: cpu, memory request for init container tulle-proxy",
+        "cpu, memory request for container tulle-proxy",
+        "",
+    ] {
+        assert_eq!(
+            injected(ranger, "containers"),
+            said["resources"],
+            "{ranger}"
+        );
+    }
+    let set = "LimitRanger plugin set: cpu, memory request for init container tulle-proxy";
+    let found = injected(set, "initContainers");
+    assert_eq!(found["requests"]["memory"], ours.memory_request);
+}

@@ -11,7 +11,7 @@ fn probes_over_the_network_go_through_the_sidecar_and_others_stay() {
         "name": "web",
         "ports": [{ "name": "http", "containerPort": 8080 }],
         "readinessProbe": { "httpGet": { "path": "/ready", "port": "http", "scheme": "HTTPS" }, "periodSeconds": 7, "timeoutSeconds": 3 },
-        "livenessProbe": { "tcpSocket": { "port": 8081, "host": null } },
+        "livenessProbe": { "tcpSocket": { "port": 8081, "host": "" } },
         "startupProbe": { "grpc": { "port": 9090, "service": "s" } },
     }, {
         "name": "tool",
