@@ -42,6 +42,9 @@ const ANSWER: Duration = Duration::from_secs(15);
 /// Exit status where something could not be looked at, and all else is well.
 const INCOMPLETE: u8 = 3;
 
+/// Exit status where it could not be done or asked at all; 1 says what was found.
+const FAILED: u8 = 2;
+
 /// By which a ReplicaSet of a Deployment tells its pods from those of others; its name ends with it.
 pub(crate) const TEMPLATE_HASH: &str = "pod-template-hash";
 
@@ -94,6 +97,17 @@ pub(crate) fn run(
         .build()
         .map_err(CliError::Runtime)?
         .block_on(command)
+}
+
+/// How a command ends that says by 1 that something does not work: an error that tells nothing of the mesh is no such thing.
+fn asked(result: Result<ExitCode, CliError>) -> Result<ExitCode, CliError> {
+    match result {
+        Err(error) if !error.is_of_the_mesh() => {
+            output::error(&error);
+            Ok(ExitCode::from(FAILED))
+        }
+        other => other,
+    }
 }
 
 /// What the API server answers, if it does in time.
@@ -162,6 +176,34 @@ fn ago(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mesh_that_could_not_be_asked_is_told_from_one_that_does_not_work() {
+        let unanswered = ClusterError::Unanswered {
+            what: "ask".to_owned(),
+            reason: "no answer".to_owned(),
+        };
+        let rows = [
+            (
+                "no kubeconfig",
+                ClusterError::Kubeconfig(String::new()),
+                Some(FAILED),
+            ),
+            ("no answer", unanswered, Some(FAILED)),
+            ("no mesh", ClusterError::NoControlPlane, None),
+            (
+                "no namespace",
+                ClusterError::NoSuchNamespace(String::new()),
+                None,
+            ),
+        ];
+        for (name, error, status) in rows {
+            let ended = asked(Err(error.into())).ok();
+            assert_eq!(ended, status.map(ExitCode::from), "{name}");
+        }
+        let found = asked(Ok(ExitCode::FAILURE)).ok();
+        assert_eq!(found, Some(ExitCode::FAILURE));
+    }
 
     #[test]
     fn times_are_short() {

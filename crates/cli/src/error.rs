@@ -76,6 +76,14 @@ pub(crate) enum CliError {
 }
 
 impl CliError {
+    /// Whether it says how the mesh is, and not that nobody could be asked.
+    pub(crate) fn is_of_the_mesh(&self) -> bool {
+        matches!(
+            self,
+            Self::Cluster(ClusterError::NoControlPlane | ClusterError::NoSuchNamespace(_))
+        )
+    }
+
     /// Why the demo ended early: what it could not print is its own kind of end.
     pub(crate) fn of_demo(error: anyhow::Error) -> Self {
         match error.downcast() {

@@ -49,7 +49,8 @@ const PAUSE: Duration = Duration::from_secs(2);
 #[command(after_help = "\
 What whoever asks may not see is `unknown`, with the right that it takes, and says nothing against the mesh.
 
-Exits with 1 if something does not work; with 3 if nothing is known not to, but something is unknown; with 0 otherwise, also \
+Exits with 1 if something does not work; with 2, and nothing on standard output whatever --output says, if nothing could be asked: \
+no cluster to talk to, or an API server that does not answer; with 3 if nothing is known not to, but something is unknown; with 0 otherwise, also \
 with warnings. With --wait a rollout of the mesh has to come to its end, too.
 
 Examples:
@@ -83,6 +84,10 @@ pub(crate) struct CheckArgs {
 }
 
 pub(crate) async fn run(args: CheckArgs) -> Result<ExitCode, CliError> {
+    super::asked(check(args).await)
+}
+
+async fn check(args: CheckArgs) -> Result<ExitCode, CliError> {
     let client = args.access.client().await?;
     let until = args.wait.map(|time| Instant::now() + time);
     let findings = loop {

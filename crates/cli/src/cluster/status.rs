@@ -34,7 +34,9 @@ ACKNOWLEDGED is when it last took something, of any type; --output json says it 
 
 What the replicas of the control plane that answer say is shown; those that do not are named.
 
-Exits with 1 if any proxy rejects something or is not connected, or a replica of the control plane does not answer.
+Exits with 1 if any proxy rejects something or is not connected, or a replica of the control plane does not answer; with \
+2, and nothing on standard output, if nothing could be asked: no cluster to talk to, an API server that does not answer, or no \
+right to ask.
 
 Examples:
   tulle status
@@ -162,6 +164,10 @@ impl Type {
 }
 
 pub(crate) async fn run(args: StatusArgs) -> Result<ExitCode, CliError> {
+    super::asked(status(args).await)
+}
+
+async fn status(args: StatusArgs) -> Result<ExitCode, CliError> {
     let client = args.access.client().await?;
     let replicas = control::replicas(&client).await?;
     let Answers { heard, mut silent } = control::ask(&client, &replicas, PATH).await;

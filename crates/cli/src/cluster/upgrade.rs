@@ -16,7 +16,7 @@ use clap::Args;
 use tulle_runtime::env::parse_duration;
 
 use super::owned::{self, Found};
-use super::{Access, Format, print};
+use super::{Access, FAILED, Format, print};
 use crate::error::CliError;
 use crate::install::{self, Choice};
 use crate::output;
@@ -58,9 +58,6 @@ pub(crate) struct UpgradeArgs {
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
 }
-
-/// Exit status of one that failed: 1 says that something would change.
-const FAILED: u8 = 2;
 
 /// The kinds that what belongs to one revision may be of, by group.
 pub(super) const KINDS: [(&str, &str); 11] = [
