@@ -16,8 +16,7 @@ struct Options {
     /// How many nodes: node0, node1 ...
     #[arg(long, value_name = "N", default_value_t = 1)]
     nodes: usize,
-    /// Install the mesh of this checkout in it, and put `tulle` on PATH; the images tulle.test/tulle:1 (`app serve` and the
-    /// like) and tulle.test/tulle-proxy:1 are on the nodes.
+    /// Install the mesh of this checkout in it.
     #[arg(long)]
     mesh: bool,
     /// What to run; a shell if there is nothing. The cluster ends with it.
@@ -34,6 +33,9 @@ In the shell, and for CMD:
   KUBECONFIG    is set, and kubectl is on PATH
   addresses     of pods, Services and nodes (10.90.0.10 is node0, fd90::a too) can be called, names by 10.96.0.10
   files         are your own
+  tulle         of this checkout is on PATH, and its images tulle.test/tulle:1 (`app serve` and the like) and
+                tulle.test/tulle-proxy:1 are on the nodes; with an empty cluster install it by
+                tulle install --set image.registry=tulle.test --set image.tag='\"1\"' --set image.pullPolicy=Never
 
 Examples (`cluster` is `cargo run -p tulle-tests --bin cluster --`):
   cluster --nodes 2 --mesh
@@ -57,9 +59,10 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let cluster = Cluster::start(options.nodes)?;
     let tulle = Program::new()?;
+    install::load(&tulle, &cluster)?;
     if options.mesh {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(install::install(&cluster, &[]))?;
+        runtime.block_on(install::apply(&tulle, &cluster, &[]))?;
     }
     let mut argv = options.command.clone();
     if argv.is_empty() {
