@@ -1,4 +1,4 @@
-//! Whether kubelets know native sidecars, and whether the clocks of the nodes agree with the API server's.
+//! Whether nodes are ready, whether kubelets know native sidecars, and whether the clocks of the nodes agree with the API server's.
 //!
 //! A kubelet renews its Lease every ten seconds and writes its own time into it, and the API server notes by its clock when it
 //! took that: the two differ as the clocks do, however long ago it was. See
@@ -26,9 +26,37 @@ const SILENT: i64 = 60;
 pub(super) async fn kubelets(client: &Client, classic: bool, findings: &mut Findings) {
     let api: Api<Node> = Api::all(client.clone());
     match answer("list the nodes", api.list(&ListParams::default())).await {
-        Ok(_) if classic => {}
-        Ok(nodes) => old(&nodes.items, findings),
+        Ok(nodes) => {
+            away(&nodes.items, findings);
+            if !classic {
+                old(&nodes.items, findings);
+            }
+        }
         Err(error) => findings.unknown("kubelets", &error),
+    }
+}
+
+/// Names nodes whose kubelets the API server does not hear, or that say themselves that they are not ready.
+fn away(nodes: &[Node], findings: &mut Findings) {
+    for node in nodes {
+        let conditions = node.status.iter().flat_map(|it| &it.conditions).flatten();
+        let Some(ready) = conditions.clone().find(|it| it.type_ == "Ready") else {
+            continue;
+        };
+        if ready.status == "True" {
+            continue;
+        }
+        let since = ready.last_transition_time.as_ref();
+        let since = since.map_or_else(String::new, |it| format!("since {}, ", it.0));
+        let reason = ready.reason.as_deref().unwrap_or("without a reason");
+        let name = node.name_any();
+        findings.error(
+            format!("node {name}"),
+            format!("is not ready ({since}{reason}): pods on it cannot be asked"),
+            format!(
+                "see why: kubectl describe node {name}; have its kubelet run, or delete the node"
+            ),
+        );
     }
 }
 
@@ -165,6 +193,36 @@ mod tests {
             state.starts_with("2 are older") && state.ends_with(": v1.28.15-eks-1, v1.27.1"),
             "{state}"
         );
+    }
+
+    #[test]
+    fn nodes_that_are_not_ready_are_named_with_their_reason() {
+        let rows = [
+            ("True", None),
+            (
+                "False",
+                Some("is not ready (since 2026-01-01T00:00:00Z, Why)"),
+            ),
+            (
+                "Unknown",
+                Some("is not ready (since 2026-01-01T00:00:00Z, Why)"),
+            ),
+        ];
+        for (status, expected) in rows {
+            let ready = json!({
+                "type": "Ready", "status": status, "reason": "Why", "lastTransitionTime": "2026-01-01T00:00:00Z",
+            });
+            let node = json!({ "metadata": { "name": "n" }, "status": { "conditions": [ready] } });
+            let node: Node = serde_json::from_value(node).expect("a node");
+            let mut findings = Findings::default();
+            away(&[node], &mut findings);
+            let state = findings.all.pop().map(|it| it.state);
+            let begins = |begin: &str| state.as_ref().is_some_and(|it| it.starts_with(begin));
+            assert!(
+                expected.map_or(state.is_none(), begins),
+                "{status}: {state:?}"
+            );
+        }
     }
 
     #[test]
