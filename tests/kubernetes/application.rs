@@ -21,18 +21,22 @@ const MANIFESTS: &str = include_str!("application.yaml");
 /// What the stranger says, and what others do.
 const PLAIN: &str = "said-in-the-clear";
 const VEILED: &str = "said-behind-a-veil";
-/// Listens between the nodes until its input ends, and says which of its arguments it has heard.
+/// What the database is told by two of its names, and the key by which a CronJob counts.
+const STORED: [&str; 2] = ["stored-by-name", "stored-in-full"];
+const COUNTED: &str = "counted-behind-a-veil";
+/// Listens to whatever passes a node, also among its own pods, until its input ends, and says which of its arguments it has heard.
 const TAP: &str = "
 import select, socket, sys
 tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.ntohs(3))
-tap.bind(('eth0', 0))
 print('ready', flush=True)
 seen = set()
 while True:
     ready, _, _ = select.select([tap, sys.stdin], [], [])
     if tap in ready:
-        packet = tap.recv(1 << 16)
-        seen.update(word for word in sys.argv[1:] if word.encode() in packet)
+        packet, (interface, *_) = tap.recvfrom(1 << 16)
+        # What kubelet and the container runtime say to each other there is not of the mesh.
+        if interface != 'lo':
+            seen.update(word for word in sys.argv[1:] if word.encode() in packet)
     elif sys.stdin in ready:
         break
 print(' '.join(sorted(seen)))
@@ -63,15 +67,18 @@ async fn every_kind_of_workload_works_under_strict(kubernetes: &Kubernetes) -> a
     }
     kubernetes.cluster.load(&image)?;
     let app = kubernetes.apply_meshed("workloads", MANIFESTS).await?;
-    let wire = Wire::tap(kubernetes)?;
+    let wires = [
+        Wire::tap(kubernetes, "node0")?,
+        Wire::tap(kubernetes, "node1")?,
+    ];
     strict(&app).await?;
     for (url, words) in CALLS {
         let answer = eventually(SOON, async || call(&app, url)).await?;
         ensure!(answer.to_string().contains(words), "{url}: {answer}");
     }
     for (name, value) in [
-        ("redis", "by name"),
-        ("redis.workloads.svc.cluster.local", "in full"),
+        ("redis", STORED[0]),
+        ("redis.workloads.svc.cluster.local", STORED[1]),
     ] {
         let run = |argv: &[&str]| -> anyhow::Result<String> {
             let argv = [&["redis-cli", "-h", name][..], argv].concat();
@@ -82,22 +89,25 @@ async fn every_kind_of_workload_works_under_strict(kubernetes: &Kubernetes) -> a
         let got = run(&["get", "key"])?;
         ensure!(got.trim() == value, "{got}");
     }
-    let seen = wire.seen()?;
-    ensure!(seen == [PLAIN], "between the nodes was seen: {seen:?}");
-    all_are_mutual_tls(&app)?;
     jobs_complete(&app).await?;
+    for wire in wires {
+        let seen = wire.seen()?;
+        ensure!(seen == [PLAIN], "in passing was seen: {seen:?}");
+    }
+    all_are_mutual_tls(&app)?;
     stays_healthy(&app)?;
     people_reach_it(&app)
 }
 
-/// Somebody who listens where the servers' node is connected to the others.
+/// Somebody who listens on a node.
 struct Wire(Child);
 
 impl Wire {
-    fn tap(kubernetes: &Kubernetes) -> anyhow::Result<Self> {
-        let mut command = kubernetes.cluster.node("node0")?.on_network("python3");
+    fn tap(kubernetes: &Kubernetes, node: &str) -> anyhow::Result<Self> {
+        let mut command = kubernetes.cluster.node(node)?.on_network("python3");
         command
-            .args(["-c", TAP, PLAIN, VEILED])
+            .args(["-c", TAP, PLAIN, VEILED, COUNTED])
+            .args(STORED)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let mut child = command.spawn()?;
@@ -169,10 +179,13 @@ fn all_are_mutual_tls(app: &Namespace<'_>) -> anyhow::Result<()> {
                 && line
                     .contains("source_principal=\"spiffe://cluster.local/ns/workloads/sa/default\"")
         });
+        let mutual = mutual.count();
         ensure!(
-            mutual.count() > 0,
+            mutual > 0,
             "{server}: nothing came over mutual TLS: {all:?}"
         );
+        // The stranger was heard by one of them, for a while.
+        ensure!(server == "web" || mutual == all.len(), "{server}: {all:?}");
     }
     Ok(())
 }
