@@ -9,6 +9,7 @@ mod control;
 mod error;
 mod forward_proxy;
 mod helm;
+mod nodes;
 mod owned;
 mod pods;
 pub(crate) mod proxy;

@@ -84,7 +84,7 @@ pub(crate) struct CheckArgs {
 }
 
 pub(crate) async fn run(args: CheckArgs) -> Result<ExitCode, CliError> {
-    super::asked(check(args).await)
+    super::asked(Box::pin(check(args)).await)
 }
 
 async fn check(args: CheckArgs) -> Result<ExitCode, CliError> {

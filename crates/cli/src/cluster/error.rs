@@ -40,6 +40,12 @@ pub(crate) enum ClusterError {
     NamedTwice(String),
     #[error("no such namespace: {0}")]
     NoSuchNamespace(String),
+    #[error("pod {pod} cannot be asked, because node {node} is not ready ({why})")]
+    NodeAway {
+        pod: String,
+        node: String,
+        why: String,
+    },
     #[error("no such pod: {namespace}/{pod}")]
     NoSuchPod { namespace: String, pod: String },
     #[error(
@@ -91,6 +97,12 @@ impl ClusterError {
             }
             Self::NamedTwice(_) => "write NAMESPACE/POD, or POD with --namespace",
             Self::NoSuchNamespace(_) => "see which there are: kubectl get namespaces",
+            Self::NodeAway { node, .. } => {
+                return format!(
+                    "see why: kubectl describe node {node}; have its kubelet run, or delete the node"
+                )
+                .into();
+            }
             Self::NoSuchPod { namespace, .. } => {
                 return format!("see which there are: kubectl get pods -n {namespace}").into();
             }

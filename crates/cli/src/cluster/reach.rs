@@ -19,13 +19,15 @@ use serde::de::DeserializeOwned;
 use tokio_rustls::TlsConnector;
 
 use super::refusal::Permission;
-use super::{ANSWER, answer};
+use super::{ANSWER, answer, nodes};
 use crate::cluster::error::ClusterError;
 use crate::output;
 
 /// Longest answer that is read: the config of a sidecar that talks to thousands of services.
 const MAX_ANSWER: usize = 256 << 20;
 
+/// What answers, answers sooner; then it is seen whether its node is there.
+const PROMPT: Duration = Duration::from_secs(1);
 /// How long the kubelet may take to say why a stream ended.
 const REASON: Duration = Duration::from_millis(200);
 
@@ -51,9 +53,31 @@ impl Reach<'_> {
     }
 
     async fn body(&self, path: &str) -> Result<Bytes, ClusterError> {
-        match tokio::time::timeout(ANSWER, self.fetch(path)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(self.failed(format!("no answer within {} s", ANSWER.as_secs()))),
+        self.in_time(self.fetch(path)).await
+    }
+
+    /// The answer, unless that takes too long, or its node turns out to be away.
+    async fn in_time<T>(
+        &self,
+        asked: impl Future<Output = Result<T, ClusterError>>,
+    ) -> Result<T, ClusterError> {
+        let away = async {
+            tokio::time::sleep(PROMPT).await;
+            match nodes::of_pod(self.client, self.namespace, self.pod).await {
+                Some((node, why)) => ClusterError::NodeAway {
+                    pod: format!("{}/{}", self.namespace, self.pod),
+                    node,
+                    why,
+                },
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            answer = tokio::time::timeout(ANSWER, asked) => match answer {
+                Ok(answer) => answer,
+                Err(_) => Err(self.failed(format!("no answer within {} s", ANSWER.as_secs()))),
+            },
+            away = away => Err(away),
         }
     }
 
@@ -63,10 +87,7 @@ impl Reach<'_> {
         roots: &[CertificateDer<'static>],
         name: &str,
     ) -> Result<CertificateDer<'static>, ClusterError> {
-        match tokio::time::timeout(ANSWER, self.shake_hands(roots, name)).await {
-            Ok(shown) => shown,
-            Err(_) => Err(self.failed(format!("no answer within {} s", ANSWER.as_secs()))),
-        }
+        self.in_time(self.shake_hands(roots, name)).await
     }
 
     async fn forward(&self) -> Result<Portforwarder, ClusterError> {

@@ -8,8 +8,9 @@ use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
 use tulle_runtime::names::CONTROL_NAMESPACE;
 
+use super::connected::is_ready;
 use super::error::ClusterError;
-use super::{TEMPLATE_HASH, answer};
+use super::{TEMPLATE_HASH, answer, nodes};
 
 /// By which a Deployment tells which of its ReplicaSets is the newest.
 const REVISION: &str = "deployment.kubernetes.io/revision";
@@ -84,13 +85,33 @@ pub(super) async fn why(
     let sets = answer("see why", sets.list(&list)).await?;
     let pods = answer("see why", pods.list(&list)).await?;
     let form = form(deployment, &sets.items);
-    let mut new = pods
+    let new = pods
         .items
         .iter()
         .filter(|pod| form.is_some() && pod.labels().get(TEMPLATE_HASH) == form);
-    let first = new.find_map(|pod| Some((pod, hindrance(pod)?)));
+    let hindered = new.clone().find_map(|pod| Some((pod, hindrance(pod)?)));
+    let first = match hindered {
+        Some(hindered) => Some(hindered),
+        None => lost(client, new).await,
+    };
     let first = first.map(|(pod, why)| format!("{}: {why}", pod.name_any()));
     Ok(first.or_else(|| condition(deployment, "Progressing", "False")))
+}
+
+/// A pod that does not serve because its node is not there.
+async fn lost<'a>(
+    client: &Client,
+    pods: impl Iterator<Item = &'a Pod>,
+) -> Option<(&'a Pod, String)> {
+    for pod in pods.filter(|pod| !is_ready(pod)) {
+        let Some(node) = pod.spec.as_ref().and_then(|it| it.node_name.as_deref()) else {
+            continue;
+        };
+        if let Some(why) = nodes::away(client, node).await {
+            return Some((pod, format!("its node {node} is not ready ({why})")));
+        }
+    }
+    None
 }
 
 /// What is said of a condition with that status.

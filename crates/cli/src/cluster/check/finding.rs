@@ -91,7 +91,8 @@ impl Findings {
     /// What could not be looked at. It may work all the same where whoever asks has no right to look, and there alone.
     pub(super) fn unknown(&mut self, subject: impl Into<String>, error: &ClusterError) {
         let level = match error {
-            ClusterError::Forbidden { .. } => Level::Unknown,
+            // That its node is away is a finding of its own.
+            ClusterError::Forbidden { .. } | ClusterError::NodeAway { .. } => Level::Unknown,
             _ => Level::Error,
         };
         let remedy = error.next_step().into_owned();

@@ -13,6 +13,7 @@ use super::before::{OLDEST, SKEW, time};
 use super::finding::Findings;
 use super::installed::some;
 use crate::cluster::answer;
+use crate::cluster::nodes::unready;
 
 /// Where kubelets have their Leases.
 const NAMESPACE: &str = "kube-node-lease";
@@ -39,20 +40,13 @@ pub(super) async fn kubelets(client: &Client, classic: bool, findings: &mut Find
 /// Names nodes whose kubelets the API server does not hear, or that say themselves that they are not ready.
 fn away(nodes: &[Node], findings: &mut Findings) {
     for node in nodes {
-        let conditions = node.status.iter().flat_map(|it| &it.conditions).flatten();
-        let Some(ready) = conditions.clone().find(|it| it.type_ == "Ready") else {
+        let Some(why) = unready(node) else {
             continue;
         };
-        if ready.status == "True" {
-            continue;
-        }
-        let since = ready.last_transition_time.as_ref();
-        let since = since.map_or_else(String::new, |it| format!("since {}, ", it.0));
-        let reason = ready.reason.as_deref().unwrap_or("without a reason");
         let name = node.name_any();
         findings.error(
             format!("node {name}"),
-            format!("is not ready ({since}{reason}): pods on it cannot be asked"),
+            format!("is not ready ({why}): pods on it cannot be asked"),
             format!(
                 "see why: kubectl describe node {name}; have its kubelet run, or delete the node"
             ),

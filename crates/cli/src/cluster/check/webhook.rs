@@ -206,6 +206,7 @@ async fn certificates(
         let subject = format!("certificate of {name} ({pod})");
         match reach.certificate(&roots, &host).await {
             Ok(shown) => lasts(subject, &shown, now(), findings),
+            Err(error @ ClusterError::NodeAway { .. }) => findings.unknown(subject, &error),
             Err(error) => findings.error(
                 subject,
                 format!(
