@@ -9,8 +9,10 @@ use tulle_tests::kubernetes::{Namespace, Program};
 use tulle_tests::{Kubernetes, Ran, eventually};
 
 use crate::operators::WEB;
+use parts::what_keeps_sidecars_from_starting_and_from_the_control_plane_is_found;
 use unmade::pods_that_are_not_made_for_no_sidecars_sake_are_a_warning_until_they_are;
 
+mod parts;
 mod policies;
 mod unmade;
 
@@ -21,6 +23,7 @@ tulle_tests::cases! { in Kubernetes:
     a_limit_range_that_keeps_sidecars_out_is_found_until_they_meet_it;
     pods_that_are_not_made_for_no_sidecars_sake_are_a_warning_until_they_are;
     a_sidecar_that_is_not_connected_is_found;
+    what_keeps_sidecars_from_starting_and_from_the_control_plane_is_found ["alone"];
     what_a_viewer_may_not_see_is_unknown_with_the_right_that_it_takes;
 }
 

@@ -155,7 +155,22 @@ async fn traffic_leaves_a_lost_node_before_its_endpoints_go(_: &Kubernetes) -> a
         .get("http")
         .context("there was load")?
         .lost_nothing()?;
+    is_named_by_check(&cluster).await?;
     goes_but_for_what_nobody_can_end(&cluster)
+}
+
+/// Fails unless `tulle check` names the node, and says nothing of its pods that it cannot know.
+async fn is_named_by_check(cluster: &Cluster) -> anyhow::Result<()> {
+    let program = Program::new()?;
+    eventually(RECOVERED, async || {
+        let said = program.run(cluster, &["check"])?;
+        let named = said.stdout.contains(&format!("node {LOST}"))
+            && said.stdout.contains("is not ready (since");
+        ensure!(said.status == 1 && named, "{said}");
+        ensure!(!said.stdout.contains("cannot believe"), "{said}");
+        Ok(())
+    })
+    .await
 }
 
 /// Fails unless the mesh can be uninstalled, and what stays until the node is back is said, with what ends that.
