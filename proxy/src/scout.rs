@@ -80,7 +80,7 @@ impl Lookout {
     fn look_around(&self, silent: &Endpoint) {
         let (now, last) = (now_ms(), &self.cluster.state.looked_around);
         let before = last.load(Relaxed);
-        let due = before == 0 || now - before >= AROUND_MS;
+        let due = before == 0 || now.saturating_sub(before) >= AROUND_MS;
         if !due
             || last
                 .compare_exchange(before, now, Relaxed, Relaxed)

@@ -1,15 +1,12 @@
 //! What is added to a pod, and that a second time adds nothing.
 
-use std::net::SocketAddr;
-
 use serde_json::{Value, json};
 
-use crate::{
-    InjectorConfig, Located, Namespace, Outcome, WarningReason, inject_document, inject_pod,
-};
+use crate::{InjectorConfig, Namespace, Outcome, inject_document, inject_pod};
 
 mod golden;
 mod limits;
+mod located;
 mod metrics;
 mod own;
 mod probes;
@@ -270,42 +267,6 @@ fn annotations_reach_the_capture_rules_and_the_sidecar() {
         Some("config.infra.svc")
     );
     assert_eq!(variable(&init[0], "TULLE_XDS_ADDRESS"), None);
-}
-
-#[test]
-fn a_pod_with_a_resolver_of_its_own_is_told_the_control_plane_by_number_or_its_author_is_warned() {
-    let name = InjectorConfig::default().control_address;
-    let (known, unknown) = (Some("10.96.3.4:15012"), None);
-    for (policy, at, expected, warned) in [
-        (json!("ClusterFirst"), known, name.as_str(), false),
-        (json!(null), known, &name, false),
-        (json!("ClusterFirst"), unknown, &name, false),
-        (json!("Default"), known, "10.96.3.4:15012", false),
-        (json!("None"), known, "10.96.3.4:15012", false),
-        (json!("Default"), unknown, &name, true),
-        (json!("None"), unknown, &name, true),
-    ] {
-        let address = at.map(|it: &str| it.parse::<SocketAddr>().expect("an address"));
-        let config = InjectorConfig {
-            control_at: address.map(Located::from).unwrap_or_default(),
-            ..InjectorConfig::default()
-        };
-        let spec = json!({ "containers": [{ "name": "web" }], "dnsPolicy": policy });
-        let injected = try_inject(&pod(json!({}), spec), &config).expect("injected");
-        let sidecar = &injected.document["spec"]["initContainers"][1];
-        let row = format!("{policy} {at:?}");
-        assert_eq!(
-            variable(sidecar, "TULLE_CONTROL_ADDRESS"),
-            Some(expected),
-            "{row}"
-        );
-        let mut reasons = injected.warnings.iter().map(|it| it.reason);
-        assert_eq!(
-            reasons.any(|it| it == WarningReason::Resolver),
-            warned,
-            "{row}"
-        );
-    }
 }
 
 #[test]
