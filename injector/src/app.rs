@@ -135,7 +135,6 @@ impl Injector {
         let refusals = Refusals::register(&mut registry);
         let uninjected = reconcile::Metrics::register(&mut registry);
         let annotations = events::Metrics::register(&mut registry);
-        let (teller, telling) = Teller::new(client.clone(), annotations);
         let namespaces = Namespaces::new(Some(client.clone()), namespaces);
         let control_at = Located::default();
         let following = control_at.clone().follow(args.control_address());
@@ -146,6 +145,9 @@ impl Injector {
                 ..args.config()
             },
         };
+        let config = reviewer.config.clone();
+        let (teller, telling) =
+            Teller::new(client.clone(), config, namespaces.clone(), annotations);
         let bounds = args.limits.bounds();
         let webhook = Webhook::new(reviewer, namespaces.clone(), teller, reviews, bounds);
         let (drain, watch) = drain::channel();

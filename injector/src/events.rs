@@ -20,7 +20,6 @@ use tulle_runtime::names::{INJECTOR, labels};
 
 use crate::review::tidy;
 
-pub(crate) use evidence::Evidence;
 pub(crate) use owner::{controller, top};
 pub(crate) use teller::{Complaint, Metrics, Teller};
 

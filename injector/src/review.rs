@@ -13,7 +13,6 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use serde_json::Value;
 use tulle_runtime::names::labels;
 
-use crate::events::Evidence;
 use crate::{Decision, InjectorConfig, Namespace, SkipReason, Warning, WarningReason, inject_pod};
 use request::Request;
 pub(crate) use verdict::tidy;
@@ -49,8 +48,6 @@ pub struct Reviewed {
     pub warnings: Vec<Warning>,
     /// The controller that made the pod, which reads no warning.
     pub(crate) owner: Option<ObjectReference>,
-    /// What the warnings are made of.
-    pub(crate) evidence: Evidence,
 }
 
 /// What a pod that is let in is answered with.
@@ -99,10 +96,10 @@ impl Reviewer {
                 )
             }
         };
-        let (owner, evidence) = if warnings.is_empty() {
-            (None, Evidence::default())
+        let owner = if warnings.is_empty() {
+            None
         } else {
-            (request.owner(), Evidence::of(&request.object))
+            request.owner()
         };
         Reviewed {
             status: 200,
@@ -113,7 +110,6 @@ impl Reviewer {
             dry_run: request.dry_run,
             warnings,
             owner,
-            evidence,
         }
     }
 
@@ -202,7 +198,6 @@ impl Malformed {
             dry_run: false,
             warnings: Vec::new(),
             owner: None,
-            evidence: Evidence::default(),
         }
     }
 }

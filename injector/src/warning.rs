@@ -54,3 +54,10 @@ impl fmt::Display for Warning {
         f.write_str(&self.message)
     }
 }
+
+/// What the author of a workload is told: the warnings about annotations, in one line.
+pub(crate) fn of_annotations(warnings: &[Warning]) -> String {
+    let ours = warnings.iter().filter(|it| it.reason.is_annotation());
+    let words: Vec<_> = ours.map(|it| it.message.as_str()).collect();
+    words.join("; ")
+}

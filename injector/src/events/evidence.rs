@@ -1,7 +1,6 @@
 //! What an Event goes by. The webhook takes reviews of whoever reaches it, so what one says of a pod and its owner is a hint alone:
-//! an Event is written about an owner that the API server has, of what is in the template of its pods.
+//! an Event is written about an owner that the API server has, in words that are made anew of the template of its pods.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
@@ -9,67 +8,44 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ObjectReference, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Api, Client};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Unanswered;
 use super::owner::controller;
 
 /// How long the API server may take to say what an owner is.
 const ASK: Duration = Duration::from_secs(5);
+/// Kinds that the injector's ClusterRole names.
+const READABLE: [(&str, &str); 4] = [
+    ("apps/v1", "ReplicaSet"),
+    ("apps/v1", "StatefulSet"),
+    ("apps/v1", "DaemonSet"),
+    ("batch/v1", "Job"),
+];
 
-/// What the words about a pod are made of: its annotations, and the names of its containers.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Evidence {
-    annotations: BTreeMap<String, String>,
-    containers: BTreeSet<String>,
+/// An owner that the API server has.
+#[derive(Debug)]
+pub(crate) struct Proven {
+    /// What an Event of it is about: the owner, or what made that.
+    pub(crate) about: ObjectReference,
+    /// A pod as it makes them.
+    pub(crate) pod: Value,
 }
 
-impl Evidence {
-    /// That of a pod which is reviewed.
-    pub(crate) fn of(pod: &Value) -> Self {
-        let annotations = pod["metadata"]["annotations"].as_object();
-        let annotations = annotations
-            .into_iter()
-            .flatten()
-            .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())));
-        let lists = ["containers", "initContainers"].map(|list| pod["spec"][list].as_array());
-        let containers = lists.into_iter().flatten().flatten();
-        let names = containers.filter_map(|it| it["name"].as_str());
-        Self {
-            annotations: annotations.collect(),
-            containers: names.map(str::to_owned).collect(),
-        }
-    }
-
-    /// Whether all of it that these words name is in a template, too.
-    fn bears(&self, words: &str, template: &PodTemplateSpec) -> bool {
-        let meta = template.metadata.as_ref();
-        let theirs = meta.and_then(|it| it.annotations.as_ref());
-        let mut named = self
-            .annotations
-            .iter()
-            .filter(|(name, _)| words.contains(*name));
-        let annotations =
-            named.all(|(name, value)| theirs.and_then(|it| it.get(name)) == Some(value));
-        let spec = template.spec.as_ref();
-        let has = |name: &String| {
-            let init = spec.iter().flat_map(|it| &it.init_containers).flatten();
-            let mut all = spec.iter().flat_map(|it| &it.containers).chain(init);
-            all.any(|it| it.name == *name)
-        };
-        let mut named = self.containers.iter().filter(|name| words.contains(*name));
-        annotations && named.all(has)
-    }
+/// Whether owners of that kind may be read.
+pub(crate) fn is_readable(owner: &ObjectReference) -> bool {
+    let kind = (owner.api_version.as_deref(), owner.kind.as_deref());
+    let (Some(version), Some(kind)) = kind else {
+        return false;
+    };
+    READABLE.contains(&(version, kind))
 }
 
-/// Whose a pod is that these words are about, as far as Kubernetes' own controllers go; nothing where the API server has no such owner
-/// with such pods, or it is of a kind that is not known here.
+/// The owner with that name and id; nothing where the API server has none, or it is of a kind that is not known here.
 pub(crate) async fn proven(
     client: &Client,
     owner: &ObjectReference,
-    evidence: &Evidence,
-    words: &str,
-) -> Result<Option<ObjectReference>, Unanswered> {
+) -> Result<Option<Proven>, Unanswered> {
     let named = [&owner.namespace, &owner.name].map(|it| it.as_deref().unwrap_or_default());
     let [namespace, name] = named;
     let (version, kind) = (owner.api_version.as_deref(), owner.kind.as_deref());
@@ -106,6 +82,26 @@ pub(crate) async fn proven(
     };
     let found = tokio::time::timeout(ASK, asking).await??;
     let is_it = |meta: &ObjectMeta| meta.uid.is_some() && meta.uid == owner.uid;
-    let found = found.filter(|(meta, template)| is_it(meta) && evidence.bears(words, template));
-    Ok(found.map(|(meta, _)| controller(&meta, namespace).unwrap_or_else(|| owner.clone())))
+    let found = found.filter(|(meta, _)| is_it(meta));
+    Ok(found.map(|(meta, template)| Proven {
+        about: controller(&meta, namespace).unwrap_or_else(|| owner.clone()),
+        pod: pod(owner, &template),
+    }))
+}
+
+/// What a controller makes of a template, as far as words are made of it.
+fn pod(owner: &ObjectReference, template: &PodTemplateSpec) -> Value {
+    let mut pod = json!({ "metadata": template.metadata, "spec": template.spec });
+    if pod["metadata"].is_null() {
+        pod["metadata"] = json!({});
+    }
+    pod["metadata"]["namespace"] = json!(owner.namespace);
+    pod["metadata"]["ownerReferences"] = json!([{
+        "apiVersion": owner.api_version,
+        "kind": owner.kind,
+        "name": owner.name,
+        "uid": owner.uid,
+        "controller": true,
+    }]);
+    pod
 }

@@ -12,7 +12,8 @@ use super::{Unserved, Webhook};
 use crate::events::Complaint;
 use crate::namespaces::Asked;
 use crate::review::{failure, too_large};
-use crate::{MAX_REVIEW, Namespace, Refusal, Reviewed, SkipReason, Verdict, Warning};
+use crate::warning::of_annotations;
+use crate::{MAX_REVIEW, Namespace, Refusal, Reviewed, SkipReason, Verdict};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body_util::{BodyExt as _, Full};
@@ -55,7 +56,7 @@ impl Webhook {
             Ok(reviewed) => {
                 self.metrics.reviewed(reviewed.verdict, begun.elapsed());
                 self.tell(client, &reviewed);
-                self.warn(&reviewed);
+                self.warn(client, &reviewed);
                 answer(reviewed.status, reviewed.response)
             }
             Err(why) => {
@@ -188,39 +189,29 @@ impl Webhook {
     }
 
     /// Says what its author was warned of, who may be a controller, where the author of a workload looks.
-    fn warn(&self, reviewed: &Reviewed) {
+    fn warn(&self, client: SocketAddr, reviewed: &Reviewed) {
         let (Some(pod), false) = (&reviewed.pod, reviewed.warnings.is_empty()) else {
             return;
         };
         for warning in &reviewed.warnings {
             self.metrics.warned(warning.reason);
         }
-        let words = |warnings: &mut dyn Iterator<Item = &Warning>| {
-            let words: Vec<_> = warnings.map(|it| it.message.as_str()).collect();
-            words.join("; ")
-        };
         if let Some(left_out) = self.warned_told.pass() {
-            let why = words(&mut reviewed.warnings.iter());
+            let why: Vec<_> = reviewed.warnings.iter().map(|it| &*it.message).collect();
             tracing::info!(
+                client.addr = %client,
                 pod,
                 dry_run = reviewed.dry_run,
                 left_out,
-                why,
+                why = why.join("; "),
                 "pod let in with a warning"
             );
         }
-        let words = words(
-            &mut reviewed
-                .warnings
-                .iter()
-                .filter(|it| it.reason.is_annotation()),
-        );
+        let words = of_annotations(&reviewed.warnings);
         if let (Some(owner), false, false) = (&reviewed.owner, reviewed.dry_run, words.is_empty()) {
             self.teller.tell(Complaint {
                 owner: owner.clone(),
-                pod: pod.clone(),
-                words,
-                evidence: reviewed.evidence.clone(),
+                hint: words,
             });
         }
     }

@@ -388,7 +388,7 @@ async fn what_a_pod_of_a_workload_says_in_vain_is_counted_and_told_at_the_worklo
             events.send(path).await.expect("somebody reads");
             let annotations =
                 json!({ "tulle.dev/exclude-port": "1", "tulle.dev/access-log": "xml" });
-            let template = json!({ "metadata": { "annotations": annotations } });
+            let template = json!({ "metadata": { "annotations": annotations }, "spec": { "containers": [{ "name": "app" }] } });
             let set = json!({
                 "metadata": { "name": "db", "uid": "u" },
                 "spec": { "template": template, "selector": {}, "serviceName": "db" },
@@ -397,6 +397,7 @@ async fn what_a_pod_of_a_workload_says_in_vain_is_counted_and_told_at_the_worklo
         }
     });
     let harness = Harness::asking(BOUNDS, Some(client)).await;
+    harness.namespaces.learn([Namespace::enabled("shop")]);
     let owner = json!([{ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "uid": "u", "controller": true }]);
     let mut bad = review("a");
     let meta = &mut bad["request"]["object"]["metadata"];

@@ -11,12 +11,15 @@ use serde_json::{Value, json};
 use tulle_runtime::tasks::Tasks;
 
 use super::*;
+use crate::Namespace;
 use crate::hand_written::{Answer, api_server};
 
 /// What was written, and whether more is taken.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     refuses: bool,
+    /// Of all templates.
+    annotations: Value,
     events: Vec<Value>,
 }
 
@@ -52,7 +55,7 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Body>) -> Answer {
         .into_iter()
         .collect();
     let template = json!({
-        "metadata": { "annotations": { "tulle.dev/known": "so" } },
+        "metadata": { "annotations": state.annotations },
         "spec": { "containers": [{ "name": "app" }] },
     });
     answer(json!({
@@ -68,10 +71,17 @@ struct Rig {
 }
 
 fn rig() -> Rig {
-    let state = Arc::new(Mutex::new(State::default()));
+    let state = Arc::new(Mutex::new(State {
+        refuses: false,
+        annotations: json!({ "tulle.dev/a": "" }),
+        events: Vec::new(),
+    }));
     let shared = state.clone();
     let client = api_server(move |request| answer(shared.clone(), request));
-    let (teller, telling) = Teller::new(client, Metrics::default());
+    let namespaces = Namespaces::new(None, crate::namespaces::Metrics::default());
+    namespaces.learn((0..20).map(|number| Namespace::enabled(format!("shop-{number}"))));
+    let config = InjectorConfig::default();
+    let (teller, telling) = Teller::new(client, config, namespaces, Metrics::default());
     let tasks = Tasks::new();
     tasks.spawn_until_cancelled("events", telling);
     Rig {
@@ -82,30 +92,24 @@ fn rig() -> Rig {
 }
 
 impl Rig {
-    fn tell(&self, kind: &str, name: &str, words: &str) {
-        self.tell_by(kind, name, (name, words), json!({}));
+    fn tell(&self, kind: &str, name: &str, hint: &str) {
+        self.tell_by(kind, ("shop-0", name, name), hint);
     }
 
-    /// Of a pod with such annotations and a container, and its owner with such an id.
-    fn tell_by(&self, kind: &str, name: &str, (uid, words): (&str, &str), annotations: Value) {
+    /// Of an owner with such a namespace, name and id.
+    fn tell_by(&self, kind: &str, (namespace, name, uid): (&str, &str, &str), hint: &str) {
         let version = if kind == "Job" { "batch/v1" } else { "apps/v1" };
         let owner = ObjectReference {
             api_version: Some(version.to_owned()),
             kind: Some(kind.to_owned()),
             name: Some(name.to_owned()),
-            namespace: Some("shop".to_owned()),
+            namespace: Some(namespace.to_owned()),
             uid: Some(uid.to_owned()),
             ..ObjectReference::default()
         };
-        let pod = json!({
-            "metadata": { "annotations": annotations },
-            "spec": { "containers": [{ "name": "app" }, { "name": "evil" }] },
-        });
         self.teller.tell(Complaint {
             owner,
-            pod: format!("shop/{uid}*"),
-            words: words.to_owned(),
-            evidence: Evidence::of(&pod),
+            hint: hint.to_owned(),
         });
     }
 
@@ -116,7 +120,7 @@ impl Rig {
     }
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
+const WORDS: &str = "annotation tulle.dev/a is not known and has no effect: check its spelling";
 
 #[tokio::test(start_paused = true)]
 async fn a_workload_is_told_once_for_all_its_pods_and_of_other_words_again() {
@@ -130,8 +134,9 @@ async fn a_workload_is_told_once_for_all_its_pods_and_of_other_words_again() {
     assert_eq!(event["reason"], "InvalidAnnotation");
     assert_eq!(event["type"], "Warning");
     assert_eq!(event["metadata"]["name"], "tulle-invalid-annotation.db");
-    assert_eq!(event["message"], "pod shop/db*: annotation a is not known");
+    assert_eq!(event["message"], WORDS);
     assert_eq!(event["involvedObject"]["uid"], "db");
+    rig.state.lock().annotations = json!({ "tulle.dev/b": "" });
     rig.tell("StatefulSet", "db", "annotation b is not known");
     assert_eq!(rig.written(MINUTE).await.len(), 1);
     rig.tell("StatefulSet", "db", "annotation b is not known");
@@ -147,72 +152,96 @@ async fn a_workload_is_told_once_for_all_its_pods_and_of_other_words_again() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_written_that_whoever_reaches_the_webhook_has_made_up() {
-    let honest = ("web", "annotation tulle.dev/known has the value so");
-    let known = json!({ "tulle.dev/known": "so" });
-    for (what, kind, name, said, annotations, written) in [
-        ("honest", "ReplicaSet", "web", honest, known.clone(), 1),
+    const FORGED: &str = "annotation tulle.dev/run-this is not known";
+    let web = ("shop-0", "web", "web");
+    let in_vain = json!({ "tulle.dev/a": "" });
+    for (what, kind, owner, hint, template, written) in [
+        ("honest", "ReplicaSet", web, WORDS, in_vain.clone(), 1),
+        ("a DaemonSet", "DaemonSet", web, WORDS, in_vain.clone(), 1),
+        ("own words", "ReplicaSet", web, FORGED, in_vain.clone(), 1),
+        ("a good template", "ReplicaSet", web, FORGED, json!({}), 0),
         (
-            "by a container",
-            "DaemonSet",
-            "web",
-            ("web", "container app is odd"),
-            json!({}),
-            1,
+            "a template that opts out",
+            "ReplicaSet",
+            web,
+            WORDS,
+            json!({ "tulle.dev/a": "", "tulle.dev/inject": "disabled" }),
+            0,
         ),
         (
             "another's id",
             "ReplicaSet",
-            "web",
-            ("forged", honest.1),
-            known.clone(),
+            ("shop-0", "web", "forged"),
+            WORDS,
+            in_vain.clone(),
             0,
         ),
         (
             "no such owner",
             "StatefulSet",
-            "gone",
-            ("gone", honest.1),
-            known.clone(),
+            ("shop-0", "gone", "gone"),
+            WORDS,
+            in_vain.clone(),
+            0,
+        ),
+        (
+            "no such namespace",
+            "StatefulSet",
+            ("made-up", "web", "web"),
+            WORDS,
+            in_vain.clone(),
             0,
         ),
         (
             "a kind that is not asked for",
             "Secret",
-            "web",
-            honest,
-            known.clone(),
-            0,
-        ),
-        (
-            "another value",
-            "ReplicaSet",
-            "web",
-            honest,
-            json!({ "tulle.dev/known": "not so" }),
-            0,
-        ),
-        (
-            "an annotation of its own",
-            "ReplicaSet",
-            "web",
-            ("web", "annotation tulle.dev/run-this is not known"),
-            json!({ "tulle.dev/run-this": "" }),
-            0,
-        ),
-        (
-            "a container of its own",
-            "ReplicaSet",
-            "web",
-            ("web", "container evil is odd"),
-            json!({}),
+            web,
+            WORDS,
+            in_vain.clone(),
             0,
         ),
     ] {
         let rig = rig();
-        rig.tell_by(kind, name, said, annotations);
-        assert_eq!(rig.written(MINUTE).await.len(), written, "{what}");
+        rig.state.lock().annotations = template;
+        rig.tell_by(kind, owner, hint);
+        let events = rig.written(MINUTE).await;
+        assert_eq!(events.len(), written, "{what}");
+        assert!(events.iter().all(|it| it["message"] == WORDS), "{events:?}");
         assert_eq!(rig.teller.metrics.errors.get(), 0, "{what}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_made_up_neither_hides_what_is_true_nor_has_it_written_again() {
+    let rig = rig();
+    rig.tell_by("ReplicaSet", ("shop-0", "gone", "web"), WORDS);
+    rig.tell("ReplicaSet", "web", WORDS);
+    assert_eq!(rig.written(MINUTE).await.len(), 1);
+    for number in 0..20 {
+        rig.tell("ReplicaSet", "web", &format!("forged {number}"));
+    }
+    assert!(rig.written(MINUTE).await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_namespace_does_not_take_the_turns_of_another() {
+    let rig = rig();
+    for number in 0..OF_A_NAMESPACE + 20 {
+        rig.tell("StatefulSet", &format!("s{number}"), WORDS);
+    }
+    rig.tell_by("StatefulSet", ("shop-1", "db", "db"), WORDS);
+    let events = rig.written(MINUTE / 2).await;
+    let of = |namespace: &str| {
+        let theirs = events
+            .iter()
+            .filter(|it| it["metadata"]["namespace"] == namespace);
+        u32::try_from(theirs.count()).expect("few")
+    };
+    assert_eq!((of("shop-0"), of("shop-1")), (OF_A_NAMESPACE, 1));
+    assert_eq!(rig.teller.metrics.lost.get(), 20);
+    tokio::time::sleep(MINUTE).await;
+    rig.tell("StatefulSet", "s49", WORDS);
+    assert_eq!(rig.written(MINUTE).await.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -230,11 +259,8 @@ async fn the_jobs_of_a_cron_job_are_one_workload() {
 async fn many_workloads_wait_for_their_turn_and_what_there_is_no_room_for_is_counted() {
     let rig = rig();
     for number in 0..WAITING + 5 {
-        rig.tell(
-            "StatefulSet",
-            &format!("s{number}"),
-            "annotation a is not known",
-        );
+        let (namespace, name) = (format!("shop-{}", number % 20), format!("s{number}"));
+        rig.tell_by("StatefulSet", (&namespace, &name, &name), WORDS);
     }
     assert_eq!(rig.teller.metrics.lost.get(), 5);
     let first = rig.written(10 * PACE).await.len();

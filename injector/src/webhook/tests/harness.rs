@@ -92,7 +92,12 @@ impl Harness {
             config: InjectorConfig::default(),
         };
         let events = events::Metrics::register(&mut registry);
-        let (teller, telling) = Teller::new(events_client, events);
+        let (teller, telling) = Teller::new(
+            events_client,
+            reviewer.config.clone(),
+            namespaces.clone(),
+            events,
+        );
         let webhook = Webhook::new(reviewer, namespaces.clone(), teller, reviews, bounds);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
