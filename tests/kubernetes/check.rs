@@ -474,7 +474,7 @@ async fn what_a_viewer_may_not_see_is_unknown_with_the_right_that_it_takes(
     for (arguments, status, words) in [
         (
             &["status"][..],
-            1,
+            2,
             "kubectl auth can-i create pods --subresource=portforward -n tulle-system",
         ),
         (

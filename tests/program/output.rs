@@ -65,7 +65,7 @@ pub(crate) fn styles_and_progress_are_for_terminals_alone(
     let check = format!("KUBECONFIG={folder}/all.yaml {} check", terminal.program());
     let piped = terminal.shell(&check)?;
     ensure!(
-        piped.status == 1
+        piped.status == 2
             && piped.stdout.is_empty()
             && piped
                 .stderr
@@ -79,7 +79,7 @@ pub(crate) fn styles_and_progress_are_for_terminals_alone(
     // One line, which is gone before the error is told, and the error in colour.
     let told = seen.stdout.split_once("asking the API server...\r\u{1b}[K");
     ensure!(
-        seen.status == 1 && told.is_some_and(|(_, after)| after.starts_with("\u{1b}[")),
+        seen.status == 2 && told.is_some_and(|(_, after)| after.starts_with("\u{1b}[")),
         "{seen}"
     );
     Ok(())
