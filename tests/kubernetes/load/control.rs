@@ -63,6 +63,9 @@ async fn row_43_and_52_without_control_plane_and_injector_nothing_is_lost_and_on
     scale(kubernetes, 2)?;
     eventually(SOON, async || install::serves(&kubernetes.cluster)).await?;
     outcome?;
+    // The longer it was in vain, the longer Kubernetes waits until it tries again, unless something changes.
+    let again = ["annotate", "replicasets", "--all", "tulle.test/again=now"];
+    shop.namespace.ask(again, "")?;
     shop.settled("web").await?;
     shop.namespace.ask(["apply", "-f", "-"], POD)?;
     let another = ["get", "pod", "another", "-o", "json"];
