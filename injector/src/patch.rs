@@ -38,9 +38,6 @@ pub(crate) struct Pod<'a> {
     pub(crate) workload: Option<&'a str>,
 }
 
-/// Where LimitRanger says which resources of which containers it has set.
-const RANGER: &str = "kubernetes.io/limit-ranger";
-
 /// Adds a sidecar to the pod found at `template` of the document.
 pub(crate) fn patch(
     document: Value,
@@ -146,10 +143,7 @@ fn write(
     let capture = containers::capture(options, config);
     let app_metrics = scrape.and_then(Scrape::to_variable);
     let mut sidecar = containers::sidecar(options, config, pod.spec, &probes, app_metrics);
-    let annotations = pod.meta.annotations.as_ref();
-    let ranger = annotations.and_then(|it| it.get(RANGER));
-    let ranger = ranger.map(String::as_str);
-    if let Some(own) = own::take(editor, pod.spec, ranger)? {
+    if let Some(own) = own::take(editor, pod)? {
         sidecar = own::merge(sidecar, own);
     }
     resources::widen(editor, &sidecar)?;

@@ -4,10 +4,11 @@
 //! the user's; what the mesh depends on cannot be changed: see the guard.
 
 use json_patch::PatchError;
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::Container;
 use serde_json::{Map, Value};
 use tulle_runtime::names::containers as names;
 
+use super::Pod;
 use super::editor::Editor;
 
 /// The image that means ours.
@@ -21,8 +22,9 @@ const DEFAULTS: [(&str, &str); 3] = [
     ("terminationMessagePath", "/dev/termination-log"),
     ("terminationMessagePolicy", "File"),
 ];
-/// What LimitRanger's annotation begins with.
-const RANGER: &str = "LimitRanger plugin set: ";
+/// Where LimitRanger says which resources of which containers it has set, and how that begins.
+const RANGER: &str = "kubernetes.io/limit-ranger";
+const SET: &str = "LimitRanger plugin set: ";
 /// Lists that are merged, by the field that tells their items apart.
 const KEYS: [(&str, &str); 4] = [
     ("env", "name"),
@@ -36,12 +38,9 @@ pub(crate) fn is_own(container: &Container) -> bool {
     container.name == names::PROXY && container.image.as_deref() == Some(AUTO)
 }
 
-/// Takes it out of the pod; absent if there is none. `ranger` is what LimitRanger says that it has set.
-pub(crate) fn take(
-    editor: &mut Editor,
-    spec: &PodSpec,
-    ranger: Option<&str>,
-) -> Result<Option<Value>, PatchError> {
+/// Takes it out of the pod; absent if there is none.
+pub(crate) fn take(editor: &mut Editor, pod: &Pod<'_>) -> Result<Option<Value>, PatchError> {
+    let spec = pod.spec;
     let lists = [
         (
             "initContainers",
@@ -58,7 +57,10 @@ pub(crate) fn take(
                 "containers" => "container",
                 _ => "init container",
             };
-            forget(&mut own, ranger.unwrap_or_default(), whose);
+            let annotations = pod.meta.annotations.as_ref();
+            if let Some(said) = annotations.and_then(|it| it.get(RANGER)) {
+                forget(&mut own, said, whose);
+            }
             return Ok(Some(own));
         }
     }
@@ -68,7 +70,7 @@ pub(crate) fn take(
 /// Takes out what LimitRanger has set where the user says nothing: `cpu, memory limit for container NAME`, divided by semicolons.
 /// <https://github.com/kubernetes/kubernetes/blob/v1.36.0/plugin/pkg/admission/limitranger/admission.go>
 fn forget(own: &mut Value, ranger: &str, whose: &str) {
-    let said = ranger.strip_prefix(RANGER).unwrap_or_default();
+    let said = ranger.strip_prefix(SET).unwrap_or_default();
     for (list, word) in [("requests", "request"), ("limits", "limit")] {
         let ending = format!(" {word} for {whose} {}", names::PROXY);
         let mut parts = said.split("; ");

@@ -158,7 +158,7 @@ impl Authority {
             roots.withdraw();
             return Ok(Some(roots));
         }
-        let ended = has_ended(roots.signer(), &self.settings, now)?;
+        let ended = self.ends() <= now;
         let new = match (&self.settings.plugged, &state.plugged) {
             (Some(_), None) => return Ok(None),
             (Some(_), Some(plugged)) if roots.renew(plugged) => return Ok(Some(roots)),
@@ -197,9 +197,12 @@ impl Authority {
 
     /// Whether the root that signs has not long to live.
     fn is_old(&self, now: SystemTime) -> bool {
-        let ends = self.issuer.load().root().not_after();
-        ends.duration_since(now)
-            .map_or(true, |left| left < ROOT_RENEWAL)
+        self.ends() < now + ROOT_RENEWAL
+    }
+
+    /// When the root that signs ends, or what is below it and signs.
+    fn ends(&self) -> SystemTime {
+        self.issuer.load().root().not_after()
     }
 
     /// Sees what somebody else provides now. What is no good is told, and the last good one stays.
