@@ -177,11 +177,37 @@ pub fn report_failed_response(endpoint: &Endpoint, now: u64) {
     });
 }
 
+/// What is known of an endpoint that could not be connected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreachable {
+    /// An attempt failed. Where too much is asked of endpoints they fail as well, so no more may be out than
+    /// [`OutlierDetection::max_ejection_percent`] says: the rest would have to do with even more.
+    Failed,
+    /// The sidecar itself got no answer when it tried. That all may be that but one: such an endpoint serves nobody.
+    Silent,
+}
+
+impl Unreachable {
+    /// How many endpoints of a cluster may be out at a time.
+    fn most_out(self, cluster: &Cluster) -> usize {
+        let all = cluster.endpoints.len();
+        match self {
+            Self::Failed => all * cluster.outlier.max_ejection_percent as usize / 100,
+            Self::Silent => all.saturating_sub(1),
+        }
+    }
+}
+
 /// Keeps an endpoint out for a while in which the sidecar finds out whether it can be connected to, unless too many are out.
-pub fn begin_look(cluster: &Cluster, endpoint: &Endpoint, now: u64, look: Duration) {
+pub fn begin_look(
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    why: Unreachable,
+    now: u64,
+    look: Duration,
+) {
     let out = cluster.endpoints.iter().filter(|it| is_out(it, now));
-    let allowed = most_ejected(cluster);
-    if is_out(endpoint, now) || (out.count() as u64) < allowed {
+    if is_out(endpoint, now) || out.count() < why.most_out(cluster) {
         let until = now.saturating_add(milliseconds(look));
         endpoint.state.trial_until.store(until, Relaxed);
     }
@@ -190,11 +216,6 @@ pub fn begin_look(cluster: &Cluster, endpoint: &Endpoint, now: u64, look: Durati
 /// Has requests find out the rest: one, if the endpoint was ejected.
 pub fn end_look(endpoint: &Endpoint) {
     endpoint.state.trial_until.store(0, Relaxed);
-}
-
-/// How many endpoints of a cluster may be ejected at a time.
-fn most_ejected(cluster: &Cluster) -> u64 {
-    cluster.endpoints.len() as u64 * u64::from(cluster.outlier.max_ejection_percent) / 100
 }
 
 /// Whether an endpoint is ejected at a moment.
@@ -219,10 +240,18 @@ pub fn ejected(cluster: &Cluster, now: u64) -> usize {
         .count()
 }
 
-/// Counts a connect failure or timeout; enough of them in a row eject the endpoint, as long as no more than the
-/// allowed share of the cluster is out. Returns whether this one did.
-pub fn report_connect_failure(cluster: &Cluster, endpoint: &Endpoint, now: u64) -> bool {
+/// Counts a connect failure or timeout; enough of them in a row eject the endpoint, as long as no more than may be are
+/// ejected. Returns whether this one did.
+pub fn report_connect_failure(
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    why: Unreachable,
+    now: u64,
+) -> bool {
     let state = &endpoint.state;
+    if why == Unreachable::Silent {
+        state.silent.store(true, Relaxed);
+    }
     let failures = state
         .consecutive_failures
         .fetch_add(1, Relaxed)
@@ -230,7 +259,7 @@ pub fn report_connect_failure(cluster: &Cluster, endpoint: &Endpoint, now: u64) 
     if failures < cluster.outlier.consecutive_local_failures || is_ejected(endpoint, now) {
         return false;
     }
-    if ejected(cluster, now) as u64 >= most_ejected(cluster) {
+    if ejected(cluster, now) >= why.most_out(cluster) {
         return false;
     }
     let exponent = state.ejections.fetch_add(1, Relaxed);
@@ -247,6 +276,7 @@ pub fn report_connect_success(endpoint: &Endpoint) {
     if state.consecutive_failures.load(Relaxed) != 0 {
         state.consecutive_failures.store(0, Relaxed);
         state.trial_until.store(0, Relaxed);
+        state.silent.store(false, Relaxed);
     }
     if state.ejections.load(Relaxed) != 0 {
         state.ejections.store(0, Relaxed);

@@ -50,7 +50,7 @@ impl IoStream {
         self.transport().tcp()
     }
 
-    /// A handle that can tell later, from outside, whether the peer has closed this connection.
+    /// A handle that can tell later, from outside, whether the peer is still there.
     ///
     /// # Errors
     ///

@@ -34,6 +34,7 @@ pub mod balance;
 pub mod ready;
 pub mod retry;
 mod scout;
+mod silence;
 pub mod telemetry;
 pub mod upstream;
 

@@ -7,6 +7,7 @@ mod accept;
 mod count;
 mod dial;
 mod refusal;
+mod unheard;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -19,6 +20,7 @@ pub use accept::{Acceptor, Captured, Metrics};
 pub use count::{Count, Open};
 pub use dial::{Reach, dial};
 pub use refusal::Refusal;
+pub(crate) use unheard::unheard;
 
 /// Connections that wait in the kernel until a worker accepts them.
 const BACKLOG: i32 = 4096;
@@ -132,5 +134,19 @@ pub fn raise_file_limit() -> u64 {
             tracing::warn!(%error, limit = soft, "could not raise the limit of open files");
             soft
         }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::os::fd::AsFd;
+
+    use nix::libc::{BPF_K, BPF_RET};
+    use socket2::{SockFilter, SockRef};
+
+    /// Has the kernel drop whatever comes for a socket, as if its machine were gone.
+    pub(crate) fn vanish(socket: &impl AsFd) {
+        let nothing = SockFilter::new((BPF_RET | BPF_K) as u16, 0, 0, 0);
+        SockRef::from(socket).attach_filter(&[nothing]).unwrap();
     }
 }

@@ -174,8 +174,10 @@ async fn pass_through(client: IoStream, downstream: &Downstream, worker: &Worker
     .await
     {
         Ok(Ok(server)) => {
+            let mut server = IoStream::from(server);
+            worker.silence.watch(worker, &mut server, None);
             let joins = admission::ends(worker, downstream, true);
-            let ended = tcp::carry(worker, record, client, server.into(), joins).await;
+            let ended = tcp::carry(worker, record, client, server, joins).await;
             report(downstream, "passthrough", destination, ended);
         }
         Ok(Err(error)) => {

@@ -147,7 +147,7 @@ pub async fn connect(
 async fn attempt(
     worker: &Worker,
     cluster: &Cluster,
-    endpoint: &Endpoint,
+    endpoint: &Arc<Endpoint>,
 ) -> Result<IoStream, TcpError> {
     let address = endpoint.address;
     let connecting = async {
@@ -167,9 +167,12 @@ async fn attempt(
         address,
         source: io::ErrorKind::TimedOut.into(),
     };
-    timeout(cluster.connect_timeout, connecting)
+    let mut io = timeout(cluster.connect_timeout, connecting)
         .await
-        .map_err(late)?
+        .map_err(late)??;
+    let watched = Some((cluster, endpoint));
+    worker.silence.watch(worker, &mut io, watched);
+    Ok(io)
 }
 
 /// Moves the bytes of a connection that has got its server, and tells telemetry when it is over. An end that did not

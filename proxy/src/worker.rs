@@ -14,6 +14,7 @@ use crate::net;
 use crate::overload::{Newest, Overload};
 use crate::retry::Uploads;
 use crate::settings::Settings;
+use crate::silence::Silence;
 use crate::telemetry::{Hub, Limits, Telemetry};
 use crate::tls::Connector;
 use crate::upstream::Pools;
@@ -69,6 +70,8 @@ pub struct Worker {
     pub tls: Connector,
     /// HTTP connections to whatever answers.
     pub upstream: Pools,
+    /// Ends connections whose peer is gone without a word.
+    pub silence: Silence,
     /// Held while the worker has something to finish: the last to go, after the last lines of the access log.
     pub drain: DrainWatch,
 }
@@ -102,6 +105,7 @@ impl Worker {
             requests: Cell::new(0),
             telemetry: telemetry.map_or_else(Telemetry::default, Telemetry::new),
             upstream: Pools::default(),
+            silence: Silence::default(),
         }
     }
 }

@@ -61,7 +61,8 @@ fn share(cluster: &Cluster, avoid: &[SocketAddr], picks: u32) -> HashMap<SocketA
 
 fn fail(cluster: &Cluster, index: usize, times: u32, now: u64) -> bool {
     (0..times).fold(false, |ejected, _| {
-        report_connect_failure(cluster, &cluster.endpoints[index], now) || ejected
+        let endpoint = &cluster.endpoints[index];
+        report_connect_failure(cluster, endpoint, Unreachable::Failed, now) || ejected
     })
 }
 
@@ -280,6 +281,18 @@ fn at_most_half_of_the_endpoints_are_ejected() {
         !fail(&single, 0, 50, NOW),
         "a single endpoint is never ejected"
     );
+}
+
+#[test]
+fn all_but_one_are_ejected_where_the_sidecar_itself_has_found_them_silent() {
+    let cluster = healthy(LbPolicy::Random, 3);
+    let silent = |index: usize| {
+        let endpoint = &cluster.endpoints[index];
+        let report = || report_connect_failure(&cluster, endpoint, Unreachable::Silent, NOW);
+        (0..3).fold(false, |ejected, _| report() || ejected)
+    };
+    assert_eq!([silent(0), silent(1), silent(2)], [true, true, false]);
+    assert_eq!(share(&cluster, &[], 10)[&address(3)], 10);
 }
 
 #[test]

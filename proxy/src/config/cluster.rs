@@ -236,6 +236,8 @@ pub struct EndpointState {
     pub trial_until: AtomicU64,
     /// Whether the sidecar itself looks after it.
     pub scouted: AtomicBool,
+    /// Whether it gave the sidecar no answer when that tried, and has not been connected to since.
+    pub silent: AtomicBool,
     /// Milliseconds since the process's start until which failed responses make it less attractive.
     pub troubled_until: AtomicU64,
 }

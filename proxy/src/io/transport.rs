@@ -131,7 +131,18 @@ impl Transport {
         let length = little.filled().len();
         buf.advance(length);
         self.reader.took(length);
+        if length == 0 {
+            ready!(read)?;
+            return Poll::Ready(self.ended());
+        }
         read
+    }
+
+    /// Nothing more comes.
+    #[cold]
+    fn ended(&self) -> io::Result<()> {
+        let duplicate = self.duplicate.as_ref();
+        duplicate.map_or(Ok(()), |duplicate| duplicate.ended())
     }
 
     /// The socket.
@@ -178,6 +189,9 @@ impl AsyncRead for Transport {
         if !this.ahead.is_empty() || this.reads_ahead && buf.remaining() < READ_AHEAD {
             if this.ahead.is_empty() {
                 ready!(this.ahead.poll_fill(&mut this.tcp, &mut this.reader, cx))?;
+                if this.ahead.is_empty() {
+                    return Poll::Ready(this.ended());
+                }
             }
             this.ahead.give(buf);
             return Poll::Ready(Ok(()));
@@ -187,9 +201,13 @@ impl AsyncRead for Transport {
             return this.poll_read_little(cx, buf, most);
         }
         let before = buf.filled().len();
-        let read = Pin::new(&mut this.tcp).poll_read(cx, buf);
-        this.reader.took(buf.filled().len() - before);
-        read
+        ready!(Pin::new(&mut this.tcp).poll_read(cx, buf))?;
+        let length = buf.filled().len() - before;
+        this.reader.took(length);
+        if length == 0 {
+            return Poll::Ready(this.ended());
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -11,11 +11,9 @@ use super::{ConnectError, Target};
 use crate::conn::HttpVersion;
 use crate::io::{IoStream, Transport};
 use crate::net::{Reach, dial};
+use crate::silence::PATIENCE;
 use crate::worker::Worker;
 
-/// How long sent bytes may stay unacknowledged, or unread by the peer's kernel, before a connection counts as broken that
-/// many requests share: by another sidecar, and by whoever else speaks HTTP/2.
-const USER_TIMEOUT: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(20));
 /// Idle time after which the kernel asks whether the peer is still there, how often then, and how many times.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(5), Duration::from_secs(1), 3);
 
@@ -44,6 +42,10 @@ pub(super) async fn connect(
     let connected = tokio::time::timeout(target.cluster.connect_timeout, connecting);
     let mut io = connected.await.unwrap_or(Err(ConnectError::Timeout))?;
     io.takes_in(worker.overload.intake());
+    if target.reach == Reach::Out {
+        let endpoint = target.endpoint.as_ref().map(|it| (&*target.cluster, it));
+        worker.silence.watch(worker, &mut io, endpoint);
+    }
     Ok(io)
 }
 
@@ -51,8 +53,8 @@ pub(super) async fn connect(
 ///
 /// Another sidecar always reads an HTTP/2 connection, whatever its app does, so bytes that stay unacknowledged mean
 /// that it is gone. Whoever else speaks HTTP/2 reads as well, as a rule, but gets more time, and is not sent a PING every few
-/// seconds. Every other peer may pause and let its window fill for as long as it likes, and the app of this pod cannot be
-/// gone without its socket saying so.
+/// seconds. Every other peer may pause and let its window fill for as long as it likes, and is only looked at from
+/// [outside](crate::silence); and the app of this pod cannot be gone without its socket saying so.
 fn expect_life(tcp: &TcpStream, target: &Target, version: HttpVersion) -> io::Result<()> {
     let socket = SockRef::from(tcp);
     if target.reach == Reach::App {
@@ -65,7 +67,7 @@ fn expect_life(tcp: &TcpStream, target: &Target, version: HttpVersion) -> io::Re
         .with_retries(probes);
     socket.set_tcp_keepalive(&keepalive)?;
     if version == HttpVersion::Http2 {
-        let (sidecar, other) = USER_TIMEOUT;
+        let (sidecar, other) = PATIENCE;
         let timeout = if target.is_sidecar() { sidecar } else { other };
         socket.set_tcp_user_timeout(Some(timeout))?;
     }

@@ -20,7 +20,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::{ConnectError, Lease, Target, UpstreamError, connect, drive};
-use crate::balance;
+use crate::balance::{self, Unreachable};
 use crate::config::cluster::{
     CircuitBreaker, Discovery, Health, LbPolicy, OutlierDetection, PeerIdentity,
 };
@@ -377,7 +377,8 @@ impl Drop for Abandoned<'_> {
         {
             // Whoever drops it may be at the end of all, where nothing can be begun any more.
             if let Some(endpoint) = &target.endpoint {
-                balance::report_connect_failure(&target.cluster, endpoint, balance::now_ms());
+                let (cluster, now) = (&target.cluster, balance::now_ms());
+                balance::report_connect_failure(cluster, endpoint, Unreachable::Failed, now);
             }
         }
     }

@@ -49,7 +49,7 @@ async fn only_who_speaks_http2_must_not_pause_and_a_sidecar_least() {
     use HttpVersion::{Http1, Http2};
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (brief, long) = USER_TIMEOUT;
+    let (brief, long) = PATIENCE;
     for (peer, version, breaks, probed) in [
         (Sidecar, Http2, Some(brief), true),
         (Sidecar, Http1, None, true),
