@@ -320,10 +320,11 @@ impl Cluster {
         server.context("there is no API server")
     }
 
-    /// Loses a node: everything on it is gone at once, without a word.
+    /// Loses a node: everything on it is gone at once, without a word. Whatever ends closes its connections, so the wire goes first.
     pub fn lose(&mut self, name: &str) -> Result<()> {
         let index = self.nodes.iter().position(|node| node.name() == name);
         let index = index.with_context(|| format!("there is no node {name}"))?;
+        network::cut(&self.control, name)?;
         drop(self.nodes.remove(index));
         let own = format!("{name}-");
         let lost = |component: &mut Component| component.name.starts_with(&own);

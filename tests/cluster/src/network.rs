@@ -100,6 +100,11 @@ pub(crate) fn connect(control: &Machine, nodes: &[Machine]) -> Result<()> {
     Ok(())
 }
 
+/// Takes a node's wire away: what it says from now on nobody hears.
+pub(crate) fn cut(control: &Machine, node: &str) -> Result<()> {
+    run(control, &format!("link set {node} down\n"))
+}
+
 fn run(machine: &Machine, batch: &str) -> Result<()> {
     let ip = programs::find("ip").context("there is no ip")?;
     let mut command = machine.on_network(ip);

@@ -47,21 +47,25 @@ spec:
     args: [app, load, --url, "tcp://web:7000", --rate, "4", --no-reuse, --timeout, 20s]
 "#;
 
-/// A server that is new after the loss.
-const NEW: &str = r#"
+/// One more server, on a node.
+fn server(name: &str, node: &str) -> String {
+    format!(
+        r#"
 apiVersion: v1
 kind: Pod
-metadata: { name: new, labels: { app: web } }
+metadata: {{ name: {name}, labels: {{ app: web }} }}
 spec:
   terminationGracePeriodSeconds: 1
-  nodeSelector: { kubernetes.io/hostname: node0 }
+  nodeSelector: {{ kubernetes.io/hostname: {node} }}
   containers:
   - name: web
     image: tulle.test/tulle:1
-    args: [app, serve, --http, "8080", --grpc, "9000", --name, web]
-    ports: [{ name: http, containerPort: 8080 }, { name: grpc, containerPort: 9000 }]
-    readinessProbe: { httpGet: { path: /ready, port: http }, periodSeconds: 1 }
-"#;
+    args: [app, serve, --http, "8080", --grpc, "9000", --tcp, "7000", --name, web]
+    ports: [{{ name: http, containerPort: 8080 }}, {{ name: grpc, containerPort: 9000 }}]
+    readinessProbe: {{ httpGet: {{ path: /ready, port: http }}, periodSeconds: 1 }}
+"#
+    )
+}
 
 async fn traffic_leaves_a_lost_node_before_its_endpoints_go(_: &Kubernetes) -> anyhow::Result<()> {
     let mut cluster = Cluster::start(2)?;
@@ -82,7 +86,13 @@ async fn traffic_leaves_a_lost_node_before_its_endpoints_go(_: &Kubernetes) -> a
             .fold(SERVERS.to_owned(), |all, (from, to)| all.replace(from, to));
         let shop = Namespace::apply(&cluster, "lost", label, &servers).await?;
         settle(&shop, "web").await?;
-        ensure!(on(&shop.get("pods")?, LOST) == 2, "servers are not spread");
+        // Most of them are lost.
+        shop.ask(["apply", "--server-side", "-f", "-"], &server("far", LOST))?;
+        shop.ask(
+            ["wait", "--for=condition=Ready", "pod/far", "--timeout=60s"],
+            "",
+        )?;
+        ensure!(on(&shop.get("pods")?, LOST) == 3, "servers are not spread");
         let parts = cluster.ask(["get", "pods", "-n", SYSTEM, "-o", "json"], "")?;
         let parts: Value = serde_json::from_str(&parts)?;
         let parts = parts["items"].as_array().context("a list")?;
@@ -127,7 +137,8 @@ async fn traffic_leaves_a_lost_node_before_its_endpoints_go(_: &Kubernetes) -> a
     }
 
     let new = ["apply", "-n", "lost", "-f", "-"];
-    eventually(RECOVERED, async || cluster.ask(new, NEW)).await?;
+    let kept = server("new", "node0");
+    eventually(RECOVERED, async || cluster.ask(new, &kept)).await?;
     let ready = [
         "wait",
         "-n",
