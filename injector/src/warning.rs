@@ -2,6 +2,11 @@
 
 use std::fmt;
 
+use crate::review::tidy;
+
+/// Longest text of all warnings about a pod, as of an Event: values of annotations are part of them, and may be long.
+const MAX_WORDS: usize = 1024;
+
 tulle_runtime::named! {
     /// What a warning is about.
     pub enum WarningReason {
@@ -57,7 +62,39 @@ impl fmt::Display for Warning {
 
 /// What the author of a workload is told: the warnings about annotations, in one line.
 pub(crate) fn of_annotations(warnings: &[Warning]) -> String {
-    let ours = warnings.iter().filter(|it| it.reason.is_annotation());
-    let words: Vec<_> = ours.map(|it| it.message.as_str()).collect();
-    words.join("; ")
+    in_a_line(warnings.iter().filter(|it| it.reason.is_annotation()))
+}
+
+/// Warnings in one line, which is no longer than anybody reads.
+pub(crate) fn in_a_line<'a>(warnings: impl IntoIterator<Item = &'a Warning>) -> String {
+    let words: Vec<_> = warnings.into_iter().map(|it| &*it.message).collect();
+    tidy(&words.join("; "), MAX_WORDS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_warnings_is_no_longer_than_is_read_whoever_wrote_the_annotations() {
+        let of = |reason, message: &str| Warning::new(reason, message.to_owned());
+        let few = [
+            of(WarningReason::Unknown, "a is not known"),
+            of(WarningReason::Resolver, "no address"),
+            of(WarningReason::Value, "b is ignored"),
+        ];
+        assert_eq!(in_a_line(&few), "a is not known; no address; b is ignored");
+        assert_eq!(of_annotations(&few), "a is not known; b is ignored");
+        let long = [of(WarningReason::Unknown, &"ü".repeat(1 << 20))];
+        let many = vec![few[0].clone(); 1 << 16];
+        for warnings in [&long[..], &many] {
+            for line in [in_a_line(warnings), of_annotations(warnings)] {
+                assert!(
+                    (MAX_WORDS - 2..=MAX_WORDS).contains(&line.len()),
+                    "{}",
+                    line.len()
+                );
+            }
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! The webhook leaves complaints and goes on. They are written one by one and not faster than a pace, each once for an owner
 //! and a while; what there is no room for is counted, and comes again with the owner's next pod. A complaint may be anybody's, so it
-//! says only where to look: the words are made of what the API server has.
+//! says only where to look: the words are made of what the API server has, and what is remembered of it is short.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::evidence::{Proven, is_readable, proven};
 use super::{AGAIN, Unanswered, Words, about, write};
 use crate::namespaces::Namespaces;
 use crate::warning::of_annotations;
-use crate::{InjectorConfig, inject_pod};
+use crate::{InjectorConfig, Reviewed, inject_pod};
 
 /// Complaints that wait.
 const WAITING: usize = 256;
@@ -40,6 +40,18 @@ pub(crate) struct Complaint {
     pub(crate) owner: ObjectReference,
     /// What the review's own warnings are. It tells complaints apart, and nobody reads it.
     pub(crate) hint: String,
+}
+
+impl Complaint {
+    /// What there is to tell of a review, if something is to come of it.
+    pub(crate) fn of(reviewed: &Reviewed) -> Option<Self> {
+        let hint = of_annotations(&reviewed.warnings);
+        if reviewed.dry_run || hint.is_empty() {
+            return None;
+        }
+        let owner = reviewed.owner.clone()?;
+        Some(Self { owner, hint })
+    }
 }
 
 /// What is counted.

@@ -15,6 +15,8 @@ pub(super) const API_VERSION: &str = "admission.k8s.io/v1";
 pub(super) const KIND: &str = "AdmissionReview";
 /// Longest name that an answer repeats: the API server has none that are longer.
 const MAX_NAME: usize = 253;
+/// Longest id of an object, which is a UUID.
+const MAX_UID: usize = 36;
 
 /// A request about one object.
 #[derive(Debug)]
@@ -86,7 +88,8 @@ impl Request {
             kind: kind.kind.unwrap_or_default(),
             sub_resource: raw.sub_resource.unwrap_or_default(),
             name: raw.name.unwrap_or_default(),
-            namespace: raw.namespace.unwrap_or_default(),
+            // What no namespace can be called names none.
+            namespace: raw.namespace.filter(|it| is_name(it)).unwrap_or_default(),
             operation: raw.operation.unwrap_or_default(),
             dry_run: raw.dry_run.unwrap_or_default(),
             object: raw.object,
@@ -113,10 +116,13 @@ impl Request {
         format!("{}/{}", cut(&self.namespace), self.name())
     }
 
-    /// The controller that makes its pod.
+    /// The controller that makes its pod, if there can be such a one: it is remembered, and a review may be anybody's.
     pub(super) fn owner(&self) -> Option<ObjectReference> {
         let meta = ObjectMeta::deserialize(&self.object["metadata"]).ok()?;
-        controller(&meta, &self.namespace)
+        let owner = controller(&meta, &self.namespace)?;
+        let [name, uid] = [&owner.name, &owner.uid].map(|it| it.as_deref().unwrap_or_default());
+        let can_be = is_name(name) && (1..=MAX_UID).contains(&uid.len());
+        can_be.then_some(owner)
     }
 
     /// The pod's name, or how it will begin: a pod of a controller gets its name only after its reviews.
@@ -138,4 +144,15 @@ impl Request {
 
 fn cut(name: &str) -> &str {
     &name[..name.floor_char_boundary(MAX_NAME)]
+}
+
+/// Whether objects can have such a name, those of which a namespace or a workload is one.
+fn is_name(name: &str) -> bool {
+    let edge = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let inside = |byte: &u8| edge(byte) || matches!(byte, b'-' | b'.');
+    let bytes = name.as_bytes();
+    name.len() <= MAX_NAME
+        && bytes.first().is_some_and(edge)
+        && bytes.last().is_some_and(edge)
+        && bytes.iter().all(inside)
 }

@@ -310,9 +310,12 @@ fn as_many_warnings_and_as_long_ones_as_the_api_server_passes_on() {
 fn the_namespace_is_that_of_the_request() {
     let foreign = with(pod(), "/metadata/namespace", json!("kube-system"));
     assert_eq!(ask(&review(&foreign)).0.verdict.names().0, "injected");
-    let (reviewed, answer) = ask(&with(review(&pod()), "/request/namespace", json!("")));
-    assert_eq!(reviewed.verdict, Verdict::Refused(Refusal::NoNamespace));
-    assert_eq!(answer["response"]["allowed"], false);
+    // What no namespace can be called is neither asked for nor logged.
+    for none in ["", "Shop", "../shop", &"s".repeat(1 << 20)] {
+        let (reviewed, answer) = ask(&with(review(&pod()), "/request/namespace", json!(none)));
+        assert_eq!(reviewed.verdict, Verdict::Refused(Refusal::NoNamespace));
+        assert_eq!(answer["response"]["allowed"], false);
+    }
 }
 
 #[test]

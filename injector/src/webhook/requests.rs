@@ -12,7 +12,7 @@ use super::{Unserved, Webhook};
 use crate::events::Complaint;
 use crate::namespaces::Asked;
 use crate::review::{failure, too_large};
-use crate::warning::of_annotations;
+use crate::warning::in_a_line;
 use crate::{MAX_REVIEW, Namespace, Refusal, Reviewed, SkipReason, Verdict};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
@@ -197,22 +197,17 @@ impl Webhook {
             self.metrics.warned(warning.reason);
         }
         if let Some(left_out) = self.warned_told.pass() {
-            let why: Vec<_> = reviewed.warnings.iter().map(|it| &*it.message).collect();
             tracing::info!(
                 client.addr = %client,
                 pod,
                 dry_run = reviewed.dry_run,
                 left_out,
-                why = why.join("; "),
+                why = in_a_line(&reviewed.warnings),
                 "pod let in with a warning"
             );
         }
-        let words = of_annotations(&reviewed.warnings);
-        if let (Some(owner), false, false) = (&reviewed.owner, reviewed.dry_run, words.is_empty()) {
-            self.teller.tell(Complaint {
-                owner: owner.clone(),
-                hint: words,
-            });
+        if let Some(complaint) = Complaint::of(reviewed) {
+            self.teller.tell(complaint);
         }
     }
 

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use tulle_runtime::tasks::Tasks;
 
 use super::*;
-use crate::Namespace;
 use crate::hand_written::{Answer, api_server};
+use crate::{Namespace, Reviewer};
 
 /// What was written, and whether more is taken.
 #[derive(Debug)]
@@ -279,4 +279,65 @@ async fn what_was_refused_is_counted_and_told_with_the_next_pod() {
     rig.state.lock().refuses = false;
     rig.tell("StatefulSet", "db", "annotation a is not known");
     assert_eq!(rig.written(MINUTE).await.len(), 1);
+}
+
+/// A review of a pod of a ReplicaSet, with an annotation that has no effect.
+fn review(namespace: &str, owner: (&str, &str), annotation: &str) -> Value {
+    let (name, uid) = owner;
+    json!({
+        "apiVersion": "admission.k8s.io/v1",
+        "kind": "AdmissionReview",
+        "request": {
+            "uid": "u",
+            "kind": { "group": "", "version": "v1", "kind": "Pod" },
+            "namespace": namespace,
+            "operation": "CREATE",
+            "object": {
+                "metadata": {
+                    "annotations": { annotation: "" },
+                    "ownerReferences": [{
+                        "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name, "uid": uid, "controller": true,
+                    }],
+                },
+                "spec": { "containers": [{ "name": "web" }] },
+            },
+        },
+    })
+}
+
+#[tokio::test]
+async fn no_review_has_more_remembered_than_an_owner_that_can_be_and_a_short_hint() {
+    const UID: &str = "705ab4f5-6393-11e8-b7cc-42010a800002";
+    let long = "a".repeat(1 << 20);
+    let (name, uid) = ("a".repeat(253), UID);
+    let note = "tulle.dev/a";
+    let unknown = format!("tulle.dev/{long}");
+    let reviewer = Reviewer {
+        config: InjectorConfig::default(),
+    };
+    for (what, review, kept) in [
+        ("honest", review("shop", ("web", uid), note), true),
+        ("the longest name", review("shop", (&name, uid), note), true),
+        (
+            "a long annotation",
+            review("shop", ("web", uid), &unknown),
+            true,
+        ),
+        ("a long name", review("shop", (&long, uid), note), false),
+        ("no name", review("shop", ("", uid), note), false),
+        ("a path", review("shop", ("../web", uid), note), false),
+        ("a long id", review("shop", ("web", &long), note), false),
+        ("no id", review("shop", ("web", ""), note), false),
+        ("a long namespace", review(&long, ("web", uid), note), false),
+    ] {
+        let body = review.to_string();
+        let namespace = |name: &str| Some(Namespace::enabled(name));
+        let reviewed = reviewer.review(body.as_bytes(), namespace);
+        let complaint = Complaint::of(&reviewed);
+        assert_eq!(complaint.is_some(), kept, "{what}");
+        if let Some(Complaint { owner, hint }) = complaint {
+            let remembered = key(&owner).len() + hint.len();
+            assert!(remembered < 2 << 10, "{what}: {remembered}");
+        }
+    }
 }
