@@ -7,9 +7,8 @@ use std::fmt;
 
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use tulle_runtime::names::{DEFAULT_REVISION, SYSTEM_NAMESPACES, annotations, containers, labels};
+use tulle_runtime::names::{DEFAULT_REVISION, SYSTEM_NAMESPACES, annotations, labels};
 
-use crate::patch::own::is_own;
 use crate::{InjectError, InjectorConfig, Selector, Warning, WarningReason};
 
 /// Annotation that marks the API server's image of a static pod.
@@ -254,18 +253,11 @@ fn runs_on_windows(spec: &PodSpec) -> bool {
     named || selected.is_some_and(|os| os == "windows")
 }
 
-/// A copied status annotation alone is not a sidecar, a foreign container of our name is not ours, and one that says how the
-/// sidecar is to be is none yet. Where the annotation was left behind, as by `kubectl debug --copy-to`, what is there is looked at.
+/// A copied status annotation alone is not a sidecar, and neither is a part of one: an app would run half-injected. Where the
+/// annotation was left behind, as by `kubectl debug --copy-to`, what is there has to be ours.
 fn already_injected(meta: &ObjectMeta, spec: &PodSpec, config: &InjectorConfig) -> bool {
-    let mut names = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .chain(&spec.containers)
-        .filter(|container| !is_own(container))
-        .map(|container| &container.name);
     let said = annotation(meta, annotations::STATUS).is_some();
-    (said && names.any(|name| name == containers::PROXY)) || injected::is_ours(spec, config)
+    (said && injected::is_whole(spec)) || injected::is_ours(spec, config)
 }
 
 fn label<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {

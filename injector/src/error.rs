@@ -93,7 +93,8 @@ pub enum InjectError {
     },
     /// The pod already uses a name that the injector needs.
     #[error(
-        "{what} is named {name}, which the injector needs: rename it, or opt the pod out with the label {label}=disabled"
+        "{what} is named {name}, which the injector needs: rename it, remove it if it is left of an earlier sidecar, or opt the pod \
+         out with the label {label}=disabled"
     )]
     ReservedName {
         /// `a container` or `a volume`.

@@ -1,14 +1,35 @@
-//! Whether a pod that does not say so has a sidecar of ours: capture and sidecar with our image, arguments, users and volumes.
+//! Whether a pod has a sidecar of ours. Of one that says so, all parts have to be there, whatever its author says of them. Of
+//! one that does not: capture and sidecar with our image, arguments, users and volumes.
 //!
-//! Strict enough that whoever passes has a sidecar: a container that is none would have to be our program.
+//! Strict enough that whoever passes without a word has a sidecar: a container that is none would have to be our program.
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use tulle_runtime::names::{PROXY_UID, containers as names, files};
 
 use crate::InjectorConfig;
+use crate::patch::own::is_own;
 
-/// Whether both are there.
+/// Whether all parts are there, by their names and places. One that says how the sidecar is to be is none yet.
+pub(super) fn is_whole(spec: &PodSpec) -> bool {
+    let is_capture = |it: &Container| it.name == names::CAPTURE;
+    let is_sidecar = |it: &Container| it.name == names::PROXY && !is_own(it);
+    has_parts(spec, is_capture, is_sidecar)
+}
+
+/// Whether all parts are there, and ours.
 pub(super) fn is_ours(spec: &PodSpec, config: &InjectorConfig) -> bool {
+    has_parts(
+        spec,
+        |it| is_capture(it, config),
+        |it| is_sidecar(it, config),
+    )
+}
+
+fn has_parts(
+    spec: &PodSpec,
+    is_capture: impl Fn(&Container) -> bool,
+    is_sidecar: impl Fn(&Container) -> bool,
+) -> bool {
     let init = spec.init_containers.as_deref().unwrap_or_default();
     let has_volume = |name: &str| {
         let mut volumes = spec.volumes.iter().flatten();
@@ -16,8 +37,8 @@ pub(super) fn is_ours(spec: &PodSpec, config: &InjectorConfig) -> bool {
     };
     let native = |it: &&Container| it.restart_policy.as_deref() == Some("Always");
     let mut sidecars = init.iter().filter(native).chain(&spec.containers);
-    init.iter().any(|it| is_capture(it, config))
-        && sidecars.any(|it| is_sidecar(it, config))
+    init.iter().any(is_capture)
+        && sidecars.any(is_sidecar)
         && has_volume(names::TOKEN_VOLUME)
         && has_volume(names::STATE_VOLUME)
 }
@@ -146,6 +167,79 @@ mod tests {
                 error.contains("which the injector needs"),
                 "{name}: {error}"
             );
+        }
+    }
+
+    /// A pod as it was injected, which says so.
+    fn said(annotations: &Value) -> Value {
+        let pod = json!({
+            "kind": "Pod",
+            "metadata": { "name": "web", "annotations": annotations },
+            "spec": { "containers": [{ "name": "web" }] },
+        });
+        let injected = inject(&pod, &InjectorConfig::default());
+        injected.expect("injected").document
+    }
+
+    #[test]
+    fn a_pod_that_says_so_is_injected_already_only_with_all_parts() {
+        type Change = fn(&mut Value);
+        fn without(list: &mut Value, name: &str) {
+            let list = list.as_array_mut().expect("a list");
+            list.retain(|it| it["name"] != name);
+        }
+        let rows: [(&str, bool, Change); 7] = [
+            ("nothing", true, |_| {}),
+            ("the label", true, |pod| {
+                pod["metadata"]["labels"] = Value::Null;
+            }),
+            ("the init containers", false, |pod| {
+                pod["spec"]["initContainers"] = Value::Null;
+            }),
+            ("capture", false, |pod| {
+                without(&mut pod["spec"]["initContainers"], "tulle-capture");
+            }),
+            ("the token", false, |pod| {
+                without(&mut pod["spec"]["volumes"], "tulle-token");
+            }),
+            ("the state", false, |pod| {
+                without(&mut pod["spec"]["volumes"], "tulle-state");
+            }),
+            ("what keeps it running", false, |pod| {
+                for it in pod["spec"]["initContainers"]
+                    .as_array_mut()
+                    .expect("a list")
+                {
+                    it["restartPolicy"] = Value::Null;
+                }
+                // An ordinary one would be in its place.
+                without(&mut pod["spec"]["containers"], "tulle-proxy");
+            }),
+        ];
+        let config = InjectorConfig {
+            image: "mirror.example/proxy".to_owned(),
+            ..InjectorConfig::default()
+        };
+        for annotations in [json!({}), json!({ "tulle.dev/native-sidecar": "false" })] {
+            for (lacking, whole, change) in rows {
+                let mut pod = said(&annotations);
+                change(&mut pod);
+                let outcome = inject(&pod, &config);
+                let decision = outcome.as_ref().ok().map(|it| it.decision);
+                let expected = Decision::Skip(SkipReason::AlreadyInjected);
+                assert_eq!(
+                    decision,
+                    whole.then_some(expected),
+                    "{lacking}: {outcome:?}"
+                );
+                if let Err(error) = outcome {
+                    let error = error.to_string();
+                    assert!(
+                        error.contains("which the injector needs"),
+                        "{lacking}: {error}"
+                    );
+                }
+            }
         }
     }
 

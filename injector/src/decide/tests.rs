@@ -28,7 +28,11 @@ fn each_row_of_the_table_decides_with_its_reason() {
     };
     let injected = json!({
         "metadata": { "annotations": { "tulle.dev/status": "{}" } },
-        "spec": { "initContainers": [{ "name": "tulle-proxy" }], "containers": [{ "name": "web" }] },
+        "spec": {
+            "initContainers": [{ "name": "tulle-capture" }, { "name": "tulle-proxy", "restartPolicy": "Always" }],
+            "containers": [{ "name": "web" }],
+            "volumes": [{ "name": "tulle-token" }, { "name": "tulle-state" }],
+        },
     });
     let rows = [
         (

@@ -19,14 +19,10 @@ fn folder() -> PathBuf {
 }
 
 /// The manifest after injection, with the decision and all warnings on top.
-fn injected(manifest: &str) -> String {
+fn injected(manifest: &str, config: &InjectorConfig) -> String {
     let document: Value = serde_saphyr::from_str(manifest).expect("a manifest");
-    let outcome = inject_document(
-        document,
-        &Namespace::enabled("shop"),
-        &InjectorConfig::default(),
-    )
-    .expect("it can be injected");
+    let outcome =
+        inject_document(document, &Namespace::enabled("shop"), config).expect("it can be injected");
     let warnings = outcome
         .warnings
         .iter()
@@ -58,7 +54,7 @@ fn every_pod_of_the_folder_becomes_what_stands_beside_it() {
         let name = name.strip_suffix(".yaml").expect("YAML").to_owned();
         let path = folder().join(format!("{name}{AFTER}"));
         let manifest = fs::read_to_string(folder().join(format!("{name}.yaml"))).expect("a file");
-        let becomes = injected(&manifest);
+        let becomes = injected(&manifest, &InjectorConfig::default());
         if write {
             fs::write(&path, &becomes).expect("written");
         }
@@ -74,4 +70,31 @@ fn every_pod_of_the_folder_becomes_what_stands_beside_it() {
         write || after == expected,
         "one of {after:?} has no pod that becomes it"
     );
+}
+
+#[test]
+fn every_pod_that_was_injected_stays_as_it_is_whatever_image_it_has() {
+    let config = InjectorConfig {
+        image: "mirror.example/proxy".to_owned(),
+        ..InjectorConfig::default()
+    };
+    let pod = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| !line.starts_with("# "));
+        lines.map(str::to_owned).collect()
+    };
+    let mut seen = 0;
+    for entry in fs::read_dir(folder()).expect("the folder") {
+        let path = entry.expect("an entry").path();
+        let stands = fs::read_to_string(&path).expect("a file");
+        if !stands.starts_with("# injected: ") {
+            continue;
+        }
+        let again = injected(&stands, &config);
+        let decided = again.lines().next();
+        let expected = "# skipped: it already has a sidecar";
+        assert_eq!(decided, Some(expected), "{}", path.display());
+        assert_eq!(pod(&again), pod(&stands), "{}", path.display());
+        seen += 1;
+    }
+    assert!(seen > 0);
 }
