@@ -28,7 +28,7 @@ const WRITE: Duration = Duration::from_secs(5);
 /// How long until an Event is written again, before the API server forgets it.
 pub(crate) const AGAIN: Duration = Duration::from_secs(45 * 60);
 /// Longest message that Kubernetes' newer API of Events takes.
-const MAX_MESSAGE: usize = 1024;
+pub(crate) const MAX_MESSAGE: usize = 1024;
 
 /// Why the API server was asked in vain.
 #[derive(Debug, thiserror::Error)]

@@ -2,15 +2,17 @@
 //!
 //! Looked for now and then, in pages, only among pods without a sidecar, and only where they could want one. The author of
 //! each finds an Event at its workload, or at the pod if it has none; an Event has one name an object, so that replicas of
-//! the injector write the same one. Nothing is restarted: that is for its author to decide.
+//! the injector write the same one. Nothing is restarted: that is for its author to decide. Of the pods
+//! little is kept, for whoever labels namespaces that run has thousands of them.
 
 mod event;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::ListParams;
 use kube::{Api, Client};
 use prometheus_client::metrics::counter::Counter;
@@ -23,10 +25,10 @@ use tulle_runtime::names::labels;
 use crate::decide::{Decision, decide};
 use crate::events::{AGAIN, Unanswered, top, write};
 use crate::namespaces::Namespaces;
-use crate::{InjectError, InjectReason, InjectorConfig, Namespace};
+use crate::{InjectorConfig, Namespace};
 
-/// Pods of a page.
-const PAGE: u32 = 500;
+/// Pods of a page, which are held whole.
+const PAGE: u32 = 100;
 /// How long the API server may take for one.
 const LIST: Duration = Duration::from_secs(10);
 /// Of more namespaces than so many, all pods of the cluster are listed at once.
@@ -77,18 +79,24 @@ pub(crate) struct Reconciler {
     failures_told: Gate,
 }
 
-/// A pod that should have a sidecar.
+/// What a round has found.
+#[derive(Debug, Default)]
 struct Found {
-    pod: Pod,
-    why: Why,
+    /// Ids of the pods that should have a sidecar; more than one list may have them.
+    pods: HashSet<String>,
+    /// What an Event is for, by its id.
+    objects: HashMap<String, Lacking>,
 }
 
-/// What is known of the want of it.
-struct Why {
-    /// The decision that would be made now, or why none could be.
-    now: Result<InjectReason, InjectError>,
-    /// Labels of its namespace that decide.
-    namespace: BTreeMap<String, String>,
+/// An object with pods that should have a sidecar.
+#[derive(Debug)]
+struct Lacking {
+    object: ObjectReference,
+    /// The name of one of them.
+    pod: String,
+    pods: usize,
+    /// Why that should have one.
+    why: String,
 }
 
 /// Where pods are listed: in a namespace, or in all; and which of them.
@@ -131,15 +139,13 @@ impl Reconciler {
             .into_iter()
             .map(|namespace| (namespace.name.clone(), namespace))
             .collect();
-        let mut seen = HashSet::new();
-        let mut found = Vec::new();
+        let mut found = Found::default();
         for scope in self.scopes(&namespaces) {
-            self.list(&scope, &namespaces, &mut seen, &mut found)
-                .await?;
+            self.list(&scope, &namespaces, &mut found).await?;
         }
-        let count = i64::try_from(found.len()).unwrap_or(i64::MAX);
+        let count = i64::try_from(found.pods.len()).unwrap_or(i64::MAX);
         self.metrics.uninjected.set(count);
-        self.report(&found).await;
+        self.report(found.objects).await;
         Ok(())
     }
 
@@ -168,8 +174,7 @@ impl Reconciler {
         &self,
         (namespace, selector): &Scope,
         namespaces: &HashMap<String, Namespace>,
-        seen: &mut HashSet<String>,
-        found: &mut Vec<Found>,
+        found: &mut Found,
     ) -> Result<(), Unanswered> {
         let api: Api<Pod> = match namespace {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
@@ -179,11 +184,8 @@ impl Reconciler {
         loop {
             let page = tokio::time::timeout(LIST, api.list(&params)).await??;
             for pod in page.items {
-                let id = pod.metadata.uid.clone().unwrap_or_default();
-                if let Some(why) = self.lacks(&pod, namespaces)
-                    && seen.insert(id)
-                {
-                    found.push(Found { pod, why });
+                if let Some(why) = self.lacks(&pod, namespaces) {
+                    found.add(pod.metadata, why);
                 }
             }
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
@@ -194,7 +196,7 @@ impl Reconciler {
     }
 
     /// Why a pod should have a sidecar, if it runs and should.
-    fn lacks(&self, pod: &Pod, namespaces: &HashMap<String, Namespace>) -> Option<Why> {
+    fn lacks(&self, pod: &Pod, namespaces: &HashMap<String, Namespace>) -> Option<String> {
         let phase = pod
             .status
             .as_ref()
@@ -211,36 +213,28 @@ impl Reconciler {
             // It would have been kept out.
             Err(error) => Err(error),
         };
-        let namespace = namespace.labels.clone();
-        Some(Why { now, namespace })
+        Some(event::why(&now, namespace, &pod.metadata))
     }
 
     /// Writes an Event for each object that has such pods, unless it has one.
-    async fn report(&mut self, found: &[Found]) {
+    async fn report(&mut self, objects: HashMap<String, Lacking>) {
         let now = Instant::now();
-        let mut objects = HashMap::new();
-        for Found { pod, why } in found {
-            if let Some(object) = event::object(pod) {
-                let id = object.uid.clone().unwrap_or_default();
-                objects.entry(id).or_insert((object, pod, why, 0_usize)).3 += 1;
-            }
-        }
         self.reported
             .retain(|id, at| objects.contains_key(id) && now.duration_since(*at) < AGAIN);
         let new = objects
             .into_iter()
             .filter(|(id, _)| !self.reported.contains_key(id));
-        for (id, (object, pod, why, pods)) in new.take(EVENTS).collect::<Vec<_>>() {
-            let object = top(&self.client, object).await;
-            let event = event::not_injected(object, pod, why, pods);
+        for (id, mut lacking) in new.take(EVENTS).collect::<Vec<_>>() {
+            lacking.object = top(&self.client, lacking.object).await;
+            let event = event::not_injected(&lacking);
             match write(&self.client, &event).await {
                 Ok(()) => {
                     self.metrics.events.inc();
                     self.reported.insert(id, now);
                     tracing::info!(
-                        namespace = pod.metadata.namespace,
-                        pod = pod.metadata.name,
-                        pods,
+                        namespace = event.metadata.namespace,
+                        pod = lacking.pod,
+                        pods = lacking.pods,
                         why = event.message,
                         "a pod runs without its sidecar"
                     );
@@ -259,6 +253,24 @@ impl Reconciler {
                 "{what}"
             );
         }
+    }
+}
+
+impl Found {
+    fn add(&mut self, pod: ObjectMeta, why: String) {
+        let object = event::object(&pod);
+        if !self.pods.insert(pod.uid.unwrap_or_default()) {
+            return;
+        }
+        let Some(object) = object else { return };
+        let id = object.uid.clone().unwrap_or_default();
+        let lacking = self.objects.entry(id).or_insert_with(|| Lacking {
+            object,
+            pod: pod.name.unwrap_or_default(),
+            pods: 0,
+            why,
+        });
+        lacking.pods += 1;
     }
 }
 

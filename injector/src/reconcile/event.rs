@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Event, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{Event, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tulle_runtime::names::labels;
 
-use super::Why;
-use crate::Decision;
-use crate::events::{Words, about, controller};
+use super::Lacking;
+use crate::events::{MAX_MESSAGE, Words, about, controller};
+use crate::review::tidy;
+use crate::{Decision, InjectError, InjectReason, Namespace};
 
 /// Its reason.
 const REASON: &str = "NotInjected";
@@ -16,8 +18,7 @@ const NAME: &str = "tulle-not-injected";
 const DECIDING: [&str; 2] = [labels::INJECT, labels::REVISION];
 
 /// What the Event is about as far as the pod says: its controller, or itself if it has none.
-pub(super) fn object(pod: &Pod) -> Option<ObjectReference> {
-    let meta = &pod.metadata;
+pub(super) fn object(meta: &ObjectMeta) -> Option<ObjectReference> {
     let itself = || {
         Some(ObjectReference {
             api_version: Some("v1".to_owned()),
@@ -31,25 +32,34 @@ pub(super) fn object(pod: &Pod) -> Option<ObjectReference> {
     controller(meta, meta.namespace.as_deref()?).or_else(itself)
 }
 
-/// The Event about an object, with one of its pods by name.
-pub(super) fn not_injected(object: ObjectReference, pod: &Pod, why: &Why, pods: usize) -> Event {
-    let name = pod.metadata.name.as_deref().unwrap_or_default();
-    let who = match pods {
-        1 => format!("pod {name} runs"),
-        _ => format!("pod {name} and {} more run", pods - 1),
+/// Why a pod should have a sidecar: the decision that would be made now, or why none could be, and the labels that decide.
+pub(super) fn why(
+    now: &Result<InjectReason, InjectError>,
+    namespace: &Namespace,
+    pod: &ObjectMeta,
+) -> String {
+    let now = match now {
+        Ok(reason) => Decision::Inject(*reason).to_string(),
+        Err(error) => format!("refused: {error}"),
     };
-    let now = match &why.now {
-        Ok(reason) => format!("made now it would be {}", Decision::Inject(*reason)),
-        Err(error) => format!("made now it would be refused: {error}"),
-    };
-    let (of_namespace, of_pod) = (
-        said(Some(&why.namespace)),
-        said(pod.metadata.labels.as_ref()),
+    let (of_namespace, of_pod) = (said(Some(&namespace.labels)), said(pod.labels.as_ref()));
+    let words = format!(
+        "made now it would be {now} (labels that decide: of its namespace {of_namespace}, its own {of_pod})"
     );
+    tidy(&words, MAX_MESSAGE)
+}
+
+/// The Event about an object, with one of its pods by name.
+pub(super) fn not_injected(lacking: &Lacking) -> Event {
+    let (pod, object) = (&lacking.pod, &lacking.object);
+    let who = match lacking.pods {
+        1 => format!("pod {pod} runs"),
+        pods => format!("pod {pod} and {} more run", pods - 1),
+    };
     let message = format!(
-        "{who} without a sidecar of the mesh; {now} (labels that decide: of its namespace {of_namespace}, its own {of_pod}). To have one: {}; to \
-         have none: label it {}=disabled",
-        remedy(&object),
+        "{who} without a sidecar of the mesh; {}. To have one: {}; to have none: label it {}=disabled",
+        lacking.why,
+        remedy(object),
         labels::INJECT,
     );
     let words = Words {
@@ -57,7 +67,7 @@ pub(super) fn not_injected(object: ObjectReference, pod: &Pod, why: &Why, pods: 
         name: NAME,
         message: &message,
     };
-    about(object, words)
+    about(object.clone(), words)
 }
 
 /// What labels say that decide.

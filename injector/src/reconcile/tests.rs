@@ -215,7 +215,7 @@ async fn only_pods_without_a_sidecar_are_asked_for_and_only_where_they_may_want_
             list.contains("labelSelector=%21tulle.dev%2Fproxied"),
             "{list}"
         );
-        assert!(list.contains("limit=500"), "{list}");
+        assert!(list.contains("limit=100"), "{list}");
     }
     let of_namespaces: Vec<_> = lists
         .iter()
@@ -230,6 +230,32 @@ async fn all_pages_are_looked_at() {
     let mut rig = rig(vec![vec![pod("a", None)], vec![pod("b", None)]]);
     rig.reconciler.round().await.expect("it answers");
     assert_eq!(rig.uninjected(), 2);
+}
+
+#[tokio::test]
+async fn of_pods_that_are_found_little_is_kept_however_many_and_large_they_are() {
+    let pods: Vec<_> = (0..PAGE)
+        .map(|number| {
+            let mut pod = pod(&format!("db-{number}"), Some("db"));
+            let inject = "x".repeat(10_000);
+            pod["metadata"]["annotations"] = json!({ "tulle.dev/inject": inject, "note": inject });
+            pod["spec"]["containers"][0]["args"] = json!([inject]);
+            pod
+        })
+        .collect();
+    let rig = rig(vec![pods.clone(), vec![pod("alone", None)], pods]);
+    let mut found = Found::default();
+    let namespaces = [("shop".to_owned(), Namespace::enabled("shop"))].into();
+    let scope = (Some("shop".to_owned()), String::new());
+    let list = rig.reconciler.list(&scope, &namespaces, &mut found);
+    list.await.expect("it answers");
+    assert_eq!(found.pods.len(), PAGE as usize + 1, "each once");
+    let objects = found.objects.values();
+    let mut objects: Vec<_> = objects.map(|it| (it.pods, &*it.pod)).collect();
+    objects.sort_unstable();
+    assert_eq!(objects, [(1, "alone"), (PAGE as usize, "db-0")]);
+    let kept = format!("{found:?}").len();
+    assert!(kept < 8 << 10, "{kept}");
 }
 
 #[tokio::test]
