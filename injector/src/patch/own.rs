@@ -5,7 +5,8 @@
 
 use json_patch::PatchError;
 use k8s_openapi::api::core::v1::Container;
-use serde_json::{Map, Value};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+use serde_json::{Map, Value, json};
 use tulle_runtime::names::containers as names;
 
 use super::Pod;
@@ -22,9 +23,9 @@ const DEFAULTS: [(&str, &str); 3] = [
     ("terminationMessagePath", "/dev/termination-log"),
     ("terminationMessagePolicy", "File"),
 ];
-/// Where LimitRanger says which resources of which containers it has set, and how that begins.
+/// Where LimitRanger says that it has set resources. What it says of one LimitRange takes the place of what it said of another.
+/// <https://github.com/kubernetes/kubernetes/blob/v1.36.0/plugin/pkg/admission/limitranger/admission.go>
 const RANGER: &str = "kubernetes.io/limit-ranger";
-const SET: &str = "LimitRanger plugin set: ";
 /// Lists that are merged, by the field that tells their items apart.
 const KEYS: [(&str, &str); 4] = [
     ("env", "name"),
@@ -53,13 +54,9 @@ pub(crate) fn take(editor: &mut Editor, pod: &Pod<'_>) -> Result<Option<Value>, 
             let at = ["spec", list, &index.to_string()];
             let mut own = editor.get(&at).clone();
             editor.remove(&at)?;
-            let whose = match list {
-                "containers" => "container",
-                _ => "init container",
-            };
             let annotations = pod.meta.annotations.as_ref();
-            if let Some(said) = annotations.and_then(|it| it.get(RANGER)) {
-                forget(&mut own, said, whose);
+            if annotations.is_some_and(|it| it.contains_key(RANGER)) {
+                forget(&mut own, list, pod.meta.managed_fields.as_deref());
             }
             return Ok(Some(own));
         }
@@ -67,20 +64,27 @@ pub(crate) fn take(editor: &mut Editor, pod: &Pod<'_>) -> Result<Option<Value>, 
     Ok(None)
 }
 
-/// Takes out what LimitRanger has set where the user says nothing: `cpu, memory limit for container NAME`, divided by semicolons.
-/// <https://github.com/kubernetes/kubernetes/blob/v1.36.0/plugin/pkg/admission/limitranger/admission.go>
-fn forget(own: &mut Value, ranger: &str, whose: &str) {
-    let said = ranger.strip_prefix(SET).unwrap_or_default();
-    for (list, word) in [("requests", "request"), ("limits", "limit")] {
-        let ending = format!(" {word} for {whose} {}", names::PROXY);
-        let mut parts = said.split("; ");
-        let set = parts.find_map(|part| part.strip_suffix(ending.as_str()));
-        let of = own.get_mut("resources").and_then(|it| it.get_mut(list));
-        let Some(of) = of.and_then(Value::as_object_mut) else {
-            continue;
-        };
-        let set: Vec<_> = set.into_iter().flat_map(|it| it.split(", ")).collect();
-        of.retain(|resource, _| !set.contains(&resource.as_str()));
+/// Takes out the resources that LimitRanger has set where the user says nothing: the API server notes whose the fields of an
+/// object are before anybody changes it, so these are nobody's.
+/// <https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management>
+fn forget(own: &mut Value, list: &str, noted: Option<&[ManagedFieldsEntry]>) {
+    let Some(noted) = noted else { return };
+    let whose = format!("k:{}", json!({ "name": names::PROXY }));
+    let said = |of: &str, resource: &str| {
+        let [list, of, resource] = [list, of, resource].map(|it| format!("f:{it}"));
+        let path = ["f:spec", &list, &whose, "f:resources", &of, &resource];
+        let mut noted = noted.iter().filter_map(|it| it.fields_v1.as_ref());
+        noted.any(|fields| {
+            path.iter()
+                .try_fold(&fields.0, |at, it| at.get(it))
+                .is_some()
+        })
+    };
+    for of in ["requests", "limits"] {
+        let set = own.get_mut("resources").and_then(|it| it.get_mut(of));
+        if let Some(set) = set.and_then(Value::as_object_mut) {
+            set.retain(|resource, _| said(of, resource));
+        }
     }
 }
 

@@ -165,8 +165,12 @@ fn what_limit_ranger_has_set_is_not_the_users_word() {
     let said = json!({ "resources": {
         "requests": { "cpu": "20m", "memory": "24Mi" }, "limits": { "cpu": "50m", "memory": "1Gi" },
     } });
-    let injected = |ranger: &str, list: &str| {
-        let metadata = json!({ "annotations": { "kubernetes.io/limit-ranger": ranger } });
+    // What it says of the last of two LimitRanges.
+    let ranger = "LimitRanger plugin set: cpu request for container web; cpu request for container tulle-proxy; \
+                  cpu limit for container tulle-proxy";
+    let ranger = json!({ "kubernetes.io/limit-ranger": ranger });
+    let injected = |annotations: &Value, list: &str, noted: Value| {
+        let metadata = json!({ "annotations": annotations, "managedFields": noted });
         let mut spec = json!({ "containers": [{ "name": "web" }] });
         match list {
             "containers" => spec[list] = json!([{ "name": "web" }, own(&said)]),
@@ -175,30 +179,36 @@ fn what_limit_ranger_has_set_is_not_the_users_word() {
         let injected = inject(&pod(metadata, spec));
         injected["spec"]["initContainers"][1]["resources"].clone()
     };
+    let of = |list: &str, name: &str, resources: Value| {
+        let name = format!("k:{{\"name\":\"{name}\"}}");
+        let list = format!("f:{list}");
+        let fields =
+            json!({ "f:spec": { list: { name: { "f:name": {}, "f:resources": resources } } } });
+        json!({ "manager": "m", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": fields })
+    };
+    let memory = json!({ "f:limits": { ".": {}, "f:memory": {} } });
     let ours = crate::Resources::default();
-    let set = "LimitRanger plugin set: cpu, memory request for container web; cpu, memory request for container tulle-proxy; \
-               cpu limit for container tulle-proxy";
-    assert_eq!(
-        injected(set, "containers"),
-        json!({
-            "requests": { "cpu": ours.cpu_request, "memory": ours.memory_request },
-            "limits": { "memory": "1Gi" },
-        })
-    );
-    // Of another container, or in nobody's words.
-    for ranger in [
-        "LimitRanger plugin set: cpu, memory request for container tulle-proxy-2",
-        "LimitRanger plugin set: cpu, memory request for init container tulle-proxy",
-        "cpu, memory request for container tulle-proxy",
-        "",
-    ] {
-        assert_eq!(
-            injected(ranger, "containers"),
-            said["resources"],
-            "{ranger}"
-        );
+    let rest = json!({
+        "requests": { "cpu": ours.cpu_request, "memory": ours.memory_request },
+        "limits": { "memory": "1Gi" },
+    });
+    for list in ["containers", "initContainers"] {
+        let noted = json!([
+            of(list, "web", json!({ "f:limits": { "f:cpu": {} } })),
+            of(list, "tulle-proxy", memory.clone()),
+        ]);
+        assert_eq!(injected(&ranger, list, noted.clone()), rest, "{list}");
+        // Nobody but the user was there.
+        let unranged = injected(&json!({}), list, noted);
+        assert_eq!(unranged, said["resources"], "{list}");
+        // Nobody knows.
+        let unknown = injected(&ranger, list, Value::Null);
+        assert_eq!(unknown, said["resources"], "{list}");
     }
-    let set = "LimitRanger plugin set: cpu, memory request for init container tulle-proxy";
-    let found = injected(set, "initContainers");
-    assert_eq!(found["requests"]["memory"], ours.memory_request);
+    let all = json!({
+        "f:limits": { "f:cpu": {}, "f:memory": {} }, "f:requests": { "f:cpu": {}, "f:memory": {} },
+    });
+    let noted = json!([of("containers", "tulle-proxy", all)]);
+    let found = injected(&ranger, "containers", noted);
+    assert_eq!(found, said["resources"], "all is the user's");
 }
