@@ -60,6 +60,7 @@ pub(crate) struct Metrics {
     written: Counter,
     errors: Counter,
     lost: Counter,
+    left_out: Counter,
 }
 
 impl Metrics {
@@ -81,6 +82,11 @@ impl Metrics {
             "injector_annotation_events_lost",
             "Such Events that there was no room for; the next pod of the workload brings them again",
             m.lost,
+        );
+        registry.register(
+            "injector_annotation_events_left_out",
+            "Such Events at owners of kinds that the injector does not look at",
+            m.left_out,
         );
         metrics
     }
@@ -121,9 +127,8 @@ impl Teller {
 
     pub(crate) fn tell(&self, complaint: Complaint) {
         if !is_readable(&complaint.owner) {
-            return;
-        }
-        if self.complaints.try_send(complaint).is_err() {
+            self.metrics.left_out.inc();
+        } else if self.complaints.try_send(complaint).is_err() {
             self.metrics.lost.inc();
         }
     }

@@ -208,6 +208,8 @@ async fn nothing_is_written_that_whoever_reaches_the_webhook_has_made_up() {
         assert_eq!(events.len(), written, "{what}");
         assert!(events.iter().all(|it| it["message"] == WORDS), "{events:?}");
         assert_eq!(rig.teller.metrics.errors.get(), 0, "{what}");
+        let left_out = rig.teller.metrics.left_out.get();
+        assert_eq!(left_out, u64::from(kind == "Secret"), "{what}");
     }
 }
 
