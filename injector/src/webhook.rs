@@ -32,15 +32,15 @@ use room::Room;
 pub(crate) struct Bounds {
     /// Connections; for one more, an idle one of the address that has most is closed.
     pub(crate) connections: usize,
-    /// Requests that are read, wait or are reviewed; half of them may be of one address.
+    /// Requests that are read, wait, are reviewed or have an answer that is not taken; half of them may be of one address.
     pub(crate) requests: usize,
-    /// Bytes of all these; half of them may be of one address.
+    /// Bytes of all these, or of their answers; half of them may be of one address.
     pub(crate) bytes: usize,
     /// Reviews that are computed at a time.
     pub(crate) reviews: usize,
     /// How long a request may wait for its turn to be reviewed, whatever its client says.
     pub(crate) turn: Duration,
-    /// How long a handshake, a head or a body may take.
+    /// How long a handshake, a head, a body or the taking of an answer may take.
     pub(crate) receive: Duration,
 }
 

@@ -15,11 +15,12 @@ pub struct LimitArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 512, value_parser = number)]
     pub max_connections: usize,
 
-    /// Requests that are read, wait or are reviewed at a time, half of them from one address; 429 for more.
+    /// Requests at a time that are read, wait, are reviewed or have an answer that is not taken yet, half of them from one
+    /// address; 429 for more.
     #[arg(long, value_name = "NUMBER", default_value_t = 1024, value_parser = number)]
     pub max_requests: usize,
 
-    /// Bytes of these together, half of them from one address; 429 for more.
+    /// Bytes of these or of their answers together, half of them from one address; 429 for more.
     #[arg(long, value_name = "BYTES", default_value_t = 8 * MAX_REVIEW, value_parser = bytes)]
     pub max_request_bytes: usize,
 
@@ -31,7 +32,7 @@ pub struct LimitArgs {
     #[arg(long, value_name = "DURATION", default_value = "24s", value_parser = parse_duration)]
     pub queue_timeout: Duration,
 
-    /// How long a handshake, a head or a body may take.
+    /// How long a handshake, a head, a body or the taking of an answer may take.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
     pub client_timeout: Duration,
 

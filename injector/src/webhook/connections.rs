@@ -1,10 +1,13 @@
 //! The open connections: for one more than there is room for, an idle one of the address that has most has to go.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
+use parking_lot::Mutex;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// What is known of a connection.
@@ -15,6 +18,8 @@ pub(super) struct Open {
     pub(super) busy: AtomicUsize,
     /// It has to go.
     pub(super) given_up: CancellationToken,
+    /// Since when answers wait to be taken, the oldest first.
+    answers: Mutex<VecDeque<Weak<Instant>>>,
 }
 
 /// Counts a request while it is answered.
@@ -25,6 +30,28 @@ impl Open {
     pub(super) fn request(self: &Arc<Self>) -> Busy {
         self.busy.fetch_add(1, Relaxed);
         Busy(self.clone())
+    }
+
+    /// What an answer holds until its client has taken it.
+    pub(super) fn answered(&self) -> Arc<Instant> {
+        let since = Arc::new(Instant::now());
+        let mut answers = self.answers.lock();
+        while answers.front().is_some_and(|it| it.strong_count() == 0) {
+            answers.pop_front();
+        }
+        answers.push_back(Arc::downgrade(&since));
+        since
+    }
+
+    /// Resolves when an answer has waited for so long, or for up to twice as long.
+    pub(super) async fn untaken(&self, most: Duration) {
+        loop {
+            tokio::time::sleep(most).await;
+            let oldest = self.answers.lock().iter().find_map(Weak::upgrade);
+            if oldest.is_some_and(|since| since.elapsed() >= most) {
+                return;
+            }
+        }
     }
 }
 
@@ -62,6 +89,7 @@ impl Connections {
             client,
             busy: AtomicUsize::new(0),
             given_up: CancellationToken::new(),
+            answers: Mutex::default(),
         });
         self.open.push(open.clone());
         Some(open)

@@ -140,18 +140,43 @@ async fn served(
     open: Arc<Open>,
     drain: DrainWatch,
 ) {
+    let spoken = speak(tls, client, webhook.clone(), open.clone(), &drain);
+    let ended = tokio::select! {
+        biased;
+        ended = spoken => ended,
+        () = open.untaken(webhook.bounds.receive) => {
+            open.given_up.cancel();
+            Ok(())
+        }
+    };
+    if open.given_up.is_cancelled() {
+        webhook.metrics.connection_given_up();
+    }
+    if let Err(error) = ended {
+        tracing::debug!(client.addr = %client, %error, "a connection ended badly");
+    }
+}
+
+/// Takes requests and answers them.
+async fn speak(
+    tls: TlsStream<TcpStream>,
+    client: SocketAddr,
+    webhook: Arc<Webhook>,
+    open: Arc<Open>,
+    drain: &DrainWatch,
+) -> hyper::Result<()> {
     let is_h2 = tls.get_ref().1.alpn_protocol() == Some(ALPN[0]);
     let receive = webhook.bounds.receive;
-    let (of_all, requests) = (webhook.clone(), open.clone());
+    let requests = open.clone();
     let service = service_fn(move |request| {
-        let (webhook, busy) = (webhook.clone(), requests.request());
+        let (webhook, open, busy) = (webhook.clone(), requests.clone(), requests.request());
         async move {
-            let answer = webhook.answer(client, request).await;
+            let answer = webhook.answer(client, &open, request).await;
             drop(busy);
             Ok::<_, Infallible>(answer)
         }
     });
-    let ended = if is_h2 {
+    if is_h2 {
         let bounds = FrameBounds {
             control_frames: CONTROL_FRAMES,
             header_list: HEAD as u32,
@@ -171,7 +196,7 @@ async fn served(
         tokio::select! {
             biased;
             ended = connection.as_mut() => ended,
-            () = leaving(&open, &drain) => {
+            () = leaving(&open, drain) => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -186,17 +211,11 @@ async fn served(
         tokio::select! {
             biased;
             ended = connection.as_mut() => ended,
-            () = leaving(&open, &drain) => {
+            () = leaving(&open, drain) => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
         }
-    };
-    if open.given_up.is_cancelled() {
-        of_all.metrics.connection_given_up();
-    }
-    if let Err(error) = ended {
-        tracing::debug!(client.addr = %client, %error, "a connection ended badly");
     }
 }
 

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::connections::Open;
 use super::room::Place;
 use super::{Unserved, Webhook};
 use crate::events::Complaint;
@@ -33,6 +34,19 @@ enum Read {
     TooLarge(usize),
 }
 
+/// An answer, which has the room of its request until its client has taken it.
+struct Answered {
+    body: Vec<u8>,
+    _place: Option<Place>,
+    _since: Arc<tokio::time::Instant>,
+}
+
+impl AsRef<[u8]> for Answered {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
 /// What a review goes by.
 enum Lookup {
     /// What the watch has told of the namespace.
@@ -48,23 +62,29 @@ impl Webhook {
     pub(super) async fn answer(
         self: Arc<Self>,
         client: SocketAddr,
+        open: &Open,
         request: Request<Incoming>,
     ) -> Answer {
         let begun = Instant::now();
         let _in_flight = self.metrics.in_flight();
         match self.review(client, request).await {
-            Ok(reviewed) => {
+            Ok((reviewed, place)) => {
                 self.metrics.reviewed(reviewed.verdict, begun.elapsed());
                 self.tell(client, &reviewed);
                 self.warn(client, &reviewed);
-                answer(reviewed.status, reviewed.response)
+                let answered = Answered {
+                    body: reviewed.response,
+                    _place: place,
+                    _since: open.answered(),
+                };
+                answer(reviewed.status, Bytes::from_owner(answered))
             }
             Err(why) => {
                 self.metrics.refused(why);
                 self.tell_unserved(client, why);
                 let (status, reason) = why.status();
                 let status = status.as_u16();
-                let mut answer = answer(status, failure(status, reason, &why.message()));
+                let mut answer = answer(status, failure(status, reason, &why.message()).into());
                 let headers = answer.headers_mut();
                 match why {
                     Unserved::Method => {
@@ -84,7 +104,7 @@ impl Webhook {
         &self,
         client: SocketAddr,
         request: Request<Incoming>,
-    ) -> Result<Reviewed, Unserved> {
+    ) -> Result<(Reviewed, Option<Place>), Unserved> {
         check(&request)?;
         let turn = self.bounds.turn.min(patience(&request));
         let mut place = self
@@ -95,9 +115,13 @@ impl Webhook {
         let read = tokio::time::timeout(self.bounds.receive, read);
         let body = match read.await.map_err(|_| Unserved::Slow)?? {
             Read::Review(body) => body,
-            Read::TooLarge(bytes) => return Ok(too_large(bytes)),
+            Read::TooLarge(bytes) => return Ok((too_large(bytes), None)),
         };
-        self.compute(body, place, turn).await
+        let (reviewed, mut place) = self.compute(body, place, turn).await?;
+        if !place.fit(reviewed.response.len()) {
+            return Err(Unserved::Overload);
+        }
+        Ok((reviewed, Some(place)))
     }
 
     /// Reviews, and once more if the API server says something else of the namespace than its watch has told: it chooses by
@@ -108,42 +132,44 @@ impl Webhook {
         body: Bytes,
         place: Place,
         turn: Duration,
-    ) -> Result<Reviewed, Unserved> {
-        let (place, begun) = (Arc::new(place), Instant::now());
-        let (reviewed, looked_up) = self.in_turn(&body, &place, turn, Lookup::Known).await?;
+    ) -> Result<(Reviewed, Place), Unserved> {
+        let begun = Instant::now();
+        let known = self.in_turn(&body, place, turn, Lookup::Known);
+        let (reviewed, looked_up, place) = known.await?;
         let unsure = matches!(
             reviewed.verdict,
             Verdict::Refused(Refusal::UnknownNamespace)
                 | Verdict::Skipped(SkipReason::NotSelected | SkipReason::OtherRevision)
         );
         let Some(name) = looked_up.filter(|_| unsure) else {
-            return Ok(reviewed);
+            return Ok((reviewed, place));
         };
         let asked = match self.namespaces.ask(&name).await {
             Asked::Found(found) if self.namespaces.known(&name).as_ref() != Some(&found) => {
                 Lookup::Found(found)
             }
             Asked::Unanswered => Lookup::Unknown,
-            Asked::Found(_) | Asked::Absent => return Ok(reviewed),
+            Asked::Found(_) | Asked::Absent => return Ok((reviewed, place)),
         };
         let left = turn.saturating_sub(begun.elapsed());
-        Ok(self.in_turn(&body, &place, left, asked).await?.0)
+        let (reviewed, _, place) = self.in_turn(&body, place, left, asked).await?;
+        Ok((reviewed, place))
     }
 
     /// Reviews on a thread that is there for that, when it is this one's turn, and says which namespace was looked up. Its
-    /// room is given back when that is done, also if nobody waits any more.
+    /// room goes with it, and is given back when that is done if nobody waits any more.
     async fn in_turn(
         &self,
         body: &Bytes,
-        place: &Arc<Place>,
+        place: Place,
         turn: Duration,
         lookup: Lookup,
-    ) -> Result<(Reviewed, Option<String>), Unserved> {
+    ) -> Result<(Reviewed, Option<String>, Place), Unserved> {
         let turn = tokio::time::timeout(turn, self.turns.clone().acquire_owned());
         let Ok(Ok(turn)) = turn.await else {
             return Err(Unserved::Busy);
         };
-        let (body, place) = (body.clone(), place.clone());
+        let body = body.clone();
         let (reviewer, namespaces) = (self.reviewer.clone(), self.namespaces.clone());
         let reviewing = tokio::task::spawn_blocking(move || {
             let mut looked_up = None;
@@ -155,8 +181,8 @@ impl Webhook {
                     Lookup::Unknown => None,
                 }
             });
-            drop((place, turn));
-            (reviewed, looked_up)
+            drop(turn);
+            (reviewed, looked_up, place)
         });
         // It ends early only if the process does, or by a panic, of which the review has none.
         reviewing.await.map_err(|_| Unserved::Busy)
@@ -285,8 +311,8 @@ where
     Ok(Read::Review(all.freeze()))
 }
 
-fn answer(status: u16, body: Vec<u8>) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+fn answer(status: u16, body: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(body));
     *answer.status_mut() =
         http::StatusCode::from_u16(status).expect("statuses of ours are three digits");
     let headers = answer.headers_mut();

@@ -81,6 +81,11 @@ impl Place {
         self.bytes += bytes;
         true
     }
+
+    /// Whether there is room for so many bytes in place of those that it has.
+    pub(super) fn fit(&mut self, bytes: usize) -> bool {
+        self.grow(bytes.saturating_sub(self.bytes))
+    }
 }
 
 impl Drop for Place {
@@ -149,6 +154,8 @@ mod tests {
         assert!(first.grow(50));
         assert!(!first.grow(1), "half is fifty");
         assert!(second.grow(50));
+        assert!(second.fit(50), "it has them");
+        assert!(!second.fit(51));
         let mut third = room.take(client(3)).expect("room");
         assert!(!third.grow(1), "nothing is left");
         drop(first);

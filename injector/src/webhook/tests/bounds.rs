@@ -5,6 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use http_body_util::Full;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::TokioExecutor;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tulle_runtime::names::INJECTOR_DNS_NAME;
@@ -181,6 +183,58 @@ async fn bodies_have_no_more_room_than_there_is() {
         StatusCode::OK,
         "its room is free again"
     );
+}
+
+/// A client that takes nothing of what it is answered.
+async fn taking_nothing(harness: &Harness) -> SendRequest<Full<Bytes>> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(0);
+    harness.h2_by(builder).await
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_taken_has_the_room_of_its_request() {
+    // One address has half of them.
+    let bounds = Bounds {
+        requests: 2,
+        ..BOUNDS
+    };
+    let harness = Harness::start(bounds).await;
+    let mut sender = taking_nothing(&harness).await;
+    let untaken = sender.send_request(request(full(&review("u")))).await;
+    let untaken = untaken.expect("an answer");
+    assert_eq!(untaken.status(), StatusCode::OK);
+    let (status, answer) = harness.ask(request(full(&review("u")))).await;
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(code(&answer), ("TooManyRequests", 429));
+    // Whoever does not want it has taken it.
+    drop(untaken);
+    let free =
+        async { while harness.ask(request(full(&review("u")))).await.0 != StatusCode::OK {} };
+    let free = tokio::time::timeout(PATIENCE, free);
+    free.await.expect("its room is free again");
+}
+
+#[tokio::test]
+async fn a_connection_whose_answers_are_not_taken_in_time_is_closed() {
+    let bounds = Bounds {
+        receive: 10 * SHORT,
+        ..BOUNDS
+    };
+    let harness = Harness::start(bounds).await;
+    let mut sender = taking_nothing(&harness).await;
+    let untaken = sender.send_request(request(full(&review("u")))).await;
+    let untaken = untaken.expect("an answer");
+    let closed = async {
+        while sender.ready().await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let closed = tokio::time::timeout(PATIENCE, closed).await;
+    closed.expect("it is closed");
+    drop(untaken);
+    let given_up = harness.metric("tulle_injector_connections_given_up_total");
+    assert!((given_up - 1.0).abs() < 0.1);
 }
 
 #[tokio::test]

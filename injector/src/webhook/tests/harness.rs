@@ -150,9 +150,22 @@ impl Harness {
             + Send
             + 'static,
     {
+        self.h2_by(http2::Builder::new(TokioExecutor::new())).await
+    }
+
+    /// A client of HTTP/2 with such settings.
+    pub(super) async fn h2_by<B>(
+        &self,
+        builder: http2::Builder<TokioExecutor>,
+    ) -> http2::SendRequest<B>
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+            + Unpin
+            + Send
+            + 'static,
+    {
         let tls = self.tls(self.trusting(b"h2")).await.expect("a handshake");
-        let io = TokioIo::new(tls);
-        let shaken = http2::handshake(TokioExecutor::new(), io).await;
+        let shaken = builder.handshake(TokioIo::new(tls)).await;
         let (sender, connection) = shaken.expect("HTTP/2");
         self._tasks.spawn_connection("client", async move {
             let _ = connection.await;
