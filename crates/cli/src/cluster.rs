@@ -8,6 +8,8 @@ mod connected;
 mod control;
 mod error;
 mod forward_proxy;
+#[cfg(test)]
+mod hand_written;
 mod helm;
 mod nodes;
 mod owned;

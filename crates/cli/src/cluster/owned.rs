@@ -4,6 +4,7 @@ mod held;
 mod strangers;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
@@ -223,14 +224,18 @@ async fn kinds(
     Ok(kinds)
 }
 
-/// The kinds of a group whose objects may be ours.
+/// The kinds of a group whose objects may be ours, each once. Those of the version that the group prefers come first, and are not
+/// all: a kind may have another version alone.
 fn listable(group: &ApiGroup, only: Option<&[(&str, &str)]>) -> Vec<(ApiResource, Scope)> {
-    let kinds = group.recommended_resources().into_iter();
+    let versions = iter::once(group.preferred_version_or_latest()).chain(group.versions());
+    let kinds = versions.flat_map(|version| group.versioned_resources(version));
     let can = |it: &(ApiResource, ApiCapabilities)| {
         it.1.supports_operation(verbs::LIST) && it.1.supports_operation(verbs::DELETE)
     };
+    let mut seen = BTreeSet::new();
     kinds
         .filter(can)
+        .filter(|(it, _)| seen.insert(it.plural.clone()))
         // The cluster keeps one for each Service, with the Service's labels.
         .filter(|(it, _)| it.kind != ENDPOINTS)
         .filter(|(it, _)| only.is_none_or(|only| only.contains(&(&it.group, &it.kind))))
@@ -287,7 +292,51 @@ fn stays(api_version: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::cluster::hand_written::api_server;
+
+    /// A group that prefers v1, and what it serves of that and of v1beta1.
+    fn gateways(path: &str) -> Option<Value> {
+        let version = |name: &str| json!({ "groupVersion": format!("gw/{name}"), "version": name });
+        let resource = |plural: &str, kind: &str| {
+            let verbs = ["list", "delete"];
+            json!({ "name": plural, "singularName": "", "namespaced": true, "kind": kind, "verbs": verbs })
+        };
+        match path {
+            "/apis" => {
+                let versions = ["v1", "v1beta1"].map(version);
+                let group =
+                    json!({ "name": "gw", "versions": versions, "preferredVersion": versions[0] });
+                Some(json!({ "groups": [group] }))
+            }
+            "/apis/gw/v1" => {
+                let all = [resource("routes", "Route")];
+                Some(json!({ "groupVersion": "gw/v1", "resources": all }))
+            }
+            "/apis/gw/v1beta1" => {
+                let all = [resource("routes", "Route"), resource("grants", "Grant")];
+                Some(json!({ "groupVersion": "gw/v1beta1", "resources": all }))
+            }
+            _ => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_kind_is_found_once_also_where_its_group_prefers_a_version_that_has_it_not() {
+        let only = [("gw", "Route"), ("gw", "Grant")];
+        for (only, expected) in [
+            (None, &["gw/v1 Route", "gw/v1beta1 Grant"][..]),
+            (Some(&only[1..]), &["gw/v1beta1 Grant"]),
+        ] {
+            let mut unseen = BTreeMap::new();
+            let kinds = kinds(&api_server(gateways), only, &mut unseen).await;
+            let kinds = kinds.expect("the groups are known");
+            let named = |(it, _): &(ApiResource, Scope)| format!("{} {}", it.api_version, it.kind);
+            assert_eq!(kinds.iter().map(named).collect::<Vec<_>>(), expected);
+        }
+    }
 
     #[test]
     fn only_what_people_write_stays_of_those_to_whom_something_of_ours_belongs() {
