@@ -116,6 +116,13 @@ pub(crate) fn values_that_helm_refuses_are_refused(terminal: &Terminal) -> anyho
         ("control.leafTtl=abc", "would not start", "leafTtl"),
         ("proxy.cpuRequest=zz", "would not start", "cpuRequest"),
         ("clusterDomain=a_b", "would not start", "clusterDomain"),
+        ("image.tag=a=b", "is no tag", "image/tag"),
+        ("image.registry=a=b", "image.registry", "image/registry"),
+        (
+            "control.caIssuerSecret=null",
+            "missing field `caIssuerSecret`",
+            "caIssuerSecret",
+        ),
         (
             "control.autoscaling.maxReplicas=1",
             "is more than maxReplicas 1",

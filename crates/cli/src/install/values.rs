@@ -28,6 +28,8 @@ const DURATION: &str = "^[0-9]+(ms|s|m|h)$";
 const DOMAIN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 const CPU: &str = "^([0-9]+m|[0-9]+([.][0-9]+)?)?$";
 const MEMORY: &str = "^[0-9]+([.][0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$";
+const REGISTRY: &str = r"^[-A-Za-z0-9._:\[\]]+(/[-A-Za-z0-9._:\[\]]+)*$";
+const TAG: &str = "^([A-Za-z0-9_][-A-Za-z0-9_.]{0,127})?$";
 const NAME: &str = "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$";
 const LABEL: &str =
     "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$";
@@ -84,9 +86,10 @@ pub(crate) struct Values {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Image {
     /// Registry and path of the images `tulle` and `tulle-proxy`.
-    #[schemars(length(min = 1))]
+    #[schemars(regex(pattern = REGISTRY))]
     pub(crate) registry: String,
     /// Tag; empty for the version of the chart.
+    #[schemars(regex(pattern = TAG))]
     pub(crate) tag: String,
     /// When nodes fetch them.
     pub(crate) pull_policy: PullPolicy,
@@ -325,8 +328,8 @@ impl Layered {
             "" => Value::String(String::new()),
             text => yaml(text).map_err(|problem| bad(&problem))?,
         };
-        // Where a string is wanted a number is meant as one: a tag such as 1.20.
-        let as_text = Value::String(text.to_owned());
+        // Where a string is wanted a number is meant as one: a tag such as 1.20. `null` takes away, and is no word.
+        let as_text = Some(Value::String(text.to_owned())).filter(|_| !value.is_null());
         let steps = steps(path);
         let nested = |value: Value| {
             steps.iter().rev().fold(value, |inner, step| {
@@ -334,7 +337,10 @@ impl Layered {
             })
         };
         let typed = Self(self.0.clone()).over(&origin, nested(value));
-        typed.or_else(|error| self.over(&origin, nested(as_text)).map_err(|_| error))
+        typed.or_else(|error| match as_text {
+            Some(text) => self.over(&origin, nested(text)).map_err(|_| error),
+            None => Err(error),
+        })
     }
 
     fn over(mut self, origin: &str, values: Value) -> Result<Self, BadValues> {
@@ -394,6 +400,7 @@ impl Values {
                 "injector.timeoutSeconds is {timeout}: Kubernetes takes 1 to 30"
             ));
         }
+        self.image.check()?;
         self.names()?;
         for (name, part) in self.parts() {
             for toleration in &part.tolerations {
@@ -457,6 +464,29 @@ impl Values {
                 let said = said.strip_prefix("error: ").unwrap_or(&said);
                 return Err(format!("tulle {program} would not start: {said}"));
             }
+        }
+        Ok(())
+    }
+}
+
+impl Image {
+    /// Whether they can be parts of a reference: <https://github.com/distribution/reference/blob/main/reference.go>.
+    fn check(&self) -> Result<(), String> {
+        let (registry, tag) = (&self.registry, &self.tag);
+        let within = |byte: u8, more: &[u8]| byte.is_ascii_alphanumeric() || more.contains(&byte);
+        let part = |part: &str| !part.is_empty() && part.bytes().all(|it| within(it, b"-._:[]"));
+        if !registry.split('/').all(part) {
+            return Err(format!(
+                "image.registry {registry:?} is no registry and path of images: write one such as ghcr.io/tulle-mesh"
+            ));
+        }
+        if tag.len() > 128
+            || tag.starts_with(['-', '.'])
+            || !tag.bytes().all(|it| within(it, b"-._"))
+        {
+            return Err(format!(
+                "image.tag {tag:?} is no tag: use at most 128 letters, digits, `_`, and `-` and `.` behind the first"
+            ));
         }
         Ok(())
     }

@@ -116,7 +116,7 @@ priorityClassName: {{ . }}
 {{- $root := index . 0 -}}
 {{- $part := index . 2 -}}
 name: {{ index . 1 }}
-image: {{ include "tulle.image" (list $root "tulle") }}
+image: {{ include "tulle.image" (list $root "tulle") | quote }}
 imagePullPolicy: {{ $root.Values.image.pullPolicy }}
 env:
 - name: POD_NAME

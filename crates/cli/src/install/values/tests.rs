@@ -23,6 +23,7 @@ fn later_values_win_and_numbers_may_be_text() {
         "control.replicas=5",
         "control.log=debug",
         "image.tag=1.20",
+        r#"image.registry="[::1]:5000/mesh""#,
         "control.nodeSelector.disk=ssd",
         r"control.nodeSelector.kubernetes\.io/os=linux",
         "control.resources.limits.memory=null",
@@ -34,7 +35,8 @@ fn later_values_win_and_numbers_may_be_text() {
         (control.deployment.replicas, control.log.as_str()),
         (5, "debug")
     );
-    assert_eq!(values.image.tag, "1.20");
+    let image = (values.image.registry.as_str(), values.image.tag.as_str());
+    assert_eq!(image, ("[::1]:5000/mesh", "1.20"));
     assert_eq!(values.proxy.access_log, AccessLog::Off);
     assert_eq!(control.deployment.node_selector["disk"], "ssd");
     let os = &control.deployment.node_selector["kubernetes.io/os"];
@@ -110,6 +112,21 @@ fn bad_values_are_named_with_where_they_come_from() {
         ("injector.extraArgs=[--nonsense]", "--nonsense"),
         ("proxy.accessLog=text", "unknown variant `text`"),
         ("image=[", "--set image=["),
+        (
+            "control.caIssuerSecret=null",
+            "missing field `caIssuerSecret`",
+        ),
+        (
+            "injector.priorityClassName=~",
+            "missing field `priorityClassName`",
+        ),
+        ("image.tag=null", "missing field `tag`"),
+        ("revision=null", "missing field `revision`"),
+        ("image.tag=1,control.replicas=9", "is no tag"),
+        ("image.tag=-x", "is no tag"),
+        ("image.registry=ghcr.io/tulle,image.tag=1", "image.registry"),
+        ("image.registry=ghcr.io/", "image.registry"),
+        ("image.registry=", "image.registry"),
     ] {
         let error = set(&[assignment]).expect_err(assignment);
         assert!(
