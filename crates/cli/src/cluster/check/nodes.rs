@@ -10,7 +10,7 @@ use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
 
 use super::before::{OLDEST, SKEW, time};
-use super::finding::Findings;
+use super::finding::{Findings, Level};
 use super::installed::some;
 use crate::cluster::answer;
 use crate::cluster::nodes::unready;
@@ -37,21 +37,21 @@ pub(super) async fn kubelets(client: &Client, classic: bool, findings: &mut Find
     }
 }
 
-/// Names nodes whose kubelets the API server does not hear, or that say themselves that they are not ready.
+/// Names nodes whose kubelets the API server does not hear, or that say themselves that they are not ready. Of many nodes one often
+/// is, and what of the mesh is elsewhere works.
 fn away(nodes: &[Node], findings: &mut Findings) {
-    for node in nodes {
-        let Some(why) = unready(node) else {
-            continue;
-        };
-        let name = node.name_any();
-        findings.error(
-            format!("node {name}"),
-            format!("is not ready ({why}): pods on it cannot be asked"),
-            format!(
-                "see why: kubectl describe node {name}; have its kubelet run, or delete the node"
-            ),
+    let away = nodes.iter().filter_map(|node| {
+        let state = format!(
+            "is not ready ({}): pods on it cannot be asked",
+            unready(node)?
         );
-    }
+        Some((format!("node {}", node.name_any()), state))
+    });
+    findings.few(
+        Level::Warning,
+        away,
+        "see why: kubectl describe node NAME; have its kubelet run, or delete the node",
+    );
 }
 
 fn old(nodes: &[Node], findings: &mut Findings) {
@@ -159,7 +159,6 @@ fn times(lease: &Lease) -> Option<(i64, i64)> {
 mod tests {
     use serde_json::json;
 
-    use super::super::finding::Level;
     use super::*;
 
     #[test]
@@ -190,33 +189,29 @@ mod tests {
     }
 
     #[test]
-    fn nodes_that_are_not_ready_are_named_with_their_reason() {
-        let rows = [
-            ("True", None),
-            (
-                "False",
-                Some("is not ready (since 2026-01-01T00:00:00Z, Why)"),
-            ),
-            (
-                "Unknown",
-                Some("is not ready (since 2026-01-01T00:00:00Z, Why)"),
-            ),
-        ];
-        for (status, expected) in rows {
+    fn nodes_that_are_not_ready_are_named_with_their_reason_and_the_mesh_works_without_them() {
+        let node = |status: &str| -> Node {
             let ready = json!({
                 "type": "Ready", "status": status, "reason": "Why", "lastTransitionTime": "2026-01-01T00:00:00Z",
             });
             let node = json!({ "metadata": { "name": "n" }, "status": { "conditions": [ready] } });
-            let node: Node = serde_json::from_value(node).expect("a node");
+            serde_json::from_value(node).expect("a node")
+        };
+        for (status, named) in [("True", false), ("False", true), ("Unknown", true)] {
             let mut findings = Findings::default();
-            away(&[node], &mut findings);
-            let state = findings.all.pop().map(|it| it.state);
-            let begins = |begin: &str| state.as_ref().is_some_and(|it| it.starts_with(begin));
-            assert!(
-                expected.map_or(state.is_none(), begins),
-                "{status}: {state:?}"
-            );
+            away(&[node("True"), node(status)], &mut findings);
+            let found = findings.all.first();
+            assert_eq!(found.is_some(), named, "{status}: {found:?}");
+            if let Some(found) = found {
+                assert_eq!((found.level, &*found.subject), (Level::Warning, "node n"));
+                let begin = "is not ready (since 2026-01-01T00:00:00Z, Why)";
+                assert!(found.state.starts_with(begin), "{found:?}");
+            }
         }
+        let mut findings = Findings::default();
+        away(&vec![node("Unknown"); 100], &mut findings);
+        let last = findings.all.last().map(|it| it.state.as_str());
+        assert_eq!(last, Some("80 more have the like"));
     }
 
     #[test]
