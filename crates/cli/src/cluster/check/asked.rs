@@ -102,7 +102,7 @@ pub(super) fn pods(pods: &[Pod], injectors: &Injectors, findings: &mut Findings)
 }
 
 /// Whether there is an injector for the pods of a namespace that say nothing of revisions themselves.
-pub(super) fn served(namespace: &Namespace, injectors: &Injectors) -> bool {
+fn served(namespace: &Namespace, injectors: &Injectors) -> bool {
     !unknown(revision(namespace).unwrap_or(DEFAULT_REVISION), injectors)
 }
 

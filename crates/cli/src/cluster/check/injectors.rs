@@ -1,26 +1,20 @@
-//! The injectors of an installation: which revisions there are, and what each gives sidecars unless a pod says otherwise.
+//! The injectors of an installation: which revisions there are, and what each gives to which pods.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::ResourceExt as _;
-use tulle_injector::Resources;
+use tulle_injector::{Decision, InjectorConfig, Namespace, Resources, Selector, inject_pod};
 use tulle_runtime::names::{DEFAULT_REVISION, INJECTOR, labels};
 
 /// The argument by which sidecars are ordinary containers.
 const CLASSIC: &str = "--classic-sidecars";
 
-/// What sidecars get, by revision.
+/// What they decide by and what sidecars get, by revision.
 #[derive(Debug, Default)]
-pub(super) struct Injectors(BTreeMap<String, Given>);
-
-/// What one gives.
-#[derive(Debug)]
-struct Given {
-    resources: Resources,
-    /// Ordinary containers, not native sidecars.
-    classic: bool,
-}
+pub(super) struct Injectors(BTreeMap<String, InjectorConfig>);
 
 impl Injectors {
     /// Those among the Deployments of the mesh.
@@ -33,18 +27,27 @@ impl Injectors {
                 None if rest.is_empty() => of.unwrap_or_else(|| DEFAULT_REVISION.to_owned()),
                 None => return None,
             };
-            let given = Given {
-                resources: resources(deployment),
-                classic: arguments(deployment).any(|it| it == CLASSIC),
+            let config = InjectorConfig {
+                revision: revision.parse().ok()?,
+                ..config(deployment)
             };
-            Some((revision, given))
+            Some((revision, config))
         });
         Self(injectors.collect())
     }
 
+    /// Whether one of them would give a pod a sidecar if it were made now, or keep it out for what it says of that.
+    pub(super) fn want(&self, pod: &Pod, namespace: &Namespace) -> bool {
+        let pod = serde_json::to_value(pod).unwrap_or_default();
+        self.0.values().any(|config| {
+            let outcome = inject_pod(&pod, namespace, config);
+            !outcome.is_ok_and(|it| matches!(it.decision, Decision::Skip(_)))
+        })
+    }
+
     /// Whether all of them give sidecars that are ordinary containers.
     pub(super) fn are_classic(&self) -> bool {
-        !self.0.is_empty() && self.0.values().all(|it| it.classic)
+        !self.0.is_empty() && self.0.values().all(|it| !it.native_sidecar)
     }
 
     /// Whether there is one of this revision.
@@ -74,28 +77,47 @@ impl Injectors {
     }
 }
 
-/// What its arguments say of resources, and what the injector does unless they say something.
-fn resources(deployment: &Deployment) -> Resources {
+/// What its arguments say, and what the injector does unless they say something.
+fn config(deployment: &Deployment) -> InjectorConfig {
     let arguments: Vec<_> = arguments(deployment).collect();
-    let value = |option: &str| {
-        let mut at = arguments.iter().enumerate();
-        at.find_map(|(at, argument)| {
+    let values = |option: &str| -> Vec<String> {
+        let at = arguments.iter().enumerate();
+        let values = at.filter_map(|(at, argument)| {
             let rest = argument.strip_prefix(option)?;
             match rest.strip_prefix('=') {
                 Some(value) => Some(value),
                 None if rest.is_empty() => arguments.get(at + 1).copied(),
                 None => None,
             }
-        })
-        .map(ToOwned::to_owned)
+        });
+        values.map(ToOwned::to_owned).collect()
+    };
+    let value = |option: &str| values(option).into_iter().next();
+    let selectors = |option: &str| {
+        values(option)
+            .iter()
+            .filter_map(|it| selector(it))
+            .collect()
     };
     let defaults = Resources::default();
-    Resources {
-        cpu_request: value("--proxy-cpu-request").unwrap_or(defaults.cpu_request),
-        memory_request: value("--proxy-memory-request").unwrap_or(defaults.memory_request),
-        cpu_limit: value("--proxy-cpu-limit").or(defaults.cpu_limit),
-        memory_limit: value("--proxy-memory-limit").or(defaults.memory_limit),
+    InjectorConfig {
+        native_sidecar: !arguments.contains(&CLASSIC),
+        resources: Resources {
+            cpu_request: value("--proxy-cpu-request").unwrap_or(defaults.cpu_request),
+            memory_request: value("--proxy-memory-request").unwrap_or(defaults.memory_request),
+            cpu_limit: value("--proxy-cpu-limit").or(defaults.cpu_limit),
+            memory_limit: value("--proxy-memory-limit").or(defaults.memory_limit),
+        },
+        never: selectors("--never-inject"),
+        always: selectors("--always-inject"),
+        ..InjectorConfig::default()
     }
+}
+
+/// An injector does not start with one that cannot be read.
+fn selector(text: &str) -> Option<Selector> {
+    let selector: LabelSelector = serde_json::from_str(text).ok()?;
+    Selector::try_from(selector).ok()
 }
 
 fn arguments(deployment: &Deployment) -> impl Iterator<Item = &str> {
@@ -140,7 +162,7 @@ mod tests {
         assert_eq!(have, [true, true, false]);
         assert_eq!(limit, [false, true, false]);
         let memory = |args: &[&str]| {
-            let resources = resources(&deployment("tulle-injector", args));
+            let resources = config(&deployment("tulle-injector", args)).resources;
             (resources.memory_request, resources.memory_limit)
         };
         let own = [

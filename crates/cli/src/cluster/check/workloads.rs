@@ -41,7 +41,7 @@ pub(super) async fn look(scope: &Scope<'_>, findings: &mut Findings) {
         return;
     };
     asked::namespaces(&all, injectors, findings);
-    if let Err(error) = pods(scope, injectors, &meshed, findings).await {
+    if let Err(error) = pods(scope, injectors, &all, &meshed, findings).await {
         findings.unknown("pods", &error);
     }
 }
@@ -49,6 +49,7 @@ pub(super) async fn look(scope: &Scope<'_>, findings: &mut Findings) {
 async fn pods(
     scope: &Scope<'_>,
     injectors: &Injectors,
+    all: &[Namespace],
     meshed: &[Namespace],
     findings: &mut Findings,
 ) -> Result<(), ClusterError> {
@@ -61,7 +62,12 @@ async fn pods(
     let (mut injected, bare): (Vec<_>, Vec<_>) = unlabelled.into_iter().partition(has_sidecar);
     injected.extend(scope.pods(labels::PROXIED).await?);
     annotations::look(&injected, findings);
-    uninjected(&injected, &bare, meshed, injectors, findings);
+    uninjected(&bare, all, injectors, findings);
+    let (pods, namespaces) = (injected.len(), meshed.len());
+    findings.ok(
+        "workloads",
+        format!("{pods} pods have a sidecar; {namespaces} namespaces ask for one"),
+    );
     refused::look(scope, meshed, &injected, injectors, findings).await
 }
 
@@ -151,47 +157,131 @@ fn restricted(namespaces: &[Namespace], findings: &mut Findings) {
     }
 }
 
+/// Names pods that an injector would give a sidecar if they were made now. Where nobody would, a restart changes nothing: that
+/// nobody is there for them is a finding of its own.
 fn uninjected(
-    injected: &[Pod],
     bare: &[Pod],
-    meshed: &[Namespace],
+    namespaces: &[Namespace],
     injectors: &Injectors,
     findings: &mut Findings,
 ) {
-    let of = |pods: &[Pod], name: &str| -> BTreeSet<String> {
-        let within = |pod: &&Pod| pod.namespace().as_deref() == Some(name) && is_concerned(pod);
-        let within = pods.iter().filter(within);
-        within.map(|pod| pod.name_any()).collect()
-    };
-    let mut counted = 0;
-    for namespace in meshed {
-        let name = namespace.name_any();
-        let without = of(bare, &name);
-        counted += without.len() + of(injected, &name).len();
-        // A restart changes nothing where nobody would inject it: that is a finding of its own.
-        if !without.is_empty() && asked::served(namespace, injectors) {
-            let names: Vec<_> = without.iter().map(String::as_str).collect();
-            findings.warning(
-                format!("namespace {name}"),
-                format!("{} pods have no sidecar: {}", names.len(), some(&names)),
-                format!("restart them: kubectl -n {name} rollout restart deployment,statefulset,daemonset"),
-            );
+    let namespaces = namespaces.iter().map(|it| tulle_injector::Namespace {
+        name: it.name_any(),
+        labels: it.labels().clone(),
+    });
+    let namespaces: BTreeMap<_, _> = namespaces.map(|it| (it.name.clone(), it)).collect();
+    let mut without = BTreeMap::<String, BTreeSet<String>>::new();
+    for pod in bare {
+        let name = pod.namespace().unwrap_or_default();
+        let namespace = namespaces.get(&name);
+        if namespace.is_some_and(|it| injectors.want(pod, it)) {
+            without.entry(name).or_default().insert(pod.name_any());
         }
     }
-    findings.ok(
-        "workloads",
-        format!("{counted} pods in {} meshed namespaces", meshed.len()),
-    );
+    for (name, pods) in without {
+        let pods: Vec<_> = pods.iter().map(String::as_str).collect();
+        findings.warning(
+            format!("namespace {name}"),
+            format!("{} pods have no sidecar: {}", pods.len(), some(&pods)),
+            format!(
+                "restart them: kubectl -n {name} rollout restart deployment,statefulset,daemonset"
+            ),
+        );
+    }
 }
 
-/// Whether a pod would get a sidecar if it were made now.
-fn is_concerned(pod: &Pod) -> bool {
-    let spec = pod.spec.as_ref();
-    let host_network = spec.and_then(|spec| spec.host_network).unwrap_or_default();
-    let opted_out = |labels: &BTreeMap<String, String>| {
-        labels
-            .get(labels::INJECT)
-            .is_some_and(|value| value == "disabled")
-    };
-    !host_network && !opted_out(pod.labels()) && !opted_out(pod.annotations())
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::apps::v1::Deployment;
+    use serde_json::{Value, json};
+
+    use super::super::finding::Level;
+    use super::*;
+
+    fn read<T: DeserializeOwned>(value: Value) -> T {
+        serde_json::from_value(value).expect("an object")
+    }
+
+    fn injector() -> Deployment {
+        let never = r#"--never-inject={"matchLabels":{"app":"batch"}}"#;
+        let always = r#"{"matchExpressions":[{"key":"build","operator":"Exists"}]}"#;
+        let args = ["injector", never, "--always-inject", always];
+        let template = json!({ "spec": { "containers": [{ "name": "x", "args": args }] } });
+        let spec = json!({ "selector": {}, "template": template });
+        read(json!({ "metadata": { "name": "tulle-injector" }, "spec": spec }))
+    }
+
+    #[test]
+    fn pods_lack_a_sidecar_that_the_injector_would_give_one() {
+        let namespaces = [
+            ("asks", json!({ "tulle.dev/inject": "enabled" })),
+            ("not", json!({})),
+            ("other", json!({ "tulle.dev/rev": "other" })),
+        ];
+        let namespaces = namespaces.map(|(name, labels)| -> Namespace {
+            read(json!({ "metadata": { "name": name, "labels": labels } }))
+        });
+        let injectors = Injectors::of(&[injector()]);
+        let plain = json!({});
+        let on_host = json!({ "hostNetwork": true });
+        let windows = json!({ "os": { "name": "windows" } });
+        let opts = |word: &str| json!({ "tulle.dev/inject": word });
+        for (name, namespace, labels, annotations, spec, lacks) in [
+            ("asked for", "asks", json!({}), &plain, &plain, true),
+            ("not asked for", "not", json!({}), &plain, &plain, false),
+            ("asks itself", "not", opts("enabled"), &plain, &plain, true),
+            ("opts out", "asks", opts("disabled"), &plain, &plain, false),
+            (
+                "says so beside",
+                "asks",
+                json!({}),
+                &opts("disabled"),
+                &plain,
+                false,
+            ),
+            ("no word", "asks", opts("no"), &plain, &plain, true),
+            ("on its node", "asks", json!({}), &plain, &on_host, false),
+            ("on Windows", "asks", json!({}), &plain, &windows, false),
+            (
+                "never",
+                "asks",
+                json!({ "app": "batch" }),
+                &plain,
+                &plain,
+                false,
+            ),
+            (
+                "always",
+                "not",
+                json!({ "build": "" }),
+                &plain,
+                &plain,
+                true,
+            ),
+            ("nobody's", "other", json!({}), &plain, &plain, false),
+            (
+                "of the system",
+                "kube-system",
+                opts("enabled"),
+                &plain,
+                &plain,
+                false,
+            ),
+        ] {
+            let metadata = json!({
+                "name": "one", "namespace": namespace, "labels": labels, "annotations": annotations,
+            });
+            let mut pod = json!({ "metadata": metadata, "spec": spec });
+            pod["spec"]["containers"] = json!([{ "name": "app", "image": "x" }]);
+            let mut findings = Findings::default();
+            uninjected(&[read(pod)], &namespaces, &injectors, &mut findings);
+            let found = findings.all.first();
+            assert_eq!(found.is_some(), lacks, "{name}: {found:?}");
+            if let Some(found) = found {
+                assert_eq!(found.level, Level::Warning, "{name}");
+                assert_eq!(found.subject, format!("namespace {namespace}"));
+                assert_eq!(found.state, "1 pods have no sidecar: one");
+            }
+        }
+    }
 }
