@@ -149,9 +149,12 @@ async fn look(client: &Client, args: &CheckArgs) -> Result<Findings, CliError> {
         installed::webhooks(client, injectors.as_ref(), found).await;
         progress.says("asking the injectors");
         informed::look(client, found).await;
+        let scope = args.scope(client, None);
+        progress.says("looking at pods with sidecars");
+        let pods = unstarted::look(&scope, found).await;
         if control {
             progress.says("asking the control plane");
-            said::look(&args.scope(client, None), found).await;
+            said::look(&scope, pods, found).await;
         }
     }
     progress.says("looking at nodes");
@@ -163,4 +166,49 @@ async fn look(client: &Client, args: &CheckArgs) -> Result<Findings, CliError> {
     progress.says("looking at workloads");
     workloads::look(&scope, found).await;
     Ok(findings)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::args::{Cli, Command};
+    use crate::cluster::hand_written::api_server;
+
+    /// A cluster of which one can see pods alone; the sidecar of one does not start.
+    fn pods(path: &str) -> Option<Value> {
+        match path {
+            "/version" => Some(json!({
+                "major": "1", "minor": "36", "gitVersion": "v1.36.0", "buildDate": "", "compiler": "", "gitCommit": "",
+                "gitTreeState": "", "goVersion": "", "platform": "",
+            })),
+            "/api/v1/pods" => {
+                let status = json!({
+                    "name": "tulle-capture", "image": "x", "imageID": "", "ready": false, "restartCount": 0,
+                    "state": { "waiting": { "reason": "ImagePullBackOff" } },
+                });
+                let capture = json!({ "name": "tulle-capture" });
+                let pod = json!({
+                    "metadata": { "name": "web", "namespace": "shop", "creationTimestamp": "2020-01-01T00:00:00Z" },
+                    "spec": { "initContainers": [capture], "containers": [] },
+                    "status": { "phase": "Pending", "initContainerStatuses": [status] },
+                });
+                Some(json!({ "metadata": {}, "items": [pod] }))
+            }
+            _ => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_does_not_start_is_found_also_where_no_control_plane_can_be_asked() {
+        let Command::Check(args) = Cli::parse_from(["tulle", "check"]).command else {
+            panic!("another command");
+        };
+        let findings = look(&api_server(pods), &args).await.expect("it answers");
+        let found = findings.all.iter().find(|it| it.subject == "sidecars");
+        let state = found.map(|it| it.state.as_str()).unwrap_or_default();
+        assert!(state.contains("shop/web: ImagePullBackOff"), "{findings:?}");
+    }
 }

@@ -12,7 +12,6 @@ use tokio::time::{Instant, sleep};
 use super::certificates;
 use super::finding::Findings;
 use super::some;
-use super::unstarted;
 use super::workloads::Scope;
 use crate::cluster::connected::{self, is_ready, log, missing, name};
 use crate::cluster::control::{self, Answers};
@@ -28,6 +27,8 @@ const PAUSE: Duration = Duration::from_secs(2);
 pub(super) struct Asked<'a> {
     pub(super) scope: &'a Scope<'a>,
     pub(super) replicas: &'a [String],
+    /// Those with a sidecar that nothing is known to keep from starting.
+    pub(super) pods: Vec<Pod>,
     /// Whether all of them have answered.
     pub(super) all_answer: bool,
 }
@@ -41,15 +42,10 @@ pub(super) async fn look(
     let Asked {
         scope,
         replicas,
+        pods,
         mut all_answer,
     } = asked;
-    let pods = match connected::list(scope.client, scope.namespace).await {
-        Ok(pods) => connected::due(unstarted::look(pods, findings)),
-        Err(error) => {
-            findings.unknown("sidecars", &error);
-            Vec::new()
-        }
-    };
+    let pods = connected::due(pods);
     let (mut absent, mut stale) = (missing(&pods, &proxies), stale(&proxies));
     let since = Instant::now();
     let mut sure = absent.is_empty();

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use futures_util::future;
+use k8s_openapi::api::core::v1::Pod;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::Value;
@@ -17,8 +18,8 @@ use crate::cluster::control::{self, Answers};
 use crate::cluster::error::ClusterError;
 use crate::cluster::{ago, status};
 
-/// Whether roots last, every object can be used, and proxies take what they are sent.
-pub(super) async fn look(scope: &Scope<'_>, findings: &mut Findings) {
+/// Whether roots last, every object can be used, and proxies, of which those of these pods should be there, take what they are sent.
+pub(super) async fn look(scope: &Scope<'_>, pods: Vec<Pod>, findings: &mut Findings) {
     let client = scope.client;
     let replicas = match control::replicas(client).await {
         Ok(replicas) => replicas,
@@ -48,6 +49,7 @@ pub(super) async fn look(scope: &Scope<'_>, findings: &mut Findings) {
         let asked = connected::Asked {
             scope,
             replicas: &replicas,
+            pods,
             all_answer,
         };
         let proxies = connected::look(asked, proxies, findings).await;

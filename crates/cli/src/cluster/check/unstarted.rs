@@ -9,6 +9,7 @@ use tulle_runtime::names::containers;
 
 use super::finding::Findings;
 use super::some;
+use super::workloads::Scope;
 use crate::cluster::connected;
 use crate::cluster::pods::is_alive;
 use crate::cluster::rollouts::waits;
@@ -17,8 +18,14 @@ use crate::cluster::rollouts::waits;
 const TIME: i64 = 60;
 
 /// Names those of the pods with a sidecar of which it is known why theirs does not start, and gives the others.
-pub(super) fn look(pods: Vec<Pod>, findings: &mut Findings) -> Vec<Pod> {
-    judge(pods, Timestamp::now().as_second(), findings)
+pub(super) async fn look(scope: &Scope<'_>, findings: &mut Findings) -> Vec<Pod> {
+    match connected::list(scope.client, scope.namespace).await {
+        Ok(pods) => judge(pods, Timestamp::now().as_second(), findings),
+        Err(error) => {
+            findings.unknown("sidecars", &error);
+            Vec::new()
+        }
+    }
 }
 
 fn judge(pods: Vec<Pod>, now: i64, findings: &mut Findings) -> Vec<Pod> {
