@@ -1,13 +1,14 @@
 //! Workloads whose pods are not made, in Kubernetes' own words: for their sidecars' sake, or for another reason.
 //!
-//! Deployments and ReplicaSets have a condition for it; of others only Events tell, which say nothing of what has been since. So an
+//! Deployments, ReplicaSets and ReplicationControllers have a condition for it; of others only Events tell, which say nothing of what has been since. So an
 //! Event counts only while pods are missing.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Event, Namespace};
+use k8s_openapi::api::core::v1::{Event, Namespace, ReplicationController};
 use kube::ResourceExt as _;
+use tulle_runtime::names::containers::{CAPTURE, PROXY, STATE_VOLUME, TOKEN_VOLUME};
 
 use super::finding::{Findings, Level};
 use super::workloads::Scope;
@@ -17,6 +18,8 @@ use crate::cluster::error::ClusterError;
 const RECENT: SignedDuration = SignedDuration::from_mins(20);
 /// The reason of an Event that tells of a pod that was not made.
 const FAILED: &str = "FailedCreate";
+/// With which the names of our webhooks end, and those of labels and annotations begin.
+const DOMAIN: &str = "tulle.dev";
 
 /// A workload, and why its pods are not made.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,34 +37,44 @@ pub(super) async fn look(
     findings: &mut Findings,
 ) -> Result<(), ClusterError> {
     let mut unmade = Vec::new();
+    let all_seen = find(scope, &mut unmade).await;
+    let is_meshed = |name: &str| meshed.iter().any(|it| it.name_any() == name);
+    judge(unmade, is_meshed, findings);
+    all_seen
+}
+
+/// Finds them, up to where somebody may not look further.
+async fn find(scope: &Scope<'_>, unmade: &mut Vec<Unmade>) -> Result<(), ClusterError> {
     let deployments: Vec<Deployment> = scope.list("Deployments", "").await?;
     unmade.extend(deployments.iter().filter_map(of_deployment));
     let sets: Vec<ReplicaSet> = scope.list("ReplicaSets", "").await?;
     unmade.extend(sets.iter().filter_map(of_replica_set));
+    let controllers: Vec<ReplicationController> = scope.list("ReplicationControllers", "").await?;
+    unmade.extend(controllers.iter().filter_map(of_controller));
     let fields = format!("reason={FAILED}");
     let mut events: Vec<Event> = scope.list_with("Events", "", &fields).await?;
     events.retain(|it| is_recent(it, Timestamp::now()));
-    if !events.is_empty() {
-        let sets: Vec<StatefulSet> = scope.list("StatefulSets", "").await?;
-        let sets = sets.iter().filter(|it| lacks_replicas(it));
-        unmade.extend(sets.filter_map(|it| told("statefulset", it, &events)));
-        let sets: Vec<DaemonSet> = scope.list("DaemonSets", "").await?;
-        let sets = sets.iter().filter(|it| lacks_daemons(it));
-        unmade.extend(sets.filter_map(|it| told("daemonset", it, &events)));
-        let jobs: Vec<Job> = scope.list("Jobs", "").await?;
-        let jobs = jobs.iter().filter(|it| lacks_all(it));
-        unmade.extend(jobs.filter_map(|it| told("job", it, &events)));
+    if events.is_empty() {
+        return Ok(());
     }
-    let is_meshed = |name: &str| meshed.iter().any(|it| it.name_any() == name);
-    judge(unmade, is_meshed, findings);
+    let sets: Vec<StatefulSet> = scope.list("StatefulSets", "").await?;
+    let sets = sets.iter().filter(|it| lacks_replicas(it));
+    unmade.extend(sets.filter_map(|it| told("statefulset", it, &events)));
+    let sets: Vec<DaemonSet> = scope.list("DaemonSets", "").await?;
+    let sets = sets.iter().filter(|it| lacks_daemons(it));
+    unmade.extend(sets.filter_map(|it| told("daemonset", it, &events)));
+    let jobs: Vec<Job> = scope.list("Jobs", "").await?;
+    let jobs = jobs.iter().filter(|it| lacks_all(it));
+    unmade.extend(jobs.filter_map(|it| told("job", it, &events)));
     Ok(())
 }
 
 fn judge(unmade: Vec<Unmade>, is_meshed: impl Fn(&str) -> bool, findings: &mut Findings) {
     let (of_sidecars, others): (Vec<_>, Vec<_>) = unmade.into_iter().partition(|it| {
         // A LimitRange does not name the container.
-        let of_any = || is_meshed(&it.namespace) && it.message.contains(" per Container is ");
-        it.message.contains("tulle") || of_any()
+        let ranges = [" per Container is ", " per Pod is "];
+        let of_any = || ranges.iter().any(|words| it.message.contains(words));
+        names_us(&it.message) || (is_meshed(&it.namespace) && of_any())
     });
     let said = |it: Unmade| {
         let state = format!("its pods are not made: {}", it.message);
@@ -78,6 +91,15 @@ fn judge(unmade: Vec<Unmade>, is_meshed: impl Fn(&str) -> bool, findings: &mut F
         others.map(said),
         "put right what the message says, which names nothing of the mesh; what sidecars ask for counts in quotas, too",
     );
+}
+
+/// Whether a message is about our webhooks, or what they add. Workloads of others may be called almost as we are.
+fn names_us(message: &str) -> bool {
+    let within = |it: char| it.is_ascii_alphanumeric() || it == '-' || it == '.';
+    let words = message.split(|it| !within(it));
+    let mut words = words.map(|it| it.trim_end_matches('.'));
+    let added = [CAPTURE, PROXY, TOKEN_VOLUME, STATE_VOLUME];
+    words.any(|it| added.contains(&it) || it.ends_with(DOMAIN))
 }
 
 fn of_deployment(deployment: &Deployment) -> Option<Unmade> {
@@ -97,6 +119,13 @@ fn of_replica_set(set: &ReplicaSet) -> Option<Unmade> {
     let mut conditions = conditions.map(|it| (&*it.type_, &*it.status, it.message.as_deref()));
     let message = conditions.find_map(failure)?;
     Some(unmade("replicaset", set, message))
+}
+
+fn of_controller(controller: &ReplicationController) -> Option<Unmade> {
+    let conditions = controller.status.as_ref()?.conditions.iter().flatten();
+    let mut conditions = conditions.map(|it| (&*it.type_, &*it.status, it.message.as_deref()));
+    let message = conditions.find_map(failure)?;
+    Some(unmade("replicationcontroller", controller, message))
 }
 
 fn failure<'a>((kind, status, message): (&str, &str, Option<&'a str>)) -> Option<&'a str> {
@@ -157,6 +186,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::cluster::hand_written::api_server;
 
     fn read<T: serde::de::DeserializeOwned>(value: Value) -> T {
         serde_json::from_value(value).expect("an object")
@@ -171,12 +201,28 @@ mod tests {
      {
         let webhook = "admission webhook \"namespace.injector.tulle.dev\" denied the request: no";
         let range = "minimum cpu usage per Container is 50m, but request is 10m";
+        let whole = "maximum memory usage per Pod is 128Mi, but limit is 300Mi";
         let quota = "exceeded quota: pods, requested: pods=1";
+        let alike =
+            "pods \"tulle-proxy-board-7d9c\" is forbidden: exceeded quota: pods, requested: pods=1";
+        let policy = "violates PodSecurity \"baseline:latest\": (container \"tulle-capture\" must not include NET_ADMIN)";
+        let lacks = "failed quota: cpu: must specify limits.cpu for: app,tulle-proxy.";
         for (message, in_mesh, level) in [
             (webhook, true, Some(Level::Error)),
             (webhook, false, Some(Level::Error)),
+            (policy, false, Some(Level::Error)),
+            (lacks, false, Some(Level::Error)),
+            (
+                "annotation tulle.dev/status is not allowed",
+                false,
+                Some(Level::Error),
+            ),
             (range, true, Some(Level::Error)),
             (range, false, None),
+            (whole, true, Some(Level::Error)),
+            (whole, false, None),
+            (alike, true, Some(Level::Warning)),
+            (alike, false, None),
             (quota, true, Some(Level::Warning)),
             (quota, false, None),
         ] {
@@ -197,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_tells_of_deployments_and_of_replica_sets_of_nobody() {
+    fn a_condition_tells_of_deployments_controllers_and_replica_sets_of_nobody() {
         let with = |owned: bool, kind: &str, status: &str| {
             let condition = json!({ "type": kind, "status": status, "message": "no" });
             let mut metadata = metadata("1");
@@ -215,11 +261,42 @@ mod tests {
             let deployment = of_deployment(&read(with(false, kind, status)));
             let name = deployment.map(|it| it.name);
             assert_eq!(name.is_some(), expected, "{kind} {status}");
+            let controller = of_controller(&read(with(false, kind, status)));
+            let name = controller.map(|it| it.name);
+            assert_eq!(
+                name.as_deref(),
+                expected.then_some("replicationcontroller/web")
+            );
             let set = of_replica_set(&read(with(false, kind, status)));
             let name = set.map(|it| it.name);
             assert_eq!(name.as_deref(), expected.then_some("replicaset/web"));
             assert_eq!(of_replica_set(&read(with(true, kind, status))), None);
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_condition_tells_is_told_also_where_events_may_not_be_seen() {
+        let deployment = |path: &str| {
+            let condition = json!({ "type": "ReplicaFailure", "status": "True", "message": "container \"tulle-proxy\"" });
+            let status = json!({ "conditions": [condition] });
+            let items = match path.rsplit_once('/')?.1 {
+                "deployments" => json!([{ "metadata": metadata("1"), "status": status }]),
+                "replicasets" | "replicationcontrollers" => json!([]),
+                _ => return None,
+            };
+            Some(json!({ "metadata": {}, "items": items }))
+        };
+        let scope = Scope {
+            client: &api_server(deployment),
+            namespace: None,
+            injectors: None,
+        };
+        let mut findings = Findings::default();
+        let looked = look(&scope, &[], &mut findings).await;
+        let unseen = looked.expect_err("there are no Events").to_string();
+        assert!(unseen.contains("list the Events"), "{unseen}");
+        let subjects: Vec<_> = findings.all.iter().map(|it| &*it.subject).collect();
+        assert_eq!(subjects, ["shop/deployment/web"]);
     }
 
     #[test]
