@@ -94,7 +94,7 @@ pub(crate) fn all(values: &Values) -> Vec<Value> {
 /// Group and kind of everything that there is in any installation.
 #[cfg(test)]
 pub(crate) fn kinds() -> std::collections::BTreeSet<(String, String)> {
-    let values = Layered::new(Profile::Ha).values();
+    let values = Layered::new(Profile::Ha).values().expect("good values");
     let kind = |object: &Value| {
         let text = |field: &str| object[field].as_str().expect("it is text").to_owned();
         let version = text("apiVersion");
@@ -117,6 +117,6 @@ impl Choice {
         for assignment in self.set.iter().cloned().chain(revision) {
             layered = layered.set(&assignment).map_err(bad)?;
         }
-        Ok(layered.values())
+        layered.values().map_err(bad)
     }
 }

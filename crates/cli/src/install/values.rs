@@ -12,6 +12,7 @@ use clap::Parser as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use tulle_injector::quantity::{cpu, memory};
 
 use super::manifests;
 use crate::args::Cli;
@@ -276,7 +277,7 @@ pub(crate) struct Switch {
 }
 
 /// Values that cannot be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("{origin}: {problem}")]
 pub(crate) struct BadValues {
     /// Where they come from: a file, or `--set`.
@@ -285,8 +286,12 @@ pub(crate) struct BadValues {
 }
 
 /// Values on their way: the defaults, and what is laid over them.
-#[derive(Debug)]
-pub(crate) struct Layered(Value);
+#[derive(Debug, Clone)]
+pub(crate) struct Layered {
+    values: Value,
+    /// What does not hold of them together, by the layer that it came with: a later one may put it right.
+    wrong: Option<BadValues>,
+}
 
 impl Layered {
     /// The values of a profile.
@@ -296,7 +301,8 @@ impl Layered {
         if let Some(text) = profile.text() {
             merge(&mut values, read(text));
         }
-        Self(values)
+        let wrong = None;
+        Self { values, wrong }
     }
 
     /// Lays the values of a file over these.
@@ -336,7 +342,7 @@ impl Layered {
                 Value::Object(Map::from_iter([(step.clone(), inner)]))
             })
         };
-        let typed = Self(self.0.clone()).over(&origin, nested(value));
+        let typed = self.clone().over(&origin, nested(value));
         typed.or_else(|error| match as_text {
             Some(text) => self.over(&origin, nested(text)).map_err(|_| error),
             None => Err(error),
@@ -344,23 +350,29 @@ impl Layered {
     }
 
     fn over(mut self, origin: &str, values: Value) -> Result<Self, BadValues> {
-        merge(&mut self.0, values);
-        self.read().map_err(|problem| BadValues {
+        let bad = |problem: String| BadValues {
             origin: origin.to_owned(),
             problem,
-        })?;
+        };
+        merge(&mut self.values, values);
+        let read = Values::deserialize(&self.values).map_err(|error| bad(error.to_string()))?;
+        let before = self.wrong.take();
+        self.wrong = read.check().err().map(|problem| {
+            let before = before.filter(|it| it.problem == problem);
+            before.unwrap_or_else(|| bad(problem))
+        });
         Ok(self)
     }
 
-    fn read(&self) -> Result<Values, String> {
-        let values = Values::deserialize(&self.0).map_err(|error| error.to_string())?;
-        values.check()?;
-        Ok(values)
-    }
-
-    /// The values as they are now.
-    pub(crate) fn values(&self) -> Values {
-        self.read().expect("each layer was checked")
+    /// All of them together.
+    ///
+    /// # Errors
+    /// If they cannot be used together.
+    pub(crate) fn values(self) -> Result<Values, BadValues> {
+        match self.wrong {
+            Some(wrong) => Err(wrong),
+            None => Ok(Values::deserialize(self.values).expect("each layer was read")),
+        }
     }
 }
 
@@ -401,6 +413,7 @@ impl Values {
             ));
         }
         self.image.check()?;
+        self.proxy.check()?;
         self.names()?;
         for (name, part) in self.parts() {
             for toleration in &part.tolerations {
@@ -487,6 +500,25 @@ impl Image {
             return Err(format!(
                 "image.tag {tag:?} is no tag: use at most 128 letters, digits, `_`, and `-` and `.` behind the first"
             ));
+        }
+        Ok(())
+    }
+}
+
+impl Proxy {
+    /// Whether sidecars may use what they ask for. They would ask for less, and nobody would hear of it.
+    fn check(&self) -> Result<(), String> {
+        type Read = fn(&str) -> Option<u64>;
+        for (name, read, request, limit) in [
+            ("cpu", cpu as Read, &self.cpu_request, &self.cpu_limit),
+            ("memory", memory, &self.memory_request, &self.memory_limit),
+        ] {
+            let both = read(request).zip(read(limit));
+            if both.is_some_and(|(request, limit)| request > limit) {
+                return Err(format!(
+                    "proxy.{name}Request {request} is more than proxy.{name}Limit {limit}: make it less"
+                ));
+            }
         }
         Ok(())
     }

@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn nobody_may_write_a_webhook_that_is_not_of_the_mesh() {
         let values = Layered::new(Profile::Default).set("revision=next");
-        let values = values.expect("a good value").values();
+        let values = values.and_then(Layered::values).expect("a good value");
         let objects = objects(&Install::new(&values));
         let rules = objects
             .iter()

@@ -5,15 +5,19 @@ fn set(assignments: &[&str]) -> Result<Values, String> {
     for assignment in assignments {
         layered = layered.set(assignment).map_err(|error| error.to_string())?;
     }
-    Ok(layered.values())
+    layered.values().map_err(|error| error.to_string())
+}
+
+fn profile(profile: Profile) -> Values {
+    Layered::new(profile).values().expect("good values")
 }
 
 #[test]
 fn profiles_say_how_many_there_are() {
-    let replicas = |profile| Layered::new(profile).values().control.deployment.replicas;
-    let all = [Profile::Default, Profile::Ha, Profile::Dev].map(replicas);
+    let all = [Profile::Default, Profile::Ha, Profile::Dev];
+    let all = all.map(|it| profile(it).control.deployment.replicas);
     assert_eq!(all, [2, 3, 1]);
-    let ha = Layered::new(Profile::Ha).values().control.deployment;
+    let ha = profile(Profile::Ha).control.deployment;
     assert!(ha.autoscaling.enabled && ha.autoscaling.max_replicas == 10);
 }
 
@@ -45,7 +49,7 @@ fn later_values_win_and_numbers_may_be_text() {
     assert_eq!(limits.map(|it| it.len()), Some(0));
     let text = "control: {replicas: 4, resources: {requests: {cpu: 1}}}\nrevision: next\nproxy: {cpuLimit: 1}\n";
     let file = Layered::new(Profile::Dev).file("x.yaml", text);
-    let values = file.expect("good values").values();
+    let values = file.and_then(Layered::values).expect("good values");
     assert_eq!(
         (values.control.deployment.replicas, values.revision.as_str()),
         (4, "next")
@@ -120,6 +124,11 @@ fn bad_values_are_named_with_where_they_come_from() {
             "injector.priorityClassName=~",
             "missing field `priorityClassName`",
         ),
+        (
+            "proxy.memoryRequest=512Mi",
+            "proxy.memoryRequest 512Mi is more than proxy.memoryLimit 256Mi",
+        ),
+        ("proxy.cpuLimit=5m", "proxy.cpuRequest 10m is more than"),
         ("image.tag=null", "missing field `tag`"),
         ("revision=null", "missing field `revision`"),
         ("image.tag=1,control.replicas=9", "is no tag"),
@@ -141,6 +150,27 @@ fn bad_values_are_named_with_where_they_come_from() {
             .to_string()
             .contains("my.yaml")
     );
+}
+
+#[test]
+fn values_are_good_together_or_bad_by_the_layer_with_which_they_became_so() {
+    let (least, most) = (
+        "control.autoscaling.minReplicas=12",
+        "control.autoscaling.maxReplicas=20",
+    );
+    for (assignments, expected) in [
+        (&[least, most][..], None),
+        (&[most, least], None),
+        (&[least, "control.log=debug"], Some(least)),
+        (&["proxy.memoryRequest=1Gi", "proxy.memoryLimit=2Gi"], None),
+        (&[least, most, "image.tag=a b"], Some("image.tag=a b")),
+    ] {
+        let error = set(assignments).err();
+        let origin = expected.map(|it| format!("--set {it}: "));
+        let begins = |error: &String| error.starts_with(&*origin.clone().unwrap_or_default());
+        assert_eq!(error.is_some(), expected.is_some(), "{error:?}");
+        assert!(error.as_ref().is_none_or(begins), "{error:?}");
+    }
 }
 
 #[test]

@@ -72,8 +72,8 @@ fn the_api_server_asks_once_about_each_pod_that_the_injector_does_something_to()
         let values = Layered::new(Profile::Default)
             .set(&format!("revision={revision}"))
             .and_then(|values| values.set(&format!("injector.alwaysInject=[{ALWAYS}]")))
-            .expect("good values")
-            .values();
+            .and_then(Layered::values)
+            .expect("good values");
         let install = Install::new(&values);
         let webhooks = webhooks(&install);
         let config = InjectorConfig {
