@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use http::Uri;
-use hyper_util::client::proxy::matcher::Matcher;
+use ipnet::IpNet;
 use kube::Config;
 use tulle_runtime::env::Env;
 
@@ -20,7 +20,7 @@ pub(super) fn settle(config: &mut Config) {
     };
     let env = Env::process();
     let mut named = VARIABLES.iter().filter_map(|name| env.text(name));
-    // One that the kubeconfig names is meant, whatever the environment says.
+    // Another, which the kubeconfig names, is meant whatever the environment says.
     if named.any(|it| it.parse::<Uri>().is_ok_and(|it| it == *proxy)) {
         let except = env.text("NO_PROXY").or_else(|| env.text("no_proxy"));
         config.proxy_url = way(proxy, &config.cluster_url, except.unwrap_or_default());
@@ -29,13 +29,14 @@ pub(super) fn settle(config: &mut Config) {
 
 /// The proxy on the way to a server, of an environment that names one, and whom it is not for.
 fn way(proxy: &Uri, server: &Uri, except: &str) -> Option<Uri> {
-    let host = server.host().unwrap_or_default();
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    let local = address
-        .parse()
-        .is_ok_and(|address: IpAddr| address.is_loopback());
-    let matcher = Matcher::builder().all(proxy.to_string()).no(except).build();
-    if local || host == "localhost" || matcher.intercept(server).is_none() {
+    let host = server.host().unwrap_or_default().to_lowercase();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let address: Result<IpAddr, _> = host.parse();
+    let local = host == "localhost" || address.is_ok_and(|it| it.is_loopback());
+    let plain = server.scheme_str() == Some("http");
+    let port = server.port_u16().unwrap_or(if plain { 80 } else { 443 });
+    let mut entries = except.split(',').map(|it| it.trim().to_lowercase());
+    if local || entries.any(|it| excepts(&it, host, port)) {
         return None;
     }
     // `proxy:3128` is one that speaks HTTP.
@@ -43,6 +44,36 @@ fn way(proxy: &Uri, server: &Uri, except: &str) -> Option<Uri> {
         None => format!("http://{proxy}").parse().ok(),
         Some(_) => Some(proxy.clone()),
     }
+}
+
+/// Whether an entry of `NO_PROXY` is about a server: `*`, a network, or an address or a domain, which may have a port behind it.
+fn excepts(entry: &str, host: &str, port: u16) -> bool {
+    let address: Option<IpAddr> = host.parse().ok();
+    if let Ok(network) = entry.parse::<IpNet>() {
+        return address.is_some_and(|it| network.contains(&it));
+    }
+    let (name, only) = match entry.rsplit_once(':') {
+        // The colons of an IPv6 address are its own.
+        Some((name, only)) if entry.parse::<IpAddr>().is_err() => (name, Some(only)),
+        _ => (entry, None),
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    let is_it = match name.parse::<IpAddr>() {
+        Ok(theirs) => address == Some(theirs),
+        Err(_) => address.is_none() && is_of(host, name),
+    };
+    entry == "*" || (is_it && only.is_none_or(|it| it.parse() == Ok(port)))
+}
+
+/// Whether a host is of a domain: `example.com` is itself and what is below it, `.example.com` and `*.example.com` that alone.
+fn is_of(host: &str, domain: &str) -> bool {
+    let below = domain.strip_prefix('*').unwrap_or(domain);
+    let (domain, itself) = match below.strip_prefix('.') {
+        Some(domain) => (domain, false),
+        None => (domain, true),
+    };
+    let rest = host.strip_suffix(domain);
+    rest.is_some_and(|it| it.ends_with('.') || (itself && it.is_empty()))
 }
 
 #[cfg(test)]
@@ -94,6 +125,41 @@ mod tests {
             let uri = |text: &str| text.parse::<Uri>().expect("a URI");
             let found = way(&uri(proxy), &uri(server), except);
             assert_eq!(found, expected.map(uri), "{proxy} {server} {except}");
+        }
+    }
+
+    #[test]
+    fn servers_are_excepted_as_go_reads_it() {
+        let named = "https://api.corp.example:6443";
+        for (server, except, excepted) in [
+            (named, "*.corp.example", true),
+            (named, ".corp.example", true),
+            (named, "corp.example", true),
+            (named, "API.Corp.Example", true),
+            (named, "rp.example", false),
+            (named, "*.api.corp.example", false),
+            (named, ".api.corp.example", false),
+            (named, "api.corp.example:6443", true),
+            (named, "*.example:6443", true),
+            (named, "api.corp.example:443", false),
+            ("https://api.corp.example", "api.corp.example:443", true),
+            ("http://api.corp.example", "api.corp.example:443", false),
+            ("https://10.1.2.3:6443", "10.1.2.3:6443", true),
+            ("https://10.1.2.3:6443", "10.1.2.3", true),
+            ("https://10.1.2.3:6443", "10.1.2.3:443", false),
+            ("https://10.1.2.3:6443", "2.3", false),
+            ("https://10.1.2.3:6443", ", x.example, *", true),
+            ("https://[fd00::3]:6443", "fd00::3", true),
+            ("https://[fd00::3]:6443", "[fd00::3]:6443", true),
+            ("https://[fd00::3]:6443", "[fd00::3]:443", false),
+            ("https://[fd00::3]:6443", "fd00::/64", true),
+            ("https://[fd00::3]:6443", "fd01::/64", false),
+            (named, ",", false),
+            (named, ":6443", false),
+        ] {
+            let uri = |text: &str| text.parse::<Uri>().expect("a URI");
+            let found = way(&uri("http://proxy.corp:3128/"), &uri(server), except);
+            assert_eq!(found.is_none(), excepted, "{server} {except}");
         }
     }
 }
