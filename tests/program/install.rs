@@ -24,12 +24,12 @@ control:
   rootPropagation: 5m
   caIssuerSecret: issuer
   extraArgs: ["--xds-address=[::]:15012"]
-  resources: { limits: { cpu: "2" } }
+  resources: { limits: { cpu: "2", memory: 1Pi }, requests: { cpu: 100u, memory: "1e9" } }
   antiAffinity: required
   autoscaling: { enabled: true, minReplicas: 2, maxReplicas: 9, cpuPercent: 50 }
   priorityClassName: system-cluster-critical
   nodeSelector: { kubernetes.io/os: linux }
-  tolerations: [{ key: dedicated, operator: Equal, value: mesh, effect: NoSchedule }]
+  tolerations: [{ key: dedicated, operator: Equal, value: mesh, effect: NoSchedule }, { key: sla, operator: Gt, value: "950" }]
 injector:
   failurePolicy: Ignore
   timeoutSeconds: 3
@@ -116,6 +116,11 @@ pub(crate) fn values_that_helm_refuses_are_refused(terminal: &Terminal) -> anyho
         ("control.leafTtl=abc", "would not start", "leafTtl"),
         ("proxy.cpuRequest=zz", "would not start", "cpuRequest"),
         ("clusterDomain=a_b", "would not start", "clusterDomain"),
+        (
+            "control.resources.limits.cpu=-1",
+            "is no quantity",
+            "limits/cpu",
+        ),
         ("image.tag=a=b", "is no tag", "image/tag"),
         ("image.registry=a=b", "image.registry", "image/registry"),
         (

@@ -27,8 +27,6 @@ const DEV: &str = include_str!("../../../../deploy/charts/tulle/values-dev.yaml"
 /// What the programs read, as far as the chart's schema can say it.
 const DURATION: &str = "^[0-9]+(ms|s|m|h)$";
 const DOMAIN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
-const CPU: &str = "^([0-9]+m|[0-9]+([.][0-9]+)?)?$";
-const MEMORY: &str = "^[0-9]+([.][0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$";
 const REGISTRY: &str = r"^[-A-Za-z0-9._:\[\]]+(/[-A-Za-z0-9._:\[\]]+)*$";
 const TAG: &str = "^([A-Za-z0-9_][-A-Za-z0-9_.]{0,127})?$";
 const NAME: &str = "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$";
@@ -244,17 +242,17 @@ pub(crate) struct Proxy {
     pub(crate) image_pull_secrets: Vec<String>,
     /// Requested processor time.
     #[serde(deserialize_with = "quantity::text")]
-    #[schemars(regex(pattern = CPU), extend("type" = ["string", "number"]))]
+    #[schemars(regex(pattern = quantity::PATTERN), extend("type" = ["string", "number"], "minimum" = 0))]
     pub(crate) cpu_request: String,
     /// Limit of processor time; empty for none.
     #[serde(deserialize_with = "quantity::text")]
-    #[schemars(regex(pattern = CPU), extend("type" = ["string", "number"]))]
+    #[schemars(regex(pattern = quantity::OPTIONAL), extend("type" = ["string", "number"], "minimum" = 0))]
     pub(crate) cpu_limit: String,
     /// Requested memory.
-    #[schemars(regex(pattern = MEMORY))]
+    #[schemars(regex(pattern = quantity::PATTERN))]
     pub(crate) memory_request: String,
     /// Limit of memory, and of a sidecar's own guard.
-    #[schemars(regex(pattern = MEMORY))]
+    #[schemars(regex(pattern = quantity::PATTERN))]
     pub(crate) memory_limit: String,
 }
 

@@ -11,7 +11,9 @@ use serde_json::Number;
 use tulle_injector::quantity;
 
 /// What the chart's schema can say of it.
-const PATTERN: &str = "^([0-9]+m|[0-9]+([.][0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?)$";
+pub(super) const PATTERN: &str = "^[0-9]+([.][0-9]+)?([KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]+)?$";
+/// The same, of what may be left empty.
+pub(super) const OPTIONAL: &str = "^([0-9]+([.][0-9]+)?([KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]+)?)?$";
 
 /// An amount, such as `100m` or `64Mi`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -58,6 +60,7 @@ impl JsonSchema for Quantity {
         json_schema!({
             "description": "An amount, such as `100m` or `64Mi`.",
             "type": ["string", "number"],
+            "minimum": 0,
             "pattern": PATTERN,
         })
     }
@@ -75,6 +78,9 @@ mod tests {
             ("0.25", "0.25"),
             (r#""100m""#, "100m"),
             (r#""64Mi""#, "64Mi"),
+            (r#""100u""#, "100u"),
+            (r#""1e9""#, "1e9"),
+            (r#""1Pi""#, "1Pi"),
         ] {
             assert_eq!(read(text).expect(text), expected);
         }

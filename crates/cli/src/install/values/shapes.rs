@@ -91,6 +91,10 @@ enum TaintOperator {
     Exists,
     /// It is this one.
     Equal,
+    /// It is a lower number.
+    Lt,
+    /// It is a higher number.
+    Gt,
 }
 
 /// What a taint does.

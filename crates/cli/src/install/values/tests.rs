@@ -31,6 +31,7 @@ fn later_values_win_and_numbers_may_be_text() {
         "control.nodeSelector.disk=ssd",
         r"control.nodeSelector.kubernetes\.io/os=linux",
         "control.resources.limits.memory=null",
+        "control.tolerations=[{key: sla, operator: Gt, value: '950'}]",
         "proxy.accessLog=off",
     ])
     .expect("good values");
