@@ -100,15 +100,24 @@ pub(super) async fn time(client: &Client) -> kube::Result<Option<u64>> {
     Ok(parsed.and_then(|date| u64::try_from(date.timestamp().as_second()).ok()))
 }
 
+/// What it takes to write an installation: each of its kinds, with what may be done with it.
+fn asked() -> impl Iterator<
+    Item = (
+        (&'static str, &'static str, Option<&'static str>),
+        &'static str,
+    ),
+> {
+    let of = |verbs: [&'static str; 2]| move |kind| verbs.map(|verb| (kind, verb));
+    let roles = WRITTEN.into_iter().filter(|it| it.1.ends_with("roles"));
+    let written = WRITTEN.into_iter().flat_map(of(["create", "patch"]));
+    // Rights are given that whoever installs may not have: those of the control plane grow with each revision.
+    written.chain(roles.flat_map(of(["bind", "escalate"])))
+}
+
 /// Whether whoever asks may write what an installation writes.
 pub(super) async fn permissions(client: &Client, findings: &mut Findings) {
     let mut missing = Vec::new();
-    let written = WRITTEN
-        .iter()
-        .flat_map(|it| [(*it, "create"), (*it, "patch")]);
-    // Roles are given that whoever installs may not have: that of the control plane grows with each revision.
-    let granted = [((RBAC, "clusterroles", None), "escalate")];
-    for ((group, resource, namespace), verb) in written.chain(granted) {
+    for ((group, resource, namespace), verb) in asked() {
         let attributes = ResourceAttributes {
             group: Some(group.to_owned()),
             resource: Some(resource.to_owned()),
@@ -205,6 +214,16 @@ mod tests {
             let asked = WRITTEN.iter().any(|it| (it.0, it.1) == (&group, &plural));
             assert!(asked, "{plural} of {group:?}");
         }
+    }
+
+    #[test]
+    fn the_right_to_give_rights_away_is_asked_for_each_kind_of_role() {
+        for kind in ["roles", "clusterroles"] {
+            let verbs = asked().filter(|(it, _)| it.1 == kind).map(|(_, verb)| verb);
+            let verbs: Vec<_> = verbs.collect();
+            assert_eq!(verbs, ["create", "patch", "bind", "escalate"], "{kind}");
+        }
+        assert!(!asked().any(|(it, verb)| it.1 == "clusterrolebindings" && verb == "bind"));
     }
 
     #[test]
