@@ -88,7 +88,7 @@ struct State {
     term: Option<u64>,
     /// In that term the bundle has reached every sink.
     published: bool,
-    /// What is provided by somebody else, as it was seen last.
+    /// What is provided by somebody else, as it was seen last; nothing if it has ended since.
     plugged: Option<RootPem>,
     /// When our own certificate is due.
     renewal: SystemTime,

@@ -102,7 +102,7 @@ impl Authority {
     /// all that a sink waits for.
     pub(super) async fn lead(&self) -> Result<Duration, CaError> {
         let now = (self.settings.now)();
-        self.look_at_plugged().await;
+        self.look_at_plugged().await?;
         if let Some(roots) = self.replaced()? {
             let stage = roots.stage();
             self.adopt(roots).await?;
@@ -205,11 +205,14 @@ impl Authority {
         self.issuer.load().root().not_after()
     }
 
-    /// Sees what somebody else provides now. What is no good is told, and the last good one stays.
-    async fn look_at_plugged(&self) {
-        let Some(plugged) = self.settings.plugged.as_ref().filter(|it| it.is_due()) else {
-            return;
+    /// Sees what somebody else provides now. What is no good is told, and the last good one stays until it ends.
+    async fn look_at_plugged(&self) -> Result<(), CaError> {
+        let Some(plugged) = &self.settings.plugged else {
+            return Ok(());
         };
+        if !self.forget_ended()? && !plugged.is_due() {
+            return Ok(());
+        }
         match plugged.root((self.settings.now)()).await {
             Ok(root) => {
                 self.metrics.plugged_broken.set(0);
@@ -227,5 +230,20 @@ impl Authority {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Forgets what somebody else provides if it has ended since it was seen; says whether it has.
+    fn forget_ended(&self) -> Result<bool, CaError> {
+        let now = (self.settings.now)();
+        let mut state = self.state.lock();
+        let ended = match &state.plugged {
+            Some(plugged) => has_ended(plugged, &self.settings, now)?,
+            None => false,
+        };
+        if ended {
+            state.plugged = None;
+        }
+        Ok(ended)
     }
 }

@@ -367,3 +367,61 @@ async fn a_provided_root_that_is_no_good_is_refused_at_the_start_and_not_used_la
         );
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_root_that_ends_before_it_signs_is_let_go_of_once_and_told() {
+    let minute = Duration::from_secs(60);
+    for (name, life, announced) in [
+        ("while it is announced", minute, true),
+        (
+            "while it waits for the end of a rotation",
+            30 * minute,
+            false,
+        ),
+    ] {
+        let lab = Lab {
+            provided: true,
+            ..Lab::default()
+        };
+        let good = provided("good", false);
+        lab.server.put(PROVIDED, good.clone());
+        let replica = lab.replica("a").await;
+        pass(Duration::from_secs(5)).await;
+        let signer = if announced {
+            good
+        } else {
+            let better = provided("better", false);
+            lab.server.put(PROVIDED, better.clone());
+            pass(PROPAGATION + minute).await;
+            better
+        };
+        let now = SystemTime::now();
+        let short = Above::with("short", |params| {
+            params.not_before = (now - HOUR).into();
+            params.not_after = (now + life).into();
+        });
+        lab.server.put(PROVIDED, short.provided(false));
+        pass(minute / 2).await;
+        assert_eq!(replica.bundle(), 2, "{name}");
+        assert_eq!(replica.authority.metrics.plugged_broken.get(), 0, "{name}");
+
+        let writes = || lab.server.calls(&format!("PUT {SECRET}"));
+        let before = writes();
+        // Whoever never rests would keep the clock from moving by itself.
+        tokio::time::advance(2 * HOUR).await;
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+        assert!(writes() <= before + 2, "{name}: {}", writes() - before);
+        pass(minute).await;
+        assert_eq!(lab.state()["stage"], "steady", "{name}");
+        assert_eq!(replica.authority.metrics.plugged_broken.get(), 1, "{name}");
+        assert_eq!(replica.signer().trim(), root_of(&signer).trim(), "{name}");
+        assert_eq!(lab.published().trim(), root_of(&signer).trim(), "{name}");
+        // What is put there instead counts.
+        let next = provided("next", false);
+        lab.server.put(PROVIDED, next.clone());
+        pass(PROPAGATION + minute).await;
+        assert_eq!(replica.signer().trim(), root_of(&next).trim(), "{name}");
+    }
+}
