@@ -96,6 +96,9 @@ pub enum CaError {
         /// What is wrong, and what to do.
         reason: String,
     },
+    /// Nobody believes what a root signs.
+    #[error("peers refuse what the root signs")]
+    Refused(#[source] tulle_identity::Error),
     /// Certificates cannot be made.
     #[error("cannot issue certificates")]
     Identity(#[from] tulle_identity::Error),

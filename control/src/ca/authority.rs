@@ -6,6 +6,7 @@
 
 mod lead;
 mod status;
+mod trial;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,12 +17,14 @@ use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use tokio::sync::{Notify, watch};
+use tulle_identity::identity::check;
 use tulle_identity::{
     CsrPolicy, Identity, IssueRequest, Issued, Issuer, Root, SpiffeId, Svid, TrustDomain,
 };
 use tulle_runtime::gate::Gate;
 use tulle_runtime::names;
 
+use self::trial::{is_spent, provided};
 use super::roots::{RootPem, Roots, RotationUnderWay, Stage};
 use super::sink::BundleSink;
 use super::{CaError, Memory, Metrics, Plugged};
@@ -124,7 +127,7 @@ impl Authority {
             names::CONTROL_NAMESPACE,
             names::CONTROL_SERVICE_ACCOUNT,
         )?;
-        let roots = first_roots(&settings).await?;
+        let roots = first_roots(&settings, &id).await?;
         let ready = ready(roots, &settings, &id)?;
         let renewal = (settings.now)() + settings.leaf_ttl / 2;
         let authority = Self {
@@ -360,10 +363,10 @@ impl fmt::Debug for Authority {
 }
 
 /// The mesh's roots, or its first one, which is made by the elected replica while the others wait for it.
-async fn first_roots(settings: &Settings) -> Result<Roots, CaError> {
+async fn first_roots(settings: &Settings, id: &SpiffeId) -> Result<Roots, CaError> {
     let told = Gate::default();
     loop {
-        let error = match open(settings).await {
+        let error = match open(settings, id).await {
             Ok(Some(roots)) => return Ok(roots),
             Ok(None) => None,
             Err(error) if error.is_passing() => Some(error),
@@ -384,12 +387,12 @@ async fn first_roots(settings: &Settings) -> Result<Roots, CaError> {
 }
 
 /// The roots if there are any, or could be made.
-async fn open(settings: &Settings) -> Result<Option<Roots>, CaError> {
+async fn open(settings: &Settings, id: &SpiffeId) -> Result<Option<Roots>, CaError> {
     let memory = &settings.memory;
     let loaded = memory.load().await?;
     let now = (settings.now)();
     let (mut roots, new) = match loaded {
-        Some(roots) if !has_ended(roots.signer(), settings, now)? => (roots, false),
+        Some(roots) if !is_spent(roots.signer(), settings, id, now)? => (roots, false),
         _ if settings.leadership.term().is_none() => return Ok(None),
         loaded => {
             let begins = loaded.is_none();
@@ -397,12 +400,14 @@ async fn open(settings: &Settings) -> Result<Option<Roots>, CaError> {
                 memory.may_begin().await?;
             }
             let root = match &settings.plugged {
-                Some(plugged) => plugged.root(now).await?,
+                Some(plugged) => provided(plugged, settings, id).await?,
                 None => new_root(&settings.trust_domain)?,
             };
             let roots = match loaded {
                 Some(mut roots) => {
-                    tracing::warn!("the root has expired, and another one takes its place at once");
+                    tracing::warn!(
+                        "the root is of no use any more, and another one takes its place at once"
+                    );
                     roots.take_over(root, now);
                     roots
                 }
@@ -418,16 +423,6 @@ async fn open(settings: &Settings) -> Result<Option<Roots>, CaError> {
     }
     tracing::info!(place = memory.place(), new, "CA root");
     Ok(Some(roots))
-}
-
-/// Whether nothing can be signed with it any more.
-fn has_ended(pem: &RootPem, settings: &Settings, now: SystemTime) -> Result<bool, CaError> {
-    let broken = |error: tulle_identity::Error| CaError::Broken {
-        place: settings.memory.place(),
-        reason: error.full(),
-    };
-    let root = Root::from_pem_for(&pem.secret, &settings.trust_domain).map_err(broken)?;
-    Ok(root.not_after() <= now)
 }
 
 /// How long a leaf of a root may still be in use after the root has stopped signing.
@@ -536,14 +531,17 @@ fn root(pem: &RootPem, domain: &TrustDomain) -> Result<Root, CaError> {
     }
 }
 
+/// Our own certificate, which is none unless peers believe it: who signs it may be kept to other uses and names.
 fn own_svid(issuer: &Issuer, id: &SpiffeId, settings: &Settings) -> Result<Svid, CaError> {
     let long = format!("{}.{}", names::CONTROL_DNS_NAME, settings.cluster_domain);
     let dns_names = [names::CONTROL_DNS_NAME, &long];
-    Ok(issuer.issue_svid(&IssueRequest {
+    let svid = issuer.issue_svid(&IssueRequest {
         ttl: Some(settings.leaf_ttl),
         dns_names: &dns_names,
         ..IssueRequest::new(id)
-    })?)
+    })?;
+    check(&svid, issuer.bundle()).map_err(CaError::Refused)?;
+    Ok(svid)
 }
 
 #[cfg(test)]

@@ -98,7 +98,8 @@ impl Plugged {
         .await;
     }
 
-    fn bad(&self, reason: impl Into<String>) -> CaError {
+    /// The error of one that cannot be used.
+    pub(crate) fn bad(&self, reason: impl Into<String>) -> CaError {
         CaError::Plugged {
             place: self.place(),
             reason: reason.into(),

@@ -237,8 +237,11 @@ impl Identity {
     }
 }
 
-/// Whether an SVID would be believed by peers that trust `bundle`.
-pub(crate) fn check(svid: &Svid, bundle: &TrustBundle) -> Result<(), Error> {
+/// Whether an SVID would be believed by peers that trust `bundle`, as a client and as a server.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(svid: &Svid, bundle: &TrustBundle) -> Result<(), Error> {
     let (leaf, intermediates) = svid.chain().split_first().expect("an SVID has a leaf");
     let ids = std::slice::from_ref(svid.id());
     for usage in [Usage::Client, Usage::Server] {

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::trial::{has_ended, is_spent, provided};
 use super::{
-    Authority, CaError, LOOK, RETRY, ROOT_RENEWAL, Roots, Stage, State, has_ended, longest_leaf,
-    new_root, ready,
+    Authority, CaError, LOOK, RETRY, ROOT_RENEWAL, Roots, Stage, State, longest_leaf, new_root,
+    ready,
 };
 
 impl Authority {
@@ -180,12 +181,12 @@ impl Authority {
         Ok(roots.begin(new, now).is_ok().then_some(roots))
     }
 
-    /// Whether what is announced is not to sign: it would have expired, or somebody has put another one in its place.
+    /// Whether what is announced is not to sign: nobody would believe it, or somebody has put another one in its place.
     fn is_unwanted(&self, state: &State, now: SystemTime) -> Result<bool, CaError> {
         let Some(next) = state.roots.next() else {
             return Ok(false);
         };
-        if has_ended(next, &self.settings, now)? {
+        if is_spent(next, &self.settings, &self.id, now)? {
             return Ok(true);
         }
         Ok(match (&self.settings.plugged, &state.plugged) {
@@ -213,7 +214,7 @@ impl Authority {
         if !self.forget_ended()? && !plugged.is_due() {
             return Ok(());
         }
-        match plugged.root((self.settings.now)()).await {
+        match provided(plugged, &self.settings, &self.id).await {
             Ok(root) => {
                 self.metrics.plugged_broken.set(0);
                 self.state.lock().plugged = Some(root);

@@ -1,12 +1,15 @@
 //! Roots of somebody else's, which a Secret has.
 
+mod useless;
+
 use super::*;
 
-/// A root of somebody else's.
+/// What somebody else signs with.
 struct Above {
     key: KeyPair,
     params: CertificateParams,
-    certificate: String,
+    /// Its certificate and those above it, the root last.
+    chain: Vec<String>,
 }
 
 impl Above {
@@ -14,36 +17,49 @@ impl Above {
         Self::with(name, |_| {})
     }
 
-    /// One whose certificate differs.
+    /// A root whose certificate differs.
     fn with(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = authority_params(name, BasicConstraints::Unconstrained);
         change(&mut params);
-        let certificate = params.self_signed(&key).expect("a root").pem();
-        Self {
-            key,
-            params,
-            certificate,
-        }
+        let chain = vec![params.self_signed(&key).expect("a root").pem()];
+        Self { key, params, chain }
     }
 
-    /// A Secret as cert-manager makes it: with this root itself, or with a new certificate below it.
-    fn provided(&self, below: bool) -> Value {
-        let (certificate, key) = if below {
-            let own = KeyPair::generate().expect("a key");
-            let params = authority_params("below", BasicConstraints::Constrained(0));
-            let issuer = rcgen::Issuer::from_params(&self.params, &self.key);
-            let certificate = params.signed_by(&own, &issuer).expect("signed");
-            (certificate.pem(), own.serialize_pem())
+    /// A new one below this one, whose certificate differs.
+    fn below(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = authority_params(name, BasicConstraints::Constrained(0));
+        change(&mut params);
+        let issuer = rcgen::Issuer::from_params(&self.params, &self.key);
+        let own = params.signed_by(&key, &issuer).expect("signed").pem();
+        let chain = std::iter::once(own).chain(self.chain.clone()).collect();
+        Self { key, params, chain }
+    }
+
+    /// A Secret as cert-manager makes it.
+    fn secret(&self) -> Value {
+        let (root, below) = self.chain.split_last().expect("a root");
+        let certificate = if below.is_empty() {
+            root.clone()
         } else {
-            (self.certificate.clone(), self.key.serialize_pem())
+            below.concat()
         };
         let bytes = |text: &str| k8s_openapi::ByteString(text.as_bytes().to_vec());
         json!({ "type": "kubernetes.io/tls", "data": {
             "tls.crt": bytes(&certificate),
-            "tls.key": bytes(&key),
-            "ca.crt": bytes(&self.certificate),
+            "tls.key": bytes(&self.key.serialize_pem()),
+            "ca.crt": bytes(root),
         } })
+    }
+
+    /// The same with this one itself, or with a new one below it.
+    fn provided(&self, below: bool) -> Value {
+        if below {
+            self.below("below", |_| {}).secret()
+        } else {
+            self.secret()
+        }
     }
 }
 
