@@ -24,7 +24,7 @@ use tulle_identity::{
 use tulle_runtime::gate::Gate;
 use tulle_runtime::names;
 
-use self::trial::{is_spent, provided};
+use self::trial::{goes_back, is_spent, provided};
 use super::roots::{RootPem, Roots, RotationUnderWay, Stage};
 use super::sink::BundleSink;
 use super::{CaError, Memory, Metrics, Plugged};
@@ -394,26 +394,18 @@ async fn open(settings: &Settings, id: &SpiffeId) -> Result<Option<Roots>, CaErr
     let (mut roots, new) = match loaded {
         Some(roots) if !is_spent(roots.signer(), settings, id, now)? => (roots, false),
         _ if settings.leadership.term().is_none() => return Ok(None),
-        loaded => {
-            let begins = loaded.is_none();
-            if begins {
-                memory.may_begin().await?;
+        Some(mut roots) => {
+            if !goes_back(&mut roots, settings, id, now)? {
+                roots.take_over(next_root(settings, id).await?, now);
             }
-            let root = match &settings.plugged {
-                Some(plugged) => provided(plugged, settings, id).await?,
-                None => new_root(&settings.trust_domain)?,
-            };
-            let roots = match loaded {
-                Some(mut roots) => {
-                    tracing::warn!(
-                        "the root is of no use any more, and another one takes its place at once"
-                    );
-                    roots.take_over(root, now);
-                    roots
-                }
-                None => Roots::new(root),
-            };
+            tracing::warn!(
+                "the root is of no use any more, and another one takes its place at once"
+            );
             (roots, true)
+        }
+        None => {
+            memory.may_begin().await?;
+            (Roots::new(next_root(settings, id).await?), true)
         }
     };
     if roots.note_leaf_ttl(longest_leaf(settings)) || new {
@@ -423,6 +415,14 @@ async fn open(settings: &Settings, id: &SpiffeId) -> Result<Option<Roots>, CaErr
     }
     tracing::info!(place = memory.place(), new, "CA root");
     Ok(Some(roots))
+}
+
+/// A root for a mesh that has none, or none that is of use.
+async fn next_root(settings: &Settings, id: &SpiffeId) -> Result<RootPem, CaError> {
+    match &settings.plugged {
+        Some(plugged) => provided(plugged, settings, id).await,
+        None => new_root(&settings.trust_domain),
+    }
 }
 
 /// How long a leaf of a root may still be in use after the root has stopped signing.

@@ -2,7 +2,8 @@
 //!
 //! A rotation overlaps. The new root is first *announced* in the trust bundle while the old one still signs; once the
 //! bundle had time to reach everybody, signing is *switched*; once the last leaf of the old root has expired, the old
-//! root goes. At no moment does anybody meet a certificate whose root he was not told about.
+//! root goes. At no moment does anybody meet a certificate whose root he was not told about. Where the new root ends before
+//! that, the old one, which everybody still believes, signs again.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -189,6 +190,15 @@ impl Roots {
         }
     }
 
+    /// Signs by the root of before again, which everybody still believes: what the present one has signed, nobody does.
+    pub(crate) fn go_back(&mut self) {
+        if let Stage::Switched { longest_leaf, .. } = self.stage {
+            self.roots.truncate(1);
+            self.stage = Stage::Steady;
+            self.longest_leaf = self.longest_leaf.max(longest_leaf);
+        }
+    }
+
     /// Signs with another root at once: the present one has expired, so there is nobody left who needs time to hear of it.
     pub(crate) fn take_over(&mut self, root: RootPem, now: SystemTime) {
         let signer = self.signer().clone();
@@ -322,6 +332,29 @@ mod tests {
         roots.begin(root("new"), at(0)).expect("steady");
         roots.advance(at(120), PROPAGATION, Duration::from_secs(10));
         assert_eq!(roots.due(PROPAGATION), Some(at(120 + 3605)));
+    }
+
+    #[test]
+    fn whoever_signs_again_stays_for_the_longest_leaf_of_both_times() {
+        for (first, second) in [
+            (LEAF, Duration::from_secs(10)),
+            (Duration::from_secs(10), LEAF),
+        ] {
+            let mut roots = Roots::new(root("old"));
+            roots.note_leaf_ttl(first);
+            roots.begin(root("short"), at(0)).expect("steady");
+            roots.go_back();
+            assert!(roots.next().is_some(), "nothing else has signed");
+            roots.advance(at(120), PROPAGATION, second);
+            roots.go_back();
+            assert_eq!(
+                (roots.stage(), roots.bundle().as_str()),
+                (Stage::Steady, "old\n")
+            );
+            roots.begin(root("new"), at(200)).expect("steady again");
+            roots.advance(at(320), PROPAGATION, LEAF);
+            assert_eq!(roots.due(PROPAGATION), Some(at(320 + 3605)));
+        }
     }
 
     #[test]

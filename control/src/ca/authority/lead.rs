@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::trial::{has_ended, is_spent, provided};
+use super::trial::{goes_back, has_ended, is_spent, provided};
 use super::{
     Authority, CaError, LOOK, RETRY, ROOT_RENEWAL, Roots, Stage, State, longest_leaf, new_root,
     ready,
@@ -159,10 +159,16 @@ impl Authority {
             roots.withdraw();
             return Ok(Some(roots));
         }
+        let plugged = state.plugged.as_ref();
+        if plugged.is_some_and(|plugged| roots.renew(plugged)) {
+            return Ok(Some(roots));
+        }
         let ended = self.ends() <= now;
-        let new = match (&self.settings.plugged, &state.plugged) {
+        if ended && goes_back(&mut roots, &self.settings, &self.id, now)? {
+            return Ok(Some(roots));
+        }
+        let new = match (&self.settings.plugged, plugged) {
             (Some(_), None) => return Ok(None),
-            (Some(_), Some(plugged)) if roots.renew(plugged) => return Ok(Some(roots)),
             (Some(_), Some(plugged)) if plugged == roots.signer() => return Ok(None),
             (Some(_), Some(plugged)) => plugged.clone(),
             // Whoever does not name it any more wants its key out of use.

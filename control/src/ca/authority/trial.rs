@@ -40,6 +40,24 @@ pub(super) fn is_spent(
     })
 }
 
+/// Has the root of before sign again, now that the present one is spent; says whether it can. All believe it while its leaves
+/// live, which is until the rotation would have ended: so nobody is cut off, and a third root can be announced like any other.
+pub(super) fn goes_back(
+    roots: &mut Roots,
+    settings: &Settings,
+    id: &SpiffeId,
+    now: SystemTime,
+) -> Result<bool, CaError> {
+    let can = match roots.former() {
+        Some(former) => !is_spent(former, settings, id, now)?,
+        None => false,
+    };
+    if can {
+        roots.go_back();
+    }
+    Ok(can)
+}
+
 /// Signs for us with a root, and looks at that as peers would.
 fn try_out(pem: &RootPem, settings: &Settings, id: &SpiffeId) -> Result<(), CaError> {
     let roots = Roots::new(pem.clone());

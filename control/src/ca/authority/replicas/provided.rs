@@ -441,3 +441,52 @@ async fn a_root_that_ends_before_it_signs_is_let_go_of_once_and_told() {
         assert_eq!(replica.signer().trim(), root_of(&next).trim(), "{name}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn where_the_root_ends_while_leaves_of_the_one_before_live_that_one_signs_again() {
+    for running in [true, false] {
+        for before_its_end in [true, false] {
+            let name = format!("running: {running}, before its end: {before_its_end}");
+            let mut lab = Lab {
+                provided: true,
+                ..Lab::default()
+            };
+            let minute = Duration::from_secs(60);
+            let old = provided("old", false);
+            lab.server.put(PROVIDED, old.clone());
+            let before = lab.two().await;
+            let now = SystemTime::now();
+            let short = Above::with("short", |params| {
+                params.not_before = (now - HOUR).into();
+                params.not_after = (now + 10 * minute).into();
+            });
+            lab.server.put(PROVIDED, short.secret());
+            pass(PROPAGATION + minute).await;
+            assert_eq!(before[0].signer().trim(), short.chain[0].trim(), "{name}");
+            let new = provided("new", false);
+            if before_its_end {
+                lab.server.put(PROVIDED, new.clone());
+            }
+            if !running {
+                for replica in &before {
+                    replica.tasks.cancel();
+                }
+            }
+            pass(7 * minute).await;
+            lab.later = 11 * minute;
+            let after = if running { before } else { lab.two().await };
+            lab.server.put(PROVIDED, new.clone());
+            pass(minute).await;
+            let both = [&old, &new].map(|it| format!("{}\n", root_of(it).trim()));
+            assert_eq!(lab.published(), both.concat(), "{name}");
+            for replica in &after {
+                assert_eq!(replica.signer().trim(), root_of(&old).trim(), "{name}");
+            }
+            pass(PROPAGATION + minute).await;
+            for replica in &after {
+                assert_eq!(replica.signer().trim(), root_of(&new).trim(), "{name}");
+            }
+            assert_eq!(lab.published(), both.concat(), "{name}");
+        }
+    }
+}

@@ -97,6 +97,12 @@ async fn a_provided_root_is_neither_announced_nor_used_if_peers_would_refuse_wha
     assert_eq!(first.signer().trim(), root_of(&next).trim());
 }
 
+/// A root as builds saved it that tried nothing.
+fn in_state(above: &Above) -> Value {
+    let secret = above.key.serialize_pem() + &above.chain.concat();
+    json!({ "certificate": above.chain.last(), "secret": secret, "provided": true })
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_state_by_whose_root_nobody_can_be_served_is_not_begun_with() {
     let lab = Lab {
@@ -107,11 +113,9 @@ async fn a_state_by_whose_root_nobody_can_be_served_is_not_begun_with() {
     lab.server.put(PROVIDED, good.clone());
     let replica = lab.replica("a").await;
     replica.tasks.cancel();
-    // As builds left it that tried nothing.
     let bad = Above::new("bad").below("below", for_servers_only);
     let mut state = lab.state();
-    state["roots"][0]["certificate"] = json!(bad.chain[1]);
-    state["roots"][0]["secret"] = json!(bad.key.serialize_pem() + &bad.chain.concat());
+    state["roots"][0] = in_state(&bad);
     lab.write(&state);
     pass(Duration::from_secs(30)).await;
     lab.server.put(PROVIDED, bad.secret());
@@ -123,4 +127,35 @@ async fn a_state_by_whose_root_nobody_can_be_served_is_not_begun_with() {
     lab.server.put(PROVIDED, good.clone());
     let replica = lab.replica("c").await;
     assert_eq!(replica.signer().trim(), root_of(&good).trim());
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_a_state_has_switched_to_a_root_by_which_nobody_can_be_served_the_one_before_signs_again()
+ {
+    let lab = Lab {
+        provided: true,
+        ..Lab::default()
+    };
+    let good = provided("good", false);
+    lab.server.put(PROVIDED, good.clone());
+    lab.replica("a").await.tasks.cancel();
+    let mut state = lab.state();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let since = now.expect("after 1970").as_secs();
+    state["stage"] = json!({ "switched": { "since": since, "longest_leaf": 3600 } });
+    let bad = Above::new("bad").below("below", for_servers_only);
+    let roots = state["roots"].as_array_mut().expect("a list");
+    roots.push(in_state(&bad));
+    lab.write(&state);
+    lab.server.put(PROVIDED, bad.secret());
+    pass(Duration::from_secs(30)).await;
+    let replica = lab.replica("b").await;
+    assert_eq!(replica.signer().trim(), root_of(&good).trim());
+    assert_eq!(lab.state()["stage"], "steady");
+    pass(Duration::from_secs(30)).await;
+    assert_eq!(replica.authority.metrics.plugged_broken.get(), 1);
+    assert_eq!(
+        (replica.bundle(), replica.signer().trim()),
+        (1, root_of(&good).trim())
+    );
 }
