@@ -4,6 +4,9 @@
 //! it was; only where that is refused everything is listed anew. A watch is a short one, so that one in which nothing happens
 //! is known from an API server that hangs: it ends. Failures are counted, told and waited after here, so that
 //! whoever follows sees none of them. Objects that are not in a list are nobody's business until it is complete.
+//!
+//! The events of a watch are in the order of their versions, those that a list streams in by are in none. One that is older than
+//! what a watch has told of comes twice or late: were it heard, an object that is gone since would be back until the next list.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -360,11 +363,17 @@ impl<T> Watch<T> {
         if &*line.r#type == "BOOKMARK" {
             let bookmark: Bookmark =
                 serde_json::from_str(line.object.get()).map_err(Failure::Malformed)?;
-            self.version = bookmark.metadata.resource_version;
+            let version = bookmark.metadata.resource_version;
+            if !self.is_late(&version) {
+                self.version = version;
+            }
             return Ok(());
         }
         let read = (self.read)(line.object.get());
         if let Some(version) = read.version {
+            if self.is_late(&version) {
+                return Ok(());
+            }
             self.version = version;
         }
         self.ready.push_back(match &*line.r#type {
@@ -372,6 +381,12 @@ impl<T> Watch<T> {
             _ => Happened::Changed(read.item),
         });
         Ok(())
+    }
+
+    /// Whether a watch has told of something newer: versions of a resource grow, whichever of its objects they are of.
+    fn is_late(&self, version: &str) -> bool {
+        let [new, known] = [version, &self.version].map(|it| it.parse::<u64>().ok());
+        matches!((new, known), (Some(new), Some(known)) if new < known)
     }
 
     /// Where to go on after a failure, and when.

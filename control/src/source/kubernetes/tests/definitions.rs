@@ -180,7 +180,7 @@ async fn a_definition_whose_versions_are_all_unknown_is_reported() {
         "{problem}"
     );
     definitions
-        .event("MODIFIED", &definition(2, &[("v3", true), ("v1", true)]))
+        .event("MODIFIED", &definition(12, &[("v3", true), ("v1", true)]))
         .await;
     rig.server.asked_for(&path("v1")).await;
     assert!(rig.report.is_empty());
@@ -247,7 +247,7 @@ async fn policies_whose_definition_serves_nothing_that_can_be_read_are_waited_fo
         objects_of(&OPTIONAL[4], Some(definition(1, &[("v1", true)]))).await;
     rig.snapshots.listed(&BTreeSet::new());
     definitions
-        .event("DELETED", &definition(2, &[("v1", true)]))
+        .event("DELETED", &definition(12, &[("v1", true)]))
         .await;
     rig.until(World::synced).await;
     assert!(rig.report.is_empty(), "{:?}", rig.report.problems());

@@ -28,7 +28,8 @@ async fn a_list_that_streams_counts_when_it_is_complete() {
 async fn what_goes_while_a_list_streams_is_not_in_it() {
     let mut rig = Rig::services(SETTINGS).await;
     let mut stream = rig.server.asked().await.begin().await;
-    for (name, version) in [("a", 1), ("b", 2)] {
+    // In no order of versions.
+    for (name, version) in [("a", 2), ("b", 1)] {
         stream.event("ADDED", &service(name, version)).await;
     }
     stream.event("DELETED", &service("a", 3)).await;
@@ -130,6 +131,8 @@ async fn a_list_counts_even_where_it_has_older_versions() {
     stream.complete("8").await;
     let world = rig.until(|world| port(world, "a") == Some(7)).await;
     assert_eq!(names(&world), ["a"]);
+    stream.event("MODIFIED", &service("a", 9)).await;
+    rig.until(|world| port(world, "a") == Some(9)).await;
 }
 
 #[tokio::test]

@@ -78,6 +78,31 @@ async fn events_that_come_twice_or_out_of_order_change_nothing() {
 }
 
 #[tokio::test]
+async fn an_event_that_comes_late_brings_nothing_back_that_is_gone() {
+    let (mut rig, mut stream) = Rig::listed(SETTINGS, &[("a", 1)]).await;
+    // In the list or not, it was gone by then.
+    stream.event("ADDED", &service("ghost", 99)).await;
+    stream.event("MODIFIED", &service("a", 106)).await;
+    stream.event("DELETED", &service("a", 107)).await;
+    stream.event("MODIFIED", &service("a", 106)).await;
+    stream.bookmark("90").await;
+    stream.event("ADDED", &service("b", 108)).await;
+    stream.event("MODIFIED", &service("a", 105)).await;
+    stream.event("ADDED", &service("c", 109)).await;
+    stream.bookmark("100").await;
+    let world = rig.until(|world| port(world, "c").is_some()).await;
+    assert_eq!(names(&world), ["b", "c"]);
+    // A watch goes on after the newest.
+    stream.end().await;
+    let asked = rig.server.asked().await;
+    assert!(asked.is_watch_from("109"), "{}", asked.target);
+    // Another one of that name is new.
+    let mut stream = asked.begin().await;
+    stream.event("ADDED", &service("a", 110)).await;
+    rig.until(|world| port(world, "a") == Some(110)).await;
+}
+
+#[tokio::test]
 async fn an_object_without_a_name_harms_nobody() {
     let (mut rig, mut stream) = Rig::listed(SETTINGS, &[("a", 1)]).await;
     for object in [json!({}), json!({ "metadata": null }), json!(7), json!([])] {

@@ -288,7 +288,7 @@ async fn without_a_definition_nothing_is_stored_and_nobody_waits_and_that_is_sai
     // It comes later, with what was stored before.
     let good = stored(1, 7).await;
     theirs
-        .event("ADDED", &definition(2, &[("v1alpha1", true)]))
+        .event("ADDED", &definition(51, &[("v1alpha1", true)]))
         .await;
     let mut snapshots = rig.server.asked_for(STORED).await.begin().await;
     snapshots.event("ADDED", &good).await;
@@ -299,8 +299,8 @@ async fn without_a_definition_nothing_is_stored_and_nobody_waits_and_that_is_sai
 
 #[tokio::test]
 async fn without_a_definition_a_policy_that_is_broken_opens_nothing() {
-    let served = || Some(definition(1, &[("v1alpha1", true)]));
-    let (mut rig, _definitions) = objects_of(&OPTIONAL[4], served()).await;
+    let served = |version| definition(version, &[("v1alpha1", true)]);
+    let (mut rig, _definitions) = objects_of(&OPTIONAL[4], Some(served(1))).await;
     let mut theirs = follow(&mut rig, false).await;
     let mut list = rig.server.asked_for(POLICIES).await.begin().await;
     list.event("ADDED", &policy("STRICTLY")).await;
@@ -310,7 +310,7 @@ async fn without_a_definition_a_policy_that_is_broken_opens_nothing() {
         tokio::task::yield_now().await;
     }
     assert!(!rig.store.world().synced());
-    theirs.event("ADDED", &served().expect("one")).await;
+    theirs.event("ADDED", &served(51)).await;
     let mut snapshots = rig.server.asked_for(STORED).await.begin().await;
     snapshots.complete("50").await;
     rig.until(World::synced).await;
