@@ -2,10 +2,8 @@
 
 use std::fmt;
 
+use crate::events::MAX_MESSAGE;
 use crate::review::tidy;
-
-/// Longest text of all warnings about a pod, as of an Event: values of annotations are part of them, and may be long.
-const MAX_WORDS: usize = 1024;
 
 tulle_runtime::named! {
     /// What a warning is about.
@@ -65,10 +63,10 @@ pub(crate) fn of_annotations(warnings: &[Warning]) -> String {
     in_a_line(warnings.iter().filter(|it| it.reason.is_annotation()))
 }
 
-/// Warnings in one line, which is no longer than anybody reads.
+/// Warnings in one line, no longer than an Event's: values of annotations are part of them, and may be long.
 pub(crate) fn in_a_line<'a>(warnings: impl IntoIterator<Item = &'a Warning>) -> String {
     let words: Vec<_> = warnings.into_iter().map(|it| &*it.message).collect();
-    tidy(&words.join("; "), MAX_WORDS)
+    tidy(&words.join("; "), MAX_MESSAGE)
 }
 
 #[cfg(test)]
@@ -90,7 +88,7 @@ mod tests {
         for warnings in [&long[..], &many] {
             for line in [in_a_line(warnings), of_annotations(warnings)] {
                 assert!(
-                    (MAX_WORDS - 2..=MAX_WORDS).contains(&line.len()),
+                    (MAX_MESSAGE - 2..=MAX_MESSAGE).contains(&line.len()),
                     "{}",
                     line.len()
                 );

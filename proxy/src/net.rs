@@ -143,6 +143,15 @@ pub(crate) mod tests {
 
     use nix::libc::{BPF_K, BPF_RET};
     use socket2::{SockFilter, SockRef};
+    use tokio::net::{TcpListener, TcpStream};
+
+    /// Both ends of a connection.
+    pub(crate) async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (client.unwrap(), accepted.unwrap().0)
+    }
 
     /// Has the kernel drop whatever comes for a socket, as if its machine were gone.
     pub(crate) fn vanish(socket: &impl AsFd) {

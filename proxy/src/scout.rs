@@ -54,18 +54,7 @@ pub(crate) fn connect_failed(
     endpoint: &Arc<Endpoint>,
     late: bool,
 ) -> bool {
-    let ejected = balance::report_connect_failure(cluster, endpoint, Unreachable::Failed, now_ms());
-    if late || ejected {
-        let lookout = Lookout {
-            means: Means::of(worker),
-            cluster: cluster.clone(),
-        };
-        if late {
-            lookout.look_around(endpoint);
-        }
-        lookout.look_after(endpoint, Unreachable::Failed, ejected);
-    }
-    ejected
+    failed(Means::of(worker), cluster, endpoint, late)
 }
 
 /// The same of an endpoint that acknowledges nothing on a connection that was made before.
@@ -74,14 +63,21 @@ pub(crate) fn unanswered(means: &Means, cluster: &str, endpoint: &Arc<Endpoint>)
     let Some(cluster) = config.cluster(cluster) else {
         return;
     };
+    failed(means.clone(), cluster, endpoint, true);
+}
+
+fn failed(means: Means, cluster: &Arc<Cluster>, endpoint: &Arc<Endpoint>, late: bool) -> bool {
     let why = Unreachable::Failed;
     let ejected = balance::report_connect_failure(cluster, endpoint, why, now_ms());
-    let lookout = Lookout {
-        means: means.clone(),
-        cluster: cluster.clone(),
-    };
-    lookout.look_around(endpoint);
-    lookout.look_after(endpoint, why, ejected);
+    if late || ejected {
+        let cluster = cluster.clone();
+        let lookout = Lookout { means, cluster };
+        if late {
+            lookout.look_around(endpoint);
+        }
+        lookout.look_after(endpoint, why, ejected);
+    }
+    ejected
 }
 
 /// What it takes to look after the endpoints of a cluster.

@@ -62,7 +62,7 @@ impl Silence {
             return;
         };
         let (sidecar, other) = PATIENCE;
-        let is_sidecar = endpoint.is_some_and(|(_, it)| it.mtls.is_some() && !it.foreign);
+        let is_sidecar = endpoint.is_some_and(|(_, it)| it.is_sidecar());
         self.watched.borrow_mut().push(Watched {
             probe,
             patience: if is_sidecar { sidecar } else { other },

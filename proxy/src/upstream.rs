@@ -108,7 +108,7 @@ impl Target {
 
     /// Whether it is another sidecar of ours.
     fn is_sidecar(&self) -> bool {
-        self.identity().is_some() && !self.is_foreign()
+        self.endpoint.as_ref().is_some_and(|it| it.is_sidecar())
     }
 
     /// Whether the app itself ends mTLS, not a sidecar of ours.

@@ -156,6 +156,14 @@ pub struct Endpoint {
     pub state: Arc<EndpointState>,
 }
 
+impl Endpoint {
+    /// Whether it has a sidecar of ours: its app does not end mTLS itself.
+    #[must_use]
+    pub fn is_sidecar(&self) -> bool {
+        self.mtls.is_some() && !self.foreign
+    }
+}
+
 /// Whether an endpoint takes new requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {

@@ -255,18 +255,9 @@ impl AsyncWrite for Transport {
 mod tests {
     use prometheus_client::metrics::counter::Counter;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
 
     use super::*;
-
-    async fn pair() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (client, accepted) = tokio::join!(
-            TcpStream::connect(listener.local_addr().unwrap()),
-            listener.accept()
-        );
-        (client.unwrap(), accepted.unwrap().0)
-    }
+    use crate::net::tests::pair;
 
     #[tokio::test]
     async fn prefix_comes_first_and_nothing_is_lost_in_small_reads() {

@@ -48,22 +48,15 @@ fn tcp_info(socket: &impl AsFd) -> io::Result<libc::tcp_info> {
 mod tests {
     use socket2::SockRef;
     use tokio::io::AsyncWriteExt as _;
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::net::TcpStream;
     use tokio::time::{Instant, timeout};
 
     use super::*;
-    use crate::net::tests::vanish;
+    use crate::net::tests::{pair, vanish};
 
     /// The kernel repeats itself after 0.2, 0.6 and 1.4 s.
     const SOON: Duration = Duration::from_secs(3);
     const LOOK: Duration = Duration::from_millis(10);
-
-    async fn pair() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-        (client.unwrap(), accepted.unwrap().0)
-    }
 
     /// Writes until the peer's window is closed.
     async fn fill(client: &mut TcpStream) {
